@@ -1,0 +1,3 @@
+"""Reproduction pipeline for "Reinforcement Learning Finetunes Small Subnetworks in LLMs"."""
+
+__version__ = "0.1.0"

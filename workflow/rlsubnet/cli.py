@@ -1,0 +1,38 @@
+"""The command ``rlsubnet``: one subcommand per rule of the workflow, with the same name."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from rlsubnet import __version__
+from rlsubnet.commands import COMMAND_MODULES
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser with every subcommand; builds no model and imports no torch."""
+    parser = argparse.ArgumentParser(
+        prog="rlsubnet",
+        description="Measure, mask and reproduce the sparse updates of RL finetuning (arXiv 2505.11711).",
+    )
+    parser.add_argument("--version", action="version", version=f"rlsubnet {__version__}")
+    subcommands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in COMMAND_MODULES:
+        module.add_commands(subcommands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand; bad input ends with one clear line on stderr and exit status 1."""
+    options = build_parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, OSError) as error:
+        print(f"rlsubnet {options.command}: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,9 @@
+"""Subcommands, grouped by area; each module offers ``add_commands(subcommands)``.
+
+Modules here import only argparse and light helpers at the top: a subcommand imports what it needs
+(torch, transformers, matplotlib) when it runs, so that ``--help`` and the differ stay quick.
+"""
+
+from rlsubnet.commands import data, evaluating, measuring, reporting, training
+
+COMMAND_MODULES = (data, training, measuring, evaluating, reporting)

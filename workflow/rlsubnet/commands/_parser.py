@@ -1,0 +1,24 @@
+"""What all subcommands share: how one is declared."""
+
+import argparse
+from collections.abc import Callable
+
+
+def add_command(
+    subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    run: Callable[[argparse.Namespace], None],
+    summary: str,
+    example: str,
+    description: str = "",
+) -> argparse.ArgumentParser:
+    """Add subcommand ``name`` that calls ``run(options)``; its help ends with ``example``."""
+    parser = subcommands.add_parser(
+        name,
+        help=summary,
+        description=description or summary,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser

@@ -1,0 +1,92 @@
+"""Files that are complete or absent: write to a temporary name, then rename."""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary sibling of ``path``, renamed to ``path`` when the block ends well.
+
+    Works for a file and for a folder (make it with ``mkdir`` inside the block). When the block
+    raises, the temporary is removed and what stood at ``path`` before is untouched.
+
+    Raises:
+        FileNotFoundError: the block ended without making the temporary.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        yield temporary
+        if target.is_dir() and temporary.is_dir():
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def write_csv(path: Path | str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Write ``rows`` as CSV with exactly ``columns``; a missing or unknown key raises ValueError."""
+    for number, row in enumerate(rows):
+        if set(row) != set(columns):
+            differing = sorted(set(row) ^ set(columns))
+            raise ValueError(f"{path}, row {number}: columns differ from the header: {differing}")
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as stream,
+    ):
+        writer = csv.DictWriter(stream, fieldnames=list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write ``value`` as indented JSON with sorted keys."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def write_jsonl(path: Path | str, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        for record in records:
+            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def read_jsonl(path: Path | str) -> list[dict[str, Any]]:
+    """Return the objects of a JSON-lines file.
+
+    Raises:
+        ValueError: a line is no JSON object; the message names file and line.
+    """
+    records = []
+    with Path(path).open(encoding="utf-8") as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from error
+            if not isinstance(record, dict):
+                raise ValueError(f"{path}, line {number}: expected a JSON object, found {line!r}")
+            records.append(record)
+    return records
+
+
+def sha256(path: Path | str) -> str:
+    """Return the hexadecimal SHA-256 digest of a file, read in blocks of 1 MiB."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
