@@ -12,7 +12,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser with every subcommand; builds no model and imports no torch."""
     parser = argparse.ArgumentParser(
         prog="rlsubnet",
-        description="Measure, mask and reproduce the sparse updates of RL finetuning (arXiv 2505.11711).",
+        description="Measure and reproduce the sparse updates of RL finetuning (arXiv 2505.11711).",
     )
     parser.add_argument("--version", action="version", version=f"rlsubnet {__version__}")
     subcommands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

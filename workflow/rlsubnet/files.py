@@ -28,7 +28,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
         yield temporary
         if target.is_dir() and temporary.is_dir():
             shutil.rmtree(target)
-        os.replace(temporary, target)
+        temporary.replace(target)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
@@ -37,7 +37,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 
 def write_csv(path: Path | str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Write ``rows`` as CSV with exactly ``columns``; a missing or unknown key raises ValueError."""
+    """Write ``rows`` as CSV; a key that is missing or not in ``columns`` raises ValueError."""
     for number, row in enumerate(rows):
         if set(row) != set(columns):
             differing = sorted(set(row) ^ set(columns))

@@ -4,6 +4,14 @@ Modules here import only argparse and light helpers at the top: a subcommand imp
 (torch, transformers, matplotlib) when it runs, so that ``--help`` and the differ stay quick.
 """
 
-from rlsubnet.commands import data, evaluating, measuring, reporting, training
+from rlsubnet.commands import (
+    checking,
+    data,
+    downloading,
+    evaluating,
+    measuring,
+    reporting,
+    training,
+)
 
-COMMAND_MODULES = (data, training, measuring, evaluating, reporting)
+COMMAND_MODULES = (checking, downloading, data, training, measuring, evaluating, reporting)
