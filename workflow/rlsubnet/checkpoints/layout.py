@@ -1,0 +1,95 @@
+"""Which files of a folder make up a checkpoint, as transformers chooses them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from rlsubnet.checkpoints import pytorch_file, safetensors_file
+from rlsubnet.checkpoints.safetensors_file import TensorInfo
+
+SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
+# The order in which transformers looks.
+CANDIDATES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+def read_tensors(path: Path) -> dict[str, TensorInfo]:
+    """Return every tensor of a checkpoint by stored name.
+
+    Args:
+        path: a Hugging Face folder, sharded or not, or one ``.safetensors`` or ``.bin`` file.
+
+    Raises:
+        ValueError: no checkpoint here, or its files do not fit together; names the file.
+    """
+    if path.is_file():
+        return _read_file(path)
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such folder or file; expected a Hugging Face checkpoint")
+    for name in CANDIDATES:
+        if (path / name).exists():
+            return _read_file(path / name) if name in SINGLE_FILES else _read_index(path / name)
+    if (path / "adapter_config.json").exists():
+        raise ValueError(f"{path}: holds an adapter, not a whole model; merge it first")
+    raise ValueError(f"{path}: no checkpoint; expected one of {', '.join(CANDIDATES)}")
+
+
+def _read_file(path: Path) -> dict[str, TensorInfo]:
+    readers: dict[str, Callable[[Path], dict[str, TensorInfo]]] = {
+        ".safetensors": lambda file: safetensors_file.read_header(file)[0],
+        ".bin": pytorch_file.read_header,
+    }
+    if path.suffix not in readers:
+        raise ValueError(f"{path}: expected a .safetensors or .bin file")
+    return readers[path.suffix](path)
+
+
+def _read_weight_map(index: Path) -> dict[str, str]:
+    """Return tensor name -> shard of an index file, having checked every shard's name."""
+    try:
+        weight_map = json.loads(index.read_bytes())["weight_map"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{index}: expected a JSON object with weight_map ({error})") from error
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{index}: weight_map must be a non-empty object")
+    for name, shard in weight_map.items():
+        if (
+            not isinstance(shard, str)
+            or Path(shard).name != shard
+            or not shard.endswith((".safetensors", ".bin"))
+            or any(character in shard for character in "\\\0")
+        ):
+            # A file name from the internet: nothing outside the folder may be opened through it.
+            raise ValueError(
+                f"{index}: tensor {name}: expected the name of a shard in this folder, "
+                f"found {shard!r}"
+            )
+    return weight_map
+
+
+def _read_index(index: Path) -> dict[str, TensorInfo]:
+    weight_map = _read_weight_map(index)
+    shards = sorted(set(weight_map.values()))
+    missing = [shard for shard in shards if not (index.parent / shard).is_file()]
+    if missing:
+        raise ValueError(f"{index}: shards missing from the folder: {', '.join(missing)}")
+    tensors: dict[str, TensorInfo] = {}
+    for shard in shards:
+        stored = _read_file(index.parent / shard)
+        named = {name for name, file in weight_map.items() if file == shard}
+        if absent := sorted(named - set(stored)):
+            raise ValueError(
+                f"{index.parent / shard}: lacks tensors that {index.name} places there: "
+                f"{', '.join(absent)}"
+            )
+        for name in sorted(set(stored) - named):
+            place = f"places it in {weight_map[name]}" if name in weight_map else "lacks it"
+            raise ValueError(
+                f"{index.parent / shard}: holds tensor {name}, but {index.name} {place}"
+            )
+        tensors |= stored
+    return tensors

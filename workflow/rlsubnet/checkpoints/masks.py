@@ -1,0 +1,166 @@
+"""Masks on disk: one bit per weight, set where the weight belongs to the subnetwork.
+
+A safetensors file with one U8 tensor of packed bits (``np.packbits(bitorder="little")`` of the
+flattened mask) per parameter. Its metadata: ``format``, ``shapes`` (JSON: parameter -> shape), and
+what the mask came from: ``rule``, ``atol``, ``init_sha256``, ``tuned_sha256``.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from rlsubnet.checkpoints.safetensors_file import encode_header, read_header, read_range
+from rlsubnet.files import replacing
+
+FORMAT = "rlsubnet-mask-1"
+Shape = tuple[int, ...]
+
+
+def _packed_bytes(shape: Shape) -> int:
+    return (math.prod(shape) + 7) // 8
+
+
+def write_mask(
+    path: Path | str,
+    shapes: Mapping[str, Shape],
+    pieces: Iterable[tuple[str, np.ndarray]],
+    metadata: Mapping[str, str],
+) -> None:
+    """Write a mask from a stream of pieces, one in memory at a time.
+
+    Args:
+        path: where the file appears once it is complete.
+        shapes: shape of every parameter; their order is the order in the file.
+        pieces: (name, bool array) in the order of ``shapes``; a parameter may come in several
+            pieces, each but its last a multiple of 8 weights long.
+        metadata: what the mask came from; values are strings.
+
+    Raises:
+        ValueError: the pieces do not fill the shapes exactly and in order.
+    """
+    described = {
+        "format": FORMAT,
+        "shapes": json.dumps({name: list(shape) for name, shape in shapes.items()}),
+    } | dict(metadata)
+    entries = {name: ("U8", (_packed_bytes(shape),)) for name, shape in shapes.items()}
+    # A tensor without weights takes no piece.
+    expected = [name for name, shape in shapes.items() if math.prod(shape)]
+    position, filled = 0, 0
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        stream.write(encode_header(entries, described))
+        for name, piece in pieces:
+            if piece.size == 0:
+                continue
+            if piece.dtype != np.bool_:
+                raise ValueError(f"{path}: mask of {name}: expected bool, found {piece.dtype}")
+            if position == len(expected) or name != expected[position] or filled % 8:
+                raise ValueError(f"{path}: mask of {name}: a piece out of order or not whole")
+            stream.write(np.packbits(piece.reshape(-1), bitorder="little").tobytes())
+            filled += piece.size
+            numel = math.prod(shapes[name])
+            if filled > numel:
+                raise ValueError(f"{path}: mask of {name}: {filled} weights, expected {numel}")
+            if filled == numel:
+                position, filled = position + 1, 0
+        if position != len(expected):
+            raise ValueError(f"{path}: mask of {expected[position]}: missing or not whole")
+
+
+def save_mask(
+    path: Path | str, masks: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
+    """Write whole bool arrays, keyed by parameter, as a mask file."""
+    shapes = {name: mask.shape for name, mask in masks.items()}
+    write_mask(path, shapes, masks.items(), metadata)
+
+
+def load_mask(path: Path | str) -> "Mask":
+    """Open a mask file; its bits are read when asked for."""
+    return Mask(path)
+
+
+class Mask:
+    """A mask file, opened; one parameter's bits are read at a time.
+
+    Attributes:
+        path: the file.
+        metadata: ``rule``, ``atol``, ``init_sha256``, ``tuned_sha256`` and what else was saved.
+
+    Raises:
+        ValueError: the file is no mask, or its tensors do not fit their shapes.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise ValueError(f"{self.path}: no such mask file")
+        self._tensors, self.metadata = read_header(self.path)
+        if self.metadata.get("format") != FORMAT:
+            found = self.metadata.get("format", "a file without format")
+            raise ValueError(f"{self.path}: not a mask: expected format {FORMAT}, found {found}")
+        try:
+            shapes = {n: tuple(map(int, s)) for n, s in json.loads(self.metadata["shapes"]).items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{self.path}: metadata `shapes` is damaged ({error})") from error
+        if differing := sorted(set(shapes) ^ set(self._tensors)):
+            raise ValueError(f"{self.path}: shapes and tensors differ: {', '.join(differing)}")
+        for name, shape in shapes.items():
+            tensor = self._tensors[name]
+            if tensor.dtype != "U8" or tensor.shape != (_packed_bytes(shape),):
+                raise ValueError(
+                    f"{self.path}: mask of {name}: shape {list(shape)} needs U8 "
+                    f"[{_packed_bytes(shape)}], found {tensor.dtype} {list(tensor.shape)}"
+                )
+        self._shapes: dict[str, Shape] = shapes
+
+    @property
+    def names(self) -> list[str]:
+        """Return the parameters, in the order of the file."""
+        return list(self._shapes)
+
+    def shape(self, name: str) -> Shape:
+        """Return the shape of a parameter (of the weight, not of its packed bits)."""
+        return self._shapes[name]
+
+    def read_packed_chunks(self, name: str, chunk: int = 1 << 17) -> Iterator[np.ndarray]:
+        """Yield the packed bits of a parameter in pieces of at most ``chunk`` bytes.
+
+        Raises:
+            ValueError: bits beyond the last weight are set, so that counts would be wrong.
+        """
+        total, numel = _packed_bytes(self._shapes[name]), math.prod(self._shapes[name])
+        for start in range(0, total, chunk):
+            piece = read_range(self._tensors[name], start, min(chunk, total - start))
+            if numel % 8 and start + piece.size == total and piece[-1] >> (numel % 8):
+                raise ValueError(f"{self.path}: mask of {name}: bits set beyond the last weight")
+            yield piece
+
+    def read_range(self, name: str, start: int, count: int) -> np.ndarray:
+        """Return ``count`` flat bits from ``start``, a multiple of 8, as bool."""
+        assert start % 8 == 0, "a range of a mask starts at a whole byte"
+        packed = read_range(self._tensors[name], start // 8, (count + 7) // 8)
+        return np.unpackbits(packed, count=count, bitorder="little").view(np.bool_)
+
+    def read(self, name: str) -> np.ndarray:
+        """Return the mask of one parameter as bool, in the parameter's shape."""
+        shape = self._shapes[name]
+        return self.read_range(name, 0, math.prod(shape)).reshape(shape)
+
+    def check_shapes(self, shapes: Mapping[str, Shape], owner: str) -> None:
+        """Check that this mask covers exactly the parameters ``shapes`` of ``owner``.
+
+        Raises:
+            ValueError: with the full list of what differs.
+        """
+        faults = [f"{name} only in the mask" for name in self._shapes if name not in shapes]
+        faults += [f"{name} only in {owner}" for name in shapes if name not in self._shapes]
+        faults += [
+            f"{name} is {list(self._shapes[name])} in the mask, {list(shape)} in {owner}"
+            for name, shape in shapes.items()
+            if name in self._shapes and self._shapes[name] != tuple(shape)
+        ]
+        if faults:
+            raise ValueError(f"{self.path}: does not fit {owner}: {'; '.join(faults)}")
