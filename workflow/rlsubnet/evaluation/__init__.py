@@ -1,0 +1,1 @@
+"""Scores of a model: sampling and greedy decoding, log-likelihoods, intervals and paired tests."""

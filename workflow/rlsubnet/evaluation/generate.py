@@ -1,0 +1,200 @@
+"""Batched sampling and greedy decoding with a key-value cache, for any Hugging Face causal LM."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlsubnet.tasks.tokenizer import encode_prompt, end_token
+
+
+class Completion(NamedTuple):
+    """One generated response: its text without the end token, and whether it ended by itself."""
+
+    text: str
+    finished: bool
+
+
+@torch.inference_mode()
+def generate(
+    model: PreTrainedModel,
+    prompt_ids: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    generator: torch.Generator | None = None,
+    *,
+    eos_token_id: int,
+    pad_token_id: int,
+    samples: int = 1,
+) -> Tensor:
+    """Return the generated token ids, one row per prompt and sample.
+
+    A prompt is read once, however many samples are drawn from it. No token is excluded and no
+    distribution is cut (neither top-k nor top-p): samples come from the model's own softmax at
+    ``temperature``, drawn as ``argmax(logits / temperature + Gumbel noise)``.
+
+    Args:
+        model: a causal language model; it is used in the mode (train or eval) that it is in.
+        prompt_ids: token ids of the prompts, of any lengths; padding happens here, on the left.
+        max_new_tokens: number of tokens after which a response is cut off.
+        temperature: 0 is greedy decoding.
+        generator: source of the noise, needed unless greedy; on any device. The same seed, prompts
+            and samples give the same tokens.
+        eos_token_id: token that ends a response; it is part of the response.
+        pad_token_id: token that fills a row behind the end token.
+        samples: responses per prompt.
+
+    Returns:
+        int64 tensor on the CPU, shape ``[prompts * samples, T]`` with ``T <= max_new_tokens``;
+        row ``i * samples + j`` is sample ``j`` of prompt ``i``.
+
+    Raises:
+        ValueError: no prompt, an empty prompt, a temperature below 0, sampling without a
+            generator, several greedy samples, or logits that are not finite.
+    """
+    _check(prompt_ids, max_new_tokens, temperature, generator, samples)
+    device = model.device
+    width = max(map(len, prompt_ids))
+    padding = torch.tensor([width - len(ids) for ids in prompt_ids], device=device)
+    tokens = torch.tensor(
+        [[pad_token_id] * (width - len(ids)) + list(ids) for ids in prompt_ids], device=device
+    )
+    mask = (torch.arange(width, device=device) >= padding[:, None]).long()
+    output = model(
+        input_ids=tokens,
+        attention_mask=mask,
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    cache = output.past_key_values
+    logits = output.logits[:, -1]
+    if samples > 1:
+        cache.batch_repeat_interleave(samples)
+        logits, mask, padding = (
+            value.repeat_interleave(samples, dim=0) for value in (logits, mask, padding)
+        )
+
+    rows = torch.full((len(logits), max_new_tokens), pad_token_id, device=device)
+    alive = torch.arange(len(logits), device=device)  # the rows still being written
+    for position in range(max_new_tokens):
+        chosen = _choose(logits, temperature, generator)
+        rows[alive, position] = chosen
+        going = (chosen != eos_token_id).nonzero().squeeze(1)
+        if len(going) == 0 or position == max_new_tokens - 1:
+            rows = rows[:, : position + 1]
+            break
+        if len(going) < len(alive):
+            # Responses that have ended leave the batch: from here on they cost nothing.
+            cache.batch_select_indices(going)
+            alive, chosen, mask, padding = (
+                value[going] for value in (alive, chosen, mask, padding)
+            )
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        logits = model(
+            input_ids=chosen[:, None],
+            attention_mask=mask,
+            position_ids=(width + position - padding)[:, None],
+            past_key_values=cache,
+            use_cache=True,
+        ).logits[:, -1]
+    return rows.cpu()
+
+
+def sample_texts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    samples: int,
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    generator: torch.Generator | None = None,
+    batch_size: int = 512,
+) -> list[list[Completion]]:
+    """Return ``samples`` completions for each prompt, in the order of ``prompts``.
+
+    Args:
+        model: causal language model.
+        tokenizer: the model's tokenizer.
+        prompts: texts without start token.
+        samples: completions per prompt.
+        max_new_tokens: see :func:`generate`.
+        temperature: see :func:`generate`.
+        generator: see :func:`generate`; one stream serves all batches in turn.
+        batch_size: number of responses that are generated side by side. It is part of what a seed
+            means: another batch size draws other samples.
+    """
+    eos = end_token(tokenizer)
+    pad = eos if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    completions = []
+    for batch in _batches(encoded, max(1, batch_size // samples)):
+        rows = generate(
+            model,
+            batch,
+            max_new_tokens,
+            temperature,
+            generator,
+            eos_token_id=eos,
+            pad_token_id=pad,
+            samples=samples,
+        ).tolist()
+        for start in range(0, len(rows), samples):
+            group = rows[start : start + samples]
+            completions.append([completion(tokenizer, row, eos) for row in group])
+    return completions
+
+
+def completion(
+    tokenizer: PreTrainedTokenizerBase, row: Sequence[int], eos_token_id: int
+) -> Completion:
+    """Return the text in front of the first end token of ``row``, or all of it if there is none.
+
+    Special tokens inside the response stay visible, so that a strict verifier refuses them.
+    """
+    finished = eos_token_id in row
+    response = row[: row.index(eos_token_id)] if finished else row
+    text = tokenizer.decode(list(response), skip_special_tokens=False)
+    return Completion(str(text), finished)
+
+
+def _batches(items: Sequence[list[int]], size: int) -> Iterator[Sequence[list[int]]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _choose(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+    logits = logits.float()
+    if not torch.isfinite(logits).all():
+        raise ValueError("the model's logits are not finite: are there NaN weights?")
+    if temperature == 0 or generator is None:
+        return logits.argmax(-1)
+    # -log(U) of a uniform U in (0, 1] is exponential; a 0 would make the noise infinite.
+    exponential = torch.empty(logits.shape, device=generator.device)
+    exponential.exponential_(generator=generator).clamp_(min=1e-30)
+    return (logits / temperature - exponential.log().to(logits.device)).argmax(-1)
+
+
+def _check(
+    prompt_ids: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    temperature: float,
+    generator: torch.Generator | None,
+    samples: int,
+) -> None:
+    if not prompt_ids or min(map(len, prompt_ids)) == 0:
+        raise ValueError("generate: expected prompts of at least one token")
+    if max_new_tokens < 1 or samples < 1:
+        raise ValueError(
+            f"generate: expected max_new_tokens and samples of at least 1, found "
+            f"{max_new_tokens} and {samples}"
+        )
+    if temperature < 0 or (temperature > 0 and generator is None):
+        raise ValueError(
+            f"generate: temperature {temperature} needs to be 0, or above 0 with a generator"
+        )
+    if temperature == 0 and samples > 1:
+        raise ValueError(f"generate: {samples} greedy samples of one prompt would be the same")
