@@ -1,7 +1,67 @@
-"""Subcommands of this area (none yet)."""
+"""Subcommand ``check``: is this config, with its sheets, one that jobs may start from?"""
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlsubnet.commands._parser import add_command
+
+if TYPE_CHECKING:
+    from rlsubnet.sheets import Scale
 
 
 def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add this area's subcommands."""
+    parser = add_command(
+        subcommands,
+        "check",
+        run_check,
+        "validate a config and its sheets and say what they plan",
+        "rlsubnet check --config config/demo/config.yaml",
+        "Validate a config and its three sheets against their schemas and each other, then say "
+        "in words what they plan. Sheet paths are relative to the current folder.",
+    )
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="config files, later ones laid over earlier ones",
+    )
+
+
+def run_check(options: argparse.Namespace) -> None:
+    """Print the plan of a scale; a fault in a config or a sheet raises."""
+    from rlsubnet.sheets import load_config, load_scale
+
+    print("\n".join(plan_lines(load_scale(load_config(options.config)))))
+
+
+def plan_lines(scale: "Scale") -> list[str]:
+    """Return what a scale trains, measures and draws, in words, one line each."""
+    from rlsubnet.sheets import ITEMS, item_files
+
+    config = scale.config
+    masked = sum(bool(run.mask) for run in scale.runs.values())
+    drawn = [item for item in ITEMS if item_files(scale, item)]
+    lines = [
+        f"scale {config['scale']}: {len(config['models'])} models, {len(config['data'])} data sets, "
+        f"{len(config['recipes'])} recipes",
+        f"{len(scale.runs)} runs, {masked} of them masked",
+    ]
+    for run in scale.runs.values():
+        where = f" inside the subnetwork of {run.mask}" if run.mask else ""
+        lines.append(f"  {run.run}: {run.algorithm} of {run.init} on {run.data}{where}")
+    lines.append(f"{len(scale.pairs)} pairs")
+    for pair in scale.pairs.values():
+        items = f" for {', '.join(pair.items)}" if pair.items else ""
+        lines.append(f"  {pair.pair}: {pair.init} -> {pair.tuned} ({pair.method}){items}")
+    lines.append(f"{len(scale.comparisons)} comparisons")
+    for comparison in scale.comparisons.values():
+        pairs = f"{comparison.pair1} with {comparison.pair2}"
+        lines.append(f"  {comparison.comparison}: {pairs} ({comparison.axis})")
+    suites = ", ".join(config["evaluation"]["suites"]) or "nothing"
+    lines.append(f"every run is evaluated on {suites}")
+    lines.append(f"items with values of this scale: {', '.join(drawn) or 'none'}")
+    return lines

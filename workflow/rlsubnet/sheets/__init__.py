@@ -1,0 +1,25 @@
+"""What a scale consists of: its config and its three sheets, checked before any job starts."""
+
+from rlsubnet.sheets.config import complete_config, load_config
+from rlsubnet.sheets.faults import SheetError
+from rlsubnet.sheets.layout import checkpoint_folder, data_file, item_files, mask_file, waist_files
+from rlsubnet.sheets.recipes import resolved_row
+from rlsubnet.sheets.scale import ITEMS, Comparison, Pair, Run, Scale, load_scale
+
+__all__ = [
+    "ITEMS",
+    "Comparison",
+    "Pair",
+    "Run",
+    "Scale",
+    "SheetError",
+    "checkpoint_folder",
+    "complete_config",
+    "data_file",
+    "item_files",
+    "load_config",
+    "load_scale",
+    "mask_file",
+    "resolved_row",
+    "waist_files",
+]

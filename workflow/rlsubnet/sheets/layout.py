@@ -1,0 +1,82 @@
+"""Where the files of a scale lie, and which of them each table and figure reads."""
+
+from rlsubnet.sheets.scale import Comparison, Pair, Scale
+
+# Folder under results/ and what one file in it belongs to.
+PAIR_WAIST = {
+    "table1": ("updates",),
+    "table2": ("ranks",),
+    "table5": ("updates",),
+    "table6": ("updates",),
+    "section4": ("updates",),
+    "fig1": ("updates",),
+    "fig3": ("updates",),
+}
+# These read both runs of a pair, full and sub.
+RUN_WAIST = {"table3": ("scores", "answers"), "fig4": ("metrics",)}
+SUFFIX = {"answers": ".csv.gz"}
+
+
+def checkpoint_folder(scale: Scale, name: str) -> str:
+    """Return the Hugging Face folder of a run or of a model with a source."""
+    work = scale.config["work"]
+    return f"{work}/runs/{name}/final" if name in scale.runs else f"{work}/models/{name}"
+
+
+def data_file(scale: Scale, name: str) -> str:
+    """Return the JSON-lines file of one entry of the config's ``data``."""
+    return f"{scale.config['work']}/data/{name}.jsonl"
+
+
+def mask_file(scale: Scale, pair: str, official: bool = False) -> str:
+    """Return a pair's mask: bitwise, or at the table tolerance under the authors' rule."""
+    kind = "__official" if official else ""
+    return f"{scale.config['work']}/masks/{pair}{kind}.safetensors"
+
+
+def _waist(scale: Scale, kind: str, name: str) -> str:
+    return f"{scale.config['results']}/{kind}/{name}{SUFFIX.get(kind, '.csv')}"
+
+
+def _pair_files(scale: Scale, pair: Pair, item: str) -> list[str]:
+    runs = [name for name in (pair.init, pair.tuned) if name in scale.runs]
+    files = [_waist(scale, kind, pair.pair) for kind in PAIR_WAIST.get(item, ())]
+    files += [_waist(scale, kind, run) for kind in RUN_WAIST.get(item, ()) for run in runs]
+    # A masked run counts only once its frozen weights were found untouched.
+    files += [_waist(scale, "frozen", run) for run in runs if scale.runs[run].mask]
+    return files
+
+
+def _comparison_files(scale: Scale, comparison: Comparison) -> list[str]:
+    pairs = (comparison.pair1, comparison.pair2)
+    return [
+        _waist(scale, "overlap", comparison.comparison),
+        *(_waist(scale, "updates", pair) for pair in pairs),
+    ]
+
+
+def item_files(scale: Scale, item: str) -> list[str]:
+    """Return the waist files that a table or figure reads: those of the rows that name it."""
+    files: list[str] = []
+    for pair in scale.pairs.values():
+        if item in pair.items:
+            files += _pair_files(scale, pair, item)
+    for comparison in scale.comparisons.values():
+        if item in comparison.items:
+            files += _comparison_files(scale, comparison)
+    return list(dict.fromkeys(files))
+
+
+def waist_files(scale: Scale) -> list[str]:
+    """Return every waist file that the scale makes, whether a table reads it or not."""
+    files = [_waist(scale, "updates", pair) for pair in scale.pairs]
+    files += [
+        _waist(scale, "ranks", pair.pair) for pair in scale.pairs.values() if "table2" in pair.items
+    ]
+    files += [_waist(scale, "overlap", comparison) for comparison in scale.comparisons]
+    for run in scale.runs.values():
+        files.append(_waist(scale, "metrics", run.run))
+        files += [_waist(scale, "frozen", run.run)] if run.mask else []
+        if scale.config["evaluation"]["suites"]:
+            files += [_waist(scale, kind, run.run) for kind in ("scores", "answers")]
+    return files

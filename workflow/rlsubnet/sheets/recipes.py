@@ -1,0 +1,85 @@
+"""What one training run is told: its sheet row with the recipe spelled out."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rlsubnet.sheets.faults import unknown_name
+from rlsubnet.sheets.schemas import describe, first_error, load_schema
+
+if TYPE_CHECKING:
+    from rlsubnet.sheets.scale import Scale
+
+
+def parse_value(text: str) -> int | float | bool | str | None:
+    """Return the value a cell or a command line means.
+
+    >>> [parse_value(text) for text in ("400", "1e-6", "null", "true", "linear")]
+    [400, 1e-06, None, True, 'linear']
+    """
+    words: dict[str, bool | None] = {"true": True, "false": False, "null": None}
+    if text in words:
+        return words[text]
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def parse_set(text: str) -> dict[str, Any]:
+    """Return the keys that column ``set`` overrides, ``lr=1e-6 steps=400``.
+
+    Raises:
+        ValueError: an entry is not ``key=value``, a key is unknown or stands twice, or a value
+            has the wrong type for its key.
+
+    >>> parse_set("lr=1e-6 steps=400")
+    {'lr': 1e-06, 'steps': 400}
+    >>> parse_set("lrr=1")
+    Traceback (most recent call last):
+    ValueError: unknown key 'lrr' (did you mean 'lr'?); known: steps, batch_size, lr, ...
+    """
+    schemas = load_schema("config")["$defs"]["recipe"]["properties"]
+    result: dict[str, Any] = {}
+    for entry in text.split():
+        key, equals, value = entry.partition("=")
+        if not (key and equals and value):
+            raise ValueError(f"found {entry!r}, expected entries key=value separated by spaces")
+        if key not in schemas:
+            raise ValueError(unknown_name("key", key, schemas))
+        if key in result:
+            raise ValueError(f"key {key!r} stands twice")
+        result[key] = parse_value(value)
+        error = first_error(result[key], schemas[key])
+        if error is not None:
+            raise ValueError(f"{key}: {describe(error)}")
+    return result
+
+
+def resolved_recipe(recipe: Mapping[str, Any], overrides: str) -> dict[str, Any]:
+    """Return a recipe with the column ``set`` laid over it, keys in the schema's order."""
+    order = load_schema("config")["$defs"]["recipe"]["properties"]
+    values = {**recipe, **parse_set(overrides)}
+    return {key: values[key] for key in order}
+
+
+def resolved_row(scale: "Scale", run_name: str) -> dict[str, Any]:
+    """Return everything ``rlsubnet train`` is told about one run.
+
+    What the run computes follows from this mapping and from its input files alone. The label is
+    left out: it changes what a table prints, not what is trained.
+    """
+    run = scale.runs[run_name]
+    model = scale.config["models"].get(run.init, {})
+    return {
+        "run": run.run,
+        "algorithm": run.algorithm,
+        "init": run.init,
+        "data": run.data,
+        "recipe": resolved_recipe(scale.config["recipes"][run.recipe], run.set),
+        "seed": run.seed,
+        "mask": run.mask,
+        "architecture": model.get("architecture"),
+        "wandb": dict(scale.config["wandb"]),
+    }

@@ -1,0 +1,244 @@
+"""A scale: its config and the rows of its three sheets, checked against each other."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+from rlsubnet.sheets.faults import SheetError, unknown_name
+from rlsubnet.sheets.recipes import parse_set
+from rlsubnet.sheets.tables import Row, read_sheet
+
+ITEMS = (
+    *(f"table{number}" for number in range(1, 7)),
+    "section4",
+    *(f"fig{number}" for number in range(1, 8)),
+)
+
+DATA_KINDS = {
+    "pretrain": ("base_text",),
+    "sft": ("demonstrations",),
+    "dpo": ("preferences", "demonstration_pairs"),
+    "dpo_norm": ("preferences", "demonstration_pairs"),
+}
+SUITE_KINDS = ("problems", "choices", "preferences", "demonstration_pairs")
+COMPARING_RUNS = ("table3", "fig4")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run, a row of runs.tsv."""
+
+    run: str
+    algorithm: str
+    init: str
+    data: str
+    recipe: str
+    seed: int
+    mask: str
+    set: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two checkpoints whose difference is measured, a row of pairs.tsv."""
+
+    pair: str
+    init: str
+    tuned: str
+    method: str
+    items: tuple[str, ...]
+    paper_model: str
+    common_rows: tuple[str, ...]
+    label: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two pairs whose subnetworks are compared, a row of comparisons.tsv."""
+
+    comparison: str
+    pair1: str
+    pair2: str
+    axis: str
+    items: tuple[str, ...]
+    setting1: str
+    setting2: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A whole scale; the mappings keep the order of the sheets."""
+
+    config: dict[str, Any]
+    runs: dict[str, Run]
+    pairs: dict[str, Pair]
+    comparisons: dict[str, Comparison]
+
+
+def load_scale(config: Mapping[str, Any], root: Path = Path()) -> Scale:
+    """Return the scale of a complete config, its sheets read from paths relative to ``root``.
+
+    Raises:
+        SheetError: a sheet is unreadable, names something that does not exist, or its runs wait
+            for each other; the message names file, row and column.
+    """
+    config = dict(config)
+    runs = read_sheet(root / config["runs"], "runs")
+    pairs = read_sheet(root / config["pairs"], "pairs")
+    comparisons = read_sheet(root / config["comparisons"], "comparisons")
+    _check_data(config, runs)
+    _check_suites(config)
+    for row in runs.values():
+        _check_run(row, config, pairs)
+    for row in runs.values():
+        _check_name(row, "init", "run or model", [*config["models"], *runs])
+    for row in pairs.values():
+        _check_pair(row, config, runs)
+    for row in comparisons.values():
+        for column in ("pair1", "pair2"):
+            _check_name(row, column, "pair", pairs)
+        _check_items(row)
+    _check_order(config, runs, pairs)
+    return Scale(
+        config=config,
+        runs={name: _run(row) for name, row in runs.items()},
+        pairs={name: _pair(row) for name, row in pairs.items()},
+        comparisons={name: _comparison(row) for name, row in comparisons.items()},
+    )
+
+
+def _run(row: Row) -> Run:
+    return Run(**{**row.cells, "seed": int(row.cells["seed"])})  # type: ignore[arg-type]
+
+
+def _pair(row: Row) -> Pair:
+    lists = {column: row.listed(column) for column in ("items", "common_rows")}
+    return Pair(**{**row.cells, **lists})  # type: ignore[arg-type]
+
+
+def _comparison(row: Row) -> Comparison:
+    return Comparison(**{**row.cells, "items": row.listed("items")})  # type: ignore[arg-type]
+
+
+def _check_name(row: Row, column: str, kind: str, known: Iterable[str]) -> None:
+    names = list(known)
+    if row.cells[column] not in names:
+        raise row.fault(column, unknown_name(kind, row.cells[column], names))
+
+
+def _check_items(row: Row) -> None:
+    items = row.listed("items")
+    for item in items:
+        if item not in ITEMS:
+            raise row.fault("items", unknown_name("item", item, ITEMS))
+        if items.count(item) > 1:
+            raise row.fault("items", f"{item} stands twice")
+
+
+def _check_run(row: Row, config: Mapping[str, Any], pairs: Mapping[str, Row]) -> None:
+    cells = row.cells
+    if row.name in config["models"]:
+        raise row.fault("run", f"{row.name!r} is already the name of a model in the config")
+    _check_name(row, "recipe", "recipe", config["recipes"])
+    _check_name(row, "data", "data set", config["data"])
+    kind, kinds = config["data"][cells["data"]]["kind"], DATA_KINDS[cells["algorithm"]]
+    if kind not in kinds:
+        raise row.fault(
+            "data",
+            f"{cells['data']!r} is of kind {kind}; {cells['algorithm']} learns from "
+            f"{' or '.join(kinds)}",
+        )
+    if cells["mask"]:
+        _check_name(row, "mask", "pair", pairs)
+        if pairs[cells["mask"]].cells["tuned"] == row.name:
+            raise row.fault(
+                "mask", f"pair {cells['mask']!r} is measured on the run {row.name!r} itself"
+            )
+    try:
+        parse_set(cells["set"])
+    except ValueError as error:
+        raise row.fault("set", str(error)) from error
+    scratch = "architecture" in config["models"].get(cells["init"], {})
+    if scratch and cells["algorithm"] != "pretrain":
+        raise row.fault(
+            "init",
+            f"model {cells['init']!r} is an architecture without weights; "
+            f"{cells['algorithm']} needs a run or a model with a source",
+        )
+    if cells["algorithm"] == "pretrain" and cells["init"] in config["models"] and not scratch:
+        raise row.fault(
+            "init", f"pretrain needs a model with architecture, {cells['init']!r} has a source"
+        )
+
+
+def _check_pair(row: Row, config: Mapping[str, Any], runs: Mapping[str, Row]) -> None:
+    for column in ("init", "tuned"):
+        name = row.cells[column]
+        _check_name(row, column, "run or model", [*config["models"], *runs])
+        if "architecture" in config["models"].get(name, {}):
+            raise row.fault(column, f"model {name!r} is an architecture without weights")
+    if row.cells["init"] == row.cells["tuned"]:
+        raise row.fault("tuned", "the same checkpoint as init")
+    _check_items(row)
+    for item in set(row.listed("items")) & set(COMPARING_RUNS):
+        for column in ("init", "tuned"):
+            if row.cells[column] not in runs:
+                raise row.fault(
+                    "items", f"{item} compares two runs, {row.cells[column]!r} is a model"
+                )
+
+
+def _check_data(config: Mapping[str, Any], runs: Mapping[str, Row]) -> None:
+    sources = [name for name, model in config["models"].items() if "source" in model]
+    for name, spec in config["data"].items():
+        policy = spec.get("policy")
+        if policy is not None and policy not in {*runs, *sources}:
+            problem = unknown_name("run or model", policy, [*sources, *runs])
+            raise SheetError(f"scale {config['scale']}, key data.{name}.policy: {problem}")
+
+
+def _check_suites(config: Mapping[str, Any]) -> None:
+    for name in config["evaluation"]["suites"]:
+        place = f"scale {config['scale']}, key evaluation.suites"
+        if name not in config["data"]:
+            raise SheetError(f"{place}: {unknown_name('data set', name, config['data'])}")
+        kind = config["data"][name]["kind"]
+        if kind not in SUITE_KINDS:
+            raise SheetError(
+                f"{place}: {name!r} is of kind {kind}, expected {' or '.join(SUITE_KINDS)}"
+            )
+
+
+def _check_order(
+    config: Mapping[str, Any], runs: Mapping[str, Row], pairs: Mapping[str, Row]
+) -> None:
+    """Raise when runs wait for each other through init, mask or the policy of their data."""
+    waits: dict[str, set[str]] = {}
+    for name, row in runs.items():
+        waits[name] = {row.cells["init"]}
+        if row.cells["mask"]:
+            mask = pairs[row.cells["mask"]].cells
+            waits[name] |= {mask["init"], mask["tuned"]}
+        policy = config["data"][row.cells["data"]].get("policy")
+        waits[name] |= {policy} if policy else set()
+    try:
+        TopologicalSorter(waits).prepare()
+    except CycleError as error:
+        # graphlib lists each node before the one that waits for it.
+        cycle = list(reversed(error.args[1]))
+        raise _cycle_fault(cycle, runs, pairs) from error
+
+
+def _cycle_fault(cycle: list[str], runs: Mapping[str, Row], pairs: Mapping[str, Row]) -> SheetError:
+    row, needed = runs[cycle[0]], cycle[1]
+    column = "data"
+    if row.cells["init"] == needed:
+        column = "init"
+    elif row.cells["mask"]:
+        mask = pairs[row.cells["mask"]].cells
+        column = "mask" if needed in (mask["init"], mask["tuned"]) else "data"
+    return row.fault(column, f"runs wait for each other in a circle: {' -> '.join(cycle)}")
