@@ -131,16 +131,10 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
 
 def read_range(tensor: TensorInfo, start: int, count: int) -> np.ndarray:
     """Return ``count`` weights from position ``start`` of the flattened tensor."""
-    item = ITEM_BYTES[tensor.dtype]
-    array = np.empty(count, NUMPY_TYPES[tensor.dtype])
-    with tensor.file.open("rb", buffering=0) as stream:
-        stream.seek(tensor.offset + start * item)
-        view, done = memoryview(array).cast("B") if count else memoryview(b""), 0
-        while done < len(view):
-            got = stream.readinto(view[done:])
-            if not got:
-                raise ValueError(f"{tensor.file}: tensor {tensor.stored_name}: the file ended")
-            done += got
+    offset = tensor.offset + start * ITEM_BYTES[tensor.dtype]
+    array = np.fromfile(tensor.file, NUMPY_TYPES[tensor.dtype], count, offset=offset)
+    if array.size != count:
+        raise ValueError(f"{tensor.file}: tensor {tensor.stored_name}: the file ended while read")
     return array
 
 

@@ -1,7 +1,222 @@
-"""Subcommands of this area (none yet)."""
+"""Subcommands that count updated weights: updates, mask, frozen, overlap."""
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlsubnet.commands import structure
+from rlsubnet.commands._pair import add_pair, open_pair
+from rlsubnet.commands._parser import add_command
+
+if TYPE_CHECKING:
+    from rlsubnet.checkpoints.compare import Pair
+    from rlsubnet.measure.sparsity import UpdateCounts
+
+UPDATE_COLUMNS = [
+    "tensor",
+    "layer",
+    "matrix",
+    "numel",
+    "atol",
+    "rule",
+    "unchanged",
+    "bitwise_changed",
+    "max_abs_diff",
+    "dtype_init",
+    "dtype_tuned",
+]
+OVERLAP_COLUMNS = ["null", "o1", "o2", "o1_null", "o2_null", "ci_low", "ci_high"]
+FROZEN_COLUMNS = [
+    "tensor",
+    "numel",
+    "frozen",
+    "frozen_changed",
+    "subnetwork",
+    "subnetwork_changed",
+]
+
+
+def _save_pair_mask(pair: "Pair", path: Path, rule: str, atol: float) -> None:
+    from rlsubnet.checkpoints.compare import mask_pieces
+    from rlsubnet.checkpoints.masks import write_mask
+
+    metadata = {
+        "rule": rule,
+        "atol": repr(atol),
+        "init_sha256": pair.init.digest(),
+        "tuned_sha256": pair.tuned.digest(),
+    }
+    write_mask(path, pair.shapes, mask_pieces(pair, rule, atol), metadata)
+
+
+def _update_rows(pair: "Pair", counts: "dict[str, UpdateCounts]") -> list[dict[str, Any]]:
+    from rlsubnet.measure.parameters import parse_parameter
+
+    rows = []
+    for name, count in counts.items():
+        place = parse_parameter(name)
+        for (rule, atol), unchanged in count.unchanged.items():
+            rows.append(
+                {
+                    "tensor": name,
+                    "layer": "" if place.layer is None else place.layer,
+                    "matrix": place.matrix,
+                    "numel": count.numel,
+                    "atol": repr(atol),
+                    "rule": rule,
+                    "unchanged": unchanged,
+                    "bitwise_changed": count.bitwise_changed,
+                    "max_abs_diff": repr(count.max_abs_diff),
+                    "dtype_init": pair.init.tensors[name].dtype,
+                    "dtype_tuned": pair.tuned.tensors[name].dtype,
+                }
+            )
+    return rows
+
+
+def run_updates(options: argparse.Namespace) -> None:
+    """Count what finetuning changed; print a summary, write the rows and the mask asked for."""
+    from rlsubnet.checkpoints.compare import compare_tensors
+    from rlsubnet.commands._update_summary import update_summary
+    from rlsubnet.files import write_csv
+    from rlsubnet.measure.sparsity import TOLERANCES
+
+    pair = open_pair(options)
+    tolerances = sorted(set(options.tolerances or TOLERANCES))
+    counts = dict(compare_tensors(pair, tolerances))
+    if options.mask:
+        _save_pair_mask(pair, options.mask, "bitwise", 0.0)
+    if options.out:
+        write_csv(options.out, _update_rows(pair, counts), UPDATE_COLUMNS)
+    print(update_summary(pair, counts))
+
+
+def run_mask(options: argparse.Namespace) -> None:
+    """Write which weights a pair's update changed."""
+    from rlsubnet.measure.sparsity import TABLE_TOLERANCE
+
+    if options.rule == "bitwise" and options.atol is not None:
+        raise ValueError("--atol has no meaning with --rule bitwise; use official or exact")
+    atol = TABLE_TOLERANCE if options.atol is None else options.atol
+    pair = open_pair(options)
+    _save_pair_mask(pair, options.out, options.rule, 0.0 if options.rule == "bitwise" else atol)
+
+
+def run_frozen(options: argparse.Namespace) -> None:
+    """Compare the weights outside a mask bit by bit; fail after writing which ones changed."""
+    from rlsubnet.checkpoints.compare import check_frozen
+    from rlsubnet.checkpoints.masks import load_mask
+    from rlsubnet.files import write_csv
+
+    counts = dict(check_frozen(open_pair(options), load_mask(options.mask)))
+    rows = [{"tensor": name, **vars(count)} for name, count in counts.items()]
+    if options.out:
+        write_csv(options.out, rows, FROZEN_COLUMNS)
+    broken = {name: c.frozen_changed for name, c in counts.items() if c.frozen_changed}
+    if broken:
+        listed = ", ".join(f"{name} ({number})" for name, number in broken.items())
+        raise ValueError(f"{options.tuned}: weights outside the mask changed: {listed}")
+    frozen = sum(count.frozen for count in counts.values())
+    print(f"{frozen:,} frozen weights in {len(counts)} tensors, 0 changed")
+
+
+def run_overlap(options: argparse.Namespace) -> None:
+    """Print, and write when asked, the overlap of two masks beside that of chance."""
+    from rlsubnet.checkpoints.masks import load_mask, mask_overlap_counts
+    from rlsubnet.checkpoints.store import Checkpoint
+    from rlsubnet.files import write_csv
+    from rlsubnet.measure.overlap import overlap_uniform_null
+
+    first, second = load_mask(options.mask1), load_mask(options.mask2)
+    if options.init:
+        tensors = Checkpoint(options.init).tensors
+        first.check_shapes({name: info.shape for name, info in tensors.items()}, options.init)
+    counts = mask_overlap_counts(first, second)
+    try:
+        overlap = overlap_uniform_null(counts)
+    except ValueError as error:
+        raise ValueError(f"{first.path} and {second.path}: {error}") from error
+    row = {"null": "uniform"} | {name: repr(value) for name, value in vars(overlap).items()}
+    if options.out:
+        write_csv(options.out, [row | {"ci_low": "", "ci_high": ""}], OVERLAP_COLUMNS)
+    print(f"weights {counts.numel:,}; updated {counts.first:,} and {counts.second:,}", end="")
+    print(f", in both {counts.both:,}")
+    print(f"o1 {overlap.o1:.2%} (uniform null {overlap.o1_null:.2%})")
+    print(f"o2 {overlap.o2:.2%} (uniform null {overlap.o2_null:.2%})")
+
+
+def _add_updates(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = add_command(
+        subcommands,
+        "updates",
+        run_updates,
+        "count which weights finetuning changed, at every tolerance",
+        "rlsubnet updates models/sft runs/dpo/final --out updates.csv --mask mask.safetensors",
+        "Count which weights finetuning changed (section 2.2): per tensor, at every tolerance,\n"
+        "under the authors' rule (official: differences and tolerance rounded to bfloat16)\n"
+        "and under the exact rule (float32 difference of the stored values). A summary by\n"
+        "matrix kind and layer is always printed. Reads a few MiB at a time.",
+    )
+    add_pair(parser)
+    parser.add_argument(
+        "--tolerances",
+        type=float,
+        nargs="+",
+        metavar="ATOL",
+        help="absolute tolerances in weight units (default: 1e-8 1e-7 1e-6 1e-5 1e-4)",
+    )
+    parser.add_argument("--out", type=Path, metavar="CSV", help="write the counts of every tensor")
+    parser.add_argument(
+        "--mask", type=Path, metavar="FILE", help="write the bitwise mask as well, for training"
+    )
 
 
 def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add this area's subcommands."""
+    """Add updates, mask, frozen and overlap, and with them rank and trajectory."""
+    _add_updates(subcommands)
+
+    parser = add_command(
+        subcommands,
+        "mask",
+        run_mask,
+        "write the mask of a pair: one bit per weight that finetuning changed",
+        "rlsubnet mask models/sft runs/dpo/final --rule official --atol 1e-5 --out m.safetensors",
+    )
+    add_pair(parser)
+    parser.add_argument(
+        "--rule",
+        choices=("bitwise", "official", "exact"),
+        default="bitwise",
+        help="bitwise: stored bits differ (for training, section 1); official, exact: changed by "
+        "more than --atol, as in `rlsubnet updates` (default: bitwise)",
+    )
+    parser.add_argument(
+        "--atol", type=float, help="tolerance of official and exact, weight units (default: 1e-5)"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="mask to write")
+
+    parser = add_command(
+        subcommands,
+        "frozen",
+        run_frozen,
+        "check that masked training left every weight outside its mask bit-identical",
+        "rlsubnet frozen models/sft runs/dpo_sub/final --mask mask.safetensors --out frozen.csv",
+        "Compare the weights outside a mask bit by bit. Exit status 1, after writing --out,\n"
+        "when one of them changed.",
+    )
+    add_pair(parser, common_rows=False)
+    parser.add_argument("--mask", type=Path, required=True, metavar="FILE", help="training mask")
+    parser.add_argument("--out", type=Path, metavar="CSV", help="write the counts of every tensor")
+
+    parser = add_command(
+        subcommands,
+        "overlap",
+        run_overlap,
+        "one-sided overlaps of two subnetworks (Table 4) beside a random guess (Appendix E)",
+        "rlsubnet overlap seed42.safetensors seed123.safetensors --out overlap.csv",
+    )
+    parser.add_argument("mask1", metavar="MASK1", help="mask of subnetwork 1 (`rlsubnet mask`)")
+    parser.add_argument("mask2", metavar="MASK2", help="mask of subnetwork 2")
+    parser.add_argument("--init", metavar="DIR", help="check that the masks fit this checkpoint")
+    parser.add_argument("--out", type=Path, metavar="CSV", help="write one row per null")
+    structure.add_commands(subcommands)

@@ -1,0 +1,188 @@
+"""Subcommands on the structure of updates: rank, and trajectory along a run."""
+
+import argparse
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlsubnet.commands._pair import CHECKPOINT_HELP, add_pair, open_pair
+from rlsubnet.commands._parser import add_command
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rlsubnet.checkpoints.compare import Pair
+
+RANK_COLUMNS = [
+    "tensor",
+    "layer",
+    "matrix",
+    "rows",
+    "cols",
+    "rank",
+    "max_rank",
+    "stable_rank",
+    "effective_rank",
+    "rank_of_random_control",
+]
+TRAJECTORY_COLUMNS = [
+    "step",
+    "sparsity",
+    "step_sparsity",
+    "updated_outside_final",
+    "never",
+    "cancelled",
+    "subnetwork",
+]
+
+
+def _generator(seed: int, name: str) -> "np.random.Generator":
+    """Return a generator that depends on seed and tensor alone, not on the tensors before it."""
+    import numpy as np
+
+    digest = hashlib.sha256(name.encode()).digest()
+    return np.random.default_rng([seed, *digest])
+
+
+def _rank_rows(pair: "Pair", seed: int) -> list[dict[str, Any]]:
+    import numpy as np
+
+    from rlsubnet.checkpoints.compare import read_update
+    from rlsubnet.measure.parameters import parse_parameter
+    from rlsubnet.measure.rank import has_rank, random_control, update_delta, update_rank
+
+    rows: list[dict[str, Any]] = []
+    for name, shape in pair.shapes.items():
+        if not has_rank(name, shape) or not pair.numel(name):
+            continue
+        whole = update_delta(*read_update(pair, name))
+        place = parse_parameter(name)
+        # A stack of matrices (experts in one tensor) gives one row each.
+        for index in np.ndindex(shape[:-2]):
+            label = name + "".join(f"[{i}]" for i in index)
+            delta = whole[index]
+            measured = update_rank(delta)
+            control = update_rank(random_control(delta, _generator(seed, label)))
+            rows.append(
+                {
+                    "tensor": label,
+                    "layer": "" if place.layer is None else place.layer,
+                    "matrix": place.matrix,
+                    "rows": delta.shape[0],
+                    "cols": delta.shape[1],
+                    "rank": measured.rank,
+                    "max_rank": min(delta.shape),
+                    "stable_rank": repr(measured.stable_rank),
+                    "effective_rank": repr(measured.effective_rank),
+                    "rank_of_random_control": control.rank,
+                }
+            )
+    if not rows:
+        raise ValueError(f"{pair.init.path}: no matrix to take a rank of")
+    return rows
+
+
+def run_rank(options: argparse.Namespace) -> None:
+    """Print the mean update rank, and write the ranks of all matrices when asked."""
+    from rlsubnet.files import write_csv
+    from rlsubnet.measure.rank import mean_rank_share
+
+    rows = _rank_rows(open_pair(options), options.seed)
+    if options.out:
+        write_csv(options.out, rows, RANK_COLUMNS)
+    mean = mean_rank_share((row["rank"], row["max_rank"]) for row in rows)
+    control = mean_rank_share((row["rank_of_random_control"], row["max_rank"]) for row in rows)
+    print(f"mean update rank {mean:.2%} of the maximum over {len(rows)} matrices")
+    print(f"random control   {control:.2%} (same number and sizes of changes, random positions)")
+
+
+def step_number(folder: str) -> int:
+    """Return the last number in a folder's own name.
+
+    >>> step_number("runs/grpo/global_step_320")
+    320
+    """
+    numbers = re.findall(r"\d+", Path(folder).name)
+    if not numbers:
+        raise ValueError(f"{folder}: no step number in the folder's name; give --steps")
+    return int(numbers[-1])
+
+
+def _ordered_steps(folders: Sequence[str], steps: Sequence[int] | None) -> dict[int, str]:
+    """Return step -> folder by increasing step (a shell lists step 100 before step 20)."""
+    numbers = [step_number(folder) for folder in folders] if steps is None else list(steps)
+    if len(numbers) != len(folders):
+        raise ValueError(f"--steps has {len(numbers)} numbers for {len(folders)} folders")
+    ordered = dict(sorted(zip(numbers, folders, strict=True)))
+    if len(ordered) != len(folders):
+        raise ValueError(f"two saved steps have one number: {sorted(numbers)}")
+    return ordered
+
+
+def run_trajectory(options: argparse.Namespace) -> None:
+    """Classify weights over the saved steps of a run."""
+    from rlsubnet.checkpoints.compare import measure_trajectory
+    from rlsubnet.checkpoints.store import Checkpoint
+    from rlsubnet.files import write_csv
+
+    folders = _ordered_steps(options.step_dirs, options.steps)
+    checkpoints = [Checkpoint(folder) for folder in folders.values()]
+    counts = measure_trajectory(Checkpoint(options.init), checkpoints)
+    rows = [
+        {
+            "step": step,
+            "sparsity": repr(1 - count.subnetwork / count.numel),
+            "step_sparsity": repr(1 - count.moved / count.numel),
+            "updated_outside_final": repr(count.updated_outside_final / count.numel),
+            "never": count.never,
+            "cancelled": count.cancelled,
+            "subnetwork": count.subnetwork,
+        }
+        for step, count in zip(folders, counts, strict=True)
+    ]
+    write_csv(options.out, rows, TRAJECTORY_COLUMNS)
+    last = counts[-1]
+    for label, number in (
+        ("never updated", last.never),
+        ("cancelled", last.cancelled),
+        ("subnetwork", last.subnetwork),
+    ):
+        print(f"{label:<14} {number / last.numel:.2%}")
+
+
+def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add rank and trajectory."""
+    parser = add_command(
+        subcommands,
+        "rank",
+        run_rank,
+        "rank of every update matrix (Table 2) beside a random control",
+        "rlsubnet rank models/sft runs/dpo/final --out ranks.csv",
+        "Rank of every update matrix as the authors take it: bfloat16 difference, float32\n"
+        "singular values, tolerance max(rows, columns) * eps. Layer norms and vectors do not\n"
+        "count. The control moves as many weights by the same amounts at random positions: a\n"
+        "rank just below a square matrix's maximum is an artefact of the tolerance when the\n"
+        "control has it too.",
+    )
+    add_pair(parser)
+    parser.add_argument("--seed", type=int, default=0, help="of the random control (default: 0)")
+    parser.add_argument("--out", type=Path, metavar="CSV", help="write one row per matrix")
+
+    parser = add_command(
+        subcommands,
+        "trajectory",
+        run_trajectory,
+        "classify weights over the saved steps of a run: never updated, cancelled, subnetwork",
+        "rlsubnet trajectory models/sft runs/grpo/step_* --out trajectory.csv",
+        "Classify weights over the saved steps of a run by their bits (Figures 2, 5 and 6).\n"
+        "Shares are fractions of all weights; never, cancelled and subnetwork are counts up\n"
+        "to that step, so that the last row is the run's.",
+    )
+    parser.add_argument("init", metavar="INIT", help=f"the start: {CHECKPOINT_HELP}")
+    parser.add_argument(
+        "step_dirs", nargs="+", metavar="STEP_DIR", help="saved steps, the last number names them"
+    )
+    parser.add_argument("--steps", type=int, nargs="+", help="step numbers, one per STEP_DIR")
+    parser.add_argument("--out", type=Path, required=True, metavar="CSV", help="one row per step")

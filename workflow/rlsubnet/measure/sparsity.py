@@ -1,0 +1,197 @@
+"""Which weights an update changed, counted under every tolerance and rule at once (section 2.2).
+
+Two rules decide whether a weight is unchanged:
+
+* ``official``: what the authors' code computes, ``|bf16(tuned - init)| <= bf16(atol)``. It
+  subtracts bfloat16 tensors, and torch.isclose rounds the tolerance to bfloat16 as well.
+* ``exact``: ``|tuned - init| <= atol``, the float32 difference of the stored values compared with
+  the real number ``atol``.
+
+Both are one integer comparison per weight, since non-negative float32 numbers are ordered like
+their bits: under ``official``, what rounds to at most bf16(atol) ends at a rounding boundary.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+from rlsubnet.measure.bfloat16 import to_bfloat16, to_float32
+
+RULES = ("official", "exact")
+TOLERANCES = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4)
+TABLE_TOLERANCE = 1e-5
+Key = TypeVar("Key")
+_ABSOLUTE = np.uint32(0x7FFFFFFF)
+
+
+def _check_tolerance(atol: float) -> None:
+    if not 0 <= atol < 1e30:
+        raise ValueError(f"a tolerance is a number from 0 to 1e30, found {atol!r}")
+
+
+def official_threshold(atol: float) -> int:
+    """Return the bits of the largest float32 difference that the authors' code calls unchanged.
+
+    bf16(1e-5) is 1.00136e-5; differences up to halfway to the next bfloat16 number round to it, so
+    that the effective tolerance is 1.00434e-5.
+
+    >>> float(np.uint32(official_threshold(1e-5)).view(np.float32))
+    1.004338264465332e-05
+    """
+    _check_tolerance(atol)
+    code = int(to_bfloat16(np.array([atol], np.float32))[0])
+    # The boundary itself is a tie, which rounds to the even code.
+    return (code << 16) + (0x8000 if code % 2 == 0 else 0x7FFF)
+
+
+def exact_threshold(atol: float) -> int:
+    """Return the bits of the largest float32 number that is at most ``atol``.
+
+    >>> exact_threshold(1.0) == 0x3F800000
+    True
+    """
+    _check_tolerance(atol)
+    value = np.float32(atol)
+    if float(value) > atol:
+        value = np.nextafter(value, np.float32(0))
+    return int(value.view(np.uint32))
+
+
+def difference_bits(init: np.ndarray, tuned: np.ndarray) -> np.ndarray:
+    """Return the bits of ``|tuned - init|`` in float32; NaN is larger than every number."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = to_float32(tuned) - to_float32(init)
+    return difference.view(np.uint32) & _ABSOLUTE
+
+
+def bitwise_changed(init: np.ndarray, tuned: np.ndarray) -> np.ndarray:
+    """Return where the stored bits differ, as bool; -0.0 against 0.0 is a change.
+
+    Weights stored in two types are both rounded to bfloat16 first, since the type of the file is
+    no update.
+
+    >>> bitwise_changed(np.array([0.0, 1.0], np.float32), np.array([-0.0, 1.0], np.float32))
+    array([ True, False])
+    """
+    if init.dtype != tuned.dtype:
+        init, tuned = to_bfloat16(init), to_bfloat16(tuned)
+    unsigned = {2: np.uint16, 4: np.uint32}[init.dtype.itemsize]
+    return np.not_equal(init.view(unsigned), tuned.view(unsigned))
+
+
+def changed(
+    init: np.ndarray, tuned: np.ndarray, rule: str = "bitwise", atol: float = TABLE_TOLERANCE
+) -> np.ndarray:
+    """Return where an update changed a weight under ``bitwise``, ``official`` or ``exact``.
+
+    ``atol`` plays no part under ``bitwise``.
+
+    >>> changed(np.array([1.0, 2.0], np.float32), np.array([1.5, 2.0], np.float32), "exact", 0.1)
+    array([ True, False])
+    """
+    if rule == "bitwise":
+        return bitwise_changed(init, tuned)
+    if rule == "official":
+        bits = difference_bits(to_bfloat16(init), to_bfloat16(tuned))
+        return bits > np.uint32(official_threshold(atol))
+    if rule == "exact":
+        return difference_bits(init, tuned) > np.uint32(exact_threshold(atol))
+    raise ValueError(f"unknown rule {rule!r}; expected bitwise, official or exact")
+
+
+@dataclass(frozen=True)
+class UpdateCounts:
+    """What an update did to some weights; counts of two disjoint parts add up with ``+``.
+
+    Attributes:
+        numel: weights compared.
+        bitwise_changed: weights whose stored bits differ.
+        max_abs_diff: largest ``|tuned - init|`` in float32.
+        unchanged: (rule, atol) -> weights that count as unchanged.
+    """
+
+    numel: int = 0
+    bitwise_changed: int = 0
+    max_abs_diff: float = 0.0
+    unchanged: Mapping[tuple[str, float], int] = field(default_factory=dict)
+
+    def __add__(self, other: "UpdateCounts") -> "UpdateCounts":
+        keys = dict.fromkeys((*self.unchanged, *other.unchanged))
+        return UpdateCounts(
+            self.numel + other.numel,
+            self.bitwise_changed + other.bitwise_changed,
+            max(self.max_abs_diff, other.max_abs_diff),
+            {key: self.unchanged.get(key, 0) + other.unchanged.get(key, 0) for key in keys},
+        )
+
+    def sparsity(self, rule: str, atol: float) -> float:
+        """Return the fraction of unchanged weights, 1.0 where there are none at all."""
+        return self.unchanged[rule, atol] / self.numel if self.numel else 1.0
+
+
+def update_counts(
+    init: np.ndarray, tuned: np.ndarray, tolerances: Sequence[float] = TOLERANCES
+) -> UpdateCounts:
+    """Return the counts of one update at all tolerances under both rules.
+
+    Args:
+        init: weights before finetuning, as stored (uint16 codes for bfloat16), any shape.
+        tuned: weights after finetuning, same shape; the stored type may differ.
+        tolerances: absolute, in weight units.
+
+    Raises:
+        ValueError: the shapes differ, or a tolerance is negative or not finite.
+
+    >>> init = np.array([0x3F80, 0x4000, 0x4040, 0x4080], np.uint16)  # 1, 2, 3, 4
+    >>> tuned = np.array([0x3F80, 0x4000, 0x4040, 0x4090], np.uint16)  # 1, 2, 3, 4.5
+    >>> update_counts(init, tuned, [1e-5]).unchanged
+    {('official', 1e-05): 3, ('exact', 1e-05): 3}
+    """
+    if init.shape != tuned.shape:
+        raise ValueError(f"shapes differ: {list(init.shape)} and {list(tuned.shape)}")
+    exact = difference_bits(init, tuned)
+    as_bfloat16 = init.dtype == tuned.dtype == np.uint16
+    official = exact if as_bfloat16 else difference_bits(to_bfloat16(init), to_bfloat16(tuned))
+    unchanged = {}
+    for atol in tolerances:
+        limits = (official, official_threshold(atol)), (exact, exact_threshold(atol))
+        for rule, (bits, limit) in zip(RULES, limits, strict=True):
+            unchanged[rule, float(atol)] = int(np.count_nonzero(bits <= np.uint32(limit)))
+    largest = np.uint32(exact.max(initial=0)).view(np.float32)
+    differing = int(np.count_nonzero(bitwise_changed(init, tuned)))
+    return UpdateCounts(init.size, differing, float(largest), unchanged)
+
+
+def update_sparsity(
+    init: np.ndarray, tuned: np.ndarray, atol: float = TABLE_TOLERANCE, rule: str = "official"
+) -> float:
+    """Return the fraction of weights that finetuning left unchanged.
+
+    Computes ``1 - ||tuned - init||_0 / n`` (section 2.2).
+
+    >>> init = np.array([1.0, 2.0, 3.0, 4.0], np.float32)
+    >>> update_sparsity(init, np.array([1.0, 2.0, 3.0, 4.5], np.float32))
+    0.75
+    """
+    return update_counts(init, tuned, [atol]).sparsity(rule, float(atol))
+
+
+def total_counts(counts: Iterable[UpdateCounts]) -> UpdateCounts:
+    """Return the counts of all parts together: their sparsity is weighted by numel."""
+    return sum(counts, UpdateCounts())
+
+
+def group_counts(
+    counts: Mapping[str, UpdateCounts], group_of: Callable[[str], Key]
+) -> dict[Key, UpdateCounts]:
+    """Return the counts of tensors added up by group, in order of first appearance.
+
+    ``group_of`` maps a tensor's name to its group, such as its layer or its matrix kind.
+    """
+    groups: dict[Key, UpdateCounts] = {}
+    for name, part in counts.items():
+        key = group_of(name)
+        groups[key] = groups.get(key, UpdateCounts()) + part
+    return groups
