@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from rlsubnet.evaluation.generate import Completion, completion, generate, sample_texts
+from rlsubnet.evaluation.generate import completion, generate, sample_texts
+from rlsubnet.tasks.completion import Completion
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 

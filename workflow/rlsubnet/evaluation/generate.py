@@ -1,20 +1,13 @@
 """Batched sampling and greedy decoding with a key-value cache, for any Hugging Face causal LM."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlsubnet.tasks.completion import Completion
 from rlsubnet.tasks.tokenizer import encode_prompt, end_token
-
-
-class Completion(NamedTuple):
-    """One generated response: its text without the end token, and whether it ended by itself."""
-
-    text: str
-    finished: bool
 
 
 @torch.inference_mode()

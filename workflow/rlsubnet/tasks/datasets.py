@@ -1,0 +1,157 @@
+"""From an entry of the config's ``data:`` to the records of the data set."""
+
+import inspect
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlsubnet.tasks.arithmetic import worked
+from rlsubnet.tasks.checks import check_count, check_name
+from rlsubnet.tasks.choices import choices
+from rlsubnet.tasks.preference import PairCounts, preference_pairs
+from rlsubnet.tasks.problems import problems
+from rlsubnet.tasks.splits import SHARES, draw_problems, every_level
+from rlsubnet.tasks.texts import base_text, demonstration_pairs, demonstrations
+
+Records = list[dict[str, Any]]
+
+# What a key of a specification may hold; a bool is no number here.
+_TYPES: dict[str, tuple[type, ...]] = {
+    "documents": (int,),
+    "characters": (int,),
+    "wrong_facts": (int, float),
+    "problems": (int,),
+    "per_level": (list,),
+    "per_task": (int,),
+    "prompts": (int,),
+    "samples": (int,),
+    "temperature": (int, float),
+    "max_new_tokens": (int,),
+    "batch_size": (int,),
+    "terse_share": (int, float),
+    "seed": (int,),
+    "split": (str,),
+    "style": (str,),
+    "policy": (str,),
+}
+
+
+def preferences(
+    policy: Path,
+    prompts: int,
+    samples: int,
+    temperature: float,
+    split: str,
+    seed: int,
+    max_new_tokens: int = 12,
+    batch_size: int = 512,
+) -> tuple[Records, PairCounts]:
+    """Return pairs out of a policy's own samples, and what became of the prompts.
+
+    Args:
+        policy: folder of the policy and its tokenizer.
+        prompts: number of prompts; the five levels take turns, none comes twice.
+        samples: samples per prompt.
+        temperature: temperature of the samples, above 0.
+        split: split of the prompts.
+        seed: seed of prompts, samples and pairs.
+        max_new_tokens: length at which a sample is cut off and counts as wrong.
+        batch_size: number of samples generated side by side.
+    """
+    check_count("prompts", prompts)
+    check_count("samples", samples)
+    check_count("batch_size", batch_size)
+    check_count("max_new_tokens", max_new_tokens)
+    check_name("split", split, SHARES)
+    if temperature <= 0:
+        raise ValueError(f"temperature: expected above 0, found {temperature}")
+    import torch
+
+    from rlsubnet.evaluation.generate import sample_texts
+    from rlsubnet.evaluation.loading import load_policy
+
+    drawn = draw_problems(random.Random(seed), every_level(prompts), split)
+    questions = [
+        {"prompt": problem.prompt, "solution": worked(problem.totals), "level": problem.level}
+        for problem in drawn
+    ]
+    model, tokenizer = load_policy(policy)
+    completions = sample_texts(
+        model,
+        tokenizer,
+        [problem.prompt for problem in drawn],
+        samples,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        generator=torch.Generator().manual_seed(seed),
+        batch_size=batch_size,
+    )
+    return preference_pairs(questions, completions, seed)
+
+
+GENERATORS: dict[str, Callable[..., Any]] = {
+    "base_text": base_text,
+    "demonstrations": demonstrations,
+    "demonstration_pairs": demonstration_pairs,
+    "problems": problems,
+    "choices": choices,
+    "preferences": preferences,
+}
+
+
+def build(name: str, spec: Mapping[str, Any], policy: Path | None = None) -> tuple[Records, str]:
+    """Return the records of data set ``name`` and one line that says what they are.
+
+    Args:
+        name: name of the data set, for messages.
+        spec: its entry in the config's ``data:``; ``kind`` picks the generator, the other keys are
+            the generator's arguments.
+        policy: model folder of the run that ``spec["policy"]`` names, for kind ``preferences``.
+
+    Raises:
+        ValueError: unknown kind; a key that is unknown, missing, of the wrong type or out of
+            range; a policy that is missing or not needed; data that come out empty.
+
+    >>> build("arith", {"kind": "choices", "per_task": 1, "split": "dev", "seed": 1})[1]
+    'arith: 5 records of kind choices'
+    """
+    arguments = dict(spec)
+    kind = arguments.pop("kind", None)
+    if kind not in GENERATORS:
+        raise ValueError(
+            f"data set {name}, key kind: expected one of {', '.join(GENERATORS)}, found {kind!r}"
+        )
+    check_keys(name, kind, arguments)
+    if ("policy" in arguments) != (policy is not None):
+        raise ValueError(
+            f"data set {name}: a policy folder goes with the key policy of kind preferences; found "
+            f"policy {arguments.get('policy')!r} and folder {policy}"
+        )
+    if policy is not None:
+        arguments["policy"] = policy
+    try:
+        built = GENERATORS[kind](**arguments)
+    except ValueError as error:
+        raise ValueError(f"data set {name}, {error}") from error
+    records, note = (built[0], f" ({built[1]})") if isinstance(built, tuple) else (built, "")
+    if not records:
+        raise ValueError(f"data set {name}: no record came out{note}")
+    return records, f"{name}: {len(records)} records of kind {kind}{note}"
+
+
+def check_keys(name: str, kind: str, arguments: Mapping[str, Any]) -> None:
+    """Raise ValueError unless ``arguments`` has the keys and types that ``kind`` takes."""
+    parameters = inspect.signature(GENERATORS[kind]).parameters
+    required = {key for key, value in parameters.items() if value.default is value.empty}
+    for key in sorted(set(arguments) - set(parameters)):
+        raise ValueError(
+            f"data set {name}, key {key}: unknown for kind {kind}, which takes "
+            f"{', '.join(parameters)}"
+        )
+    for key in sorted(required - set(arguments)):
+        raise ValueError(f"data set {name}, key {key}: missing, kind {kind} needs it")
+    for key, value in arguments.items():
+        if isinstance(value, bool) or not isinstance(value, _TYPES[key]):
+            expected = " or ".join(type_.__name__ for type_ in _TYPES[key])
+            raise ValueError(f"data set {name}, key {key}: expected {expected}, found {value!r}")

@@ -1,0 +1,133 @@
+"""Text to learn from: the base text, demonstrations and ready-made pairs of demonstrations."""
+
+import random
+from typing import Any
+
+from rlsubnet.tasks.arithmetic import (
+    MODULUS,
+    OPERANDS,
+    OPERATIONS,
+    STYLES,
+    Step,
+    digits,
+    draw_problem,
+    possible_slips,
+    result,
+)
+from rlsubnet.tasks.checks import check_count, check_name, check_share
+from rlsubnet.tasks.splits import draw_problems, every_level, split_of
+
+FACT_OPERANDS = (0, *OPERANDS)
+HELD_OUT = ("dev", "test")
+
+
+def fact_prompt(total: int, step: Step) -> str:
+    """Return the question of a one-step fact.
+
+    >>> fact_prompt(7, Step("*", 9))
+    '07*9='
+    """
+    return f"{total:02d}{step.operation}{step.operand}="
+
+
+def base_text(documents: int, characters: int, wrong_facts: float, seed: int) -> list[dict]:
+    """Return the text that the base model is trained on, as records ``{"text"}``.
+
+    A document is an endless row, cut at ``characters``, of one-step facts ``07*9=63;`` and of
+    chains in brackets ``(07+5*9)1208;`` with two or three slots, half and half. A share
+    ``wrong_facts`` of the facts is off by one or ten, as text of the web is. Facts whose question
+    falls into the dev or test split never occur.
+    """
+    check_count("documents", documents)
+    check_count("characters", characters)
+    check_share("wrong_facts", wrong_facts)
+    rng = random.Random(seed)
+    facts = [
+        (total, Step(operation, operand))
+        for total in range(MODULUS)
+        for operation in OPERATIONS
+        for operand in FACT_OPERANDS
+        if split_of(fact_prompt(total, Step(operation, operand))) not in HELD_OUT
+    ]
+    records = []
+    for _ in range(documents):
+        text = ""
+        while len(text) < characters:
+            if rng.random() < 0.5:
+                text += _fact(rng, *rng.choice(facts), wrong_facts)
+            else:
+                text += _chain(rng)
+        records.append({"text": text[:characters]})
+    return records
+
+
+def _fact(rng: random.Random, total: int, step: Step, wrong_facts: float) -> str:
+    answer = result(total, step)
+    if rng.random() < wrong_facts:
+        answer = (answer + rng.choice((1, -1, 10, -10))) % MODULUS
+    return f"{fact_prompt(total, step)}{answer:02d};"
+
+
+def _chain(rng: random.Random) -> str:
+    slots = rng.choice((2, 3))
+    problem = draw_problem(rng, rng.randint(1, slots), slots)
+    return f"({problem.prompt[:-1]}){digits(problem.totals)};"
+
+
+def demonstrations(
+    style: str, problems: int, split: str, seed: int, terse_share: float | None = None
+) -> list[dict[str, Any]]:
+    """Return correct answers to imitate, as records ``{"prompt", "response", "level"}``.
+
+    Args:
+        style: ``terse``, ``worked``, ``reversed`` (the out-of-distribution source), or ``mixed``
+            from terse and worked.
+        problems: number of demonstrations; the five levels take turns.
+        split: split of the prompts. A prompt may come twice.
+        seed: seed of prompts and styles.
+        terse_share: probability of a terse answer, for ``mixed`` only.
+    """
+    check_count("problems", problems)
+    check_name("style", style, (*STYLES, "mixed"))
+    if (style == "mixed") != (terse_share is not None):
+        raise ValueError(f"terse_share: needed by style 'mixed' and by no other, found {style!r}")
+    if terse_share is not None:
+        check_share("terse_share", terse_share)
+    rng = random.Random(seed)
+    records = []
+    for problem in draw_problems(rng, every_level(problems), split, repeats=True):
+        chosen = style
+        if terse_share is not None:
+            chosen = "terse" if rng.random() < terse_share else "worked"
+        records.append(
+            {
+                "prompt": problem.prompt,
+                "response": STYLES[chosen](problem.totals),
+                "level": problem.level,
+            }
+        )
+    return records
+
+
+def demonstration_pairs(style: str, problems: int, split: str, seed: int) -> list[dict[str, Any]]:
+    """Return pairs that no policy wrote, as records ``{"prompt", "chosen", "rejected", "level"}``.
+
+    The rejected answer is in the same style and has one slip at a real step whose consequences it
+    carries to the end; where a later multiplication happens to make the end right again
+    (``50*2`` equals ``0*2``), another slip is drawn. Prompts come once.
+    """
+    check_count("problems", problems)
+    check_name("style", style, STYLES)
+    rng = random.Random(seed)
+    records = []
+    for problem in draw_problems(rng, every_level(problems), split):
+        wrong = [totals for totals in possible_slips(problem) if totals[-1] != problem.totals[-1]]
+        records.append(
+            {
+                "prompt": problem.prompt,
+                "chosen": STYLES[style](problem.totals),
+                "rejected": STYLES[style](rng.choice(wrong)),
+                "level": problem.level,
+            }
+        )
+    return records
