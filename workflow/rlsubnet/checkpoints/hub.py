@@ -1,0 +1,238 @@
+"""The Hugging Face hub: what a repository holds at one commit, and its files, checked."""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.file_download import http_get
+from huggingface_hub.utils import build_hf_headers
+
+from rlsubnet import __version__
+from rlsubnet.files import sha256
+
+# Seconds to wait after each failure in a row; then the download gives up. New bytes end the row.
+WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
+LISTING_TIMEOUT = 30.0
+
+Report = Callable[[str], None]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file as the hub lists it; ``algorithm`` is ``sha256`` (LFS) or ``git-sha1`` (others)."""
+
+    name: str
+    size: int
+    algorithm: str
+    digest: str
+
+    @property
+    def incomplete(self) -> str:
+        """Return the name under which bytes gather: the digest says which file they belong to."""
+        return f"{self.name}.{self.digest[:16]}.incomplete"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All files of a repository at one commit, by name."""
+
+    commit: str
+    files: Mapping[str, RemoteFile]
+
+
+class Repository:
+    """One repository of the hub at one revision; reads ``HF_TOKEN`` through huggingface_hub."""
+
+    def __init__(
+        self,
+        name: str,
+        revision: str,
+        endpoint: str | None = None,
+        report: Report = print,
+        waits: Sequence[float] = WAITS,
+    ):
+        self.name = name
+        self.revision = revision
+        self.report = report
+        self.waits = waits
+        self.api = HfApi(endpoint=endpoint, library_name="rlsubnet", library_version=__version__)
+
+    def listing(self) -> Listing:
+        """Return commit, sizes and digests.
+
+        Raises:
+            ValueError: no such repository or revision, no access, or a file without a digest.
+            OSError: the hub cannot be reached.
+        """
+        info = self._retrying(
+            lambda: self.api.model_info(
+                self.name, revision=self.revision, files_metadata=True, timeout=LISTING_TIMEOUT
+            ),
+            f"hf:{self.name}",
+        )
+        if info.sha is None:
+            raise ValueError(f"hf:{self.name}: the hub names no commit for {self.revision!r}")
+        files = {}
+        for entry in info.siblings or []:
+            digest = entry.blob_id if entry.lfs is None else entry.lfs.sha256
+            if entry.size is None or digest is None:
+                raise ValueError(
+                    f"hf:{self.name}: {entry.rfilename}: listed without size or digest"
+                )
+            algorithm = "git-sha1" if entry.lfs is None else "sha256"
+            files[entry.rfilename] = RemoteFile(entry.rfilename, entry.size, algorithm, digest)
+        return Listing(info.sha, files)
+
+    def fetch(self, file: RemoteFile, commit: str, folder: Path) -> int:
+        """Make ``folder/file.name`` and check it; return the number of bytes that were fetched.
+
+        A complete file is not fetched again, but its digest is computed again: the previous call
+        may have ended with the machine. A partial one is continued by a range request.
+
+        Raises:
+            ValueError: wrong digest, or the hub refuses the file.
+            OSError: the network failed too often in a row, or the disk is full.
+        """
+        path = folder / file.name
+        gathered = folder / file.incomplete
+        fetched = 0
+        if not path.exists():
+            fetched = self._gather(file, commit, gathered)
+            verify(gathered, file)
+            gathered.rename(path)
+        else:
+            verify(path, file)
+        return fetched
+
+    def _gather(self, file: RemoteFile, commit: str, gathered: Path) -> int:
+        """Append to ``gathered`` until it has the listed size; return the number of new bytes."""
+        url = hf_hub_url(self.name, file.name, revision=commit, endpoint=self.api.endpoint)
+        # Compressed replies would make sizes and ranges count something else than the file's bytes.
+        headers = build_hf_headers(
+            library_name="rlsubnet",
+            library_version=__version__,
+            headers={"Accept-Encoding": "identity"},
+        )
+
+        def append() -> None:
+            with gathered.open("r+b") as stream:
+                start = stream.seek(0, 2)
+                # hf_hub_download drops a partial file when its process ends; http_get goes on.
+                http_get(
+                    url,
+                    stream,
+                    resume_size=start,
+                    headers=headers,
+                    expected_size=file.size,
+                    displayed_filename=file.name,
+                )
+
+        gathered.touch()
+        if gathered.stat().st_size > file.size:
+            gathered.write_bytes(b"")
+        start = gathered.stat().st_size
+        self._retrying(
+            append, f"hf:{self.name}: {file.name}", progress=lambda: gathered.stat().st_size
+        )
+        return gathered.stat().st_size - start
+
+    def _retrying(
+        self, request: Callable[[], T], what: str, progress: Callable[[], int] = lambda: 0
+    ) -> T:
+        """Return ``request()``, tried again after transient failures.
+
+        Failures are counted from the last one that saw ``progress()`` grow, so a large file that
+        comes in many pieces is not given up.
+        """
+        failures, before = 0, progress()
+        while True:
+            try:
+                return request()
+            except OfflineModeIsEnabled as error:
+                raise ValueError(f"{what}: HF_HUB_OFFLINE is set, nothing is fetched") from error
+            except (HTTPError, OSError) as error:
+                if isinstance(error, HfHubHTTPError) and not _is_transient(error):
+                    raise self._refusal(error, what) from error
+                if not _is_transient(error):
+                    raise
+                now = progress()
+                failures = 1 if now > before else failures + 1
+                before = now
+                if failures > len(self.waits):
+                    raise OSError(
+                        f"{what}: gave up after {failures} failures in a row, the last: "
+                        f"{_one_line(error)}; run the command again to continue"
+                    ) from error
+                wait = self.waits[failures - 1]
+                self.report(f"{what}: {_one_line(error)}; trying again in {wait:g} s")
+                time.sleep(wait)
+
+    def _refusal(self, error: HfHubHTTPError, what: str) -> ValueError:
+        """Return the error for an answer that will be the same when asked again."""
+        page = f"{self.api.endpoint}/{self.name}"
+        status = error.response.status_code
+        if isinstance(error, GatedRepoError):
+            return ValueError(f"{what}: gated; accept its terms on {page} and set HF_TOKEN")
+        if isinstance(error, RepositoryNotFoundError):
+            return ValueError(f"{what}: no such repository at {page}; if private, set HF_TOKEN")
+        if isinstance(error, RevisionNotFoundError):
+            return ValueError(f"{what}: no revision {self.revision!r} at {page}")
+        if status == 404:
+            return ValueError(f"{what}: not found at {page}")
+        if status in (401, 403):
+            return ValueError(f"{what}: access refused ({status}) at {page}; check HF_TOKEN")
+        return ValueError(f"{what}: {_one_line(error)}")
+
+
+def _is_transient(error: Exception) -> bool:
+    """Return whether asking again may help: cut connections, time-outs, 429 and 5xx.
+
+    Errors of the operating system itself (disk full, no permission) carry an errno.
+    """
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in TRANSIENT_STATUS
+    return isinstance(error, HTTPError) or getattr(error, "errno", None) is None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def git_blob_sha1(path: Path) -> str:
+    """Return git's name for the content of ``path``, by which the hub lists files outside LFS.
+
+    It is the SHA-1 of ``blob <size>``, a zero byte and the content. These files are small
+    (configs, tokenizers), so the file is read in one piece.
+    """
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def verify(path: Path, file: RemoteFile) -> None:
+    """Check size and digest of ``path``; a file that fails is removed, so nothing builds on it.
+
+    Raises:
+        ValueError: with what was found and what the hub lists.
+    """
+    size = path.stat().st_size
+    found = sha256(path) if file.algorithm == "sha256" else git_blob_sha1(path)
+    if (size, found) != (file.size, file.digest):
+        path.unlink()
+        raise ValueError(
+            f"{file.name}: downloaded {size} bytes with {file.algorithm} {found}, expected "
+            f"{file.size} bytes with {file.digest}; removed"
+        )
