@@ -46,7 +46,8 @@ def plan_lines(scale: "Scale") -> list[str]:
     masked = sum(bool(run.mask) for run in scale.runs.values())
     drawn = [item for item in ITEMS if item_files(scale, item)]
     lines = [
-        f"scale {config['scale']}: {len(config['models'])} models, {len(config['data'])} data sets, "
+        f"scale {config['scale']}: {len(config['models'])} models, "
+        f"{len(config['data'])} data sets, "
         f"{len(config['recipes'])} recipes",
         f"{len(scale.runs)} runs, {masked} of them masked",
     ]

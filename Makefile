@@ -1,0 +1,59 @@
+# make demo: everything, for real, on this machine. make test: the tests. make help: the rest.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(abspath $(VENV))/bin
+FROZEN := -c envs/constraints.txt
+
+# Rules call `rlsubnet` and `python` by name: the environment's must come first.
+export PATH := $(BIN):$(PATH)
+# One thread a job: tiny models gain nothing from a second, and jobs run side by side.
+export OMP_NUM_THREADS ?= 1
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo figures report test lint clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready ## make .venv and install what the demo needs
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "rlsubnet needs Python 3.11 to 3.13; $(PYTHON) is $$($(PYTHON) --version 2>&1)." >&2; \
+	  echo "Name another one: make demo PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.ready: $(VENV)/.python pyproject.toml envs/constraints.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(FROZEN) -e .
+	@touch $@
+
+setup-dev: $(VENV)/.ready-dev
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(FROZEN) -e '.[dev]'
+	@touch $@
+
+demo: setup ## train, measure and draw everything at demo scale, then write the report
+	@$(BIN)/python workflow/scripts/run_demo.py
+
+figures: setup ## draw all tables and figures again from results/ alone
+	$(BIN)/snakemake tables figures --forceall --cores all --quiet rules progress host --config cached=True
+
+report: setup ## write results/demo/report.html again
+	$(BIN)/snakemake --quiet all --report results/demo/report.html
+
+test: setup-dev ## run the tests, with coverage of the typed core
+	$(BIN)/python -m pytest --durations=10 --cov=rlsubnet.measure --cov=rlsubnet.checkpoints \
+	  --cov=rlsubnet.training --cov-report=term
+
+lint: setup-dev ## check style, types and workflow
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/snakefmt --check Snakefile workflow/rules
+	$(BIN)/snakemake --lint
+	$(BIN)/mypy
+
+clean: ## remove what the demo made and git does not keep (not .venv, not results/)
+	rm -rf work logs .snakemake results/*/report.html

@@ -1,0 +1,54 @@
+# What the rules share: the scale, read and checked before any job, and small input functions.
+import json
+import os
+import re
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from rlsubnet import sheets
+
+CONFIG_FILES = [os.path.relpath(path) for path in workflow.configfiles]
+
+try:
+    config = sheets.complete_config(config, CONFIG_FILES)
+    SCALE = sheets.load_scale(config)
+except (sheets.SheetError, OSError) as error:
+    # Snakemake prints a WorkflowError without a traceback.
+    raise WorkflowError(str(error)) from error
+
+RELEASED_MODELS = [
+    name for name, model in config["models"].items() if "source" in model
+]
+ENVIRONMENT = "../../envs/demo.yaml"
+
+
+def one_of(names):
+    """Return the pattern of a wildcard that is one of ``names``, or of one that matches nothing."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def canonical(value):
+    """Return JSON that is the same text for the same value: as a parameter it is provenance."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def memory(kind):
+    """Return the memory of a job in MB, more with each attempt of a profile's ``retries``."""
+    return lambda wildcards, attempt: config["resources"][kind]["mem_mb"] * attempt
+
+
+def gpus(kind):
+    """Return a Slurm request for GPUs on each node, nothing where none is wanted."""
+    count = config["resources"][kind]["gpus"]
+    return {"gres": f"gpu:{count}", "gpu_slots": count} if count else {}
+
+
+def needs(kind):
+    """Return the resources of a job; a change in them repeats nothing."""
+    wanted = config["resources"][kind]
+    return {"mem_mb": memory(kind), "runtime": wanted["runtime"], **gpus(kind)}
+
+
+def threads_of(kind):
+    return config["resources"][kind]["threads"]

@@ -1,0 +1,78 @@
+# The paper's tables and figures, one rule each, from the small files in results/ alone.
+
+
+for item in TABLES:
+
+    rule:
+        name:
+            item
+        input:
+            waist=sheets.item_files(SCALE, item),
+            published=config["published"],
+        output:
+            csv=report(
+                f"<results>/tables/{item}.csv",
+                caption=f"../report/{item}.rst",
+                category="Tables",
+                labels=labels_of(item),
+            ),
+            md=f"<results>/tables/{item}.md",
+            tex=f"<results>/tables/{item}.tex",
+        log:
+            f"<logs>/{item}.log",
+        benchmark:
+            f"<benchmarks>/{item}.tsv"
+        localrule: True
+        conda:
+            ENVIRONMENT
+        params:
+            item=item,
+            config=CONFIG_FILES,
+            results=subpath(output.csv, ancestor=2),
+            rows=item_rows(item),
+        shell:
+            "rlsubnet {params.item} --config {params.config} --results {params.results} > {log} 2>&1"
+
+
+for item in FIGURES:
+
+    rule:
+        name:
+            item
+        input:
+            waist=sheets.item_files(SCALE, item),
+            published=config["published"],
+        output:
+            png=report(
+                f"<results>/figures/{item}.png",
+                caption=f"../report/{item}.rst",
+                category="Figures",
+                labels=labels_of(item),
+            ),
+            pdf=f"<results>/figures/{item}.pdf",
+        log:
+            f"<logs>/{item}.log",
+        benchmark:
+            f"<benchmarks>/{item}.tsv"
+        localrule: True
+        conda:
+            ENVIRONMENT
+        params:
+            item=item,
+            config=CONFIG_FILES,
+            results=subpath(output.png, ancestor=2),
+            rows=item_rows(item),
+        shell:
+            "rlsubnet {params.item} --config {params.config} --results {params.results} > {log} 2>&1"
+
+
+rule tables:
+    input:
+        expand("<results>/tables/{item}.{kind}", item=TABLES, kind=["csv", "md", "tex"]),
+    localrule: True
+
+
+rule figures:
+    input:
+        expand("<results>/figures/{item}.{kind}", item=FIGURES, kind=["png", "pdf"]),
+    localrule: True

@@ -1,0 +1,169 @@
+"""Run the demo: one line for each job, then the HTML report, then where everything is.
+
+Snakemake's own log says all of this at length; it is kept in .snakemake/log. What Snakemake says
+beside jobs that start and end, an error above all, is passed on.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = Path("results/demo")
+REPORT = RESULTS / "report.html"
+
+CHATTER = (
+    r"Using (workflow specific profile|shell)",
+    r"Assuming unrestricted shared filesystem",
+    r"(Provided cores|Rules claiming more|Conda environments|Building DAG|Select jobs|Execute \d+)",
+    r"(Config file\(s\)|Config MD5):",
+    r"Touching output file",
+    r"(Complete log|Elapsed time)",
+    r"\[\w{3} \w{3} +\d+ ",
+)
+JOB_LINE = re.compile(r"(?:local)?rule (\w+):$")
+
+
+def clock(seconds: float) -> str:
+    """Return minutes and seconds.
+
+    >>> clock(83.4)
+    '1:23'
+    """
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def job_lines(lines: Iterable[str]) -> Iterator[str]:
+    """Yield one line per job that starts or ends, and every line that is not about jobs.
+
+    >>> list(job_lines(["rule train:", "    jobid: 2", "    wildcards: run=dpo", "",
+    ...                 "Finished jobid: 2 (Rule: train)", "1 of 9 steps (11%) done"]))
+    ['  0:00           train dpo ...', '  0:00  [  1/9]  train dpo: done in 0:00']
+    """
+    started = time.monotonic()
+    names: dict[str, str] = {}
+    begun: dict[str, float] = {}
+    rule, job, finished = "", "", ""
+    header = False
+    for line in lines:
+        now = time.monotonic() - started
+        if match := JOB_LINE.match(line):
+            rule, job = match[1], ""
+        elif rule and line.startswith("    jobid: "):
+            job = line.split()[1]
+            names[job], begun[job] = rule, now
+        elif rule and line.startswith("    wildcards: "):
+            values = [part.split("=", 1)[-1] for part in line.split(": ", 1)[1].split(", ")]
+            names[job] = f"{rule} {''.join(values)}"
+        elif rule and line.startswith("    "):
+            continue
+        elif rule:
+            if rule not in ("all", "tables", "figures"):
+                yield f"{clock(now):>6}           {names[job]} ..."
+            rule = ""
+        elif match := re.match(r"Finished jobid: (\d+)", line):
+            finished = match[1]
+        elif match := re.match(r"(\d+) of (\d+) steps", line):
+            took = clock(now - begun.get(finished, now))
+            count = f"[{match[1]:>3}/{match[2]}]"
+            yield f"{clock(now):>6}  {count}  {names.get(finished, '')}: done in {took}"
+        elif line in ("SNAKEMAKE", "Job stats:"):
+            header = True
+        elif header:
+            header = bool(line.strip())
+        elif line.strip() and not line.startswith("Shell command: ") and not _is_chatter(line):
+            yield line
+
+
+def _is_chatter(line: str) -> bool:
+    return any(re.match(pattern, line) for pattern in CHATTER)
+
+
+def snakemake(*arguments: str) -> list[str]:
+    """Return the command line of the Snakemake that belongs to this Python."""
+    return [sys.executable, "-m", "snakemake", *arguments]
+
+
+def workers_here() -> list[psutil.Process]:
+    """Return other processes of this folder that run Snakemake or one of its jobs."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = " ".join(process.cmdline()[:3])
+            here = process.pid != os.getpid() and Path(process.cwd()) == Path.cwd()
+        except (psutil.Error, OSError):
+            continue
+        if here and re.search(r"(bin/snakemake|-m snakemake|bin/rlsubnet)\b", words):
+            found.append(process)
+    return found
+
+
+def clear_stale_lock() -> None:
+    """Remove the lock that a killed Snakemake left behind; wait for jobs that outlived it.
+
+    Raises:
+        SystemExit: another Snakemake is at work in this folder.
+    """
+    if not any(Path(".snakemake/locks").glob("*.lock")):
+        return
+    for process in workers_here():
+        words = " ".join(process.cmdline()[:4])
+        if "snakemake" in words:
+            sys.exit(f"another snakemake (process {process.pid}) is at work in {Path.cwd()}")
+        print(f"waiting for process {process.pid}, left by a run that was killed: {words}")
+        process.wait()
+    print("a run was killed here; going on from where it was")
+    subprocess.run(snakemake("--unlock"), check=True, capture_output=True)
+
+
+def follow(command: list[str]) -> int:
+    """Run a Snakemake command line, print its jobs as they start and end, return its status."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
+    # Ctrl-C reaches Snakemake too: it stops its jobs and unlocks, and we wait for that. SIGTERM
+    # lets running jobs end first.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, lambda *_: process.terminate())
+    assert process.stdout is not None
+    for line in job_lines(line.rstrip("\n") for line in process.stdout):
+        print(line, flush=True)
+    return process.wait()
+
+
+def report_is_due() -> bool:
+    """Return whether a file of the results is newer than the report."""
+    if not REPORT.is_file():
+        return True
+    made = REPORT.stat().st_mtime
+    return any(path.stat().st_mtime > made for path in RESULTS.rglob("*") if path.is_file())
+
+
+def main() -> int:
+    """Run the demo, with further arguments for Snakemake from the command line."""
+    os.chdir(ROOT)
+    clear_stale_lock()
+    print("rate and time left of a training: tail -f logs/demo/train/*.log", flush=True)
+    status = follow(snakemake("--cores", "all", *sys.argv[1:]))
+    if status:
+        print("the demo stopped; `make demo` goes on from here", file=sys.stderr)
+        return status
+    if report_is_due():
+        print("writing the report ...", flush=True)
+        subprocess.run(snakemake("--quiet", "all", "--report", str(REPORT)), check=True)
+    print(f"tables   {RESULTS}/tables/*.md (also .csv, .tex)")
+    print(f"figures  {RESULTS}/figures/*.png (also .pdf)")
+    print(f"report   {REPORT}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
