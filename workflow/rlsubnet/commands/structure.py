@@ -89,6 +89,8 @@ def run_rank(options: argparse.Namespace) -> None:
     from rlsubnet.files import write_csv
     from rlsubnet.measure.rank import mean_rank_share
 
+    if options.seed < 0:
+        raise ValueError(f"--seed must be 0 or more, found {options.seed}")
     rows = _rank_rows(open_pair(options), options.seed)
     if options.out:
         write_csv(options.out, rows, RANK_COLUMNS)

@@ -1,0 +1,67 @@
+"""Small checkpoints on disk, written by torch and safetensors, not by the code under test."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+SHAPES = {
+    "model.embed_tokens.weight": (11, 4),
+    "model.layers.0.self_attn.q_proj.weight": (4, 4),
+    "model.layers.0.self_attn.q_proj.bias": (4,),
+    "model.layers.0.mlp.down_proj.weight": (4, 9),
+    "model.layers.0.input_layernorm.weight": (4,),
+    "model.norm.weight": (4,),
+    "lm_head.weight": (11, 4),
+}
+
+
+def make_weights(seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> dict[str, torch.Tensor]:
+    """Return the weights of a model with 152 of them."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: (0.02 * torch.randn(shape, generator=generator)).to(dtype)
+        for name, shape in SHAPES.items()
+    }
+
+
+def nudge(weights: Mapping[str, torch.Tensor], seed: int = 1) -> dict[str, torch.Tensor]:
+    """Return weights of which about every third differs, half of these by less than 1e-5."""
+    generator = torch.Generator().manual_seed(seed)
+    nudged = {}
+    for name, tensor in weights.items():
+        draw = torch.rand(tensor.shape, generator=generator)
+        factor = torch.where(draw < 1 / 6, 1.01, torch.where(draw < 1 / 3, 1.5, 1.0))
+        nudged[name] = (tensor.float() * factor).to(tensor.dtype)
+    return nudged
+
+
+def write_checkpoint(
+    folder: Path,
+    weights: Mapping[str, torch.Tensor],
+    form: str = "safetensors",
+    config: Mapping[str, object] | None = None,
+) -> Path:
+    """Write a Hugging Face folder; ``form`` is safetensors, bin, sharded or sharded-bin."""
+    folder.mkdir(parents=True, exist_ok=True)
+    suffix = ".bin" if form.endswith("bin") else ".safetensors"
+    stem = "pytorch_model" if suffix == ".bin" else "model"
+    parts = {f"{stem}{suffix}": dict(weights)}
+    if form.startswith("sharded"):
+        names = list(weights)
+        parts = {
+            f"{stem}-0000{number + 1}-of-00002{suffix}": {n: weights[n] for n in names[number::2]}
+            for number in range(2)
+        }
+        weight_map = {name: file for file, part in parts.items() for name in part}
+        index = json.dumps({"metadata": {}, "weight_map": weight_map})
+        (folder / f"{stem}{suffix}.index.json").write_text(index)
+    for file, part in parts.items():
+        if suffix == ".bin":
+            torch.save(part, folder / file)
+        else:
+            save_file({n: t.contiguous() for n, t in part.items()}, folder / file)
+    (folder / "config.json").write_text(json.dumps(config or {"tie_word_embeddings": False}))
+    return folder

@@ -1,0 +1,192 @@
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from checkpoint_files import SHAPES, make_weights, nudge, write_checkpoint
+from rlsubnet.checkpoints.compare import (
+    Pair,
+    check_frozen,
+    compare_tensors,
+    mask_pieces,
+    measure_trajectory,
+    pair_checkpoints,
+)
+from rlsubnet.checkpoints.masks import load_mask, save_mask, write_mask
+from rlsubnet.checkpoints.safetensors_file import encode_header
+from rlsubnet.checkpoints.store import Checkpoint
+from rlsubnet.measure.sparsity import TOLERANCES, update_counts
+from rlsubnet.measure.trajectory import StepCounts
+
+EMBEDDING = "model.embed_tokens.weight"
+
+
+def open_pair(folders: tuple[Path, Path], *common_rows: str) -> Pair:
+    return pair_checkpoints(*map(Checkpoint, folders), common_rows)
+
+
+def test_counts_do_not_depend_on_how_a_tensor_is_cut(pair: tuple[Path, Path]) -> None:
+    opened = open_pair(pair)
+    whole = dict(compare_tensors(opened, TOLERANCES))
+    assert dict(compare_tensors(opened, TOLERANCES, chunk=8)) == whole
+    for name, counts in whole.items():
+        arrays = (checkpoint.read(name) for checkpoint in (opened.init, opened.tuned))
+        assert counts == update_counts(*arrays)
+    assert sum(counts.bitwise_changed for counts in whole.values()) > 20
+
+
+@pytest.mark.parametrize("rule", ["bitwise", "official", "exact"])
+def test_mask_marks_what_the_counts_count(
+    pair: tuple[Path, Path], tmp_path: Path, rule: str
+) -> None:
+    opened = open_pair(pair)
+    pieces = mask_pieces(opened, rule, 1e-5, chunk=16)
+    write_mask(tmp_path / "m", opened.shapes, pieces, {"rule": rule})
+    mask = load_mask(tmp_path / "m")
+    for name, counts in compare_tensors(opened, [1e-5]):
+        marked = int(mask.read(name).sum())
+        if rule == "bitwise":
+            assert marked == counts.bitwise_changed
+        else:
+            assert marked == counts.numel - counts.unchanged[rule, 1e-5]
+
+
+def test_everything_that_does_not_match_is_listed_for_both_sides(tmp_path: Path) -> None:
+    init, tuned = make_weights(), make_weights()
+    del tuned["model.norm.weight"], tuned["model.layers.0.self_attn.q_proj.bias"]
+    tuned["model.layers.0.self_attn.q_norm.weight"] = torch.zeros(4)
+    tuned["lm_head.weight"] = torch.zeros(12, 4)
+    tuned[EMBEDDING] = torch.zeros(11, 5)
+    folders = write_checkpoint(tmp_path / "a", init), write_checkpoint(tmp_path / "b", tuned)
+    with pytest.raises(ValueError) as error:
+        open_pair(folders, EMBEDDING, "lm_head.weight")
+    assert str(error.value) == (
+        f"{folders[0]} and {folders[1]} do not match: only in {folders[0]}: "
+        f"model.layers.0.self_attn.q_proj.bias, model.norm.weight; only in {folders[1]}: "
+        f"model.layers.0.self_attn.q_norm.weight; shapes: {EMBEDDING} [11, 4] against [11, 5]"
+    )
+
+
+def test_common_rows_of_a_resized_vocabulary_are_compared(tmp_path: Path) -> None:
+    init = make_weights()
+    tuned = nudge(init)
+    grown = dict(tuned)
+    grown[EMBEDDING] = torch.cat([tuned[EMBEDDING], torch.ones(3, 4, dtype=torch.bfloat16)])
+    folders = [
+        write_checkpoint(tmp_path / name, weights)
+        for name, weights in (("init", init), ("tuned", tuned), ("grown", grown))
+    ]
+    with pytest.raises(ValueError, match=r"\[11, 4\] against \[14, 4\]"):
+        open_pair((folders[0], folders[2]))
+    resized = open_pair((folders[0], folders[2]), EMBEDDING, "lm_head.weight")
+    assert resized.resized == {EMBEDDING: (11, 14)}
+    expected = dict(compare_tensors(open_pair((folders[0], folders[1])), TOLERANCES))
+    assert dict(compare_tensors(resized, TOLERANCES)) == expected
+    assert expected[EMBEDDING].numel == 44
+    # The other way round the init has more rows.
+    turned = open_pair((folders[2], folders[0]), EMBEDDING)
+    assert dict(compare_tensors(turned, TOLERANCES))[EMBEDDING] == expected[EMBEDDING]
+
+
+def test_common_rows_of_an_unknown_tensor_are_refused(pair: tuple[Path, Path]) -> None:
+    with pytest.raises(ValueError, match="no tensor for common rows: embed"):
+        open_pair(pair, "embed")
+
+
+def test_stored_types_that_differ_are_reported_and_follow_both_rules(tmp_path: Path) -> None:
+    init = make_weights(dtype=torch.float32)
+    folders = (
+        write_checkpoint(tmp_path / "a", init),
+        write_checkpoint(tmp_path / "b", {name: t.bfloat16() for name, t in init.items()}),
+    )
+    opened = open_pair(folders)
+    assert opened.differing_dtypes == dict.fromkeys(opened.shapes, ("F32", "BF16"))
+    for _, counts in compare_tensors(opened, [0.0]):
+        # Rounding is no update under official and bitwise; exact sees it.
+        assert counts.bitwise_changed == 0
+        assert counts.unchanged["official", 0.0] == counts.numel
+        assert counts.unchanged["exact", 0.0] < counts.numel / 2
+
+
+def all_masks(value: bool) -> dict[str, np.ndarray]:
+    return {name: np.full(shape, value) for name, shape in SHAPES.items()}
+
+
+def test_a_change_outside_the_mask_is_found_at_its_tensor(tmp_path: Path) -> None:
+    init = make_weights()
+    tuned = {name: tensor.clone() for name, tensor in init.items()}
+    masks = all_masks(False)
+    masks[EMBEDDING][0] = True
+    tuned[EMBEDDING][0, :3] *= 2  # inside
+    tuned["model.norm.weight"][2] *= -1  # outside
+    folders = write_checkpoint(tmp_path / "a", init), write_checkpoint(tmp_path / "b", tuned)
+    save_mask(tmp_path / "m", masks, {})
+    counts = dict(check_frozen(open_pair(folders), load_mask(tmp_path / "m"), chunk=8))
+    rows = {name: tuple(vars(count).values()) for name, count in counts.items()}
+    # numel, frozen, frozen_changed, subnetwork, subnetwork_changed
+    assert rows.pop(EMBEDDING) == (44, 40, 0, 4, 3)
+    assert rows.pop("model.norm.weight") == (4, 4, 1, 0, 0)
+    assert {(row[2], row[4]) for row in rows.values()} == {(0, 0)}
+
+
+def test_a_zero_that_changes_its_sign_is_not_bit_identical(tmp_path: Path) -> None:
+    init, tuned = {"w": torch.tensor([0.0, 1.0])}, {"w": torch.tensor([-0.0, 1.0])}
+    folders = write_checkpoint(tmp_path / "a", init), write_checkpoint(tmp_path / "b", tuned)
+    save_mask(tmp_path / "m", {"w": np.zeros(2, bool)}, {})
+    ((_, counts),) = check_frozen(open_pair(folders), load_mask(tmp_path / "m"))
+    assert counts.frozen_changed == 1
+
+
+def test_frozen_refuses_types_that_cannot_be_compared_bit_by_bit(tmp_path: Path) -> None:
+    folders = (
+        write_checkpoint(tmp_path / "a", make_weights()),
+        write_checkpoint(tmp_path / "b", make_weights(dtype=torch.float32)),
+    )
+    save_mask(tmp_path / "m", all_masks(True), {})
+    with pytest.raises(ValueError, match="cannot be compared bit by bit"):
+        list(check_frozen(open_pair(folders), load_mask(tmp_path / "m")))
+
+
+def test_trajectory_of_checkpoints_by_hand(tmp_path: Path) -> None:
+    saved = [[0, 0, 0, 0], [1, 1, 0, 0], [1, 0, 2, 0]]
+    start, *steps = [
+        Checkpoint(write_checkpoint(tmp_path / str(n), {"w": torch.tensor(v, dtype=torch.float32)}))
+        for n, v in enumerate(saved)
+    ]
+    # Weight 0 stays changed, 1 is cancelled, 2 joins late, 3 is never updated.
+    expected = [
+        StepCounts(4, never=2, cancelled=0, subnetwork=2, moved=2, updated_outside_final=1),
+        StepCounts(4, never=1, cancelled=1, subnetwork=2, moved=2, updated_outside_final=0),
+    ]
+    assert measure_trajectory(start, steps) == expected
+    assert measure_trajectory(start, steps, chunk=2) == expected
+
+
+def test_a_trajectory_needs_one_stored_type(tmp_path: Path) -> None:
+    start = Checkpoint(write_checkpoint(tmp_path / "a", make_weights()))
+    step = Checkpoint(write_checkpoint(tmp_path / "b", make_weights(dtype=torch.float16)))
+    with pytest.raises(ValueError, match="b: stored types are not those of"):
+        measure_trajectory(start, [step])
+    with pytest.raises(ValueError, match="at least one saved step"):
+        measure_trajectory(start, [])
+
+
+def test_memory_does_not_grow_with_the_tensor(tmp_path: Path) -> None:
+    numel = 1 << 24  # 32 MiB of bfloat16 in each file, all zero
+    for name in ("init", "tuned"):
+        (tmp_path / name).mkdir()
+        header = encode_header({"w": ("BF16", (numel // 4096, 4096))}, {})
+        with (tmp_path / name / "model.safetensors").open("wb") as stream:
+            stream.write(header)
+            stream.truncate(len(header) + 2 * numel)
+    opened = open_pair((tmp_path / "init", tmp_path / "tuned"))
+    tracemalloc.start()
+    try:
+        counts = dict(compare_tensors(opened, TOLERANCES))
+        write_mask(tmp_path / "m", opened.shapes, mask_pieces(opened), {})
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert counts["w"].numel == numel
+    assert peak < 12 * 2**20

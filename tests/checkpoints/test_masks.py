@@ -1,0 +1,156 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from rlsubnet.checkpoints.masks import load_mask, mask_overlap_counts, save_mask, write_mask
+from rlsubnet.measure.overlap import OverlapCounts
+from safetensors.numpy import load_file, save_file
+
+METADATA = {"rule": "bitwise", "atol": "0.0", "init_sha256": "a", "tuned_sha256": "b"}
+
+
+def test_bits_are_packed_from_the_lowest(tmp_path: Path) -> None:
+    # Weights 0, 2 and 8 of 9: bytes 0b101 and 0b1.
+    mask = np.zeros((3, 3), bool)
+    mask.ravel()[[0, 2, 8]] = True
+    save_mask(tmp_path / "m.safetensors", {"w": mask}, METADATA)
+    assert load_file(tmp_path / "m.safetensors")["w"].tolist() == [0b101, 0b1]
+
+
+@given(
+    st.dictionaries(
+        st.text("abc.", min_size=1, max_size=4),
+        npst.arrays(np.bool_, npst.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=9)),
+        max_size=4,
+    )
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+def test_a_mask_reads_back_as_it_was_saved(tmp_path: Path, masks: dict[str, np.ndarray]) -> None:
+    save_mask(tmp_path / "m.safetensors", masks, METADATA)
+    mask = load_mask(tmp_path / "m.safetensors")
+    assert mask.names == list(masks)
+    assert METADATA.items() <= mask.metadata.items()
+    for name, bits in masks.items():
+        assert mask.shape(name) == bits.shape
+        assert (mask.read(name) == bits).all()
+        for start in range(0, bits.size, 8):
+            count = min(8, bits.size - start)
+            piece = mask.read_range(name, start, count)
+            assert (piece == bits.ravel()[start : start + count]).all()
+
+
+def test_pieces_give_the_same_file_as_whole_arrays(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    masks = {"a": rng.random((5, 7)) < 0.5, "b": rng.random(100) < 0.1}
+    save_mask(tmp_path / "whole", masks, METADATA)
+    pieces = [
+        (name, mask.ravel()[start : start + 16])
+        for name, mask in masks.items()
+        for start in range(0, mask.size, 16)
+    ]
+    write_mask(tmp_path / "pieces", {n: m.shape for n, m in masks.items()}, pieces, METADATA)
+    assert (tmp_path / "pieces").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("pieces", "message"),
+    [
+        ([("a", 10)], "mask of b: missing"),
+        ([("b", 3), ("a", 10)], "mask of b: a piece out of order"),
+        ([("a", 4), ("a", 6), ("b", 3)], "mask of a: a piece out of order or not whole"),
+        ([("a", 10), ("b", 4)], "mask of b: 4 weights, expected 3"),
+        ([("a", 10), ("b", 3), ("b", 3)], "out of order"),
+        ([("a", 8), ("b", 3)], "out of order or not whole"),
+        ([("a", 10), ("c", 3)], "mask of c"),
+    ],
+)
+def test_pieces_that_do_not_fill_the_shapes_leave_no_file(
+    tmp_path: Path, pieces: list[tuple[str, int]], message: str
+) -> None:
+    arrays = [(name, np.ones(size, bool)) for name, size in pieces]
+    with pytest.raises(ValueError, match=message):
+        write_mask(tmp_path / "m", {"a": (2, 5), "b": (3,)}, arrays, METADATA)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_while_pieces_are_made_leaves_the_old_mask(tmp_path: Path) -> None:
+    def failing() -> Iterator[tuple[str, np.ndarray]]:
+        yield "a", np.ones(8, bool)
+        raise ValueError("model.safetensors: tensor a: NaN")
+
+    save_mask(tmp_path / "m", {"a": np.zeros(16, bool)}, METADATA)
+    before = (tmp_path / "m").read_bytes()
+    with pytest.raises(ValueError, match="NaN"):
+        write_mask(tmp_path / "m", {"a": (16,)}, failing(), METADATA)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
+
+
+def test_a_mask_must_be_bool(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="mask of a: expected bool, found uint8"):
+        save_mask(tmp_path / "m", {"a": np.ones(8, np.uint8)}, METADATA)
+
+
+def test_what_is_no_mask_is_refused(tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    save_file({"w": np.zeros(3, np.float32)}, weights)
+    with pytest.raises(ValueError, match=r"model\.safetensors: not a mask"):
+        load_mask(weights)
+    with pytest.raises(ValueError, match="no such mask file"):
+        load_mask(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ('{"w": [3, 9]}', r"mask of w: shape \[3, 9\] needs U8 \[4\], found U8 \[2\]"),
+        ('{"v": [9]}', "shapes and tensors differ: v, w"),
+        ("[", "metadata `shapes` is damaged"),
+        ("[1]", "metadata `shapes` is damaged"),
+        ('{"w": [7]}', "needs U8"),
+    ],
+)
+def test_damaged_shapes_are_named(tmp_path: Path, shapes: str, message: str) -> None:
+    metadata = METADATA | {"format": "rlsubnet-mask-1", "shapes": shapes}
+    save_file({"w": np.zeros(2, np.uint8)}, tmp_path / "m", metadata=metadata)
+    with pytest.raises(ValueError, match=message):
+        load_mask(tmp_path / "m")
+
+
+def test_bits_beyond_the_last_weight_would_be_counted_and_are_refused(tmp_path: Path) -> None:
+    metadata = METADATA | {"format": "rlsubnet-mask-1", "shapes": '{"w": [9]}'}
+    save_file({"w": np.array([0, 0b10], np.uint8)}, tmp_path / "m", metadata=metadata)
+    mask = load_mask(tmp_path / "m")
+    with pytest.raises(ValueError, match="mask of w: bits set beyond the last weight"):
+        mask_overlap_counts(mask, mask)
+
+
+def test_overlap_of_two_mask_files(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    first = {"a": rng.random((30, 41)) < 0.3, "b": rng.random(7) < 0.5}
+    second = {name: rng.random(mask.shape) < 0.4 for name, mask in first.items()}
+    save_mask(tmp_path / "1", first, METADATA)
+    # The order of the tensors in the file plays no part.
+    save_mask(tmp_path / "2", dict(reversed(second.items())), METADATA)
+    counts = mask_overlap_counts(load_mask(tmp_path / "1"), load_mask(tmp_path / "2"))
+    assert counts == OverlapCounts(
+        numel=30 * 41 + 7,
+        first=sum(int(mask.sum()) for mask in first.values()),
+        second=sum(int(mask.sum()) for mask in second.values()),
+        both=sum(int((first[name] & second[name]).sum()) for name in first),
+    )
+
+
+def test_a_mask_of_other_parameters_is_refused_with_all_of_them(tmp_path: Path) -> None:
+    save_mask(tmp_path / "m", {"a": np.ones(3, bool), "b": np.ones(4, bool)}, METADATA)
+    mask = load_mask(tmp_path / "m")
+    mask.check_shapes({"b": (4,), "a": (3,)}, "model")
+    with pytest.raises(ValueError) as error:
+        mask.check_shapes({"b": (5,), "c": (1,)}, "model")
+    assert str(error.value) == (
+        f"{tmp_path / 'm'}: does not fit model: a only in the mask; c only in model; "
+        "b is [4] in the mask, [5] in model"
+    )

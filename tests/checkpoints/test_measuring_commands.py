@@ -1,0 +1,299 @@
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from checkpoint_files import SHAPES, make_weights, nudge, write_checkpoint
+from rlsubnet.checkpoints.masks import load_mask, save_mask
+from rlsubnet.checkpoints.store import Checkpoint
+from rlsubnet.cli import main
+from rlsubnet.commands.measuring import FROZEN_COLUMNS, OVERLAP_COLUMNS, UPDATE_COLUMNS
+from rlsubnet.commands.structure import RANK_COLUMNS, TRAJECTORY_COLUMNS
+from safetensors.torch import load_file
+
+COMMANDS = ("updates", "mask", "frozen", "overlap", "rank", "trajectory")
+TABLE_ROW = ("1e-05", "official")
+TOLERANCES = ("1e-08", "1e-07", "1e-06", "1e-05", "0.0001")
+
+
+def run(*arguments: object) -> None:
+    assert main([str(argument) for argument in arguments]) == 0
+
+
+def read_rows(path: Path, columns: list[str]) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        reader = csv.DictReader(stream)
+        rows = list(reader)
+    assert reader.fieldnames == columns
+    return rows
+
+
+def assert_rows_equal_the_authors(
+    rows: list[dict[str, str]], init: dict[str, torch.Tensor], tuned: dict[str, torch.Tensor]
+) -> None:
+    """Check counts of both rules and bits against torch, tensor by tensor."""
+    assert {row["tensor"] for row in rows} == set(init)
+    assert len(rows) == len(init) * len(TOLERANCES) * 2
+    for row in rows:
+        before, after = init[row["tensor"]], tuned[row["tensor"]]
+        if row["rule"] == "official":
+            delta = after.bfloat16() - before.bfloat16()
+            close = torch.isclose(delta, torch.zeros_like(delta), atol=float(row["atol"]))
+        else:
+            close = (after.float() - before.float()).abs().double() <= float(row["atol"])
+        assert int(row["unchanged"]) == int(close.sum())
+        assert int(row["numel"]) == before.numel()
+        assert int(row["bitwise_changed"]) == int((before != after).sum())
+        assert float(row["max_abs_diff"]) == float((after.float() - before.float()).abs().max())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_updates_of_small_checkpoints_equal_the_authors_formula(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    init = make_weights(dtype=dtype)
+    tuned = nudge(init)
+    folders = write_checkpoint(tmp_path / "a", init), write_checkpoint(tmp_path / "b", tuned, "bin")
+    run("updates", *folders, "--out", tmp_path / "u.csv")
+    rows = read_rows(tmp_path / "u.csv", UPDATE_COLUMNS)
+    assert_rows_equal_the_authors(rows, init, tuned)
+
+
+def test_rows_carry_layer_matrix_and_types(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    run("updates", *pair, "--tolerances", "1e-5", "--out", tmp_path / "u.csv")
+    rows = read_rows(tmp_path / "u.csv", UPDATE_COLUMNS)
+    places = {row["tensor"]: (row["layer"], row["matrix"]) for row in rows}
+    assert places["model.layers.0.self_attn.q_proj.bias"] == ("0", "q_proj.bias")
+    assert places["lm_head.weight"] == ("", "lm_head")
+    assert {(r["atol"], r["dtype_init"], r["dtype_tuned"]) for r in rows} == {
+        ("1e-05", "BF16", "BF16")
+    }
+
+
+def test_updates_of_a_real_model_and_a_perturbed_copy(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = shared / "data" / "stories260k"
+    config = json.loads((source / "config.json").read_text())
+    init = {n: t.bfloat16() for n, t in load_file(source / "model.safetensors").items()}
+    generator = torch.Generator().manual_seed(0)
+    tuned = {}
+    for name, weights in init.items():
+        hit = torch.rand(weights.shape, generator=generator) < 0.3
+        drift = 3e-5 * torch.randn(weights.shape, generator=generator)
+        tuned[name] = torch.where(hit, (weights.float() + drift).bfloat16(), weights)
+    folders = (
+        write_checkpoint(tmp_path / "init", init, config=config),
+        write_checkpoint(tmp_path / "tuned", tuned, "sharded", config=config),
+    )
+    out, mask_file = tmp_path / "updates.csv", tmp_path / "mask.safetensors"
+    run("updates", *folders, "--out", out, "--mask", mask_file)
+    rows = read_rows(out, UPDATE_COLUMNS)
+    assert_rows_equal_the_authors(rows, init, tuned)
+    mask = load_mask(mask_file)
+    for name, weights in init.items():
+        assert (mask.read(name) == (weights != tuned[name]).numpy()).all()
+    assert mask.metadata["rule"] == "bitwise"
+    assert mask.metadata["init_sha256"] == Checkpoint(folders[0]).digest()
+    assert mask.metadata["tuned_sha256"] == Checkpoint(folders[1]).digest()
+    total = sum(weights.numel() for weights in init.values())
+    changed = sum(int((init[name] != tuned[name]).sum()) for name in init)
+    summary = capsys.readouterr().out
+    assert f"{total:,} weights in {len(init)} tensors; {changed:,}" in summary
+    unchanged = sum(int(r["unchanged"]) for r in rows if (r["atol"], r["rule"]) == TABLE_ROW)
+    line = next(line for line in summary.splitlines() if line.startswith("1e-05"))
+    assert line.split()[1] == f"{100 * unchanged / total:.2f}"
+    # Two runs write the same bits.
+    before = out.read_bytes(), mask_file.read_bytes()
+    run("updates", *folders, "--out", out, "--mask", mask_file)
+    assert (out.read_bytes(), mask_file.read_bytes()) == before
+
+
+def test_summary_names_kinds_layers_and_what_to_beware_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    init = make_weights(dtype=torch.float32)
+    tuned = {name: tensor.bfloat16() for name, tensor in init.items()}
+    name = "lm_head.weight"
+    tuned[name] = torch.cat([tuned[name], tuned[name][:2]])
+    folders = write_checkpoint(tmp_path / "a", init), write_checkpoint(tmp_path / "b", tuned)
+    run("updates", *folders, "--common-rows", name)
+    printed = capsys.readouterr().out
+    assert re.search(r"^q_proj +16 +100\.00 ", printed, re.MULTILINE)
+    assert re.search(r"^0 +60 +100\.00 ", printed, re.MULTILINE)
+    assert "warning: lm_head.weight has 11 and 13 rows: the first 11 count" in printed
+    assert "warning: stored types differ in 7 tensors (F32 against BF16)" in printed
+
+
+def test_mask_of_the_table_tolerance(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    file = tmp_path / "official.safetensors"
+    run("mask", *pair, "--rule", "official", "--out", file)
+    run("updates", *pair, "--tolerances", "1e-5", "--out", tmp_path / "u.csv")
+    mask = load_mask(file)
+    assert (mask.metadata["rule"], mask.metadata["atol"]) == TABLE_ROW[::-1]
+    for row in read_rows(tmp_path / "u.csv", UPDATE_COLUMNS):
+        if row["rule"] == "official":
+            changed = int(row["numel"]) - int(row["unchanged"])
+            assert mask.read(row["tensor"]).sum() == changed
+
+
+def test_overlap_of_two_runs_from_one_start(tmp_path: Path) -> None:
+    init = make_weights()
+    start = write_checkpoint(tmp_path / "init", init)
+    changed = []
+    for seed in (1, 2):
+        tuned = nudge(init, seed)
+        changed.append(np.concatenate([(init[n] != tuned[n]).numpy().ravel() for n in init]))
+        folder = write_checkpoint(tmp_path / f"tuned{seed}", tuned)
+        run("mask", start, folder, "--out", tmp_path / f"{seed}.safetensors")
+    masks = tmp_path / "1.safetensors", tmp_path / "2.safetensors"
+    run("overlap", *masks, "--init", start, "--out", tmp_path / "o.csv")
+    (row,) = read_rows(tmp_path / "o.csv", OVERLAP_COLUMNS)
+    both = int((changed[0] & changed[1]).sum())
+    assert row == {
+        "null": "uniform",
+        "o1": repr(both / int(changed[0].sum())),
+        "o2": repr(both / int(changed[1].sum())),
+        "o1_null": repr(int(changed[1].sum()) / 152),
+        "o2_null": repr(int(changed[0].sum()) / 152),
+        "ci_low": "",
+        "ci_high": "",
+    }
+
+
+def test_overlap_with_an_empty_subnetwork_names_the_masks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("1", True), ("2", False)):
+        save_mask(tmp_path / name, {"w": np.full(9, value)}, {})
+    assert main(["overlap", str(tmp_path / "1"), str(tmp_path / "2")]) == 1
+    assert f"{tmp_path / '2'}: subnetwork 2 is empty" in capsys.readouterr().err
+
+
+def test_masks_that_do_not_fit_the_start_are_refused(
+    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_mask(tmp_path / "m", {"w": np.ones(9, bool)}, {})
+    mask = str(tmp_path / "m")
+    assert main(["overlap", mask, mask, "--init", str(pair[0])]) == 1
+    assert f"w only in the mask; lm_head.weight only in {pair[0]}" in (capsys.readouterr().err)
+
+
+def test_frozen_fails_after_writing_which_tensor_changed(
+    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("mask", *pair, "--out", tmp_path / "m")
+    run("frozen", *pair, "--mask", tmp_path / "m", "--out", tmp_path / "good.csv")
+    assert ", 0 changed" in capsys.readouterr().out
+    good = read_rows(tmp_path / "good.csv", FROZEN_COLUMNS)
+    assert {row["frozen_changed"] for row in good} == {"0"}
+    assert all(row["subnetwork"] == row["subnetwork_changed"] for row in good)
+    mask = load_mask(tmp_path / "m")
+    bits = {name: mask.read(name) for name in mask.names}
+    bits["lm_head.weight"][:] = False
+    save_mask(tmp_path / "smaller", bits, {})
+    out = tmp_path / "bad.csv"
+    arguments = [*map(str, pair), "--mask", str(tmp_path / "smaller"), "--out", str(out)]
+    assert main(["frozen", *arguments]) == 1
+    moved = int(mask.read("lm_head.weight").sum())
+    assert f"changed: lm_head.weight ({moved})" in capsys.readouterr().err
+    bad = {r["tensor"]: int(r["frozen_changed"]) for r in read_rows(out, FROZEN_COLUMNS)}
+    assert {name: n for name, n in bad.items() if n} == {"lm_head.weight": moved}
+
+
+def test_rank_rows_equal_torch(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    run("rank", *pair, "--out", tmp_path / "r.csv")
+    init = make_weights()
+    tuned = nudge(init)
+    rows = {row["tensor"]: row for row in read_rows(tmp_path / "r.csv", RANK_COLUMNS)}
+    assert set(rows) == {n for n, s in SHAPES.items() if len(s) == 2}
+    for name, row in rows.items():
+        delta = (tuned[name] - init[name]).float()
+        assert int(row["rank"]) == int(torch.linalg.matrix_rank(delta))
+        assert (int(row["rows"]), int(row["cols"])) == SHAPES[name]
+        assert int(row["max_rank"]) == min(SHAPES[name]) >= int(row["rank_of_random_control"])
+
+
+def test_control_of_one_matrix_depends_on_seed_and_name_alone(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    from rlsubnet.commands.structure import _generator
+
+    first, again, other, seeded = (
+        _generator(seed, name).integers(0, 2**60)
+        for seed, name in ((0, "a"), (0, "a"), (0, "b"), (1, "a"))
+    )
+    assert first == again
+    assert len({first, other, seeded}) == 3
+
+
+def test_a_stack_of_matrices_gives_one_rank_each(tmp_path: Path) -> None:
+    experts = torch.zeros(2, 3, 4)
+    grown = experts.clone()
+    grown[1] = torch.eye(3, 4)
+    name = "model.layers.0.mlp.experts.down_proj"
+    folders = (
+        write_checkpoint(tmp_path / "a", {name: experts}),
+        write_checkpoint(tmp_path / "b", {name: grown}),
+    )
+    run("rank", *folders, "--out", tmp_path / "r.csv")
+    rows = read_rows(tmp_path / "r.csv", RANK_COLUMNS)
+    assert [(r["tensor"], r["rank"]) for r in rows] == [(f"{name}[0]", "0"), (f"{name}[1]", "3")]
+
+
+def test_trajectory_orders_steps_by_number(tmp_path: Path) -> None:
+    saved = {0: [0, 0, 0, 0], 20: [1, 1, 0, 0], 100: [1, 0, 2, 0]}
+    folders = {
+        step: write_checkpoint(
+            tmp_path / f"checkpoint-{step}", {"w": torch.tensor(v, dtype=torch.bfloat16)}
+        )
+        for step, v in saved.items()
+    }
+    run("trajectory", folders[0], folders[100], folders[20], "--out", tmp_path / "t.csv")
+    assert (tmp_path / "t.csv").read_text() == (
+        ",".join(TRAJECTORY_COLUMNS) + "\n20,0.5,0.5,0.25,2,0,2\n100,0.5,0.5,0.0,1,1,2\n"
+    )
+    run("trajectory", *folders.values(), "--steps", 1, 2, "--out", tmp_path / "n.csv")
+    assert [row["step"] for row in read_rows(tmp_path / "n.csv", TRAJECTORY_COLUMNS)] == ["1", "2"]
+
+
+def test_two_folders_of_one_step_are_refused(
+    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*map(str, (pair[0], *pair)), "--steps", "3", "3", "--out", str(tmp_path / "t")]
+    assert main(["trajectory", *arguments]) == 1
+    assert "two saved steps have one number: [3, 3]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    assert f"example:\n  rlsubnet {command} " in printed
+
+
+def test_the_differ_never_loads_torch(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    init, tuned = map(str, pair)
+    mask = str(tmp_path / "m")
+    calls = [
+        ["updates", init, tuned, "--out", str(tmp_path / "u"), "--mask", mask],
+        ["mask", init, tuned, "--out", mask],
+        ["frozen", init, tuned, "--mask", mask],
+        ["overlap", mask, mask, "--init", init],
+        ["rank", init, tuned],
+        ["trajectory", init, tuned, "--steps", "1", "--out", str(tmp_path / "t")],
+    ]
+    code = (
+        "import sys\nfrom rlsubnet.cli import main\n"
+        f"assert [main(call) for call in {calls!r}] == [0] * 6\n"
+        "heavy = {'torch', 'transformers', 'pandas', 'matplotlib', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)

@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+import torch
+from rlsubnet.measure.bfloat16 import to_bfloat16
+from rlsubnet.measure.rank import (
+    EPS32,
+    has_rank,
+    mean_rank_share,
+    random_control,
+    update_delta,
+    update_rank,
+)
+
+SHAPES = [(8, 8), (16, 40), (40, 16), (33, 33), (64, 64), (96, 256), (128, 128)]
+
+
+def sparse_delta(shape: tuple[int, int], density: float, seed: int) -> np.ndarray:
+    """The bfloat16 difference of two checkpoints that differ by a few last places."""
+    rng = np.random.default_rng(seed)
+    init = to_bfloat16(rng.normal(0, 0.02, shape).astype(np.float32))
+    hit = rng.random(shape) < density
+    tuned = np.where(hit, init + rng.integers(1, 4, shape).astype(np.uint16), init)
+    return update_delta(init, tuned.astype(np.uint16))
+
+
+def at_threshold(delta: np.ndarray) -> bool:
+    """Whether a singular value is so near the tolerance that float32 rounding decides."""
+    values = np.linalg.svd(delta.astype(np.float64), compute_uv=False)
+    tau = max(delta.shape) * EPS32 * values[0]
+    return bool((np.abs(values - tau) < 4 * EPS32 * values[0]).any())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rank_is_the_integer_of_torch_matrix_rank(shape: tuple[int, int]) -> None:
+    compared = 0
+    for seed in range(24):
+        delta = sparse_delta(shape, density=(0.02, 0.1, 0.3)[seed % 3], seed=seed)
+        theirs = int(torch.linalg.matrix_rank(torch.from_numpy(delta)))
+        if at_threshold(delta):
+            assert abs(update_rank(delta).rank - theirs) <= 1
+            continue
+        compared += 1
+        assert update_rank(delta).rank == theirs
+    assert compared >= 20
+
+
+def test_delta_is_the_bfloat16_difference_of_bfloat16_weights() -> None:
+    rng = np.random.default_rng(2)
+    init, tuned = (rng.normal(0, 1, (6, 5)).astype(np.float32) for _ in range(2))
+    theirs = torch.from_numpy(tuned).bfloat16() - torch.from_numpy(init).bfloat16()
+    assert (update_delta(init, tuned) == theirs.float().numpy()).all()
+
+
+def test_an_outer_product_has_rank_one() -> None:
+    measured = update_rank(np.outer(np.arange(1, 7), np.arange(1, 10)).astype(np.float32))
+    assert measured.rank == 1
+    assert measured.stable_rank == pytest.approx(1.0)
+    assert measured.effective_rank == pytest.approx(1.0, abs=1e-4)
+
+
+def test_the_identity_is_full_rank_by_every_measure() -> None:
+    measured = update_rank(np.eye(5, 8, dtype=np.float32))
+    assert measured.rank == 5
+    assert measured.stable_rank == pytest.approx(5.0)
+    assert measured.effective_rank == pytest.approx(5.0)
+
+
+def test_effective_rank_of_two_singular_values_by_hand() -> None:
+    # Shares 3/4 and 1/4: exp(-(0.75 ln 0.75 + 0.25 ln 0.25)) = 4 / 3^0.75 = 1.7548.
+    measured = update_rank(np.diag([3.0, 1.0]).astype(np.float32))
+    assert measured.effective_rank == pytest.approx(4 / 3**0.75)
+    assert measured.stable_rank == pytest.approx(10 / 9)
+
+
+def test_an_update_without_changes_has_rank_zero() -> None:
+    measured = update_rank(np.zeros((3, 4), np.float32))
+    assert (measured.rank, measured.stable_rank, measured.effective_rank) == (0, 0.0, 0.0)
+
+
+def test_a_singular_value_below_the_tolerance_does_not_count() -> None:
+    # Tolerance of a 2 x 2 matrix: 2 * 1.19e-7 * 1 = 2.4e-7.
+    assert update_rank(np.diag([1.0, 2e-7]).astype(np.float32)).rank == 1
+    assert update_rank(np.diag([1.0, 3e-7]).astype(np.float32)).rank == 2
+
+
+def test_control_keeps_the_amounts_and_forgets_the_positions() -> None:
+    delta = sparse_delta((30, 20), 0.2, seed=1)
+    control = random_control(delta, np.random.default_rng(7))
+    assert control.shape == delta.shape
+    assert sorted(control[control != 0]) == sorted(delta[delta != 0])
+    assert ((control != 0) != (delta != 0)).any()
+    assert (control == random_control(delta, np.random.default_rng(7))).all()
+    assert (control != random_control(delta, np.random.default_rng(8))).any()
+
+
+def test_control_of_a_structured_update_has_a_higher_rank() -> None:
+    delta = np.zeros((20, 20), np.float32)
+    delta[3] = np.arange(1, 21)
+    assert update_rank(delta).rank == 1
+    assert update_rank(random_control(delta, np.random.default_rng(0))).rank > 5
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "counts"),
+    [
+        ("model.embed_tokens.weight", (512, 64), True),
+        ("lm_head.weight", (512, 64), True),
+        ("model.layers.0.self_attn.q_proj.bias", (64,), False),
+        ("model.layers.0.input_layernorm.weight", (64,), False),
+        ("encoder.layernorm_projection.weight", (64, 64), False),
+    ],
+)
+def test_the_authors_count_matrices_outside_layer_norms(
+    name: str, shape: tuple[int, ...], counts: bool
+) -> None:
+    assert has_rank(name, shape) is counts
+
+
+def test_mean_rank_share_is_a_mean_over_matrices() -> None:
+    assert mean_rank_share([(10, 10), (50, 100)]) == 0.75
+    with pytest.raises(ValueError, match="no matrix"):
+        mean_rank_share([])
+
+
+@pytest.mark.parametrize("bad", [np.full((2, 2), np.nan), np.array([[np.inf, 0]]), np.zeros(3)])
+def test_what_has_no_rank_is_refused(bad: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"no rank|needs a matrix"):
+        update_rank(bad.astype(np.float32))

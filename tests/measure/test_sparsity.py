@@ -1,0 +1,186 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from rlsubnet.measure.bfloat16 import to_bfloat16, to_float32
+from rlsubnet.measure.sparsity import (
+    TOLERANCES,
+    UpdateCounts,
+    bitwise_changed,
+    changed,
+    group_counts,
+    total_counts,
+    update_counts,
+    update_sparsity,
+)
+
+# 0.0078125 = 2^-7 and 1e-45 are exact in bfloat16 or below its smallest step; 0 asks for equality.
+ALL_TOLERANCES = (0.0, 1e-45, *TOLERANCES, 3e-4, 0.0078125, 0.1, 7.0)
+ZERO, MINUS_ZERO, ONE, TWO, NAN = 0x0000, 0x8000, 0x3F80, 0x4000, 0x7FC0
+FINITE_CODES = [c for c in range(2**16) if c & 0x7F80 != 0x7F80]
+
+
+def codes(*values: int) -> np.ndarray:
+    return np.array(values, np.uint16)
+
+
+def as_torch(stored: np.ndarray) -> torch.Tensor:
+    """Return stored weights as the bfloat16 tensor that the authors' loader would make."""
+    if stored.dtype == np.uint16:
+        return torch.from_numpy(stored.copy()).view(torch.bfloat16)
+    return torch.from_numpy(stored.copy()).to(torch.bfloat16)
+
+
+def authors_unchanged(init: np.ndarray, tuned: np.ndarray, atol: float) -> int:
+    delta = as_torch(tuned) - as_torch(init)
+    return int(torch.isclose(delta, torch.zeros_like(delta), atol=atol).sum())
+
+
+def exact_unchanged(init: np.ndarray, tuned: np.ndarray, atol: float) -> int:
+    with np.errstate(over="ignore"):
+        differences = np.abs(to_float32(tuned) - to_float32(init)).ravel().tolist()
+    return sum(d != float("inf") and Fraction(d) <= Fraction(atol) for d in differences)
+
+
+def random_pair(shape: tuple[int, ...], scale: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A bfloat16 pair like RL's: one weight in three moves by some steps of its last place."""
+    rng = np.random.default_rng(seed)
+    init = to_bfloat16(rng.normal(0, scale, shape).astype(np.float32))
+    steps = rng.integers(-3, 4, shape) * (rng.random(shape) < 0.34)
+    magnitude = np.clip((init & 0x7FFF).astype(np.int64) + steps, 0, 0x7F7F)
+    tuned = ((init & 0x8000) | magnitude.astype(np.uint16)).astype(np.uint16)
+    return init, tuned
+
+
+@pytest.mark.parametrize("shape", [(1,), (7, 9), (64, 130), (3, 5, 11), (20_000,)])
+@pytest.mark.parametrize("scale", [1e-39, 1e-9, 1e-5, 1e-3, 0.02, 1.0, 300.0])
+def test_official_counts_are_the_integers_of_torch_isclose(
+    shape: tuple[int, ...], scale: float
+) -> None:
+    init, tuned = random_pair(shape, scale, seed=len(shape))
+    counts = update_counts(init, tuned, ALL_TOLERANCES)
+    for atol in ALL_TOLERANCES:
+        assert counts.unchanged["official", atol] == authors_unchanged(init, tuned, atol)
+
+
+def test_the_random_pairs_reach_both_sides_of_every_table_tolerance() -> None:
+    init, tuned = random_pair((20_000,), 1e-3, seed=1)
+    counts = update_counts(init, tuned)
+    shares = [counts.sparsity("official", atol) for atol in TOLERANCES]
+    assert shares == sorted(shares)
+    assert 0.5 < shares[0] < shares[3] < 1.0
+
+
+@given(
+    npst.arrays(np.uint16, (2, 40), elements=st.sampled_from(FINITE_CODES)),
+    st.sampled_from(ALL_TOLERANCES),
+)
+def test_both_rules_hold_for_any_finite_codes(pair: np.ndarray, atol: float) -> None:
+    counts = update_counts(pair[0], pair[1], [atol])
+    assert counts.unchanged["official", atol] == authors_unchanged(pair[0], pair[1], atol)
+    assert counts.unchanged["exact", atol] == exact_unchanged(pair[0], pair[1], atol)
+
+
+@given(
+    npst.arrays(
+        np.float32, (2, 30), elements=st.floats(-(2.0**-12), 2.0**-12, width=32, allow_nan=False)
+    ),
+    st.floats(0, 1e-3),
+)
+def test_float32_sources_are_rounded_by_official_and_not_by_exact(
+    pair: np.ndarray, atol: float
+) -> None:
+    counts = update_counts(pair[0], pair[1], [atol])
+    assert counts.unchanged["official", atol] == authors_unchanged(pair[0], pair[1], atol)
+    assert counts.unchanged["exact", atol] == exact_unchanged(pair[0], pair[1], atol)
+
+
+@pytest.mark.parametrize("types", [("f4", "f2"), ("f2", "bf16"), ("bf16", "f4"), ("f2", "f2")])
+def test_any_mix_of_stored_types_follows_both_rules(types: tuple[str, str]) -> None:
+    rng = np.random.default_rng(5)
+    values = rng.normal(0, 1e-2, 5000).astype(np.float32)
+    moved = values + (rng.normal(0, 1e-5, 5000) * (rng.random(5000) < 0.5)).astype(np.float32)
+    init, tuned = (
+        to_bfloat16(v) if t == "bf16" else v.astype(t)
+        for v, t in zip((values, moved), types, strict=True)
+    )
+    counts = update_counts(init, tuned)
+    for atol in TOLERANCES:
+        assert counts.unchanged["official", atol] == authors_unchanged(init, tuned, atol)
+        assert counts.unchanged["exact", atol] == exact_unchanged(init, tuned, atol)
+
+
+def test_a_difference_on_the_rounding_boundary_goes_to_the_even_code() -> None:
+    # bf16(1e-5) has the odd code 0x3728. 0x3728 is even: the halfway point 0x37288000 rounds down
+    # to it and is unchanged, the next float32 rounds up and is changed. As float32 sources would be
+    # rounded first, the difference is made of two bfloat16 numbers: 1.5 * 2^-9 - (1.5 * 2^-9 - d).
+    boundary = np.array([0x37288000], np.uint32).view(np.float32)[0]
+    upper = np.float32(2.0**-8 * 1.3125 * 2.0**-9)  # 0x37280000 = 1.3125 * 2^-17
+    lower = np.float32(upper - boundary)
+    pair = to_bfloat16(np.array([lower, upper], np.float32))
+    assert to_float32(pair).tolist() == [lower, upper]
+    counts = update_counts(pair[:1], pair[1:], [1e-5])
+    assert counts.max_abs_diff == boundary
+    assert counts.unchanged == {("official", 1e-5): 1, ("exact", 1e-5): 0}
+    assert authors_unchanged(pair[:1], pair[1:], 1e-5) == 1
+
+
+def test_signed_zeros_differ_in_bits_but_not_in_value() -> None:
+    counts = update_counts(codes(ZERO, MINUS_ZERO, ONE), codes(MINUS_ZERO, ZERO, ONE), [0.0])
+    assert counts.bitwise_changed == 2
+    assert counts.unchanged == {("official", 0.0): 3, ("exact", 0.0): 3}
+
+
+def test_nan_counts_as_changed_even_against_itself() -> None:
+    counts = update_counts(codes(NAN, ONE), codes(NAN, ONE), [1e-5])
+    assert counts.unchanged == {("official", 1e-5): 1, ("exact", 1e-5): 1}
+
+
+def test_largest_difference_is_that_of_the_stored_values() -> None:
+    assert update_counts(codes(ONE, ONE), codes(TWO, ONE)).max_abs_diff == 1.0
+    assert update_counts(codes(), codes()).max_abs_diff == 0.0
+
+
+def test_weights_of_two_stored_types_are_bitwise_equal_after_rounding() -> None:
+    # 1 + 2^-12 rounds to 1 in bfloat16; 1 + 2^-6 does not.
+    stored = np.array([1 + 2**-12, 1 + 2**-6], np.float32)
+    assert bitwise_changed(codes(ONE, ONE), stored).tolist() == [False, True]
+    assert bitwise_changed(np.ones(2, np.float32), stored).tolist() == [True, True]
+
+
+@pytest.mark.parametrize("rule", ["official", "exact"])
+def test_the_changed_weights_are_those_that_are_not_counted_as_unchanged(rule: str) -> None:
+    init, tuned = random_pair((5000,), 1e-3, seed=3)
+    counts = update_counts(init, tuned)
+    for atol in TOLERANCES:
+        assert changed(init, tuned, rule, atol).sum() == 5000 - counts.unchanged[rule, atol]
+
+
+def test_sparsity_of_a_group_is_weighted_by_the_number_of_weights() -> None:
+    # 1 of 4 and 6 of 6 unchanged: 7 / 10, where a mean over tensors would say 0.625.
+    counts = {
+        "layers.0.a": UpdateCounts(4, 3, 0.5, {("official", 1e-5): 1}),
+        "layers.0.b": UpdateCounts(6, 0, 0.0, {("official", 1e-5): 6}),
+        "head": UpdateCounts(10, 10, 2.0, {("official", 1e-5): 0}),
+    }
+    groups = group_counts(counts, lambda name: name.split(".")[0])
+    assert groups["layers"].sparsity("official", 1e-5) == 0.7
+    assert total_counts(counts.values()) == UpdateCounts(20, 13, 2.0, {("official", 1e-5): 7})
+
+
+def test_an_empty_tensor_is_unchanged() -> None:
+    assert update_sparsity(codes(), codes()) == 1.0
+
+
+def test_bad_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"shapes differ: \[1\] and \[2\]"):
+        update_counts(codes(ONE), codes(ONE, TWO))
+    for atol in (-1e-5, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="a tolerance is a number"):
+            update_counts(codes(ONE), codes(TWO), [atol])
+    with pytest.raises(ValueError, match="unknown rule 'equal'"):
+        changed(codes(ONE), codes(TWO), "equal")
