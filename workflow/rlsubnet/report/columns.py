@@ -1,0 +1,140 @@
+"""How the columns of all tables are headed and rounded in print; CSV keeps the plain names."""
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Column:
+    """Heading and number of decimals of one column; `digits` is None for text and counts."""
+
+    header: str
+    digits: int | None = None
+
+
+_PERCENT, _RANK, _P = 1, 1, 3
+
+COLUMNS = {
+    "part": Column("Part"),
+    "algorithm": Column("Algorithm"),
+    "method": Column("Method"),
+    "stage": Column("Stage"),
+    "label": Column("Label"),
+    "init": Column("Init"),
+    "tuned": Column("Tuned"),
+    "full": Column("Full"),
+    "sub": Column("Sub"),
+    "compared": Column("Compared"),
+    "rule": Column("Rule"),
+    "numel": Column("Parameters", 0),
+    "sparsity_percent": Column("Sparsity (%)", _PERCENT),
+    "sparsity_exact_percent": Column("Sparsity, exact rule (%)", _PERCENT),
+    "sparsity_bitwise_percent": Column("Same bits (%)", _PERCENT),
+    "source": Column("Source"),
+    "paper_init": Column("Paper: init"),
+    "paper_model": Column("Paper: model"),
+    "paper_algorithm": Column("Paper: algorithm"),
+    "paper_sparsity_percent": Column("Paper: sparsity (%)", _PERCENT),
+    "paper_on_policy": Column("Paper: on-policy"),
+    "paper_kl": Column("Paper: KL"),
+    "paper_online": Column("Paper: online"),
+    "paper_stage": Column("Paper: stage"),
+    "paper_in_distribution": Column("Paper: in distribution"),
+    # Table 2
+    "matrices": Column("Matrices", 0),
+    "update_rank_percent": Column("Update rank (%)", _RANK),
+    "control_rank_percent": Column("Rank of random control (%)", _RANK),
+    "stable_rank": Column("Stable rank", _RANK),
+    "effective_rank": Column("Effective rank", _RANK),
+    "paper_update_rank_percent": Column("Paper: update rank (%)", _RANK),
+    # Table 3
+    "task": Column("Task"),
+    "level": Column("Level"),
+    "decoding": Column("Decoding"),
+    "n": Column("n", 0),
+    "full_correct": Column("Full: k", 0),
+    "sub_correct": Column("Sub: k", 0),
+    "full_percent": Column("Full (%)", _PERCENT),
+    "full_interval": Column("Full: 95 % interval"),
+    "sub_percent": Column("Sub (%)", _PERCENT),
+    "sub_interval": Column("Sub: 95 % interval"),
+    "delta_points": Column("Delta (points)", _PERCENT),
+    "delta_se_points": Column("SE of delta", _PERCENT),
+    "p_value": Column("p", _P),
+    "test": Column("Test"),
+    "verdict": Column("Verdict"),
+    "chance_percent": Column("Chance (%)", _PERCENT),
+    "paper_task": Column("Paper: task"),
+    "paper_full_percent": Column("Paper: full (%)", _PERCENT),
+    "paper_sub_percent": Column("Paper: sub (%)", _PERCENT),
+    "paper_delta_points": Column("Paper: delta (points)", _PERCENT),
+    "paper_n": Column("Paper: n", 0),
+    "paper_full_correct": Column("Paper: full k", 0),
+    "paper_sub_correct": Column("Paper: sub k", 0),
+    "paper_full_interval": Column("Paper: full, 95 % interval"),
+    "paper_sub_interval": Column("Paper: sub, 95 % interval"),
+    "paper_delta_se_points": Column("Paper: SE of delta", _PERCENT),
+    "paper_p_value": Column("Paper: p (unpaired)", _P),
+    "paper_verdict": Column("Paper: verdict"),
+    # Table 4
+    "axis": Column("Axis"),
+    "setting1": Column("Setting 1"),
+    "setting2": Column("Setting 2"),
+    "sparsity1_percent": Column("Sparsity 1 (%)", _PERCENT),
+    "sparsity2_percent": Column("Sparsity 2 (%)", _PERCENT),
+    "o1_percent": Column("o1 (%)", _PERCENT),
+    "o2_percent": Column("o2 (%)", _PERCENT),
+    "null": Column("Null"),
+    "o1_null_percent": Column("o1, null (%)", _PERCENT),
+    "o2_null_percent": Column("o2, null (%)", _PERCENT),
+    "ci_low_percent": Column("95 % interval, low", _PERCENT),
+    "ci_high_percent": Column("95 % interval, high", _PERCENT),
+    "paper_setting1": Column("Paper: setting 1"),
+    "paper_setting2": Column("Paper: setting 2"),
+    "paper_o1_percent": Column("Paper: o1 (%)", _PERCENT),
+    "paper_o2_percent": Column("Paper: o2 (%)", _PERCENT),
+    "paper_o1_random_percent": Column("Paper: o1, random (%)", _PERCENT),
+    "paper_o2_random_percent": Column("Paper: o2, random (%)", _PERCENT),
+    "paper_sparsity1_percent": Column("Paper: sparsity 1 (%)", _PERCENT),
+    "paper_sparsity2_percent": Column("Paper: sparsity 2 (%)", _PERCENT),
+    # Section 4
+    "same_1e-5_percent": Column("Same at 1e-5 (%)", 2),
+    "same_1e-5_exact_percent": Column("Same at 1e-5, exact rule (%)", 2),
+    "same_1e-4_percent": Column("Same at 1e-4 (%)", 2),
+    "same_1e-4_exact_percent": Column("Same at 1e-4, exact rule (%)", 2),
+    "same_bitwise_percent": Column("Same bits (%)", 2),
+    "max_abs_diff": Column("Largest difference", 6),
+    "frozen_weights": Column("Frozen weights", 0),
+    "frozen_changed": Column("Frozen and changed", 0),
+    "subnetwork_weights": Column("Subnetwork weights", 0),
+    "subnetwork_changed": Column("Subnetwork and changed", 0),
+    "paper_same_1e-5_percent": Column("Paper: same at 1e-5 (%)", _PERCENT),
+    "paper_same_1e-4_percent": Column("Paper: same at 1e-4 (%)", _PERCENT),
+}
+_AT_TOLERANCE = re.compile(r"(paper_)?sparsity_(1e-\d+)_percent")
+
+
+def column(name: str) -> Column:
+    """Return heading and decimals of a column.
+
+    Raises:
+        ValueError: nothing is declared for it.
+
+    >>> column("paper_sparsity_1e-8_percent").header
+    'Paper: 1e-8 (%)'
+    """
+    if name in COLUMNS:
+        return COLUMNS[name]
+    if match := _AT_TOLERANCE.fullmatch(name):
+        return Column(f"{'Paper: ' if match[1] else ''}{match[2]} (%)", 2)
+    raise ValueError(f"no heading declared for column {name!r}")
+
+
+def tolerance_name(atol: float) -> str:
+    """Return a tolerance as the paper writes it.
+
+    >>> tolerance_name(1e-05), tolerance_name(2.5e-4)
+    ('1e-5', '2.5e-4')
+    """
+    mantissa, exponent = f"{atol:e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"

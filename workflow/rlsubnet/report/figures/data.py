@@ -1,0 +1,132 @@
+"""Tidy tables for the figures: all statistics happen here, drawing elsewhere."""
+
+from typing import Any
+
+import pandas as pd
+
+from rlsubnet.report.measures import layer_sparsity, sparsity
+from rlsubnet.report.published import model_name, rows_of
+from rlsubnet.report.style import RL_METHODS
+from rlsubnet.report.tables.common import Published, Results, Scale, pairs_of
+
+SFT_STAGE, RL_STAGE = "SFT", "RL"
+DENSITY_COLUMNS = ["origin", "stage", "method", "label", "low_percent", "high_percent"]
+LAYER_COLUMNS = ["label", "method", "layer", "matrix", "sparsity_percent"]
+LOSS_COLUMNS = ["label", "method", "step", "full", "sub", "full_smooth", "sub_smooth"]
+LOSS_COLUMNS += ["difference", "difference_smooth", "mean_difference", "share_lower_percent"]
+# Waist column -> column of the figures.
+TRAJECTORY = {
+    "sparsity": "sparsity_percent",
+    "step_sparsity": "step_sparsity_percent",
+    "updated_outside_final": "outside_percent",
+    "never": "never_percent",
+    "cancelled": "cancelled_percent",
+    "subnetwork": "subnetwork_percent",
+}
+TRAJECTORY_COLUMNS = ["label", "method", "step", *TRAJECTORY.values()]
+
+
+def densities(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
+    """Return the updated share of weights in SFT and RL, ours and the paper's (Figure 1).
+
+    Returns:
+        Columns origin (`ours` or `paper`), stage, method, label, low_percent, high_percent; the
+        two ends are equal except where the paper prints a range over models.
+    """
+    atol = float(scale.config["measure"]["table_tolerance"])
+    rows = []
+    for pair in pairs_of(scale, "fig1"):
+        density = 100 * (1 - sparsity(results.updates(pair.pair), atol))
+        stage = RL_STAGE if pair.method in RL_METHODS else SFT_STAGE
+        rows.append(("ours", stage, pair.method, pair.label or pair.pair, density, density))
+    printed = rows_of(published, "table1", "rl")
+    for _, tuned in published["figures"]["fig1"]["rl_pairs"]:
+        row = printed[model_name(tuned)]
+        density = 100 - row["sparsity"]
+        rows.append(("paper", RL_STAGE, row["algo"], model_name(tuned), density, density))
+    most, least = published["figures"]["fig1"]["sft_sparsity_range"]
+    rows.append(("paper", SFT_STAGE, "SFT", "SFT stages (range)", 100 - least, 100 - most))
+    return pd.DataFrame(rows, columns=DENSITY_COLUMNS)
+
+
+def layers(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
+    """Return sparsity by layer and matrix of every pair that names `fig3` (Figure 3).
+
+    Returns:
+        Columns label, method, layer, matrix, sparsity_percent; matrix `average` is the layer as a
+        whole, weighted by parameters.
+    """
+    atol = float(scale.config["measure"]["table_tolerance"])
+    tables = [pd.DataFrame(columns=LAYER_COLUMNS)]
+    for pair in pairs_of(scale, "fig3"):
+        table = layer_sparsity(results.updates(pair.pair), atol)
+        table["sparsity_percent"] = 100 * table.pop("sparsity")
+        tables.append(table.assign(label=pair.label or pair.pair, method=pair.method))
+    return _joined(tables, LAYER_COLUMNS)
+
+
+def losses(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
+    """Return training loss of full and masked runs, step by step (Figure 4).
+
+    Returns:
+        Columns label, method, step, full, sub (loss), full_smooth, sub_smooth, difference (sub -
+        full), difference_smooth, and for the run as a whole mean_difference and
+        share_lower_percent, the share of steps at which sub has the lower loss.
+
+    Raises:
+        ValueError: the two runs have other steps.
+    """
+    tables = []
+    for pair in pairs_of(scale, "fig4"):
+        full = results.get("metrics", pair.init)
+        sub = results.get("metrics", pair.tuned)
+        if full["step"].tolist() != sub["step"].tolist():
+            raise ValueError(
+                f"{sub.attrs['path']}: {len(sub)} steps, expected the {len(full)} steps of "
+                f"{full.attrs['path']}"
+            )
+        label = scale.runs[pair.init].label or pair.init if pair.init in scale.runs else pair.init
+        table = pd.DataFrame({"step": full["step"], "full": full["loss"], "sub": sub["loss"]})
+        difference = table["sub"] - table["full"]
+        table = table.assign(
+            label=label,
+            method=pair.method,
+            full_smooth=smoothed(table["full"]),
+            sub_smooth=smoothed(table["sub"]),
+            difference=difference,
+            difference_smooth=smoothed(difference),
+            mean_difference=difference.mean(),
+            share_lower_percent=100 * (difference < 0).mean(),
+        )
+        tables.append(table[LOSS_COLUMNS])
+    return _joined(tables, LOSS_COLUMNS)
+
+
+def trajectories(item: str, scale: Scale, results: Results, published: Published) -> pd.DataFrame:
+    """Return the saved steps of every run that feeds Figure 2, 5, 6 or 7, in per cent."""
+    tables = []
+    for pair in pairs_of(scale, item):
+        table = results.get("trajectory", pair.tuned)
+        shares = {name: 100 * table[column] for column, name in TRAJECTORY.items()}
+        label = pair.label or pair.pair
+        tables.append(
+            pd.DataFrame({"label": label, "method": pair.method, "step": table["step"], **shares})
+        )
+    return _joined(tables, TRAJECTORY_COLUMNS)
+
+
+def smoothed(values: pd.Series) -> pd.Series:
+    """Return the centred moving mean over a twentieth of the steps, at least five.
+
+    >>> smoothed(pd.Series([0.0, 0.0, 5.0, 0.0, 0.0])).tolist()
+    [1.6666666666666667, 1.25, 1.0, 1.25, 1.6666666666666667]
+    """
+    window = max(5, len(values) // 20)
+    return values.rolling(window, center=True, min_periods=1).mean()
+
+
+def _joined(tables: list[Any], columns: list[str]) -> pd.DataFrame:
+    filled = [table for table in tables if not table.empty]
+    if not filled:
+        return pd.DataFrame(columns=columns)
+    return pd.concat(filled, ignore_index=True)[columns]

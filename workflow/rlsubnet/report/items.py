@@ -1,0 +1,150 @@
+"""From the name of a paper item to its files: read, compute, present, write."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from rlsubnet.report import figures
+from rlsubnet.report.export import write_figure, write_table
+from rlsubnet.report.figures import data
+from rlsubnet.report.published import Published, check_paper_models
+from rlsubnet.report.tables import TABLES
+from rlsubnet.report.waist import Results
+from rlsubnet.sheets import Scale
+
+Frames = Callable[[Scale, Results, Published], pd.DataFrame]
+
+_PERCENT = "All percentages are per cent of parameters, weighted by parameters."
+_RULES = (
+    "Sparsity is measured at tolerance 1e-5: column 'Sparsity' by the authors' rule "
+    "(difference rounded to bfloat16), 'exact rule' in float32, 'Same bits' without tolerance."
+)
+_BESIDE = "Columns headed 'Paper' are printed values of arXiv 2505.11711, not measured here."
+
+# item -> (title, notes below the table)
+TITLES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "table1": (
+        "Table 1: parameter update sparsity by algorithm",
+        (
+            _RULES,
+            _PERCENT,
+            _BESIDE,
+            "Never read a dense SFT row without SFT at RL's learning rate beside it: sparsity "
+            "follows the learning rate times the number of steps first.",
+        ),
+    ),
+    "table2": (
+        "Table 2: mean rank of update matrices, per cent of the maximum possible rank",
+        (
+            "Norms and vectors are left out, embedding and head are counted, as in the authors' "
+            "code; every matrix weighs the same.",
+            "The random control holds the same changed values at random positions. Where the two "
+            "columns agree, full rank follows from scattered changes and is not specific to RL.",
+            _BESIDE,
+        ),
+    ),
+    "table3": (
+        "Table 3: accuracy of full finetuning and of finetuning the subnetwork alone",
+        (
+            "Intervals are 95 %: Wilson's with one answer an item, clustered by item with several. "
+            "p is McNemar's exact test on the same items, or a z test on the items' own means.",
+            "'not distinguishable': |delta| is at most 2 standard errors, or p is 0.05 or more.",
+            "Sampled accuracy is the primary measure: a greedy answer flips when a probability "
+            "crosses one half.",
+            "The choice tasks are made up; each stands for the paper's task beside it.",
+            "The paper prints no counts and no per-item answers. Its counts are decoded from its "
+            "percentages and the sizes of the public test sets; its tests are unpaired.",
+        ),
+    ),
+    "table4": (
+        "Table 4: overlap of two subnetworks, one-sided",
+        (
+            "o1 is the share of subnetwork 1 that lies in subnetwork 2, o2 the reverse. Null "
+            "'uniform' draws as many weights at random (Appendix E).",
+            "Small weights show a bfloat16 change more easily in every run, so exceeding the "
+            "uniform null does not by itself mean shared structure.",
+            _BESIDE,
+        ),
+    ),
+    "table5": (
+        "Table 5: update sparsity of SFT and RL, in and out of distribution",
+        (
+            _RULES,
+            _PERCENT,
+            "The paper's text gives about 90.0 for RFT (table: 91.2) and 6.8 for Zephyr (table: "
+            "7.7).",
+        ),
+    ),
+    "table6": (
+        "Table 6: update sparsity (%) at each tolerance",
+        (
+            "Rule 'official': |bf16(difference)| <= bf16(tolerance), as the authors compute it; "
+            "rule 'exact': in float32.",
+            _PERCENT,
+            _BESIDE,
+        ),
+    ),
+    "section4": (
+        "Section 4: share of weights that are the same after full and subnetwork finetuning",
+        (
+            "The null row compares the start with the full run: it is what 'the same weights' "
+            "means for two models that differ by all of finetuning.",
+            "'Frozen and changed' counts weights outside the subnetwork that the masked run "
+            "changed; it must be 0.",
+            "At 1e-4, 100 % cannot be exact when a weight of size 2^-6 or more differs: one "
+            "bfloat16 step is then 1.2e-4.",
+            _BESIDE,
+        ),
+    ),
+}
+
+
+def _from_paper(
+    draw: Callable[[pd.DataFrame, Mapping[str, Any]], Figure], item: str
+) -> Callable[[pd.DataFrame, Published], Figure]:
+    return lambda table, published: draw(table, published["figures"][item])
+
+
+# item -> (what makes its tidy table, what draws it)
+FIGURES: Mapping[str, tuple[Frames, Callable[[pd.DataFrame, Published], Figure]]] = {
+    "fig1": (data.densities, lambda table, published: figures.fig1(table)),
+    "fig2": (partial(data.trajectories, "fig2"), _from_paper(figures.fig2, "fig2")),
+    "fig3": (data.layers, lambda table, published: figures.fig3(table)),
+    "fig4": (data.losses, lambda table, published: figures.fig4(table)),
+    "fig5": (partial(data.trajectories, "fig5"), _from_paper(figures.fig5, "fig5")),
+    "fig6": (partial(data.trajectories, "fig6"), _from_paper(figures.fig6, "fig6")),
+    "fig7": (partial(data.trajectories, "fig7"), _from_paper(figures.fig7, "fig7")),
+}
+
+
+def table_of(item: str, scale: Scale, results: Results, published: Published) -> pd.DataFrame:
+    """Return one table of the paper, `table1` to `table6` or `section4`."""
+    return TABLES[item](scale, results, published)
+
+
+def figure_of(item: str, scale: Scale, results: Results, published: Published) -> Figure:
+    """Return one figure of the paper, `fig1` to `fig7`."""
+    make_frame, draw = FIGURES[item]
+    return draw(make_frame(scale, results, published), published)
+
+
+def write_item(item: str, scale: Scale, results: Results, published: Published) -> list[Path]:
+    """Write one table or figure below the results folder and return its files.
+
+    Raises:
+        ValueError: an unknown item, a bad waist file, or a `paper_model` that the paper lacks.
+        FileNotFoundError: a waist file that the sheets ask for is absent.
+    """
+    check_paper_models(((p.pair, p.paper_model) for p in scale.pairs.values()), published)
+    if item in TABLES:
+        title, notes = TITLES[item]
+        frame = table_of(item, scale, results, published)
+        return write_table(frame, results.folder / "tables" / item, title, notes)
+    if item in FIGURES:
+        figure = figure_of(item, scale, results, published)
+        return write_figure(figure, results.folder / "figures" / item)
+    raise ValueError(f"unknown item {item!r}; known: {[*TABLES, *FIGURES]}")

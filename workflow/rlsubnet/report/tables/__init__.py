@@ -1,0 +1,19 @@
+"""One function per table of the paper: a scale and its waist files in, a DataFrame out."""
+
+from rlsubnet.report.tables.accuracy import table3
+from rlsubnet.report.tables.overlap import table4
+from rlsubnet.report.tables.rank import table2
+from rlsubnet.report.tables.subnetwork import section4
+from rlsubnet.report.tables.updates import table1, table5, table6
+
+TABLES = {
+    "table1": table1,
+    "table2": table2,
+    "table3": table3,
+    "table4": table4,
+    "table5": table5,
+    "table6": table6,
+    "section4": section4,
+}
+
+__all__ = ["TABLES", "section4", "table1", "table2", "table3", "table4", "table5", "table6"]

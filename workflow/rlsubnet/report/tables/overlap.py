@@ -1,0 +1,94 @@
+"""Table 4: overlap of two subnetworks beside what chance alone would give."""
+
+import pandas as pd
+
+from rlsubnet.report.measures import sparsity
+from rlsubnet.report.published import NOT_RUN
+from rlsubnet.report.tables.common import MEASURED, Published, Results, Row, Scale, make_frame
+
+_TABLE4 = [
+    "part",
+    "axis",
+    "setting1",
+    "setting2",
+    "sparsity1_percent",
+    "sparsity2_percent",
+    "o1_percent",
+    "o2_percent",
+    "null",
+    "o1_null_percent",
+    "o2_null_percent",
+    "ci_low_percent",
+    "ci_high_percent",
+    "paper_setting1",
+    "paper_setting2",
+    "paper_sparsity1_percent",
+    "paper_sparsity2_percent",
+    "paper_o1_percent",
+    "paper_o2_percent",
+    "paper_o1_random_percent",
+    "paper_o2_random_percent",
+    "source",
+]
+
+
+def table4(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
+    """Return one-sided overlaps o1 and o2 (section 5), a row for each comparison and null.
+
+    The paper's row stands beside the comparison whose `axis` has the same name.
+    """
+    source = published["table4"]["source"]
+    paper = {_axis(row["axis"]): row for row in published["table4"]["rows"]}
+    atol = float(scale.config["measure"]["table_tolerance"])
+    rows: list[Row] = []
+    matched = set()
+    for comparison in scale.comparisons.values():
+        if "table4" not in comparison.items:
+            continue
+        printed = paper.get(_axis(comparison.axis))
+        for overlap in results.get("overlap", comparison.comparison).itertuples():
+            row: Row = {
+                "part": MEASURED,
+                "axis": comparison.axis,
+                "setting1": comparison.setting1,
+                "setting2": comparison.setting2,
+                "sparsity1_percent": 100 * sparsity(results.updates(comparison.pair1), atol),
+                "sparsity2_percent": 100 * sparsity(results.updates(comparison.pair2), atol),
+                "null": overlap.null,
+                **{
+                    f"{name}_percent": 100 * getattr(overlap, name)
+                    for name in ("o1", "o2", "o1_null", "o2_null", "ci_low", "ci_high")
+                },
+            }
+            if printed is not None:
+                matched.add(_axis(comparison.axis))
+                row |= _printed(printed, source)
+            rows.append(row)
+    for key, printed in paper.items():
+        if key not in matched:
+            rows.append({"part": NOT_RUN, "axis": printed["axis"], **_printed(printed, source)})
+    return make_frame(rows, _TABLE4)
+
+
+def _axis(name: str) -> str:
+    """Return an axis name without the details of its spelling.
+
+    >>> _axis("Seed + Data + Algo.") == _axis("seed+data+algo")
+    True
+    """
+    return "".join(character for character in name.lower() if character.isalnum())
+
+
+def _printed(printed: Published, source: str) -> Row:
+    first, second = printed["i1"], printed["i2"]
+    return {
+        "paper_setting1": str(first["setting"]),
+        "paper_setting2": str(second["setting"]),
+        "paper_sparsity1_percent": first["sparsity"],
+        "paper_sparsity2_percent": second["sparsity"],
+        "paper_o1_percent": first["o1"],
+        "paper_o2_percent": second["o2"],
+        "paper_o1_random_percent": first["random_o1"],
+        "paper_o2_random_percent": second["random_o2"],
+        "source": source,
+    }

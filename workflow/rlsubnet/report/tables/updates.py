@@ -1,0 +1,198 @@
+"""Tables 1, 5 and 6: update sparsity of checkpoint pairs beside the paper's."""
+
+import pandas as pd
+
+from rlsubnet.report.columns import tolerance_name
+from rlsubnet.report.measures import bitwise_sparsity, parameters, sparsity
+from rlsubnet.report.published import NOT_RUN, model_name, rows_of
+from rlsubnet.report.style import RL_METHODS
+from rlsubnet.report.tables.common import (
+    Published,
+    Results,
+    Row,
+    Scale,
+    make_frame,
+    names_of,
+    pairs_of,
+    paper_row,
+    part_of,
+)
+from rlsubnet.report.waist import RULES
+
+_SPARSITIES = ["sparsity_percent", "sparsity_exact_percent", "sparsity_bitwise_percent", "numel"]
+_TABLE1 = [
+    "part",
+    "algorithm",
+    "label",
+    "init",
+    "tuned",
+    *_SPARSITIES,
+    "paper_init",
+    "paper_model",
+    "paper_sparsity_percent",
+    "paper_on_policy",
+    "paper_kl",
+    "paper_online",
+    "source",
+]
+_TABLE5 = [
+    "part",
+    "label",
+    "method",
+    "stage",
+    "init",
+    "tuned",
+    *_SPARSITIES,
+    "paper_model",
+    "paper_stage",
+    "paper_in_distribution",
+    "paper_sparsity_percent",
+    "source",
+]
+
+
+def table1(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
+    """Return update sparsity by algorithm: the authors' rule, the exact rule, equal bits.
+
+    A row for every pair that names `table1`, then the paper's rows that no pair stands beside.
+    """
+    paper = rows_of(published, "table1", "rl")
+    source = published["table1"]["source"]
+    sft_range = published["headline"]["sft_sparsity_range"]
+    rows: list[Row] = []
+    matched = set()
+    for pair in pairs_of(scale, "table1"):
+        row: Row = {
+            "part": part_of(pair),
+            "label": pair.label,
+            **names_of(pair),
+            **_measured(scale, results, pair.pair),
+        }
+        if pair.method == "SFT":
+            row["source"] = f"SFT stages: {sft_range['low']} to {sft_range['high']} % (Sec 3)"
+        name, printed = paper_row(paper, pair)
+        if printed is not None:
+            matched.add(name)
+            row |= _printed_table1(printed, source)
+        rows.append(row)
+    for name, printed in paper.items():
+        if name not in matched:
+            rows.append(
+                {"part": NOT_RUN, "algorithm": printed["algo"], **_printed_table1(printed, source)}
+            )
+    return make_frame(rows, _TABLE1)
+
+
+def table5(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
+    """Return update sparsity of SFT and RL, in and out of the policy's distribution."""
+    source = published["table5"]["source"]
+    paper = {(row["model"], row["method"]): row for row in published["table5"]["rows"]}
+    rows: list[Row] = []
+    matched = set()
+    for pair in pairs_of(scale, "table5"):
+        names = names_of(pair)
+        row: Row = {
+            "part": part_of(pair),
+            "label": pair.label,
+            "method": names["algorithm"],
+            "stage": "RL" if pair.method in RL_METHODS else "SFT",
+            "init": pair.init,
+            "tuned": pair.tuned,
+            **_measured(scale, results, pair.pair),
+        }
+        # The paper's DPO rows are length-normalized DPO too (Open-Instruct's `dpo_norm`).
+        method = "DPO" if pair.method == "DPO_NORM" else pair.method
+        key = (model_name(pair.paper_model), method)
+        if key in paper:
+            matched.add(key)
+            row |= _printed_table5(paper[key], source)
+        rows.append(row)
+    for key, printed in paper.items():
+        if key not in matched:
+            rows.append({"part": NOT_RUN, "method": key[1], **_printed_table5(printed, source)})
+    return make_frame(rows, _TABLE5)
+
+
+def table6(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
+    """Return sparsity at every tolerance of the config, under the authors' and the exact rule.
+
+    The paper's values stand beside the authors' rule, which is the one they were made with.
+    """
+    source = published["table6"]["source"]
+    paper = rows_of(published, "table6", "rl")
+    printed_at = [float(atol) for atol in published["table6"]["tolerances"]]
+    tolerances = sorted(float(atol) for atol in scale.config["measure"]["tolerances"])
+    columns = [
+        *["part", "algorithm", "init", "tuned", "rule"],
+        *[_at(atol) for atol in tolerances],
+        *["paper_algorithm", "paper_model"],
+        *[f"paper_{_at(atol)}" for atol in printed_at],
+        "source",
+    ]
+    rows: list[Row] = []
+    matched = set()
+    for pair in pairs_of(scale, "table6"):
+        updates = results.updates(pair.pair)
+        name, printed = paper_row(paper, pair)
+        for rule in RULES:
+            row: Row = {"part": part_of(pair), **names_of(pair), "rule": rule}
+            row |= {_at(atol): 100 * sparsity(updates, atol, rule) for atol in tolerances}
+            if printed is not None and rule == "official":
+                matched.add(name)
+                row |= _printed_table6(name, printed, printed_at, source)
+            rows.append(row)
+    for name, printed in paper.items():
+        if name not in matched:
+            rows.append({"part": NOT_RUN, **_printed_table6(name, printed, printed_at, source)})
+    return make_frame(rows, columns)
+
+
+def _measured(scale: Scale, results: Results, pair: str) -> Row:
+    updates = results.updates(pair)
+    atol = float(scale.config["measure"]["table_tolerance"])
+    return {
+        "sparsity_percent": 100 * sparsity(updates, atol),
+        "sparsity_exact_percent": 100 * sparsity(updates, atol, "exact"),
+        "sparsity_bitwise_percent": 100 * bitwise_sparsity(updates),
+        "numel": parameters(updates),
+    }
+
+
+def _printed_table1(printed: Published, source: str) -> Row:
+    return {
+        "paper_init": printed["init"],
+        "paper_model": model_name(printed["rl"]),
+        "paper_sparsity_percent": printed["sparsity"],
+        **{
+            f"paper_{mark}": _yes_or_no(printed.get(mark)) for mark in ("on_policy", "kl", "online")
+        },
+        "source": source,
+    }
+
+
+def _printed_table5(printed: Published, source: str) -> Row:
+    return {
+        "paper_model": printed["model"],
+        "paper_stage": printed["kind"],
+        "paper_in_distribution": _yes_or_no(printed.get("in_distribution")),
+        "paper_sparsity_percent": printed["sparsity"],
+        "source": source,
+    }
+
+
+def _printed_table6(name: str, printed: Published, tolerances: list[float], source: str) -> Row:
+    values = zip(tolerances, printed["sparsity"], strict=True)
+    return {
+        "paper_algorithm": printed["algo"],
+        "paper_model": name,
+        **{f"paper_{_at(atol)}": value for atol, value in values},
+        "source": source,
+    }
+
+
+def _at(atol: float) -> str:
+    return f"sparsity_{tolerance_name(atol)}_percent"
+
+
+def _yes_or_no(mark: bool | None) -> str:
+    return "" if mark is None else ("yes" if mark else "no")
