@@ -83,6 +83,13 @@ def test_a_singular_value_below_the_tolerance_does_not_count() -> None:
     assert update_rank(np.diag([1.0, 3e-7]).astype(np.float32)).rank == 2
 
 
+def test_the_longer_side_sets_the_tolerance() -> None:
+    # 2 x 64: 64 * 1.19e-7 = 7.6e-6, whichever way the matrix stands.
+    delta = np.zeros((2, 64), np.float32)
+    delta[0, 0], delta[1, 1] = 1.0, 1e-6
+    assert update_rank(delta).rank == update_rank(delta.T).rank == 1
+
+
 def test_control_keeps_the_amounts_and_forgets_the_positions() -> None:
     delta = sparse_delta((30, 20), 0.2, seed=1)
     control = random_control(delta, np.random.default_rng(7))

@@ -114,19 +114,32 @@ def test_any_mix_of_stored_types_follows_both_rules(types: tuple[str, str]) -> N
         assert counts.unchanged["exact", atol] == exact_unchanged(init, tuned, atol)
 
 
-def test_a_difference_on_the_rounding_boundary_goes_to_the_even_code() -> None:
-    # bf16(1e-5) has the odd code 0x3728. 0x3728 is even: the halfway point 0x37288000 rounds down
-    # to it and is unchanged, the next float32 rounds up and is changed. As float32 sources would be
-    # rounded first, the difference is made of two bfloat16 numbers: 1.5 * 2^-9 - (1.5 * 2^-9 - d).
-    boundary = np.array([0x37288000], np.uint32).view(np.float32)[0]
-    upper = np.float32(2.0**-8 * 1.3125 * 2.0**-9)  # 0x37280000 = 1.3125 * 2^-17
-    lower = np.float32(upper - boundary)
-    pair = to_bfloat16(np.array([lower, upper], np.float32))
-    assert to_float32(pair).tolist() == [lower, upper]
-    counts = update_counts(pair[:1], pair[1:], [1e-5])
-    assert counts.max_abs_diff == boundary
-    assert counts.unchanged == {("official", 1e-5): 1, ("exact", 1e-5): 0}
-    assert authors_unchanged(pair[:1], pair[1:], 1e-5) == 1
+@pytest.mark.parametrize(
+    ("atol", "upper", "unchanged"),
+    [
+        # The difference 2^-7 (1 + 2^-8) is halfway between the codes of 2^-7 (even) and
+        # 2^-7 (1 + 2^-7) (odd) and rounds down: within 2^-7 under official.
+        (2.0**-7, 2.0**-7 * (1 + 2.0**-7), 1),
+        # 2^-7 (1 + 3 * 2^-8) is halfway between the odd code and the next even one: rounds up.
+        (2.0**-7 * (1 + 2.0**-7), 2.0**-7 * (1 + 2.0**-6), 0),
+    ],
+)
+def test_a_difference_on_the_rounding_boundary_goes_to_the_even_code(
+    atol: float, upper: float, unchanged: int
+) -> None:
+    pair = to_bfloat16(np.array([2.0**-15, upper], np.float32))
+    assert to_float32(pair).tolist() == [2.0**-15, upper]
+    counts = update_counts(pair[:1], pair[1:], [atol])
+    assert counts.max_abs_diff == upper - 2.0**-15 > atol
+    assert counts.unchanged == {("official", atol): unchanged, ("exact", atol): 0}
+    assert authors_unchanged(pair[:1], pair[1:], atol) == unchanged
+
+
+def test_exact_compares_with_the_real_tolerance_and_not_with_its_float32() -> None:
+    # float32(0.1) is 0.100000001490..., which is more than 0.1.
+    tuned = np.array([0.1, np.nextafter(np.float32(0.1), np.float32(0))], np.float32)
+    counts = update_counts(np.zeros(2, np.float32), tuned, [0.1])
+    assert counts.unchanged["exact", 0.1] == 1
 
 
 def test_signed_zeros_differ_in_bits_but_not_in_value() -> None:
