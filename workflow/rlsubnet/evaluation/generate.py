@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlsubnet.evaluation.prompts import read_prompts
 from rlsubnet.tasks.completion import Completion
 from rlsubnet.tasks.tokenizer import encode_prompt, end_token
 
@@ -47,31 +48,15 @@ def generate(
         ValueError: no prompt, an empty prompt, a temperature below 0, sampling without a
             generator, several greedy samples, or logits that are not finite.
     """
-    _check(prompt_ids, max_new_tokens, temperature, generator, samples)
-    device = model.device
-    width = max(map(len, prompt_ids))
-    padding = torch.tensor([width - len(ids) for ids in prompt_ids], device=device)
-    tokens = torch.tensor(
-        [[pad_token_id] * (width - len(ids)) + list(ids) for ids in prompt_ids], device=device
-    )
-    mask = (torch.arange(width, device=device) >= padding[:, None]).long()
-    output = model(
-        input_ids=tokens,
-        attention_mask=mask,
-        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    cache = output.past_key_values
-    logits = output.logits[:, -1]
+    _check(max_new_tokens, temperature, generator, samples)
+    state = read_prompts(model, prompt_ids)
     if samples > 1:
-        cache.batch_repeat_interleave(samples)
-        logits, mask, padding = (
-            value.repeat_interleave(samples, dim=0) for value in (logits, mask, padding)
-        )
+        repeated = torch.arange(len(prompt_ids), device=model.device).repeat_interleave(samples)
+        state = state.pick(repeated)
+    cache, logits, mask = state
 
-    rows = torch.full((len(logits), max_new_tokens), pad_token_id, device=device)
-    alive = torch.arange(len(logits), device=device)  # the rows still being written
+    rows = torch.full((len(logits), max_new_tokens), pad_token_id, device=model.device)
+    alive = torch.arange(len(logits), device=model.device)  # the rows still being written
     for position in range(max_new_tokens):
         chosen = _choose(logits, temperature, generator)
         rows[alive, position] = chosen
@@ -82,14 +67,12 @@ def generate(
         if len(going) < len(alive):
             # Responses that have ended leave the batch: from here on they cost nothing.
             cache.batch_select_indices(going)
-            alive, chosen, mask, padding = (
-                value[going] for value in (alive, chosen, mask, padding)
-            )
+            alive, chosen, mask = alive[going], chosen[going], mask[going]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         logits = model(
             input_ids=chosen[:, None],
             attention_mask=mask,
-            position_ids=(width + position - padding)[:, None],
+            position_ids=mask.sum(1, keepdim=True) - 1,
             past_key_values=cache,
             use_cache=True,
         ).logits[:, -1]
@@ -172,14 +155,8 @@ def _choose(logits: Tensor, temperature: float, generator: torch.Generator | Non
 
 
 def _check(
-    prompt_ids: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    temperature: float,
-    generator: torch.Generator | None,
-    samples: int,
+    max_new_tokens: int, temperature: float, generator: torch.Generator | None, samples: int
 ) -> None:
-    if not prompt_ids or min(map(len, prompt_ids)) == 0:
-        raise ValueError("generate: expected prompts of at least one token")
     if max_new_tokens < 1 or samples < 1:
         raise ValueError(
             f"generate: expected max_new_tokens and samples of at least 1, found "

@@ -6,15 +6,14 @@ choices of an item have the same number of tokens under the character tokenizer.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any, NamedTuple
 
 from rlsubnet.tasks.arithmetic import (
     IDLE,
-    MODULUS,
-    OPERANDS,
-    OPERATIONS,
+    LEVELS,
     Problem,
     Step,
     digits,
@@ -24,8 +23,7 @@ from rlsubnet.tasks.arithmetic import (
     worked,
 )
 from rlsubnet.tasks.checks import check_count, check_name
-from rlsubnet.tasks.splits import SHARES, draw_problems, every_level, split_of
-from rlsubnet.tasks.texts import fact_prompt
+from rlsubnet.tasks.splits import SHARES, draw_problems
 
 
 class Item(NamedTuple):
@@ -68,42 +66,15 @@ def final_total(problem: Problem) -> Item:
     return Item(f"{problem.prompt};", digits(problem.totals[-1:]), wrong)
 
 
-def _about_problems(
-    make: Callable[[Problem], Item], real_slot: int | None = None
-) -> Callable[[random.Random, int, str], Iterator[Item]]:
-    """Return a source of items about problems, whose step ``real_slot`` (if given) is not idle."""
-
-    def items(rng: random.Random, number: int, split: str) -> Iterator[Item]:
-        def suits(problem: Problem) -> bool:
-            return real_slot is None or problem.steps[real_slot] != IDLE
-
-        yield from map(make, draw_problems(rng, every_level(number), split, suits=suits))
-
-    return items
-
-
-def _facts(rng: random.Random, number: int, split: str) -> Iterator[Item]:
-    """Yield questions for one-step facts that the base text never contains."""
-    facts = [
-        (total, Step(operation, operand))
-        for total in range(MODULUS)
-        for operation in OPERATIONS
-        for operand in OPERANDS
-        if split_of(fact_prompt(total, Step(operation, operand))) == split
-    ]
-    if number > len(facts):
-        raise ValueError(f"split {split} holds {len(facts)} facts, {number} were asked for")
-    for total, step in rng.sample(facts, number):
-        yield _two_digits(fact_prompt(total, step), total, step)
-
-
 @dataclass(frozen=True)
 class ChoiceTask:
-    """How many choices an item has, which task of Table 3(a) it stands for, and its items."""
+    """A task: its items' number of choices, the task of Table 3(a) it stands for, its problems."""
 
     choices: int
     stands_for: str
-    items: Callable[[random.Random, int, str], Iterator[Item]]
+    item: Callable[[Problem], Item]
+    levels: tuple[int, ...] = LEVELS
+    suits: Callable[[Problem], bool] = lambda problem: True
 
     @property
     def chance(self) -> float:
@@ -111,12 +82,18 @@ class ChoiceTask:
         return 1 / self.choices
 
 
+# In order of the paper's table. The step tasks are nearly solved by a policy that can show its
+# work; the totals at once are hard, from level 3 on nearly beyond it.
 CHOICE_TASKS = {
-    "worked_chain": ChoiceTask(5, "LSAT-AR", _about_problems(worked_chain)),
-    "last_step": ChoiceTask(5, "LSAT-LR", _about_problems(last_step, real_slot=-1)),
-    "first_step": ChoiceTask(4, "LogiQA-en", _about_problems(first_step, real_slot=0)),
-    "final_total": ChoiceTask(4, "GPQA", _about_problems(final_total)),
-    "fact": ChoiceTask(5, "MMLU-Pro-Math", _facts),
+    "worked_chain": ChoiceTask(5, "LSAT-AR", worked_chain),
+    "last_step": ChoiceTask(
+        5, "LSAT-LR", last_step, suits=lambda problem: problem.steps[-1].operation == "*"
+    ),
+    "first_step": ChoiceTask(
+        4, "LogiQA-en", first_step, suits=lambda problem: problem.steps[0] != IDLE
+    ),
+    "long_total": ChoiceTask(4, "GPQA", final_total, levels=(3, 4, 5)),
+    "short_total": ChoiceTask(5, "MMLU-Pro-Math", final_total, levels=(2,)),
 }
 
 
@@ -130,19 +107,20 @@ def choices(per_task: int, split: str, seed: int) -> list[dict[str, Any]]:
     """
     check_count("per_task", per_task)
     check_name("split", split, SHARES)
-    records = []
+    records: list[dict[str, Any]] = []
     for name, task in CHOICE_TASKS.items():
         rng = random.Random(f"{seed} {name}")
-        items = list(task.items(rng, per_task, split))
-        records += [record(name, n, item, task.choices, rng) for n, item in enumerate(items)]
+        levels = islice(cycle(task.levels), per_task)
+        for number, problem in enumerate(draw_problems(rng, levels, split, suits=task.suits)):
+            records.append(record(name, number, task.item(problem), task.choices, rng))
     return records
 
 
 def record(task: str, number: int, item: Item, size: int, rng: random.Random) -> dict[str, Any]:
     """Return ``item`` with ``size`` shuffled choices, of which one is right.
 
-    >>> record("fact", 7, Item("07*9=", "63", ("62", "64", "53")), 3, random.Random(0))["id"]
-    'fact-0007'
+    >>> record("sum", 7, Item("07*9=", "63", ("62", "64", "53")), 3, random.Random(0))["id"]
+    'sum-0007'
     """
     shuffled = [item.right, *rng.sample(item.wrong, size - 1)]
     rng.shuffle(shuffled)

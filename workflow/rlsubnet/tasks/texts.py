@@ -15,19 +15,9 @@ from rlsubnet.tasks.arithmetic import (
     result,
 )
 from rlsubnet.tasks.checks import check_count, check_name, check_share
-from rlsubnet.tasks.splits import draw_problems, every_level, split_of
+from rlsubnet.tasks.splits import draw_problems, every_level
 
 FACT_OPERANDS = (0, *OPERANDS)
-HELD_OUT = ("dev", "test")
-
-
-def fact_prompt(total: int, step: Step) -> str:
-    """Return the question of a one-step fact.
-
-    >>> fact_prompt(7, Step("*", 9))
-    '07*9='
-    """
-    return f"{total:02d}{step.operation}{step.operand}="
 
 
 def base_text(documents: int, characters: int, wrong_facts: float, seed: int) -> list[dict]:
@@ -35,37 +25,32 @@ def base_text(documents: int, characters: int, wrong_facts: float, seed: int) ->
 
     A document is an endless row, cut at ``characters``, of one-step facts ``07*9=63;`` and of
     chains in brackets ``(07+5*9)1208;`` with two or three slots, half and half. A share
-    ``wrong_facts`` of the facts is off by one or ten, as text of the web is. Facts whose question
-    falls into the dev or test split never occur.
+    ``wrong_facts`` of the facts is off by one or ten, as text of the web is.
+    None of it is a five-slot problem, so no prompt of any split occurs in it.
     """
     check_count("documents", documents)
     check_count("characters", characters)
     check_share("wrong_facts", wrong_facts)
     rng = random.Random(seed)
-    facts = [
-        (total, Step(operation, operand))
-        for total in range(MODULUS)
-        for operation in OPERATIONS
-        for operand in FACT_OPERANDS
-        if split_of(fact_prompt(total, Step(operation, operand))) not in HELD_OUT
-    ]
     records = []
     for _ in range(documents):
         text = ""
         while len(text) < characters:
             if rng.random() < 0.5:
-                text += _fact(rng, *rng.choice(facts), wrong_facts)
+                text += _fact(rng, wrong_facts)
             else:
                 text += _chain(rng)
         records.append({"text": text[:characters]})
     return records
 
 
-def _fact(rng: random.Random, total: int, step: Step, wrong_facts: float) -> str:
+def _fact(rng: random.Random, wrong_facts: float) -> str:
+    total = rng.randrange(MODULUS)
+    step = Step(rng.choice(OPERATIONS), rng.choice(FACT_OPERANDS))
     answer = result(total, step)
     if rng.random() < wrong_facts:
         answer = (answer + rng.choice((1, -1, 10, -10))) % MODULUS
-    return f"{fact_prompt(total, step)}{answer:02d};"
+    return f"{total:02d}{step.operation}{step.operand}={answer:02d};"
 
 
 def _chain(rng: random.Random) -> str:
