@@ -2,6 +2,7 @@
 
 import json
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,12 @@ def damaged_bin(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
 
 
+def other_zip(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with zipfile.ZipFile(folder / "pytorch_model.bin", "w") as archive:
+        archive.writestr("readme.txt", "no tensors")
+
+
 def with_file(name: str, text: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_text(text) and None
 
@@ -216,6 +223,7 @@ CASES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         ),
         ["pytorch_model.bin", "not a complete torch file"],
     ),
+    "zip of something else": (other_zip, ["pytorch_model.bin", "cannot be read as a torch file"]),
     "bin of a list": (as_bin([torch.ones(2)]), ["pytorch_model.bin", "dictionary of tensors"]),
     "bin with a number": (as_bin({NORM: 1}), ["pytorch_model.bin", NORM, "is no tensor"]),
     "bin of integers": (

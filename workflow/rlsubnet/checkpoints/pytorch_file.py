@@ -17,12 +17,19 @@ if TYPE_CHECKING:
     import torch
 
 
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return False
+
+
 @lru_cache(maxsize=4)
 def _load(path: Path, modified_ns: int) -> "dict[str, torch.Tensor]":
     """Return the tensors of a file, mapped into memory; ``modified_ns`` keeps the cache honest."""
     import torch
 
-    if not zipfile.is_zipfile(path):
+    if not _is_zip(path):
         raise ValueError(
             f"{path}: not a complete torch file (damaged, or older than torch 1.6); "
             "save it again as safetensors"
@@ -33,7 +40,8 @@ def _load(path: Path, modified_ns: int) -> "dict[str, torch.Tensor]":
         raise ValueError(
             f"{path}: holds more than tensors and could run code; save it again as safetensors"
         ) from error
-    except (RuntimeError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    # A damaged pickle can fail anywhere in the reader.
+    except (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
         first_line = str(error).partition("\n")[0]
         raise ValueError(f"{path}: cannot be read as a torch file: {first_line}") from error
     if not isinstance(state, dict):
