@@ -1,0 +1,90 @@
+"""What Snakemake plans where nothing has run yet: every scale, the order of runs, the profiles."""
+
+import shlex
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+
+@pytest.mark.parametrize("scale", ["gpu", "paper"])
+def test_every_scale_plans(project, scale):
+    if not (project.root / "config" / scale).is_dir():
+        pytest.skip(f"no config/{scale}")
+    plan = project.plan(scale=scale)
+    assert {"all", "updates", "table1", "table6", "fig1"} <= set(plan)
+
+
+def test_the_demo_plans_every_run_and_pair(project):
+    plan = project.plan(scale="demo")
+    assert plan["train"] == plan["evaluate"]
+    assert {"base", "sft", "dpo", "dpo_sub", "dpo_norm", "dpo_norm_sub"} <= plan["train"]
+    assert plan["frozen"] == {"dpo_sub", "dpo_norm_sub"}
+    assert {"dpo", "dpo_norm", "dpo__official"} <= plan["mask"]
+    assert "dpo_sub" not in plan["mask"]
+
+
+def test_one_item_plans_only_what_it_reads(project):
+    plan = project.plan("table2", scale="demo")
+    assert plan["rank"] == {"dpo", "dpo_norm"}
+    # Preferences wait for the policy, so its training is planned though no pair here is its own.
+    assert plan["train"] == {"base", "sft", "dpo", "dpo_norm"}
+    assert set(plan) == {"data", "train", "rank", "table2"}
+
+
+def test_an_item_that_no_row_names_is_still_drawn(project):
+    assert project.plan("fig7") == {"fig7": {""}}
+
+
+def test_a_masked_run_waits_for_the_mask_of_the_full_run(project):
+    plan = project.plan("work/micro/runs/dpo_sub/final")
+    assert plan["train"] == {"base", "sft", "dpo", "dpo_sub"}
+    assert plan["mask"] == {"dpo"}
+
+
+def test_the_train_command_carries_the_resolved_row(project):
+    output = project.snakemake("--dry-run", "work/micro/runs/dpo_sub/final").stdout
+    line = next(line for line in output.splitlines() if "rlsubnet train dpo_sub " in line)
+    words = shlex.split(line.removeprefix("Shell command: "))
+    row = yaml.safe_load(words[words.index("--row") + 1])
+    assert (row["algorithm"], row["mask"], row["recipe"]["steps"]) == ("dpo", "dpo", 3)
+    assert words[words.index("--mask") + 1] == "work/micro/masks/dpo.safetensors"
+    assert words[words.index("--init") + 1] == "work/micro/runs/sft/final"
+
+
+def test_the_slurm_profile_plans(project):
+    assert project.plan("--profile", "slurm")["train"] == {
+        "base",
+        "sft",
+        "dpo",
+        "dpo_sub",
+        "dpo_seed123",
+    }
+
+
+def refusal(project, *arguments: str) -> str:
+    # A dry run prints its errors on stdout.
+    result = project.snakemake("--dry-run", *arguments)
+    assert result.returncode == 1
+    return result.stdout + result.stderr
+
+
+def test_a_bad_sheet_stops_the_plan_without_a_traceback(project):
+    project.sheets.set_cell("runs.tsv", "dpo", "algorithm", "dop")
+    message = refusal(project)
+    assert "config/micro/runs.tsv, row 4 (dpo), column algorithm" in message
+    assert "Traceback" not in message
+
+
+def test_a_text_given_for_a_truth_value_is_explained(project):
+    message = refusal(project, "--config", "cached=true")
+    assert "key cached: expected true or false, found the text 'true'" in message
+    assert "on the command line write True" in message
+
+
+def test_the_workflow_has_no_lint(repository):
+    result = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--lint"], cwd=repository, capture_output=True
+    )
+    assert result.returncode == 0, result.stderr.decode()

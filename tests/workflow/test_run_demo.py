@@ -1,0 +1,79 @@
+"""The demo's display: what of Snakemake's output it shows."""
+
+import importlib.util
+import os
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture
+def run_demo(repository: Path) -> ModuleType:
+    path = repository / "workflow/scripts/run_demo.py"
+    spec = importlib.util.spec_from_file_location("run_demo", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+STARTED = """\
+SNAKEMAKE
+=========
+  Date: 2026-11-20
+
+Job stats:
+job      count
+-----  -------
+train        1
+
+[Fri Nov 20 22:01:20 2026]
+rule train:
+    input: a
+    jobid: 4
+    wildcards: run=dpo
+    resources: tmpdir=/tmp
+Shell command: rlsubnet train dpo
+""".splitlines()
+
+
+def test_a_job_has_one_line_when_it_starts_and_one_when_it_ends(run_demo):
+    ended = ["[Fri Nov 20 22:02:20 2026]", "Finished jobid: 4 (Rule: train)"]
+    lines = list(run_demo.job_lines([*STARTED, *ended, "3 of 9 steps (33%) done"]))
+    assert [line.split(maxsplit=1)[1] for line in lines] == [
+        "train dpo ...",
+        "[  3/9]  train dpo: done in 0:00",
+    ]
+
+
+def test_an_error_is_passed_on_whole(run_demo):
+    error = ["Error in rule train:", "    log: logs/train.log", "rlsubnet train: error: bad row"]
+    assert list(run_demo.job_lines([*STARTED, *error]))[1:] == error
+
+
+def test_the_report_is_due_when_a_result_is_newer(run_demo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_demo, "RESULTS", tmp_path)
+    monkeypatch.setattr(run_demo, "REPORT", tmp_path / "report.html")
+    assert run_demo.report_is_due()
+    (tmp_path / "report.html").write_text("")
+    assert not run_demo.report_is_due()
+    (tmp_path / "table1.csv").write_text("")
+    later = (tmp_path / "report.html").stat().st_mtime + 5
+    os.utime(tmp_path / "table1.csv", (later, later))
+    assert run_demo.report_is_due()
+
+
+def test_a_lock_that_nobody_holds_is_cleared_only_when_there_is_one(
+    run_demo, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    called = []
+    monkeypatch.setattr(run_demo.subprocess, "run", lambda *args, **_: called.append(args))
+    run_demo.clear_stale_lock()
+    assert called == []
+    (tmp_path / ".snakemake/locks").mkdir(parents=True)
+    (tmp_path / ".snakemake/locks/0.input.lock").write_text("")
+    run_demo.clear_stale_lock()
+    assert len(called) == 1

@@ -1,0 +1,285 @@
+"""Each fault in a config or a sheet is refused, naming file, row and column."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rlsubnet.cli import main
+from rlsubnet.sheets import (
+    SheetError,
+    item_files,
+    load_config,
+    load_scale,
+    resolved_row,
+    waist_files,
+)
+
+
+def refusal(micro) -> str:
+    with pytest.raises(SheetError) as caught:
+        micro.load()
+    return str(caught.value)
+
+
+def test_the_micro_scale_as_it_stands_is_accepted(micro):
+    scale = micro.load()
+    assert list(scale.runs) == ["base", "sft", "dpo", "dpo_sub", "dpo_seed123"]
+    assert scale.runs["dpo_sub"].mask == "dpo"
+    assert scale.runs["dpo"].seed == 42
+    assert scale.pairs["base_sft"].items == ("table1", "table6", "fig1")
+    assert scale.comparisons["seed"].pair2 == "dpo_seed123"
+
+
+# Row numbers are lines of the file: the header is 1, base 2, sft 3, dpo 4, dpo_sub 5.
+@pytest.mark.parametrize(
+    ("row", "column", "value", "expected"),
+    [
+        ("dpo", "algorithm", "dop", "row 4 (dpo), column algorithm: unknown value 'dop' "
+         "(did you mean 'dpo'?)"),
+        ("dpo", "init", "stf", "row 4 (dpo), column init: unknown run or model 'stf' "
+         "(did you mean 'sft'?); known: tiny, base, sft,"),
+        ("dpo", "init", "", "row 4 (dpo), column init:"),
+        ("dpo", "recipe", "lr", "row 4 (dpo), column recipe: unknown recipe 'lr'"),
+        ("dpo", "data", "pears", "row 4 (dpo), column data: unknown data set 'pears' "
+         "(did you mean 'pairs'?)"),
+        ("dpo", "data", "sft_train", "row 4 (dpo), column data: 'sft_train' is of kind "
+         "demonstrations; dpo learns from preferences or demonstration_pairs"),
+        ("dpo_sub", "mask", "dpo2", "row 5 (dpo_sub), column mask: unknown pair 'dpo2'"),
+        ("dpo_sub", "mask", "dpo_vs_sub", "column mask: pair 'dpo_vs_sub' is measured on the run "
+         "'dpo_sub' itself"),
+        ("dpo", "seed", "-1", "row 4 (dpo), column seed: found '-1', expected a whole number"),
+        ("dpo", "set", "lrr=1", "row 4 (dpo), column set: unknown key 'lrr' (did you mean 'lr'?)"),
+        ("dpo", "set", "steps=many", "column set: steps: expected a whole number, found the text "
+         "'many'"),
+        ("dpo", "set", "steps=2.5", "column set: steps: expected a whole number, found 2.5"),
+        ("dpo", "set", "lr=0", "column set: lr: 0 is less than or equal to the minimum of 0"),
+        ("dpo", "set", "steps 5", "column set: found 'steps', expected entries key=value"),
+        ("dpo", "set", "steps=1 steps=2", "column set: key 'steps' stands twice"),
+        ("dpo", "init", "tiny", "column init: model 'tiny' is an architecture without weights"),
+        ("dpo", "run", "dpo__x", "row 4 (dpo__x), column run: found 'dpo__x', expected a name"),
+        ("dpo", "run", "sft", "row 4 (sft), column run: duplicate name 'sft', first used in row 3"),
+        ("dpo", "run", "tiny", "row 4 (tiny), column run: 'tiny' is already the name of a model"),
+    ],
+)  # fmt: skip
+def test_a_bad_cell_of_runs_names_file_row_and_column(micro, row, column, value, expected):
+    micro.set_cell("runs.tsv", row, column, value)
+    message = refusal(micro)
+    assert message.startswith(str(micro.folder / "runs.tsv"))
+    assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("sheet", "row", "column", "value", "expected"),
+    [
+        ("pairs", "dpo", "init", "nothing", "row 3 (dpo), column init: unknown run or model"),
+        ("pairs", "dpo", "tuned", "dop", "column tuned: unknown run or model 'dop' (did you mean "
+         "'dpo'?)"),
+        ("pairs", "dpo", "tuned", "sft", "column tuned: the same checkpoint as init"),
+        ("pairs", "dpo", "init", "tiny", "column init: model 'tiny' is an architecture"),
+        ("pairs", "dpo", "items", "table1,table9", "column items: unknown item 'table9'"),
+        ("pairs", "dpo", "items", "fig1,fig1", "column items: fig1 stands twice"),
+        ("pairs", "dpo", "method", "DOP", "column method: unknown value 'DOP' (did you mean "
+         "'DPO'?)"),
+        ("comparisons", "seed", "pair2", "dpo_seed", "row 2 (seed), column pair2: unknown pair "
+         "'dpo_seed'"),
+        ("comparisons", "seed", "items", "table11", "column items: unknown item 'table11'"),
+    ],
+)  # fmt: skip
+def test_a_bad_cell_of_pairs_or_comparisons_names_it(micro, sheet, row, column, value, expected):
+    micro.set_cell(f"{sheet}.tsv", row, column, value)
+    message = refusal(micro)
+    assert message.startswith(str(micro.folder / f"{sheet}.tsv"))
+    assert expected in message
+
+
+def test_a_cycle_through_init_is_shown_whole(micro):
+    micro.replace("config.yaml", "kind: base_text, documents: 40, characters: 32,", "kind: "
+                  "demonstrations, style: worked, problems: 4, split: train,")  # fmt: skip
+    micro.set_cell("runs.tsv", "base", "algorithm", "sft")
+    micro.set_cell("runs.tsv", "base", "init", "sft")
+    message = refusal(micro)
+    assert "column init: runs wait for each other in a circle: " in message
+    circle = message.split("circle: ")[1].split(" -> ")
+    assert circle in (["base", "sft", "base"], ["sft", "base", "sft"])
+
+
+def test_a_cycle_through_masks_is_refused(micro):
+    # dpo_sub waits for dpo (mask dpo: sft -> dpo); now dpo waits for dpo_sub.
+    micro.add_row("pairs.tsv", "back", "sft", "dpo_sub", "DPO", "", "", "", "back")
+    micro.set_cell("runs.tsv", "dpo", "mask", "back")
+    assert "column mask: runs wait for each other in a circle" in refusal(micro)
+
+
+def test_a_cycle_through_the_policy_of_the_data_is_refused(micro):
+    micro.replace(
+        "config.yaml",
+        "kind: demonstration_pairs, style: worked, problems: 20,",
+        "kind: preferences, policy: dpo, prompts: 4, samples: 2,",
+    )
+    message = refusal(micro)
+    assert "row 4 (dpo), column data: runs wait for each other in a circle: dpo -> dpo" in message
+
+
+def test_an_unknown_policy_names_the_data_set(micro):
+    micro.replace(
+        "config.yaml",
+        "kind: demonstration_pairs, style: worked, problems: 20,",
+        "kind: preferences, policy: sftt, prompts: 4, samples: 2,",
+    )
+    assert "key data.pairs.policy: unknown run or model 'sftt' (did you" in refusal(micro)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("\tseed\t", "\t", "header: missing column seed"),
+        ("\tseed\t", "\tsede\t", "header: unknown column 'sede' (did you mean 'seed'?)"),
+        ("\tseed\t", "\tseed\tseed\t", "header: duplicate column 'seed'"),
+        ("DPO, seed 123", "DPO\tmore", "row 6 (dpo_seed123): 10 cells, expected at most 9"),
+    ],
+)
+def test_a_sheet_with_wrong_columns_is_refused(micro, old, new, expected):
+    micro.replace("runs.tsv", old, new)
+    assert f"{micro.folder / 'runs.tsv'}, {expected}" in refusal(micro)
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "# only a comment\n"])
+def test_a_sheet_without_a_header_is_refused(micro, text):
+    micro.edit("pairs.tsv", lambda _: text)
+    assert f"{micro.folder / 'pairs.tsv'}: empty, expected a header" in refusal(micro)
+
+
+def test_sheets_with_only_a_header_are_an_empty_scale(micro):
+    for name in ("runs.tsv", "pairs.tsv", "comparisons.tsv"):
+        micro.edit(name, lambda text: text.splitlines()[0] + "\n")
+    scale = micro.load()
+    assert (scale.runs, scale.pairs, scale.comparisons) == ({}, {}, {})
+    assert waist_files(scale) == []
+
+
+def test_comments_do_not_shift_row_numbers(micro):
+    micro.edit("runs.tsv", lambda text: "# a comment\n\n" + text)
+    micro.edit("runs.tsv", lambda text: text.replace("\tdpo\tsft\tpairs", "\tdop\tsft\tpairs", 1))
+    assert "row 6 (dpo), column algorithm" in refusal(micro)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("recipes:", "recipies: {}\nrecipes:", "top level: unknown key 'recipies' (did you mean "
+         "'recipes'?)"),
+        ("lr: 1.0e-2", "lrr: 1.0e-2", "key recipes.pretrain: unknown key 'lrr'"),
+        ("lr: 1.0e-2", "lr: 1e-2", "key recipes.pretrain.lr: expected a number, found the text "
+         "'1e-2'; YAML 1.1 reads 2e-3 as text, write 2.0e-3"),
+        ("steps: 4,", "", "key recipes.pretrain: missing key steps"),
+        ("architecture:", "source: x, architecture:", "key models.tiny: expected exactly one of "
+         "the keys architecture, source"),
+        ("mc: {", "mc__5: {", "key data: found 'mc__5', expected a name"),
+        ("per_task: 2", "per_tusk: 2", "key data.mc: unknown key 'per_tusk' (did you mean"),
+        ("terse_share: 0.5, ", "", "key data.sft_train: missing key terse_share"),
+        ("scale: micro", "", "top level: missing key scale"),
+        ("recipes:", "models: {}\nrecipes:", "line 21: duplicate key 'models'"),
+        ("results: results/micro", "results: [", "not YAML"),
+    ],
+)  # fmt: skip
+def test_a_bad_config_names_file_and_key(micro, old, new, expected):
+    micro.replace("config.yaml", old, new)
+    message = refusal(micro)
+    assert message.startswith(str(micro.folder / "config.yaml"))
+    assert expected in message
+
+
+def test_an_unknown_suite_is_refused(micro):
+    micro.replace("config.yaml", "suites: [arith, mc]", "suites: [arith, mcc]")
+    assert "key evaluation.suites: unknown data set 'mcc' (did you mean 'mc'?)" in refusal(micro)
+
+
+def test_training_data_is_no_suite(micro):
+    micro.replace("config.yaml", "suites: [arith, mc]", "suites: [sft_train]")
+    assert "'sft_train' is of kind demonstrations" in refusal(micro)
+
+
+def test_table3_of_a_released_model_is_refused(micro):
+    micro.replace("config.yaml", "models:", 'models:\n  released: {source: "hf:owner/name"}')
+    micro.set_cell("pairs.tsv", "dpo_vs_sub", "init", "released")
+    assert "column items: " in refusal(micro)
+    assert "compares two runs, 'released' is a model" in refusal(micro)
+
+
+def test_defaults_are_filled(micro):
+    config = load_config([micro.folder / "config.yaml"])
+    assert config["cached"] is False
+    assert config["measure"]["tolerances"] == [1e-8, 1e-7, 1e-6, 1e-5, 1e-4]
+    assert config["resources"]["train"] == {"mem_mb": 1500, "runtime": 60, "threads": 1, "gpus": 0}
+    assert config["models"]["tiny"]["architecture"]["num_key_value_heads"] == 1
+    assert "style" not in config["data"]["mc"]
+
+
+def test_a_later_file_lies_over_an_earlier_one(micro):
+    over = micro.root / "over.yaml"
+    over.write_text("recipes: {rl: {steps: 7}}\n", encoding="utf-8")
+    config = load_config([micro.folder / "config.yaml", over])
+    assert config["recipes"]["rl"]["steps"] == 7
+    assert config["recipes"]["rl"]["batch_size"] == 8
+    over.write_text("recipes: {rl: {steps: x}}\n", encoding="utf-8")
+    with pytest.raises(SheetError, match=r"over.yaml, key recipes.rl.steps: expected a whole"):
+        load_config([micro.folder / "config.yaml", over])
+
+
+def test_a_row_spells_out_recipe_overrides_and_architecture(micro):
+    micro.set_cell("runs.tsv", "dpo", "set", "lr=1e-6 clip=null")
+    scale = micro.load()
+    row = resolved_row(scale, "dpo")
+    assert row["recipe"]["lr"] == 1e-6
+    assert row["recipe"]["clip"] is None
+    assert row["recipe"]["steps"] == 3
+    assert row["architecture"] is None
+    assert resolved_row(scale, "base")["architecture"]["hidden_size"] == 16
+    assert "label" not in row
+    assert json.loads(json.dumps(row)) == row
+
+
+def test_items_read_the_files_of_the_rows_that_name_them(micro):
+    scale = micro.load()
+    assert item_files(scale, "table1") == [
+        "results/micro/updates/base_sft.csv",
+        "results/micro/updates/dpo.csv",
+    ]
+    assert item_files(scale, "table4") == [
+        "results/micro/overlap/seed.csv",
+        "results/micro/updates/dpo.csv",
+        "results/micro/updates/dpo_seed123.csv",
+    ]
+    # Full and sub, and the proof that sub left its frozen weights alone.
+    assert item_files(scale, "fig4") == [
+        "results/micro/metrics/dpo.csv",
+        "results/micro/metrics/dpo_sub.csv",
+        "results/micro/frozen/dpo_sub.csv",
+    ]
+    assert "results/micro/answers/dpo_sub.csv.gz" in item_files(scale, "table3")
+    assert item_files(scale, "fig7") == []
+
+
+def test_every_item_reads_only_files_that_target_all_makes(repository):
+    scale = load_scale(load_config([repository / "config/demo/config.yaml"]), repository)
+    for item in ("table1", "table2", "table3", "table4", "table6", "section4", "fig1", "fig4"):
+        files = item_files(scale, item)
+        assert files
+        assert set(files) <= set(waist_files(scale))
+
+
+def test_check_prints_counts_and_the_plan(repository, monkeypatch, capsys):
+    monkeypatch.chdir(repository)
+    assert main(["check", "--config", "config/demo/config.yaml"]) == 0
+    output = capsys.readouterr().out
+    assert "8 runs, 2 of them masked" in output
+    assert "dpo_sub: dpo of sft on preferences inside the subnetwork of dpo" in output
+
+
+def test_check_of_a_bad_sheet_is_one_line_and_exit_1(micro, monkeypatch, capsys):
+    monkeypatch.chdir(micro.root)
+    micro.set_cell("runs.tsv", "dpo", "init", "stf")
+    assert main(["check", "--config", str(Path("config/micro/config.yaml"))]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "config/micro/runs.tsv, row 4 (dpo), column init" in error

@@ -1,0 +1,125 @@
+"""The micro scale runs from end to end; then a change repeats what hangs on it and nothing else."""
+
+import csv
+import os
+import shutil
+
+import pytest
+from rlsubnet.sheets import ITEMS, load_config, load_scale, waist_files
+
+pytestmark = pytest.mark.slow
+
+RUNS = ["base", "sft", "dpo", "dpo_sub", "dpo_seed123"]
+
+
+@pytest.fixture
+def changed(finished, tmp_path):
+    """Return a copy of the finished project, with all it made, to change and plan."""
+    return finished.copy_to(tmp_path, "work", "results", ".snakemake")
+
+
+def test_every_item_and_waist_file_is_made(finished):
+    config = load_config([finished.root / "config/micro/config.yaml"])
+    for file in waist_files(load_scale(config, finished.root)):
+        assert (finished.root / file).stat().st_size > 0
+    for item in ITEMS:
+        folder, kinds = ("figures", "png pdf") if item.startswith("fig") else ("tables", "csv md")
+        for kind in kinds.split():
+            assert (finished.root / f"results/micro/{folder}/{item}.{kind}").stat().st_size > 0
+
+
+def test_every_job_leaves_a_log_and_a_benchmark(finished):
+    for run in RUNS:
+        assert (finished.root / f"logs/micro/train/{run}.log").is_file()
+        assert (finished.root / f"work/micro/benchmarks/train/{run}.tsv").is_file()
+
+
+def test_the_masked_run_left_its_frozen_weights_alone(finished):
+    with (finished.root / "results/micro/frozen/dpo_sub.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert sum(int(row["frozen"]) for row in rows) > 0
+    assert [row["tensor"] for row in rows if int(row["frozen_changed"])] == []
+
+
+def test_a_second_call_plans_nothing(finished):
+    assert finished.plan() == {}
+
+
+def test_a_changed_row_plans_its_run_and_what_hangs_on_it(changed):
+    changed.sheets.set_cell("runs.tsv", "dpo_seed123", "set", "lr=1e-4")
+    assert changed.plan() == {
+        "train": {"dpo_seed123"},
+        "evaluate": {"dpo_seed123"},
+        "updates": {"dpo_seed123"},
+        "mask": {"dpo_seed123__official"},
+        "overlap": {"seed"},
+        "table4": {""},
+        "all": {""},
+    }
+
+
+def test_a_changed_full_run_repeats_its_masked_run_too(changed):
+    changed.sheets.set_cell("runs.tsv", "dpo", "seed", "43")
+    plan = changed.plan()
+    assert plan["train"] == {"dpo", "dpo_sub"}
+    assert plan["mask"] == {"dpo", "dpo__official"}
+    assert "base_sft" not in plan["updates"]
+    assert "data" not in plan
+
+
+def test_a_new_row_plans_only_the_new_run(changed):
+    changed.sheets.add_row("runs.tsv", "dpo_seed7", "dpo", "sft", "pairs", "rl", "7")
+    plan = changed.plan()
+    assert plan == {"train": {"dpo_seed7"}, "evaluate": {"dpo_seed7"}, "all": {""}}
+
+
+def test_a_changed_label_draws_again_and_trains_nothing(changed):
+    changed.sheets.set_cell("pairs.tsv", "base_sft", "label", "from base to SFT")
+    assert set(changed.plan()) == {"table1", "table6", "fig1", "all"}
+
+
+@pytest.mark.parametrize("edit", ["wandb: {mode: offline}", "resources: {train: {mem_mb: 999}}"])
+def test_where_to_log_and_what_to_ask_for_repeat_nothing(changed, edit):
+    changed.sheets.edit("config.yaml", lambda text: text + edit + "\n")
+    assert changed.plan() == {}
+
+
+def test_a_forced_run_is_refreshed_and_nothing_else(changed):
+    final = "work/micro/runs/dpo_seed123/final"
+    assert changed.plan("-f", final) == {"train": {"dpo_seed123"}}
+
+
+def test_a_clone_with_results_alone_draws_and_plans_no_other_job(finished, tmp_path):
+    clone = finished.copy_to(tmp_path, "results")
+    plan = clone.plan("tables", "figures", "--forceall", "--config", "cached=True")
+    assert set(plan) == {*ITEMS, "tables", "figures"}
+
+
+def test_a_cached_clone_says_which_result_is_missing(finished, tmp_path):
+    clone = finished.copy_to(tmp_path, "results")
+    shutil.rmtree(clone.root / "results/micro/tables")
+    (clone.root / "results/micro/ranks/dpo.csv").unlink()
+    result = clone.snakemake("--dry-run", "table2", "--config", "cached=True")
+    assert result.returncode == 1
+    assert "results/micro/ranks/dpo.csv" in result.stdout + result.stderr
+
+
+def test_a_fresh_clone_trains_everything_although_it_holds_results(finished, tmp_path):
+    plan = finished.copy_to(tmp_path, "results").plan()
+    assert plan["train"] == plan["evaluate"] == set(RUNS)
+    assert plan["updates"] == {"base_sft", "dpo", "dpo_seed123", "dpo_vs_sub"}
+    used = {"table1", "table2", "table3", "table4", "table6", "section4", "fig1", "fig3", "fig4"}
+    assert used <= set(plan)
+
+
+def test_after_training_in_a_fresh_clone_was_cut_short_the_old_results_do_not_count(
+    finished, tmp_path
+):
+    clone = finished.copy_to(tmp_path, "results", "work", ".snakemake")
+    # Git leaves results older than models trained since; metrics are made with the models.
+    for kind in ("updates", "ranks", "scores", "answers", "overlap", "frozen", "tables", "figures"):
+        for path in (clone.root / "results/micro" / kind).iterdir():
+            os.utime(path, (1_000_000_000, 1_000_000_000))
+    plan = clone.plan()
+    assert "train" not in plan
+    assert plan["updates"] == {"base_sft", "dpo", "dpo_seed123", "dpo_vs_sub"}
