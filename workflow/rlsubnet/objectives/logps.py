@@ -1,0 +1,47 @@
+"""Log-probabilities that a model gives to tokens and to whole responses."""
+
+from torch import Tensor
+from torch.nn import functional
+
+
+def token_logps(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """Return log p(target) for every position, 0 where ``mask`` is False.
+
+    Computes ``log softmax(logits)[target]`` in float32, whatever the precision of the logits.
+
+    Args:
+        logits: shape ``[B, T, V]``; position t holds the prediction for ``targets[:, t]``.
+        targets: token ids, shape ``[B, T]``.
+        mask: bool, shape ``[B, T]``; True where the target is part of the response.
+
+    Raises:
+        ValueError: the shapes do not fit each other.
+
+    >>> import torch
+    >>> logits = torch.tensor([[[0.0, 0.0], [5.0, 5.0]]])
+    >>> token_logps(logits, torch.tensor([[0, 1]]), torch.tensor([[True, False]]))
+    tensor([[-0.6931,  0.0000]])
+    """
+    if logits.shape[:-1] != targets.shape or mask.shape != targets.shape:
+        raise ValueError(
+            f"logits {list(logits.shape)}, targets {list(targets.shape)} and mask "
+            f"{list(mask.shape)}: expected [B, T, V], [B, T] and [B, T]"
+        )
+    logps = -functional.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), reduction="none"
+    )
+    # Filled, not multiplied: padding with log p = -inf must not become nan.
+    return logps.view_as(targets).masked_fill(~mask, 0.0)
+
+
+def response_logps(logps: Tensor) -> Tensor:
+    """Return ``log p(response | prompt)``: the sum of the token log-probabilities of each row.
+
+    Args:
+        logps: from :func:`token_logps`, shape ``[B, T]``, 0 outside the response.
+
+    >>> import torch
+    >>> response_logps(torch.tensor([[-1.0, -2.0, 0.0], [-0.5, 0.0, 0.0]]))
+    tensor([-3.0000, -0.5000])
+    """
+    return logps.sum(dim=1)
