@@ -1,0 +1,65 @@
+import pytest
+import torch
+from rlsubnet.tasks.tokenizer import build_tokenizer
+from rlsubnet.training.algorithms import ALGORITHMS, Scores, find_algorithm, make_examples
+from rlsubnet.training.recipe import Recipe
+
+TOKENIZER = build_tokenizer()
+RECIPE = Recipe(steps=1, batch_size=2, lr=1.0, beta=0.5)
+
+
+def test_a_text_is_learned_from_its_first_character() -> None:
+    ((sample,),) = make_examples([{"text": "1+"}], find_algorithm("pretrain"), TOKENIZER)
+    assert (sample.tokens, sample.given) == ([1, 4, 13], 1)
+
+
+def test_a_response_is_learned_with_its_end_token_and_its_prompt_is_not() -> None:
+    records = [{"prompt": "1=", "response": "2", "level": 1}]
+    ((sample,),) = make_examples(records, find_algorithm("sft"), TOKENIZER)
+    assert (sample.tokens, sample.given) == ([1, 4, 16, 5, 2], 3)
+
+
+def test_a_pair_has_one_prompt_and_two_responses() -> None:
+    records = [{"prompt": "1=", "chosen": "2", "rejected": "33", "level": 1}]
+    ((chosen, rejected),) = make_examples(records, find_algorithm("dpo"), TOKENIZER)
+    assert (chosen.tokens, rejected.tokens) == ([1, 4, 16, 5, 2], [1, 4, 16, 6, 6, 2])
+    assert chosen.given == rejected.given == 3
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"prompt": "1="}, r"line 2: no key 'response'; found \['prompt'\]"),
+        ({"prompt": "one", "response": "2"}, "line 2: the tokenizer has no tokens for a part of"),
+        ({"prompt": "1=", "response": 5}, "line 2: "),
+    ],
+)
+def test_a_bad_record_is_named_by_its_line(record: dict[str, object], message: str) -> None:
+    good = {"prompt": "1=", "response": "1"}
+    with pytest.raises(ValueError, match=message):
+        make_examples([good, record], find_algorithm("sft"), TOKENIZER)
+
+
+def test_an_unknown_algorithm_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="expected one of pretrain, sft, dpo, dpo_norm, found 'p'"):
+        find_algorithm("p")
+
+
+def test_cross_entropy_is_weighted_by_tokens() -> None:
+    logps = torch.tensor([[-1.0, -2.0], [-4.0, 0.0]])
+    mask = torch.tensor([[True, True], [True, False]])
+    terms = ALGORITHMS["sft"].terms(Scores(logps, mask), RECIPE)
+    assert (terms.loss.item(), terms.weight) == (7.0, 3)
+
+
+def test_the_reward_of_dpo_is_the_summed_margin_of_its_pairs() -> None:
+    # Rows: chosen 1, chosen 2, rejected 1, rejected 2; response sums -1, -3, -4, -2.
+    logps = torch.tensor([[-1.0, 0.0], [-1.0, -2.0], [-3.0, -1.0], [-2.0, 0.0]])
+    mask = logps != 0
+    scores = Scores(logps, mask, reference=torch.tensor([-2.0, -2.0, -2.0, -2.0]))
+    plain = ALGORITHMS["dpo"].terms(scores, RECIPE)
+    # Margins with beta 0.5: 0.5 * ((-1 + 2) - (-4 + 2)) = 1.5 and 0.5 * ((-3 + 2) - 0) = -0.5.
+    assert (plain.logged["reward"].item(), plain.weight) == (1.0, 2)
+    norm = ALGORITHMS["dpo_norm"].terms(scores, RECIPE)
+    # Per token: 0.5 * (1 / 1 - (-2) / 2) = 1 and 0.5 * (-1 / 2 - 0 / 1) = -0.25.
+    assert (norm.logged["reward"].item(), norm.weight) == (0.75, 2)

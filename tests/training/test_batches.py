@@ -1,0 +1,88 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rlsubnet.files import read_jsonl
+from rlsubnet.objectives.logps import response_logps
+from rlsubnet.tasks.tokenizer import load_tokenizer
+from rlsubnet.training.algorithms import find_algorithm, make_examples
+from rlsubnet.training.batches import Sample, collate, example_order, split_batch
+from rlsubnet.training.loop import reference_logps
+from rlsubnet.training.model import load_model, score_batch
+
+CPU = torch.device("cpu")
+
+
+def test_an_epoch_draws_every_example_once_and_the_next_in_another_order() -> None:
+    batches = [batch.tolist() for batch in example_order(12, 4, seed=0, first=1, last=6)]
+    first, second = sum(batches[:3], []), sum(batches[3:], [])
+    assert sorted(first) == sorted(second) == list(range(12))
+    assert first != second
+
+
+def test_the_batch_of_a_step_does_not_depend_on_where_a_run_resumes() -> None:
+    whole = [batch.tolist() for batch in example_order(10, 4, seed=7, first=1, last=9)]
+    for first in range(1, 10):
+        resumed = [batch.tolist() for batch in example_order(10, 4, seed=7, first=first, last=9)]
+        assert resumed == whole[first - 1 :]
+
+
+def test_another_seed_draws_another_order() -> None:
+    orders = [next(example_order(50, 50, seed, 1, 1)).tolist() for seed in (1, 2)]
+    assert orders[0] != orders[1]
+
+
+def test_fewer_examples_than_a_batch_are_refused() -> None:
+    with pytest.raises(ValueError, match="found 3 examples, expected at least one batch of 4"):
+        next(example_order(3, 4, seed=0, first=1, last=1))
+
+
+def test_the_parts_of_a_batch_are_the_batch() -> None:
+    examples = [(Sample([1] * (2 + n % 5), 1),) for n in range(12)]
+    indices = np.array([7, 3, 11, 0, 2, 5])
+    parts = split_batch(examples, indices, 3)
+    assert [len(part) for part in parts] == [2, 2, 2]
+    assert sorted(sum(parts, [])) == sorted(indices.tolist())
+
+
+def test_rows_of_a_pair_batch_are_all_chosen_then_all_rejected() -> None:
+    examples = [
+        (Sample([1, 10 + n, 2], given=1), Sample([1, 20 + n, 2], given=1)) for n in range(3)
+    ]
+    batch = collate(examples, [2, 0], pad=0, device=CPU)
+    assert batch.targets.tolist() == [[12, 2], [10, 2], [22, 2], [20, 2]]
+    assert batch.indices.tolist() == [4, 0, 5, 1]
+
+
+def test_prompts_of_different_lengths_are_scored_from_their_own_end() -> None:
+    examples = [(Sample([1, 5, 6, 7, 2], given=4),), (Sample([1, 5, 8, 2], given=2),)]
+    batch = collate(examples, [0, 1], pad=0, device=CPU)
+    # The shortest prompt has 2 tokens: targets start at the third.
+    assert batch.targets.tolist() == [[6, 7, 2], [8, 2, 0]]
+    assert batch.mask.tolist() == [[False, False, True], [True, True, False]]
+    assert batch.inputs.tolist() == [[1, 5, 6, 7], [1, 5, 8, 2]]
+
+
+def test_padding_and_company_do_not_change_what_a_response_scores(
+    base: Path, data: dict[str, Path]
+) -> None:
+    model, algorithm = load_model(base), find_algorithm("dpo")
+    examples = make_examples(read_jsonl(data["dpo"]), algorithm, load_tokenizer(base))
+    with torch.no_grad():
+        together = reference_logps(model, examples, pad=0)
+        for index, example in enumerate(examples[:8]):
+            for member, sample in enumerate(example):
+                batch = collate([(sample,)], [0], 0, CPU)
+                alone = response_logps(score_batch(model, batch))
+                torch.testing.assert_close(together[2 * index + member], alone[0])
+
+
+def test_scores_equal_those_of_the_whole_logits(base: Path) -> None:
+    model = load_model(base)
+    tokens = [1, 7, 13, 5, 16, 9, 2]
+    batch = collate([(Sample(tokens, given=5),)], [0], 0, CPU)
+    with torch.no_grad():
+        logps = model(torch.tensor([tokens])).logits.log_softmax(-1)[0]
+        expected = [logps[4, 9].item(), logps[5, 2].item()]
+        assert score_batch(model, batch)[0].tolist() == pytest.approx(expected, abs=1e-6)

@@ -1,0 +1,89 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rlsubnet.tasks.tokenizer import build_tokenizer
+from rlsubnet.training.model import COMPANIONS, load_model, new_model, save_model
+from rlsubnet.training.optimizer import MasterAdamW
+from rlsubnet.training.recipe import Recipe
+from safetensors.numpy import save_file
+from safetensors.torch import load_file
+from training_runs import ARCHITECTURE
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+TOKENIZER = build_tokenizer()
+IDS = torch.tensor([[1, 4, 13, 5, 16]])
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_saved_folder_loads_with_the_same_logits(tmp_path: Path, tied: bool) -> None:
+    model = new_model({**ARCHITECTURE, "tie_word_embeddings": tied}, TOKENIZER, seed=1)
+    MasterAdamW(dict(model.named_parameters()), Recipe(steps=1, batch_size=1, lr=1.0))  # rounds
+    with torch.no_grad():
+        before = model(IDS).logits
+    save_model(model, TOKENIZER, tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert loaded.dtype == torch.bfloat16
+    assert ("lm_head.weight" in load_file(tmp_path / "model.safetensors")) is not tied
+    with torch.no_grad():
+        assert torch.equal(loaded.float()(IDS).logits, before)
+    assert AutoTokenizer.from_pretrained(tmp_path)("1+2=").input_ids == IDS[0].tolist()
+    assert (tmp_path / "generation_config.json").is_file()
+
+
+def test_first_weights_depend_on_the_seed_alone() -> None:
+    torch.manual_seed(5)
+    one = new_model(ARCHITECTURE, TOKENIZER, seed=1)
+    following = torch.rand(1)
+    same, other = (new_model(ARCHITECTURE, TOKENIZER, seed=seed) for seed in (1, 2))
+    weight = one.lm_head.weight
+    assert torch.equal(weight, same.lm_head.weight)
+    assert not torch.equal(weight, other.lm_head.weight)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(1), following)  # global random numbers are left alone
+
+
+def test_an_unknown_key_of_the_architecture_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"Qwen2Config has no keys \['num_layers'\]"):
+        new_model({**ARCHITECTURE, "num_layers": 3}, TOKENIZER, seed=1)
+
+
+def test_what_stands_beside_the_weights_is_copied_from_init_byte_by_byte(
+    base: Path, tmp_path: Path
+) -> None:
+    init = tmp_path / "init"
+    shutil.copytree(base, init)
+    config = json.loads((init / "config.json").read_text())
+    (init / "config.json").write_text(json.dumps({**config, "a_key_of_another_version": 1}))
+    (init / "generation_config.json").write_text('{"temperature": 0.7, "do_sample": true}')
+    (init / "chat_template.jinja").write_text("{{ messages }}")
+    out = tmp_path / "out"
+    out.mkdir()
+    save_model(load_model(init), TOKENIZER, out, init)
+    copied = [name for name in COMPANIONS if (init / name).exists()]
+    assert {"config.json", "chat_template.jinja", "tokenizer.json"} < set(copied)
+    for name in copied:
+        assert (out / name).read_bytes() == (init / name).read_bytes()
+
+
+def test_missing_weights_are_refused(base: Path, tmp_path: Path) -> None:
+    shutil.copytree(base, tmp_path / "init")
+    tensors = load_file(base / "model.safetensors")
+    del tensors["model.norm.weight"]
+    bits = {name: tensor.float().numpy().astype(np.float32) for name, tensor in tensors.items()}
+    save_file(bits, tmp_path / "init" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"do not fit the architecture.*model\.norm\.weight"):
+        load_model(tmp_path / "init")
+
+
+def test_weights_in_another_precision_start_the_masters_unrounded(tmp_path: Path) -> None:
+    model = new_model(ARCHITECTURE, TOKENIZER, seed=1)
+    weight = model.lm_head.weight.detach().clone()
+    model.save_pretrained(tmp_path)  # float32
+    loaded = load_model(tmp_path)
+    optimizer = MasterAdamW(dict(loaded.named_parameters()), Recipe(steps=1, batch_size=1, lr=1.0))
+    assert torch.equal(optimizer.masters["lm_head.weight"].detach(), weight)
+    assert torch.equal(loaded.lm_head.weight.detach(), weight.bfloat16().float())

@@ -1,0 +1,282 @@
+"""Whole runs, from files to files."""
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rlsubnet.checkpoints.masks import load_mask, save_mask
+from rlsubnet.cli import main
+from rlsubnet.training import loop
+from rlsubnet.training.resume import STATE
+from rlsubnet.training.run import run_training, start_model
+from training_runs import as_json, bits, row, weights
+
+Train = Callable[..., Path]
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def column(folder: Path, name: str) -> list[float]:
+    return [float(line[name]) for line in metrics(folder)]
+
+
+@pytest.mark.parametrize("algorithm", ["pretrain", "sft", "dpo", "dpo_norm"])
+def test_a_row_trained_twice_gives_the_same_bits(train: Train, algorithm: str) -> None:
+    one, two = train(row(algorithm), "one"), train(row(algorithm), "two")
+    assert bits(one) == bits(two)
+    manifests = [(folder / "final" / "manifest.json").read_text() for folder in (one, two)]
+    assert manifests[0] == manifests[1]
+
+
+def test_another_seed_gives_another_model(train: Train) -> None:
+    assert bits(train(row("sft"), "one")) != bits(train(row("sft", seed=4), "two"))
+
+
+@pytest.mark.parametrize(("algorithm", "beta"), [("dpo", 0.1), ("dpo_norm", 5.0)])
+def test_a_preference_run_starts_at_log_2_and_learns(
+    train: Train, algorithm: str, beta: float
+) -> None:
+    folder = train(row(algorithm, beta=beta, steps=12))
+    losses, rewards = column(folder, "loss"), column(folder, "reward")
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert rewards[0] == pytest.approx(0.0, abs=1e-6)
+    assert losses[-1] < losses[0]
+    assert rewards[-1] > 0
+
+
+def test_metrics_hold_every_step_and_empty_cells_where_nothing_is_defined(train: Train) -> None:
+    lines = metrics(train(row("sft", steps=3)))
+    assert list(lines[0]) == [
+        *("step", "loss", "reward", "kl"),
+        *("grad_norm", "grad_norm_masked", "lr", "tokens"),
+    ]
+    assert [line["step"] for line in lines] == ["1", "2", "3"]
+    assert {(line["reward"], line["kl"], line["grad_norm_masked"]) for line in lines} == {
+        ("", "", "")
+    }
+    # Three steps without room for a warm-up: the peak, then 2/2 and 1/2 of it.
+    assert [float(line["lr"]) for line in lines] == [1e-3, 1e-3, 5e-4]
+    # 8 responses of 2 to 5 tokens, end token included.
+    assert all(8 * 2 <= int(line["tokens"]) <= 8 * 5 for line in lines)
+
+
+@pytest.mark.parametrize("algorithm", ["sft", "dpo"])
+def test_two_parts_of_eight_equal_one_batch_of_sixteen(train: Train, algorithm: str) -> None:
+    whole = train(row(algorithm, batch_size=16), "whole")
+    parts = train(row(algorithm, batch_size=16, accumulate=2), "parts")
+    assert column(parts, "tokens") == column(whole, "tokens")
+    assert column(parts, "loss") == pytest.approx(column(whole, "loss"), rel=1e-5)
+    assert column(parts, "grad_norm") == pytest.approx(column(whole, "grad_norm"), rel=1e-4)
+    # The parts differ in length, so that a mean of their means would be another loss.
+
+
+def test_native_bfloat16_trains_close_to_float32(train: Train) -> None:
+    single = column(train(row("sft"), "single"), "loss")
+    native = column(train(row("sft", compute="bfloat16"), "native"), "loss")
+    assert native != single
+    assert native == pytest.approx(single, rel=0.02)
+
+
+@pytest.mark.parametrize("algorithm", ["sft", "dpo"])
+@pytest.mark.parametrize("mask_at", ["post_clip", "pre_clip"])
+def test_a_masked_run_moves_the_subnetwork_and_no_other_bit(
+    train: Train, base: Path, mask: Path, algorithm: str, mask_at: str
+) -> None:
+    folder = train(row(algorithm, mask="quarter", mask_at=mask_at, lr=1e-2), mask=mask)
+    before, after, inside = weights(base), weights(folder / "final"), load_mask(mask)
+    moved = 0
+    for name in before:
+        changed = before[name] != after[name]
+        assert not changed[~inside.read(name)].any()
+        moved += changed.sum()
+    assert moved > 0.5 * sum(inside.read(name).sum() for name in before)
+    assert all(
+        masked < full
+        for masked, full in zip(
+            column(folder, "grad_norm_masked"), column(folder, "grad_norm"), strict=True
+        )
+    )
+
+
+def test_a_mask_of_ones_gives_the_same_bits_as_no_mask(
+    train: Train, base: Path, tmp_path: Path
+) -> None:
+    ones = {name: np.ones(bits.shape, dtype=np.bool_) for name, bits in weights(base).items()}
+    save_mask(tmp_path / "ones.safetensors", ones, {"rule": "bitwise"})
+    full = train(row("dpo"), "full")
+    masked = train(row("dpo", mask="ones"), "masked", tmp_path / "ones.safetensors")
+    assert bits(full)[0] == bits(masked)[0]
+    assert column(masked, "grad_norm_masked") == pytest.approx(column(full, "grad_norm"), rel=1e-5)
+
+
+def test_where_the_mask_meets_the_gradient_changes_what_is_clipped(
+    train: Train, mask: Path
+) -> None:
+    runs = [
+        train(row("sft", mask="quarter", mask_at=mask_at, clip=0.01, eps=1.0), mask_at, mask)
+        for mask_at in ("post_clip", "pre_clip")
+    ]
+    assert column(runs[0], "grad_norm")[0] == column(runs[1], "grad_norm")[0]
+    assert bits(runs[0])[0] != bits(runs[1])[0]
+
+
+def command(what: str, data: dict[str, Path], base: Path, mask: Path, folder: Path) -> list[str]:
+    return [
+        *("train", "dpo", "--row", what, "--init", str(base), "--data", str(data["dpo"])),
+        *("--mask", str(mask), "--resume", str(folder / "resume")),
+        *("--out", str(folder / "final"), "--metrics", str(folder / "metrics.csv")),
+    ]
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_and_ends_with_the_bits_of_an_undisturbed_one(
+    train: Train,
+    data: dict[str, Path],
+    base: Path,
+    mask: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    what = row("dpo", mask="quarter", steps=200, save_every=20, accumulate=2)
+    undisturbed = train(what, "undisturbed", mask)
+
+    killed = tmp_path / "killed"
+    arguments = command(as_json(what), data, base, mask, killed)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rlsubnet.cli", *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 120
+    while not (killed / "resume" / STATE).exists():
+        assert process.poll() is None, "the run ended before it saved a state"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    if process.stderr is not None:
+        process.stderr.close()
+    assert not (killed / "final").exists()
+    assert not (killed / "metrics.csv").exists()
+
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "dpo: resumed after step " in capsys.readouterr().err
+    assert bits(killed) == bits(undisturbed)
+    assert not (killed / "resume").exists()
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, train: Train, name: str, after: int) -> None:
+    """Train into ``name`` and fail after ``after`` steps, as a full disk would."""
+    step = loop.train_step
+
+    def failing(*arguments: object) -> dict[str, object]:
+        if arguments[-1] == after + 1:
+            raise OSError("no space left")
+        return step(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", failing)
+        with pytest.raises(OSError, match="no space left"):
+            train(row("sft"), name)
+
+
+def test_a_run_resumes_from_its_newest_state_alone(
+    monkeypatch: pytest.MonkeyPatch, train: Train, tmp_path: Path
+) -> None:
+    interrupted(monkeypatch, train, "run", after=5)
+    assert [file.name for file in (tmp_path / "run" / "resume").iterdir()] == [STATE]
+    assert not (tmp_path / "run" / "final").exists()
+    resumed = train(row("sft"), "run")
+    assert bits(resumed) == bits(train(row("sft"), "undisturbed"))
+    assert not (tmp_path / "run" / "resume").exists()
+
+
+def test_a_state_of_another_row_is_refused_with_what_differs(
+    monkeypatch: pytest.MonkeyPatch, train: Train, tmp_path: Path
+) -> None:
+    interrupted(monkeypatch, train, "run", after=5)
+    other = row("sft", lr=0.5)
+    with pytest.raises(ValueError, match=r"saved by another run: .*lr.*delete .*resume"):
+        train(other, "run")
+    assert not (tmp_path / "run" / "final").exists()
+    # How often a state is saved and whether wandb listens change no bit of the result.
+    train(row("sft", save_every=1), "run")
+
+
+def test_a_damaged_state_is_refused(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "run" / "resume").mkdir(parents=True)
+    (tmp_path / "run" / "resume" / STATE).write_bytes(b"not a state")
+    with pytest.raises(ValueError, match=r"state\.pt: damaged, or .*; delete .*resume to start"):
+        train(row("sft"), "run")
+
+
+def test_a_run_that_diverges_names_its_step_and_leaves_nothing(
+    train: Train, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"run sft, step \d+: the gradient's norm is"):
+        train(row("sft", lr=1e38, clip=None, steps=20))
+    assert not (tmp_path / "run" / "final").exists()
+    assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
+def test_combinations_that_make_no_sense_are_refused(train: Train, mask: Path) -> None:
+    with pytest.raises(ValueError, match="the row's mask is 'quarter', --mask is absent"):
+        train(row("sft", mask="quarter"))
+    with pytest.raises(ValueError, match=r"the row's mask is '', --mask is .*quarter"):
+        train(row("sft"), mask=mask)
+    with pytest.raises(ValueError, match="weight_decay 0.1 moves frozen weights"):
+        train(row("sft", mask="quarter", weight_decay=0.1), mask=mask)
+    with pytest.raises(ValueError, match="either --init or an architecture .*, found both"):
+        train(replace(row("pretrain"), architecture={}))
+    with pytest.raises(ValueError, match="either --init or an architecture .*, found neither"):
+        start_model(row("sft"), init=None)
+    with pytest.raises(ValueError, match="algorithm: expected one of .*, found 'grpo'"):
+        train(replace(row("sft"), algorithm="grpo", data="sft"))
+    with pytest.raises(ValueError, match="found 50 examples, expected at least one batch of 64"):
+        train(row("sft", batch_size=64))
+
+
+def test_a_text_longer_than_the_model_is_refused_by_line(
+    tmp_path: Path,
+) -> None:
+    long = tmp_path / "long.jsonl"
+    long.write_text('{"text": "1"}\n' + json.dumps({"text": "1" * 40}) + "\n")
+    with pytest.raises(ValueError, match=r"long\.jsonl, line 2: 41 tokens; the model has 32"):
+        run_training(
+            row("pretrain", batch_size=1), long, tmp_path / "r", tmp_path / "f", tmp_path / "m"
+        )
+
+
+def test_progress_shows_step_loss_rate_and_time_left(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(row("sft", steps=40))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("sft: step 1/40, loss ")
+    assert lines[-1].startswith("sft: step 40/40, loss ")
+    assert " steps/s, 0:00:00 left" in lines[-1]
+    assert len(lines) <= 22  # every 5 %, and the first
+
+
+def test_the_command_ends_with_one_line_for_a_bad_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = command('{"run": "dpo"}', {"dpo": tmp_path}, tmp_path, tmp_path, tmp_path)
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("rlsubnet train: error: run dpo, --row: missing keys ['algorithm',")
+    assert error.count("\n") == 1

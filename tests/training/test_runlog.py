@@ -1,0 +1,64 @@
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rlsubnet.files import sha256
+from rlsubnet.training.runlog import git_commit, metrics_row
+from training_runs import row
+
+Train = Callable[..., Path]
+
+
+def test_unknown_columns_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"unknown columns \['speed'\]"):
+        metrics_row(step=1, speed=2.0)
+
+
+def test_the_manifest_names_everything_a_run_follows_from(
+    train: Train, base: Path, data: dict[str, Path], mask: Path
+) -> None:
+    what = row("dpo", mask="quarter")
+    text = (train(what, mask=mask) / "final" / "manifest.json").read_text()
+    manifest = json.loads(text)
+    assert manifest["row"] == json.loads(json.dumps(what.as_dict()))
+    assert manifest["steps"] == what.recipe.steps
+    assert manifest["inputs_sha256"]["data"] == sha256(data["dpo"])
+    assert manifest["inputs_sha256"]["mask"] == sha256(mask)
+    assert re.fullmatch("[0-9a-f]{64}", manifest["inputs_sha256"]["init"])
+    assert manifest["threads"] == 1
+    assert manifest["device"].startswith("cpu")
+    assert {"torch", "transformers", "rlsubnet"} < set(manifest["packages"])
+    assert socket.gethostname() not in text.split('"')
+
+
+def test_the_commit_is_that_of_the_checkout(repository: Path) -> None:
+    if not (repository / ".git").exists():
+        pytest.skip("not a git checkout")
+    head = subprocess.run(
+        ["git", "-C", str(repository), "rev-parse", "HEAD"], capture_output=True, text=True
+    )
+    assert git_commit() in (head.stdout.strip(), None)  # None until this file is tracked
+
+
+def test_without_wandb_it_is_not_imported(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # an import would raise
+    train(row("sft", steps=1))
+
+
+@pytest.mark.slow
+def test_offline_logging_needs_no_account(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("WANDB")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    train(row("sft", steps=2, wandb={"mode": "offline", "project": "tests"}))
+    (log,) = (tmp_path / "run" / "wandb").glob("wandb/offline-run-*/run-*.wandb")
+    assert b"grad_norm" in log.read_bytes()

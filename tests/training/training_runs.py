@@ -1,0 +1,53 @@
+"""Rows of runs on a model of a few thousand weights, and what is compared of two runs."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rlsubnet.checkpoints.store import Checkpoint
+from rlsubnet.training.recipe import Recipe, Row
+
+ARCHITECTURE = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "intermediate_size": 32,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 32,
+    "tie_word_embeddings": False,
+}
+RECIPE = Recipe(steps=6, batch_size=8, lr=1e-3, save_every=2)
+
+
+def row(algorithm: str, **changes: Any) -> Row:
+    """Return a row whose recipe is RECIPE but for ``changes``."""
+    own = {key: changes.pop(key) for key in ("run", "seed", "mask", "wandb") if key in changes}
+    return Row(
+        **{"run": algorithm, "seed": 3, **own},
+        algorithm=algorithm,
+        init="base",
+        data=algorithm,
+        recipe=replace(RECIPE, **changes),
+        architecture=ARCHITECTURE if algorithm == "pretrain" else None,
+    )
+
+
+def weights(folder: Path) -> dict[str, np.ndarray]:
+    """Return the bits of a saved model's weights."""
+    checkpoint = Checkpoint(folder)
+    return {name: checkpoint.read(name) for name in checkpoint.tensors}
+
+
+def bits(folder: Path) -> tuple[bytes, str]:
+    """Return what must repeat: the bytes of the weights, and the metrics."""
+    return (
+        (folder / "final" / "model.safetensors").read_bytes(),
+        (folder / "metrics.csv").read_text(),
+    )
+
+
+def as_json(what: Row) -> str:
+    """Return a row as the workflow passes it."""
+    return json.dumps(what.as_dict())

@@ -1,0 +1,161 @@
+"""The algorithms a run may name: how a record becomes an example, and what is minimized.
+
+A new one is an entry of :data:`ALGORITHMS`; the loop, the optimizer and the mask stay as they are.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from rlsubnet.objectives.logps import response_logps
+from rlsubnet.objectives.preference import dpo_loss, dpo_norm_loss
+from rlsubnet.objectives.supervised import cross_entropy
+from rlsubnet.tasks.tokenizer import encode_prompt, encode_response, encode_text
+from rlsubnet.training.batches import Example, Sample
+from rlsubnet.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the policy says about one batch.
+
+    Attributes:
+        logps: log-probabilities of the tokens, ``[rows, K]``, 0 outside the responses.
+        mask: bool, ``[rows, K]``.
+        reference: log-probability of each row's response under the model before finetuning,
+            ``[rows]``; None for an algorithm without reference.
+    """
+
+    logps: Tensor
+    mask: Tensor
+    reference: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Sums over one batch, to be divided by the ``weight`` of all parts of the whole batch.
+
+    Attributes:
+        loss: scalar to differentiate.
+        weight: number of what the mean is taken over, tokens or pairs.
+        logged: further sums, by the column of the metrics they belong to.
+    """
+
+    loss: Tensor
+    weight: int
+    logged: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """One way of training.
+
+    Attributes:
+        example: (record of the data set, tokenizer) -> example.
+        terms: (scores of a batch, recipe) -> sums over the batch.
+        reference: whether the model before finetuning scores every response once, at the start.
+    """
+
+    example: Callable[[Record, "PreTrainedTokenizerBase"], Example]
+    terms: Callable[[Scores, Recipe], Terms]
+    reference: bool = False
+
+
+def text_example(record: Record, tokenizer: "PreTrainedTokenizerBase") -> Example:
+    """Return a text to learn from its second token on: ``{"text"}``.
+
+    Without a start token the first character has nothing to be predicted from.
+    """
+    start = encode_prompt(tokenizer, "")
+    return (Sample([*start, *encode_text(tokenizer, record["text"])], given=1),)
+
+
+def response_example(record: Record, tokenizer: "PreTrainedTokenizerBase") -> Example:
+    """Return a response to learn, with its prompt: ``{"prompt", "response"}``."""
+    return (_sample(record["prompt"], record["response"], tokenizer),)
+
+
+def pair_example(record: Record, tokenizer: "PreTrainedTokenizerBase") -> Example:
+    """Return a chosen and a rejected response: ``{"prompt", "chosen", "rejected"}``."""
+    chosen = _sample(record["prompt"], record["chosen"], tokenizer)
+    rejected = _sample(record["prompt"], record["rejected"], tokenizer)
+    return chosen, rejected
+
+
+def _sample(prompt: str, response: str, tokenizer: "PreTrainedTokenizerBase") -> Sample:
+    tokens = encode_prompt(tokenizer, prompt)
+    if not tokens:
+        raise ValueError("an empty prompt, and the tokenizer has no start token")
+    return Sample(tokens + encode_response(tokenizer, response), given=len(tokens))
+
+
+def likelihood_terms(scores: Scores, recipe: Recipe) -> Terms:
+    """Return the cross entropy; its mean is over the response tokens of the whole batch."""
+    return Terms(cross_entropy(scores.logps), int(scores.mask.sum()))
+
+
+def _pairs(scores: Scores) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return chosen, rejected, reference chosen, reference rejected, each ``[pairs]``."""
+    assert scores.reference is not None, "a preference loss needs the reference"
+    chosen, rejected = response_logps(scores.logps).chunk(2)
+    reference_chosen, reference_rejected = scores.reference.chunk(2)
+    return chosen, rejected, reference_chosen, reference_rejected
+
+
+def dpo_terms(scores: Scores, recipe: Recipe) -> Terms:
+    """Return DPO's loss; ``reward`` is the margin between chosen and rejected."""
+    losses, margins = dpo_loss(*_pairs(scores), recipe.beta)
+    return Terms(losses.sum(), len(losses), {"reward": margins.sum()})
+
+
+def dpo_norm_terms(scores: Scores, recipe: Recipe) -> Terms:
+    """Return the length-normalized DPO loss; ``reward`` is the margin per token."""
+    chosen_tokens, rejected_tokens = scores.mask.sum(dim=1).chunk(2)
+    losses, margins = dpo_norm_loss(*_pairs(scores), chosen_tokens, rejected_tokens, recipe.beta)
+    return Terms(losses.sum(), len(losses), {"reward": margins.sum()})
+
+
+ALGORITHMS: dict[str, Algorithm] = {
+    "pretrain": Algorithm(text_example, likelihood_terms),
+    "sft": Algorithm(response_example, likelihood_terms),
+    "dpo": Algorithm(pair_example, dpo_terms, reference=True),
+    "dpo_norm": Algorithm(pair_example, dpo_norm_terms, reference=True),
+}
+
+
+def find_algorithm(name: str) -> Algorithm:
+    """Return the algorithm called ``name``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in ALGORITHMS:
+        raise ValueError(f"algorithm: expected one of {', '.join(ALGORITHMS)}, found {name!r}")
+    return ALGORITHMS[name]
+
+
+def make_examples(
+    records: list[dict[str, Any]], algorithm: Algorithm, tokenizer: "PreTrainedTokenizerBase"
+) -> list[Example]:
+    """Return all records as examples, tokenized once.
+
+    Raises:
+        ValueError: a record lacks a key or has a text the tokenizer cannot represent; the message
+            names the line of the file.
+    """
+    examples = []
+    for number, record in enumerate(records, start=1):
+        try:
+            examples.append(algorithm.example(record, tokenizer))
+        except KeyError as error:
+            raise ValueError(f"line {number}: no key {error}; found {sorted(record)}") from error
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"line {number}: {error}") from error
+    return examples

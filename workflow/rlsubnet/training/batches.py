@@ -1,0 +1,133 @@
+"""Examples as token ids, their seeded order, and padded batches."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Sample(NamedTuple):
+    """One sequence: its token ids, and how many in front are given and not learned."""
+
+    tokens: list[int]
+    given: int
+
+
+# What is drawn as one: one sequence, or the chosen and the rejected one of a pair.
+Example = tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded sequences; the first half of the rows of a batch of pairs are the chosen ones.
+
+    Attributes:
+        inputs: token ids, shape ``[rows, T]``, padded on the right. Attention looks only to the
+            left, so padding needs no mask: no token that counts ever sees it.
+        targets: the tokens that the last ``K`` positions of ``inputs`` predict, ``[rows, K]``.
+        mask: bool, ``[rows, K]``; True where the target is to be learned.
+        indices: position of each row in the list of all samples, ``[rows]``: see :func:`collate`.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    mask: Tensor
+    indices: Tensor
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """Return a permutation of ``range(count)`` that depends on nothing but the arguments.
+
+    >>> sorted(epoch_order(5, seed=1, epoch=0).tolist())
+    [0, 1, 2, 3, 4]
+    """
+    return np.random.default_rng((seed, epoch)).permutation(count)
+
+
+def example_order(
+    count: int, batch_size: int, seed: int, first: int, last: int
+) -> Iterator[np.ndarray]:
+    """Yield which examples the optimizer steps ``first`` to ``last`` (from 1) learn from.
+
+    Every epoch is a new permutation; what remains of it after the last whole batch is left out.
+    The batch of a step does not depend on ``first``, so a resumed run sees what it would have seen.
+
+    Raises:
+        ValueError: there are fewer examples than one batch needs.
+
+    With 5 examples, batches of 2 and 4 steps: two batches of each epoch.
+
+    >>> whole = [batch.tolist() for batch in example_order(5, 2, seed=1, first=1, last=4)]
+    >>> [batch.tolist() for batch in example_order(5, 2, seed=1, first=3, last=4)] == whole[2:]
+    True
+    >>> len(set(whole[0] + whole[1])), len(set(whole[2] + whole[3]))
+    (4, 4)
+    """
+    if count < batch_size:
+        raise ValueError(f"found {count} examples, expected at least one batch of {batch_size}")
+    batches_per_epoch = count // batch_size
+    epoch, order = -1, np.empty(0, dtype=np.int64)
+    for step in range(first - 1, last):
+        if step // batches_per_epoch != epoch:
+            epoch = step // batches_per_epoch
+            order = epoch_order(count, seed, epoch)
+        start = step % batches_per_epoch * batch_size
+        yield order[start : start + batch_size]
+
+
+def split_batch(examples: Sequence[Example], indices: np.ndarray, parts: int) -> list[list[int]]:
+    """Return ``indices`` in ``parts`` equal parts, examples of like length together.
+
+    Sorting by length saves padding and changes no sum over the batch.
+
+    >>> pair = [(Sample([1] * length, 1),) for length in (9, 3, 8, 4)]
+    >>> split_batch(pair, np.array([0, 1, 2, 3]), parts=2)
+    [[1, 3], [2, 0]]
+    """
+
+    def length(index: int) -> int:
+        return max(len(sample.tokens) for sample in examples[index])
+
+    ordered = sorted(indices.tolist(), key=length)
+    size = len(ordered) // parts
+    return [ordered[part * size : (part + 1) * size] for part in range(parts)]
+
+
+def collate(
+    examples: Sequence[Example], indices: Sequence[int], pad: int, device: torch.device
+) -> Batch:
+    """Return the examples ``indices`` as one batch, trimmed to what its longest sequence needs.
+
+    The rows are the first samples of all the examples, then their second samples. The row's entry
+    in ``Batch.indices`` is ``example * samples_per_example + sample``.
+
+    >>> pair = (Sample([1, 5, 6, 7, 2], given=3), Sample([1, 5, 6, 8, 9, 2], given=3))
+    >>> batch = collate([pair], [0], pad=0, device=torch.device("cpu"))
+    >>> batch.inputs.tolist()
+    [[1, 5, 6, 7, 2], [1, 5, 6, 8, 9]]
+    >>> batch.targets.tolist()
+    [[7, 2, 0], [8, 9, 2]]
+    >>> batch.mask.tolist()
+    [[True, True, False], [True, True, True]]
+    """
+    members = len(examples[indices[0]])
+    positions = [(index, member) for member in range(members) for index in indices]
+    samples = [examples[index][member] for index, member in positions]
+    width = max(len(sample.tokens) for sample in samples)
+    given = min(sample.given for sample in samples)
+    tokens = np.full((len(samples), width), pad, dtype=np.int64)
+    mask = np.zeros((len(samples), width), dtype=np.bool_)
+    for row, sample in enumerate(samples):
+        tokens[row, : len(sample.tokens)] = sample.tokens
+        mask[row, sample.given : len(sample.tokens)] = True
+    rows = [index * members + member for index, member in positions]
+    return Batch(
+        # The last token predicts nothing that counts.
+        inputs=torch.from_numpy(tokens[:, :-1]).to(device),
+        targets=torch.from_numpy(tokens[:, given:]).to(device),
+        mask=torch.from_numpy(mask[:, given:]).to(device),
+        indices=torch.tensor(rows, device=device),
+    )

@@ -1,0 +1,142 @@
+"""The loop: one step function for all algorithms."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from rlsubnet.objectives.logps import response_logps
+from rlsubnet.training.algorithms import Algorithm, Scores
+from rlsubnet.training.batches import Batch, Example, collate, example_order, split_batch
+from rlsubnet.training.model import score_batch
+from rlsubnet.training.optimizer import MasterAdamW
+from rlsubnet.training.progress import Progress
+from rlsubnet.training.recipe import Recipe, Row, learning_rate
+from rlsubnet.training.resume import load_state, save_state
+from rlsubnet.training.runlog import metrics_row
+
+REFERENCE_BATCH = 128
+
+
+@torch.no_grad()
+def reference_logps(model: PreTrainedModel, examples: Sequence[Example], pad: int) -> Tensor:
+    """Return log p(response | prompt) of every sample, in order: the examples' samples in a row."""
+    members = len(examples[0])
+    result = torch.empty(len(examples) * members, device=model.device)
+    ordered = sorted(range(len(examples)), key=lambda i: max(len(s.tokens) for s in examples[i]))
+    for start in range(0, len(ordered), REFERENCE_BATCH):
+        batch = collate(examples, ordered[start : start + REFERENCE_BATCH], pad, model.device)
+        result[batch.indices] = response_logps(score_batch(model, batch))
+    return result
+
+
+def train_step(
+    model: PreTrainedModel,
+    optimizer: MasterAdamW,
+    algorithm: Algorithm,
+    batches: Sequence[Batch],
+    reference: Tensor | None,
+    recipe: Recipe,
+    step: int,
+) -> dict[str, Any]:
+    """Update the model once on a batch that comes in parts, and return the row of the metrics.
+
+    Losses are summed over the parts and divided once by their common weight: the mean is over the
+    tokens (or pairs) of the whole batch, not a mean of the parts' means.
+
+    Args:
+        model: its weights are updated.
+        optimizer: of this model, with or without a mask.
+        algorithm: what is minimized.
+        batches: the parts.
+        reference: from :func:`reference_logps`, or None.
+        recipe: hyperparameters.
+        step: counted from 1.
+    """
+    weight, tokens = 0, 0
+    sums: dict[str, float] = defaultdict(float)
+    for batch in batches:
+        rows = None if reference is None else reference[batch.indices]
+        scores = Scores(score_batch(model, batch), batch.mask, rows)
+        terms = algorithm.terms(scores, recipe)
+        terms.loss.backward()
+        optimizer.accumulate()
+        weight += terms.weight
+        tokens += int(batch.mask.sum())
+        sums["loss"] += terms.loss.item()
+        for column, value in terms.logged.items():
+            sums[column] += value.item()
+    lr = learning_rate(recipe, step)
+    norms = optimizer.step(lr, divisor=weight)
+    means = {column: value / weight for column, value in sums.items()}
+    return metrics_row(
+        step=step,
+        **means,
+        grad_norm=norms.full,
+        grad_norm_masked=norms.masked,
+        lr=lr,
+        tokens=tokens,
+    )
+
+
+def train(
+    row: Row,
+    model: PreTrainedModel,
+    optimizer: MasterAdamW,
+    algorithm: Algorithm,
+    examples: Sequence[Example],
+    pad: int,
+    resume: Path,
+    belongs_to: Mapping[str, Any],
+    log: Callable[[Mapping[str, Any]], None],
+) -> list[dict[str, Any]]:
+    """Train for ``row.recipe.steps`` steps and return the metrics of all of them.
+
+    Starts from the state in ``resume`` if there is one; its steps are not done again, and what
+    follows has the same bits as in a run that was never interrupted.
+
+    Args:
+        row: the run.
+        model: with the weights it starts from, which are also the reference.
+        optimizer: of this model; masked if a mask is attached.
+        algorithm: the row's.
+        examples: all of the data set.
+        pad: token id for padding.
+        resume: folder of the saved state.
+        belongs_to: what the state must belong to, see :mod:`rlsubnet.training.resume`.
+        log: takes every row of the metrics, resumed ones too.
+
+    Raises:
+        ValueError: the state is another run's, there are too few examples, or the gradient is not
+            finite; the message names the step.
+    """
+    recipe = row.recipe
+    state = load_state(resume, belongs_to)
+    reference = reference_logps(model, examples, pad) if algorithm.reference else None
+    done, rows = 0, []
+    if state is not None:
+        optimizer.load_state(state["optimizer"])
+        done, rows = state["step"], state["rows"]
+    for metrics in rows:
+        log(metrics)
+    progress = Progress(row.run, recipe.steps, done)
+    order = example_order(len(examples), recipe.batch_size, row.seed, done + 1, recipe.steps)
+    for step, indices in enumerate(order, start=done + 1):
+        parts = split_batch(examples, indices, recipe.accumulate)
+        batches = [collate(examples, part, pad, model.device) for part in parts]
+        try:
+            metrics = train_step(model, optimizer, algorithm, batches, reference, recipe, step)
+        except ValueError as error:
+            raise ValueError(f"run {row.run}, step {step}: {error}") from error
+        rows.append(metrics)
+        log(metrics)
+        progress.report(metrics)
+        if recipe.save_every and step % recipe.save_every == 0:
+            save_state(resume, belongs_to, step, optimizer.state(), rows)
+    if optimizer.mask is not None:
+        optimizer.mask.check_updates(recipe.steps - done)
+    return rows

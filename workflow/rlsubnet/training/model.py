@@ -1,0 +1,150 @@
+"""Models and their folders: from random weights or a Hugging Face folder, and back to one."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+from transformers.utils import logging as transformers_logging
+
+from rlsubnet.objectives.logps import token_logps
+from rlsubnet.training.batches import Batch
+
+# What a folder holds besides weights; a tuned model's are those of its init, unchanged.
+COMPANIONS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep transformers' progress bars for loading and saving out of the logs."""
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
+
+
+def new_model(
+    architecture: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int
+) -> PreTrainedModel:
+    """Return a Qwen2 model with random float32 weights that depend on ``seed`` alone.
+
+    Args:
+        architecture: keys of ``Qwen2Config``, ``hidden_size`` and so on; the vocabulary and the
+            special tokens are the tokenizer's.
+        tokenizer: of the texts the model will learn from.
+        seed: of the weights.
+
+    Raises:
+        ValueError: a key is unknown to ``Qwen2Config`` (which would ignore it in silence), or it
+            refuses the values.
+    """
+    known = {item.name for item in fields(Qwen2Config)} - {"vocab_size"}
+    if unknown := sorted(set(architecture) - known):
+        raise ValueError(f"architecture: Qwen2Config has no keys {unknown}")
+    settings: dict[str, Any] = {**architecture, "attn_implementation": "sdpa"}
+    try:
+        config = Qwen2Config(
+            **settings,
+            vocab_size=len(tokenizer),
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model: PreTrainedModel = Qwen2ForCausalLM(config)
+    except (TypeError, AttributeError, ZeroDivisionError) as error:
+        raise ValueError(f"architecture {dict(architecture)}: {error}") from error
+    return model.eval()
+
+
+def load_model(folder: Path | str, compute: str = "float32") -> PreTrainedModel:
+    """Return the model of a Hugging Face folder, with weights of dtype ``compute``.
+
+    It is in eval mode and stays so in training: the models of the paper have no dropout.
+
+    Raises:
+        ValueError: the folder lacks weights that its architecture has, or has others
+            (``from_pretrained`` itself would go on with random ones).
+    """
+    with _without_bars():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, compute),
+            attn_implementation="sdpa",
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    model, report = loaded
+    faults = {kind: sorted(map(str, names)) for kind, names in report.items() if names}
+    if faults:
+        raise ValueError(f"{folder}: the weights do not fit the architecture: {faults}")
+    model.eval()
+    return cast(PreTrainedModel, model)
+
+
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    init: Path | None = None,
+) -> None:
+    """Write a complete Hugging Face folder with bfloat16 weights into the existing ``folder``.
+
+    The configuration and the tokenizer of a tuned model are the files of its ``init`` folder,
+    byte by byte: what another version of transformers writes may be read differently by the tools
+    that evaluate the model (rotary embeddings, for one).
+
+    Args:
+        model: its weights hold bfloat16 values; the model itself becomes bfloat16.
+        tokenizer: saved if there is no ``init``.
+        folder: where to write.
+        init: folder the training started from.
+    """
+    with _without_bars():
+        model.bfloat16().save_pretrained(folder)
+    for weights in folder.glob("*.safetensors"):
+        # safetensors makes them readable for the owner alone.
+        shutil.copymode(folder / "config.json", weights)
+    if init is None:
+        tokenizer.save_pretrained(folder)
+        return
+    for name in COMPANIONS:
+        if (init / name).is_file():
+            shutil.copyfile(init / name, folder / name)
+
+
+def score_batch(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """Return the model's log-probabilities of a batch's targets, ``[rows, K]``, 0 elsewhere.
+
+    Without an attention mask the model runs its quickest causal attention; with padding on the
+    right that is exact. Logits are computed for the positions of responses only.
+    """
+    logits = model(
+        input_ids=batch.inputs, use_cache=False, logits_to_keep=batch.targets.shape[1]
+    ).logits
+    return token_logps(logits, batch.targets, batch.mask)

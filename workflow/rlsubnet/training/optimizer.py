@@ -1,0 +1,130 @@
+"""AdamW on float32 masters of weights that the model holds rounded to bfloat16."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from rlsubnet.training.masking import GradientMask
+from rlsubnet.training.recipe import Recipe
+
+
+class GradientNorms(NamedTuple):
+    """Norms of one step's gradient before clipping: whole, and its part inside the mask."""
+
+    full: float
+    masked: float | None
+
+
+class MasterAdamW:
+    """AdamW as in mixed-precision training (DeepSpeed's bf16 with ZeRO, the paper's set-up).
+
+    The optimizer moves a float32 master of every weight; after each step the model receives the
+    master rounded to the nearest bfloat16. A master that drifts by less than half a step of
+    bfloat16 leaves the model's weight as it was: this is where sparse updates come from.
+
+    A step is: gradient of the batch -> norm -> clip -> mask -> AdamW -> round. With
+    ``mask_at: pre_clip`` the mask comes before the norm that clips.
+
+    Args:
+        parameters: the model's parameters by name; they may be float32 or bfloat16 and are rounded
+            to bfloat16 values at once.
+        recipe: learning rate, betas, eps, weight decay, clip, mask_at.
+
+    Attributes:
+        masters: name -> float32 master.
+        adamw: the ``torch.optim.AdamW`` that updates the masters.
+        mask: what :func:`rlsubnet.training.masking.attach_mask` returned, once it is attached.
+    """
+
+    def __init__(self, parameters: Mapping[str, Parameter], recipe: Recipe) -> None:
+        self._parameters = dict(parameters)
+        self._recipe = recipe
+        self.mask: GradientMask | None = None
+        # Copies, also of float32 weights: the model's own are overwritten with rounded values.
+        self.masters = {
+            name: Parameter(parameter.detach().to(torch.float32, copy=True))
+            for name, parameter in self._parameters.items()
+        }
+        device = next(iter(self.masters.values())).device
+        self.adamw = torch.optim.AdamW(
+            self.masters.values(),
+            lr=recipe.lr,
+            betas=(recipe.beta1, recipe.beta2),
+            eps=recipe.eps,
+            weight_decay=recipe.weight_decay,
+            fused=device.type in ("cpu", "cuda"),
+        )
+        self._round()
+
+    @torch.no_grad()
+    def _round(self) -> None:
+        for parameter, master in zip(self._parameters.values(), self.masters.values(), strict=True):
+            parameter.copy_(master.to(torch.bfloat16))
+
+    @torch.no_grad()
+    def accumulate(self) -> None:
+        """Move the model's gradients to the masters, added to what is there, in float32."""
+        for parameter, master in zip(self._parameters.values(), self.masters.values(), strict=True):
+            if parameter.grad is None:
+                continue
+            if master.grad is None:
+                master.grad = parameter.grad.to(torch.float32)
+            else:
+                master.grad.add_(parameter.grad)
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self, lr: float, divisor: float) -> GradientNorms:
+        """Update every weight once and return the norms of the gradient.
+
+        Args:
+            lr: learning rate of this step.
+            divisor: what turns the accumulated sum of gradients into the batch's mean: its number
+                of tokens or pairs.
+
+        Raises:
+            ValueError: the norm that clips is not finite; nothing was updated.
+        """
+        gradients = []
+        for name, master in self.masters.items():
+            if master.grad is None:
+                raise ValueError(f"parameter {name}: no gradient; the loss does not depend on it")
+            gradients.append(master.grad.div_(divisor))
+        full = norm = get_total_norm(gradients)
+        if self.mask is not None and self._recipe.mask_at == "pre_clip":
+            self.mask.apply()
+            norm = get_total_norm(gradients)
+        if not torch.isfinite(norm):
+            raise ValueError(f"the gradient's norm is {norm.item()}: lower the learning rate")
+        if self._recipe.clip is not None:
+            clip_grads_with_norm_(self.masters.values(), self._recipe.clip, norm)
+        self.adamw.param_groups[0]["lr"] = lr
+        self.adamw.step()  # a mask is applied here, by the hook that attach_mask registered
+        self._round()
+        masked = None
+        if self.mask is not None:
+            masked = get_total_norm(gradients).item() / self._clip_factor(norm.item())
+        for master in self.masters.values():
+            master.grad = None
+        return GradientNorms(full.item(), masked)
+
+    def _clip_factor(self, norm: float) -> float:
+        """Return what clipping multiplied the gradient with; the formula of torch."""
+        return 1.0 if self._recipe.clip is None else min(1.0, self._recipe.clip / (norm + 1e-6))
+
+    def state(self) -> dict[str, Any]:
+        """Return everything the next steps depend on: masters and moments."""
+        masters: dict[str, Tensor] = {name: m.detach() for name, m in self.masters.items()}
+        return {"masters": masters, "adamw": self.adamw.state_dict()}
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from what :meth:`state` returned."""
+        for name, master in self.masters.items():
+            master.copy_(state["masters"][name])
+        self.adamw.load_state_dict(state["adamw"])
+        self._round()

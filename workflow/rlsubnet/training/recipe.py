@@ -1,0 +1,212 @@
+"""What a training run is told, checked: the last gate before anything is computed."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+
+def _number(low: float, high: float = math.inf) -> Callable[[Any], bool]:
+    def holds(value: Any) -> bool:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and math.isfinite(value) and low <= value <= high
+
+    return holds
+
+
+def _above_zero(value: Any) -> bool:
+    return _number(0)(value) and value > 0
+
+
+def _whole(low: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and value >= low
+
+
+def _share(value: Any) -> bool:
+    return _number(0)(value) and value < 1
+
+
+# key -> (what holds for its value, the same in words)
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "steps": (_whole(1), "a whole number of at least 1"),
+    "batch_size": (_whole(1), "a whole number of at least 1"),
+    "lr": (_above_zero, "a number above 0"),
+    "schedule": (lambda value: value in ("linear", "constant"), "linear or constant"),
+    "warmup_ratio": (_number(0, 1), "a number from 0 to 1"),
+    "weight_decay": (_number(0), "a number of at least 0"),
+    "beta1": (_share, "a number from 0 to below 1"),
+    "beta2": (_share, "a number from 0 to below 1"),
+    "eps": (_above_zero, "a number above 0"),
+    "clip": (lambda value: value is None or _above_zero(value), "a number above 0, or null"),
+    "accumulate": (_whole(1), "a whole number of at least 1"),
+    "compute": (lambda value: value in ("float32", "bfloat16"), "float32 or bfloat16"),
+    "beta": (_above_zero, "a number above 0"),
+    "mask_at": (lambda value: value in ("post_clip", "pre_clip"), "post_clip or pre_clip"),
+    "save_every": (_whole(0), "a whole number of at least 0"),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The hyperparameters of one run.
+
+    Attributes:
+        steps: optimizer steps.
+        batch_size: examples per optimizer step (a preference pair is one example).
+        lr: peak learning rate.
+        schedule: decay after the warm-up, ``linear`` to 0 or ``constant``.
+        warmup_ratio: share of the steps with a rising learning rate.
+        weight_decay: of AdamW, decoupled.
+        beta1: AdamW's decay of the first moment.
+        beta2: AdamW's decay of the second moment.
+        eps: AdamW's term that keeps the denominator above 0.
+        clip: largest gradient norm; None clips nothing.
+        accumulate: parts that a batch is computed in, to save memory; the result stays the same
+            but for rounding.
+        compute: precision of forward and backward; the weights are bfloat16 values either way.
+        beta: temperature of DPO.
+        mask_at: where a mask meets the gradient, after clipping (the paper) or before.
+        save_every: steps between two saved states to resume from; 0 saves none.
+
+    Raises:
+        ValueError: naming the key, what was found and what was expected.
+
+    >>> Recipe(steps=200, batch_size=64, lr=3e-6).clip
+    1.0
+    >>> Recipe(steps=200, batch_size=64, lr=0)
+    Traceback (most recent call last):
+    ValueError: recipe key lr: expected a number above 0, found 0
+    """
+
+    steps: int
+    batch_size: int
+    lr: float
+    schedule: str = "linear"
+    warmup_ratio: float = 0.1
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    clip: float | None = 1.0
+    accumulate: int = 1
+    compute: str = "float32"
+    beta: float = 0.1
+    mask_at: str = "post_clip"
+    save_every: int = 50
+
+    def __post_init__(self) -> None:
+        for key, (holds, expected) in RULES.items():
+            if not holds(found := getattr(self, key)):
+                raise ValueError(f"recipe key {key}: expected {expected}, found {found!r}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"recipe key accumulate: expected a divisor of batch_size {self.batch_size}, "
+                f"found {self.accumulate}"
+            )
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Return the learning rate of optimizer step ``step``, counted from 1.
+
+    It rises linearly over ``int(warmup_ratio * steps)`` steps (at least one) to the peak, and then
+    stays, or falls linearly so that step ``steps + 1`` would have 0.
+
+    With 10 steps, 2 of them warm-up: 1/2, 1, then 8/8, 7/8, ..., 1/8 of the peak.
+
+    >>> recipe = Recipe(steps=10, batch_size=1, lr=8.0, warmup_ratio=0.2)
+    >>> [learning_rate(recipe, step) for step in range(1, 11)]
+    [4.0, 8.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]
+    """
+    done = step - 1
+    warmup = max(1, int(recipe.warmup_ratio * recipe.steps))
+    if done < warmup:
+        return recipe.lr * (step / warmup)
+    if recipe.schedule == "constant":
+        return recipe.lr
+    return recipe.lr * ((recipe.steps - done) / max(1, recipe.steps - warmup))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the sheet of runs with its recipe spelled out.
+
+    Attributes:
+        run: name of the run.
+        algorithm: a key of :data:`rlsubnet.training.algorithms.ALGORITHMS`.
+        init: name of the starting point.
+        data: name of the data set.
+        recipe: hyperparameters.
+        seed: of the order of examples and, without ``init`` folder, of the first weights.
+        mask: name of the pair whose mask limits the update, or empty.
+        architecture: configuration of a model that starts from random weights, or None.
+        wandb: ``mode`` (disabled, offline, online) and ``project``.
+    """
+
+    run: str
+    algorithm: str
+    init: str
+    data: str
+    recipe: Recipe
+    seed: int
+    mask: str = ""
+    architecture: Mapping[str, Any] | None = None
+    wandb: Mapping[str, str] = field(default_factory=lambda: {"mode": "disabled"})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the row as plain values, for JSON."""
+        return asdict(self)
+
+
+def _known_keys(cls: type, given: Mapping[str, Any], required: set[str], owner: str) -> None:
+    known = [item.name for item in fields(cls)]
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(f"{owner}: unknown keys {unknown}; known: {', '.join(known)}")
+    if missing := sorted(required - set(given)):
+        raise ValueError(f"{owner}: missing keys {missing}")
+
+
+def parse_row(run: str, text: str) -> Row:
+    """Return the row that ``text`` describes: JSON, or ``@`` and the path of a JSON file.
+
+    Raises:
+        ValueError: naming the run and the key, what was found and what was expected.
+    """
+    source = f"run {run}, --row"
+    if text.startswith("@"):
+        source, text = f"run {run}, {text[1:]}", Path(text[1:]).read_text(encoding="utf-8")
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{source}: not JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{source}: expected a JSON object, found {text!r}")
+    _known_keys(Row, values, {"run", "algorithm", "init", "data", "recipe", "seed"}, source)
+    if values["run"] != run:
+        raise ValueError(f"{source}, key run: expected {run!r}, found {values['run']!r}")
+    if not _whole(0)(values["seed"]):
+        raise ValueError(
+            f"{source}, key seed: expected a whole number of at least 0, found {values['seed']!r}"
+        )
+    kinds: dict[str, Any] = dict.fromkeys(("run", "algorithm", "init", "data", "mask"), str)
+    kinds |= {"recipe": dict, "architecture": (dict, type(None)), "wandb": dict}
+    for key, kind in kinds.items():
+        if key in values and not isinstance(values[key], kind):
+            raise ValueError(f"{source}, key {key}: found {values[key]!r}")
+    _check_wandb(values.get("wandb", {}), source)
+    _known_keys(Recipe, values["recipe"], {"steps", "batch_size", "lr"}, f"{source}, recipe")
+    try:
+        recipe = Recipe(**values["recipe"])
+    except ValueError as error:
+        raise ValueError(f"{source}, {error}") from error
+    return Row(**{**values, "recipe": recipe})
+
+
+def _check_wandb(settings: Mapping[str, Any], source: str) -> None:
+    modes = ("disabled", "offline", "online")
+    mode = settings.get("mode", "disabled")
+    if mode not in modes:
+        raise ValueError(f"{source}, key wandb.mode: expected one of {modes}, found {mode!r}")
+    if unknown := sorted(set(settings) - {"mode", "project"}):
+        raise ValueError(f"{source}, key wandb: unknown keys {unknown}")

@@ -1,0 +1,71 @@
+"""The state a killed run starts again from: one file, complete or absent."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlsubnet.files import replacing
+
+STATE = "state.pt"
+
+
+def save_state(
+    folder: Path, belongs_to: Mapping[str, Any], step: int, optimizer: dict[str, Any], rows: list
+) -> None:
+    """Replace the state in ``folder`` by the one after optimizer step ``step``.
+
+    Args:
+        folder: where the state of one run lives.
+        belongs_to: what the run follows from (row, digests of inputs, machine); the run that
+            resumes must have the same.
+        step: optimizer steps done.
+        optimizer: masters and moments.
+        rows: the metrics so far.
+    """
+    with replacing(folder / STATE) as temporary:
+        torch.save(
+            {"belongs_to": dict(belongs_to), "step": step, "optimizer": optimizer, "rows": rows},
+            temporary,
+        )
+
+
+def load_state(folder: Path, belongs_to: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the state saved in ``folder``, or None if there is none.
+
+    Raises:
+        ValueError: the state belongs to another run or other inputs; the message says what
+            differs and what to delete.
+    """
+    file = folder / STATE
+    if not file.exists():
+        return None
+    try:
+        # To the CPU: a copy on the device would double what the optimizer holds there.
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        saved = state["belongs_to"]
+    except OSError:
+        raise
+    except Exception as error:  # torch.load has no error of its own for a damaged file
+        raise ValueError(
+            f"{file}: damaged, or not a saved state; delete {folder} to start from the beginning"
+        ) from error
+    differing = [
+        f"{key} was {saved.get(key)!r} and is {belongs_to.get(key)!r}"
+        for key in sorted(set(saved) | set(belongs_to))
+        if saved.get(key) != belongs_to.get(key)
+    ]
+    if differing:
+        raise ValueError(
+            f"{file}: saved by another run: {'; '.join(differing)}; "
+            f"delete {folder} to start from the beginning"
+        )
+    return state
+
+
+def remove_state(folder: Path) -> None:
+    """Remove the folder of a run that is complete."""
+    if folder.exists():
+        shutil.rmtree(folder)

@@ -1,0 +1,162 @@
+"""One run from files to files: what ``rlsubnet train`` does."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlsubnet.checkpoints.masks import load_mask
+from rlsubnet.checkpoints.store import Checkpoint
+from rlsubnet.files import read_jsonl, replacing, sha256, write_csv, write_json
+from rlsubnet.tasks.tokenizer import build_tokenizer, end_token, load_tokenizer
+from rlsubnet.training.algorithms import find_algorithm, make_examples
+from rlsubnet.training.batches import Example
+from rlsubnet.training.loop import train
+from rlsubnet.training.masking import attach_mask
+from rlsubnet.training.model import load_model, new_model, save_model
+from rlsubnet.training.optimizer import MasterAdamW
+from rlsubnet.training.recipe import Row
+from rlsubnet.training.resume import remove_state
+from rlsubnet.training.runlog import METRICS, environment, manifest, wandb_logging
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Let torch use only kernels that give the same bits each time, or raise where it has none."""
+    # cuBLAS needs a fixed workspace for that; read when CUDA starts.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    settings: Any = torch.utils.deterministic
+    filled = settings.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    # Filling every new tensor would cost time and is of use only to find bugs.
+    settings.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        settings.fill_uninitialized_memory = filled
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called ``name``; ``auto`` is the GPU if there is one.
+
+    >>> choose_device("cpu")
+    device(type='cpu')
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def start_model(row: Row, init: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return the model a run starts from, and its tokenizer.
+
+    Raises:
+        ValueError: the row has an architecture and there is an init folder too, or neither.
+    """
+    if (init is None) == (row.architecture is None):
+        given = "both" if init is not None else "neither"
+        raise ValueError(
+            f"run {row.run}: expected either --init or an architecture in the row, found {given}"
+        )
+    if init is None:
+        assert row.architecture is not None, "checked above"
+        tokenizer = build_tokenizer()
+        return new_model(row.architecture, tokenizer, row.seed), tokenizer
+    if not init.is_dir():
+        raise ValueError(f"run {row.run}, --init: {init} is not a folder")
+    return load_model(init, row.recipe.compute), load_tokenizer(init)
+
+
+def check_lengths(examples: list[Example], model: PreTrainedModel, data: Path) -> None:
+    """Check that every sequence fits into the model.
+
+    Raises:
+        ValueError: naming the line of the data file and the lengths.
+    """
+    limit = getattr(model.config, "max_position_embeddings", None)
+    for number, example in enumerate(examples, start=1):
+        longest = max(len(sample.tokens) for sample in example)
+        if limit is not None and longest > limit:
+            raise ValueError(
+                f"{data}, line {number}: {longest} tokens; the model has {limit} positions"
+            )
+
+
+def run_training(
+    row: Row,
+    data: Path,
+    resume: Path,
+    out: Path,
+    metrics: Path,
+    init: Path | None = None,
+    mask: Path | None = None,
+    device: str = "auto",
+) -> None:
+    """Train one run; ``out`` and ``metrics`` are complete or absent, ``resume`` is gone at the end.
+
+    Args:
+        row: the run.
+        data: JSON-lines file.
+        resume: folder of the state a killed run starts again from.
+        out: Hugging Face folder to write, with ``manifest.json``.
+        metrics: CSV file to write.
+        init: Hugging Face folder to start from; None for random weights.
+        mask: mask file; None trains every weight.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ValueError: the row, a file or their combination is wrong; the message names it.
+    """
+    if bool(row.mask) != (mask is not None):
+        given = "absent" if mask is None else str(mask)
+        raise ValueError(f"run {row.run}: the row's mask is {row.mask!r}, --mask is {given}")
+    algorithm = find_algorithm(row.algorithm)
+    inputs = {
+        "init": None if init is None else Checkpoint(init).digest(),
+        "data": sha256(data),
+        "mask": None if mask is None else sha256(mask),
+    }
+    with deterministic():
+        model, tokenizer = start_model(row, init)
+        # Called on the class: transformers wraps the method in a way that hides its types.
+        torch.nn.Module.to(model, choose_device(device), getattr(torch, row.recipe.compute))
+        try:
+            examples = make_examples(read_jsonl(data), algorithm, tokenizer)
+        except ValueError as error:
+            raise ValueError(f"{data}, {error}") from error
+        check_lengths(examples, model, data)
+        optimizer = MasterAdamW(dict(model.named_parameters()), row.recipe)
+        if mask is not None:
+            optimizer.mask = attach_mask(optimizer.adamw, optimizer.masters, load_mask(mask))
+        where = environment(model.device)
+        with wandb_logging(row, resume.parent / "wandb") as log:
+            rows = train(
+                row,
+                model,
+                optimizer,
+                algorithm,
+                examples,
+                end_token(tokenizer) if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+                resume,
+                {**what_bits_depend_on(row), "inputs_sha256": inputs, **where},
+                log,
+            )
+        with replacing(out) as folder:
+            folder.mkdir()
+            save_model(model, tokenizer, folder, init)
+            write_json(folder / "manifest.json", manifest(row, inputs, where))
+    write_csv(metrics, rows, METRICS)
+    remove_state(resume)
+
+
+def what_bits_depend_on(row: Row) -> dict[str, Any]:
+    """Return the row without what changes no bit of the result: logging and saving."""
+    values = row.as_dict()
+    del values["wandb"], values["recipe"]["save_every"]
+    return values

@@ -1,0 +1,121 @@
+"""What a run leaves beside its weights: metrics, Weights & Biases, and its manifest."""
+
+import platform
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlsubnet.training.recipe import Row
+
+# One row per optimizer step, counted from 1; a cell is empty where it is not defined.
+#   loss              mean over the batch's tokens (pretrain, sft) or pairs (dpo, dpo_norm)
+#   reward            dpo, dpo_norm: mean margin r(chosen) - r(rejected) of the implicit reward
+#   kl                for algorithms that measure it; none does yet
+#   grad_norm         of the whole gradient, before clipping and mask
+#   grad_norm_masked  of its part inside the mask, before clipping; empty without a mask
+#   lr                learning rate of the step
+#   tokens            response tokens in the batch (pretraining: all but the start tokens)
+METRICS = ("step", "loss", "reward", "kl", "grad_norm", "grad_norm_masked", "lr", "tokens")
+
+PACKAGES = ("rlsubnet", "torch", "transformers", "tokenizers", "safetensors", "numpy")
+
+
+def metrics_row(**values: float | None) -> dict[str, Any]:
+    """Return one row of the metrics, floats with 7 significant digits, None as an empty cell.
+
+    Seven digits are what a float32 holds.
+
+    >>> row = metrics_row(step=1, loss=0.69314718055, lr=3e-6, tokens=512)
+    >>> row["loss"], row["kl"]
+    (0.6931472, '')
+    """
+    if unknown := sorted(set(values) - set(METRICS)):
+        raise ValueError(f"metrics: unknown columns {unknown}; known: {', '.join(METRICS)}")
+    row: dict[str, Any] = dict.fromkeys(METRICS, "")
+    for column, value in values.items():
+        if value is not None:
+            row[column] = float(f"{value:.7g}") if isinstance(value, float) else value
+    return row
+
+
+@contextmanager
+def wandb_logging(row: Row, folder: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Yield a function that logs one row of the metrics to Weights & Biases.
+
+    In mode ``disabled`` it does nothing and wandb is not imported. Mode ``offline`` needs no
+    account; ``wandb sync`` uploads what it leaves in ``folder``.
+    """
+    mode: Any = row.wandb.get("mode", "disabled")
+    if mode == "disabled":
+        yield lambda metrics: None
+        return
+    import wandb
+
+    folder.mkdir(parents=True, exist_ok=True)
+    project = row.wandb.get("project", "rlsubnet")
+    with wandb.init(
+        mode=mode, project=project, name=row.run, config=row.as_dict(), dir=folder
+    ) as session:
+
+        def log(metrics: Mapping[str, Any]) -> None:
+            defined = {key: value for key, value in metrics.items() if value != ""}
+            session.log(defined, step=metrics["step"])
+
+        yield log
+
+
+def git_commit() -> str | None:
+    """Return the commit of the checkout this package is part of, or None if it is in none."""
+    here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(here.parent), *arguments],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return done.stdout.strip()
+
+    # An installed package may lie inside some other repository: there it is not tracked.
+    if git("ls-files", "--error-unmatch", here.name) is None:
+        return None
+    return git("rev-parse", "HEAD")
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Return what the bits of a run depend on besides its row and inputs."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "device": f"{device.type} ({name})",
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "packages": {package: version(package) for package in PACKAGES},
+    }
+
+
+def manifest(
+    row: Row, inputs: Mapping[str, str | None], where: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what a checkpoint was made from; without clock and host, so that its bits repeat.
+
+    Args:
+        row: the resolved row of the sheet.
+        inputs: SHA-256 digests of ``init``, ``data`` and ``mask``; None where there is none.
+        where: from :func:`environment`.
+    """
+    return {
+        "row": row.as_dict(),
+        "steps": row.recipe.steps,
+        "inputs_sha256": dict(inputs),
+        "git_commit": git_commit(),
+        **where,
+    }
