@@ -31,8 +31,8 @@ METHODS: dict[str, tuple[str, str, str]] = {
     "SimPO": ("SimPO", "#7A1F3D", "<"),
     "ORPO": ("ORPO", "#0B3954", ">"),
     "RFT": ("RFT", "#C9B458", "p"),
-    "RAFT++": ("RAFT++", "#8C6D1F", "h"),
-    "PRETRAIN": ("pretraining", "#999999", "*"),
+    "RAFT++": ("RAFT++", "#5C4A00", "h"),
+    "PRETRAIN": ("pretraining", "#BBBBBB", "*"),
 }
 # Methods that learn from a reward or a preference; the others are controls beside them.
 RL_METHODS = frozenset(METHODS) - {"SFT", "RFT", "RAFT++", "PRETRAIN"}

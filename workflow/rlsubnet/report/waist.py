@@ -85,9 +85,9 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "sparsity": "float64",
         "step_sparsity": "float64",
         "updated_outside_final": "float64",
-        "never": "float64",
-        "cancelled": "float64",
-        "subnetwork": "float64",
+        "never": "int64",
+        "cancelled": "int64",
+        "subnetwork": "int64",
     },
 }
 SUFFIX = {"answers": ".csv.gz"}
@@ -112,14 +112,7 @@ BOUNDED: Mapping[str, list[tuple[str, str]]] = {
 }
 RATIOS: Mapping[str, list[str]] = {
     "overlap": ["o1", "o2", "o1_null", "o2_null"],
-    "trajectory": [
-        "sparsity",
-        "step_sparsity",
-        "updated_outside_final",
-        "never",
-        "cancelled",
-        "subnetwork",
-    ],
+    "trajectory": ["sparsity", "step_sparsity", "updated_outside_final"],
 }
 
 

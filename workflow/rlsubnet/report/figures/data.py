@@ -1,7 +1,5 @@
 """Tidy tables for the figures: all statistics happen here, drawing elsewhere."""
 
-from typing import Any
-
 import pandas as pd
 
 from rlsubnet.report.measures import layer_sparsity, sparsity
@@ -14,16 +12,9 @@ DENSITY_COLUMNS = ["origin", "stage", "method", "label", "low_percent", "high_pe
 LAYER_COLUMNS = ["label", "method", "layer", "matrix", "sparsity_percent"]
 LOSS_COLUMNS = ["label", "method", "step", "full", "sub", "full_smooth", "sub_smooth"]
 LOSS_COLUMNS += ["difference", "difference_smooth", "mean_difference", "share_lower_percent"]
-# Waist column -> column of the figures.
-TRAJECTORY = {
-    "sparsity": "sparsity_percent",
-    "step_sparsity": "step_sparsity_percent",
-    "updated_outside_final": "outside_percent",
-    "never": "never_percent",
-    "cancelled": "cancelled_percent",
-    "subnetwork": "subnetwork_percent",
-}
-TRAJECTORY_COLUMNS = ["label", "method", "step", *TRAJECTORY.values()]
+TRAJECTORY_COLUMNS = ["label", "method", "step"]
+TRAJECTORY_COLUMNS += ["sparsity_percent", "step_sparsity_percent", "outside_percent"]
+TRAJECTORY_COLUMNS += ["never_percent", "cancelled_percent", "subnetwork_percent"]
 
 
 def densities(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
@@ -103,15 +94,30 @@ def losses(scale: Scale, results: Results, published: Published) -> pd.DataFrame
 
 
 def trajectories(item: str, scale: Scale, results: Results, published: Published) -> pd.DataFrame:
-    """Return the saved steps of every run that feeds Figure 2, 5, 6 or 7, in per cent."""
+    """Return the saved steps of every run that feeds Figure 2, 5, 6 or 7.
+
+    Returns:
+        Columns label, method, step, then per cent of all weights: sparsity_percent (against the
+        start), step_sparsity_percent (against the saved step before), outside_percent (updated,
+        outside the final subnetwork), never_percent, cancelled_percent, subnetwork_percent.
+    """
     tables = []
     for pair in pairs_of(scale, item):
-        table = results.get("trajectory", pair.tuned)
-        shares = {name: 100 * table[column] for column, name in TRAJECTORY.items()}
-        label = pair.label or pair.pair
-        tables.append(
-            pd.DataFrame({"label": label, "method": pair.method, "step": table["step"], **shares})
+        steps = results.get("trajectory", pair.tuned)
+        parts = ["never", "cancelled", "subnetwork"]
+        numel = steps[parts].sum(axis="columns")
+        table = pd.DataFrame(
+            {
+                "label": pair.label or pair.pair,
+                "method": pair.method,
+                "step": steps["step"],
+                "sparsity_percent": 100 * steps["sparsity"],
+                "step_sparsity_percent": 100 * steps["step_sparsity"],
+                "outside_percent": 100 * steps["updated_outside_final"],
+                **{f"{part}_percent": 100 * steps[part] / numel for part in parts},
+            }
         )
+        tables.append(table)
     return _joined(tables, TRAJECTORY_COLUMNS)
 
 
@@ -125,7 +131,7 @@ def smoothed(values: pd.Series) -> pd.Series:
     return values.rolling(window, center=True, min_periods=1).mean()
 
 
-def _joined(tables: list[Any], columns: list[str]) -> pd.DataFrame:
+def _joined(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
     filled = [table for table in tables if not table.empty]
     if not filled:
         return pd.DataFrame(columns=columns)

@@ -1,0 +1,65 @@
+"""A scale and a results folder small enough to check by eye; see `small_results`."""
+
+from pathlib import Path
+
+import pytest
+import small_results as small
+from rlsubnet.report.published import load_published
+from rlsubnet.report.waist import Results
+from rlsubnet.sheets import Comparison, Scale
+
+
+@pytest.fixture
+def published(repository: Path):
+    return load_published(repository / "config" / "published.yaml")
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    files = {
+        "updates/base_sft.csv": small.SFT_UPDATES,
+        "updates/dpo.csv": small.DPO_UPDATES,
+        "updates/dpo_seed.csv": small.DPO_UPDATES,
+        "updates/dpo_vs_sub.csv": small.SUB_UPDATES,
+        "ranks/dpo.csv": small.RANKS,
+        "frozen/dpo_sub.csv": small.FROZEN,
+        "metrics/dpo.csv": small.METRICS,
+        "metrics/dpo_sub.csv": small.SUB_METRICS,
+        "overlap/seed.csv": small.OVERLAP,
+        "trajectory/dpo.csv": small.TRAJECTORY,
+    }
+    return Results(small.write_waist(tmp_path / "results", files))
+
+
+@pytest.fixture
+def scale() -> Scale:
+    """Return SFT, DPO, its masked run and a second seed."""
+    tulu = "Llama-3.1-Tulu-3-8B-DPO"
+    pairs = [
+        small.make_pair("base_sft", "base", "sft", "SFT", "table1,fig1"),
+        small.make_pair("dpo", "sft", "dpo", "DPO", "table1,table2,table6,fig1,fig3", tulu),
+        small.make_pair("dpo_seed", "sft", "dpo_seed", "DPO", ""),
+        small.make_pair("dpo_vs_sub", "dpo", "dpo_sub", "DPO", "table3,section4,fig4"),
+    ]
+    seeds = Comparison("seed", "dpo", "dpo_seed", "Seed", ("table4",), "42", "123", "")
+    return Scale(
+        config={
+            "measure": {"tolerances": [1e-5, 1e-4], "table_tolerance": 1e-5},
+            "data": {
+                "arith": {"kind": "problems"},
+                "choices": {"kind": "choices"},
+            },
+            "evaluation": {"suites": ["arith", "choices"], "samples": 4},
+        },
+        runs={
+            run.run: run
+            for run in (
+                small.make_run("sft"),
+                small.make_run("dpo", label="DPO"),
+                small.make_run("dpo_sub", mask="dpo", label="DPO, sub"),
+                small.make_run("dpo_seed"),
+            )
+        },
+        pairs={pair.pair: pair for pair in pairs},
+        comparisons={"seed": seeds},
+    )

@@ -1,0 +1,26 @@
+"""Captions of the HTML report: one per item, valid reStructuredText."""
+
+from pathlib import Path
+
+import pytest
+from docutils.core import publish_parts
+from jinja2 import Template
+from rlsubnet.sheets import ITEMS
+
+
+@pytest.mark.parametrize("item", [*ITEMS, "workflow"])
+def test_caption_is_valid_and_says_how_to_read_it(item: str, repository: Path):
+    text = (repository / "workflow" / "report" / f"{item}.rst").read_text()
+
+    class Snakemake:
+        config = {"scale": "demo", "results": "results/demo"}
+
+    rendered = Template(text).render(snakemake=Snakemake)
+    # Warnings would be printed into the report: make them errors.
+    html = publish_parts(rendered, writer="html", settings_overrides={"halt_level": 2})["body"]
+    assert "{{" not in html
+    if item != "workflow":
+        kind, number = item.rstrip("0123456789"), item[-1]
+        name = {"table": "Table", "fig": "Figure", "section": "Section"}[kind]
+        assert f"<strong>{name} {number}" in html
+        assert "How to read it" in html

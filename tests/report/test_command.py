@@ -1,0 +1,117 @@
+"""`rlsubnet table1` .. `fig7`: files where they belong, clear errors, no torch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rlsubnet.cli import build_parser, main
+from rlsubnet.commands.reporting import ITEMS
+from rlsubnet.report.items import FIGURES, TITLES
+from rlsubnet.report.published import check_paper_models, load_published
+from rlsubnet.report.tables import TABLES
+from rlsubnet.sheets import ITEMS as SHEET_ITEMS
+
+RUNS = "run\talgorithm\tinit\tdata\trecipe\tseed\tmask\tset\tlabel\n"
+PAIRS = "pair\tinit\ttuned\tmethod\titems\tpaper_model\tcommon_rows\tlabel\n"
+COMPARISONS = "comparison\tpair1\tpair2\taxis\titems\tsetting1\tsetting2\tlabel\n"
+
+
+@pytest.fixture
+def config(repository: Path, results, tmp_path: Path, monkeypatch) -> Path:
+    """Return a config of the repository's demo whose sheets hold two downloaded models."""
+    text = (repository / "config" / "demo" / "config.yaml").read_text()
+    (tmp_path / "base.yaml").write_text(text)
+    (tmp_path / "runs.tsv").write_text(RUNS)
+    row = "dpo\tsft\tdpo\tDPO\ttable1,fig1\tLlama-3.1-Tulu-3-8B-DPO\t\tSFT to DPO\n"
+    (tmp_path / "pairs.tsv").write_text(PAIRS + row)
+    (tmp_path / "comparisons.tsv").write_text(COMPARISONS)
+    models = {name: {"source": f"hf:owner/{name}", "revision": "main"} for name in ("sft", "dpo")}
+    overlay = {
+        "runs": "runs.tsv",
+        "pairs": "pairs.tsv",
+        "comparisons": "comparisons.tsv",
+        "published": str(repository / "config" / "published.yaml"),
+        "models": models,
+        "data": {"preferences": {"policy": "sft"}, "prefacc": {"policy": "sft"}},
+    }
+    (tmp_path / "over.yaml").write_text(json.dumps(overlay))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(item: str, *more: str) -> int:
+    return main([item, "--config", "base.yaml", "over.yaml", "--results", "results", *more])
+
+
+def test_the_items_are_the_same_everywhere():
+    assert tuple(ITEMS) == SHEET_ITEMS
+    assert {*TABLES, *FIGURES} == set(ITEMS)
+    assert set(TITLES) == set(TABLES)
+
+
+def test_every_item_has_a_help_with_an_example(capsys):
+    for item in ITEMS:
+        with pytest.raises(SystemExit) as stop:
+            build_parser().parse_args([item, "--help"])
+        assert stop.value.code == 0
+        shown = capsys.readouterr().out
+        assert f"rlsubnet {item} --config config/demo/config.yaml --results results/demo" in shown
+        assert "--config FILE [FILE ...]" in shown
+
+
+def test_a_table_and_a_figure_are_written_and_listed(config: Path, capsys):
+    assert call("table1") == 0
+    assert call("fig1") == 0
+    listed = capsys.readouterr().out.split()
+    names = ["tables/table1.csv", "tables/table1.md", "tables/table1.tex"]
+    names += ["figures/fig1.png", "figures/fig1.pdf"]
+    assert listed == [f"results/{name}" for name in names]
+    assert all((config / path).stat().st_size > 0 for path in listed)
+    assert "| DPO | SFT to DPO | sft | dpo | 60.0 |" in (config / listed[1]).read_text()
+
+
+def test_an_absent_waist_file_is_one_line_on_stderr(config: Path, capsys):
+    (config / "results" / "updates" / "dpo.csv").unlink()
+    assert call("table1") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("rlsubnet table1: error: results/updates/dpo.csv: no such file")
+    assert error.count("\n") == 1
+    assert not (config / "results" / "tables").exists()
+
+
+def test_a_paper_model_that_the_paper_lacks_is_an_error(config: Path, capsys):
+    pairs = config / "pairs.tsv"
+    pairs.write_text(pairs.read_text().replace("Tulu-3-8B", "Tulu-4-8B"))
+    assert call("table1") == 1
+    error = capsys.readouterr().err
+    assert "pair dpo, column paper_model" in error
+    assert "'Llama-3.1-Tulu-4-8B-DPO'" in error
+
+
+def test_every_scale_names_models_that_the_paper_has(repository: Path):
+    published = load_published(repository / "config" / "published.yaml")
+    for sheet in repository.glob("config/*/pairs.tsv"):
+        lines = [line.split("\t") for line in sheet.read_text().splitlines()]
+        rows = [line for line in lines if line[0] and not line[0].startswith("#")]
+        place = rows[0].index("paper_model")
+        models = [(row[0], row[place]) for row in rows[1:] if len(row) > place]
+        check_paper_models(models, published)
+
+
+def test_published_numbers_without_a_table_are_refused(tmp_path: Path):
+    path = tmp_path / "published.yaml"
+    path.write_text("table1: {rows: []}\n")
+    with pytest.raises(ValueError, match=r"published\.yaml: keys missing: .*'table2'"):
+        load_published(path)
+
+
+def test_reporting_loads_no_torch():
+    code = (
+        "import sys, rlsubnet.report.items, rlsubnet.commands.reporting; "
+        "heavy = {'torch', 'transformers', 'tokenizers', 'matplotlib.pyplot'} & set(sys.modules); "
+        "sys.exit(f'loaded: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

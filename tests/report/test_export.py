@@ -1,0 +1,83 @@
+"""Written tables: the same cells in three formats, escaped, complete or absent."""
+
+import csv
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rlsubnet.report.columns import column
+from rlsubnet.report.export import latex, markdown, write_table
+from rlsubnet.report.items import TITLES, table_of
+from rlsubnet.report.published import NOT_RUN
+from rlsubnet.report.tables import TABLES
+from rlsubnet.report.tables.common import make_frame
+
+
+@pytest.fixture
+def frame() -> pd.DataFrame:
+    rows = [
+        {"part": "measured", "tuned": "dpo_sub|100%", "numel": 8030261248, "p_value": 0.21875},
+        {"part": "measured", "tuned": "dpo"},
+        {"part": NOT_RUN, "paper_model": "Tulu & co", "paper_sparsity_percent": 81.4},
+    ]
+    names = ["part", "tuned", "numel", "p_value", "paper_model", "paper_sparsity_percent"]
+    return make_frame(rows, names)
+
+
+def test_csv_keeps_counts_whole_and_leaves_missing_cells_empty(frame, tmp_path: Path):
+    path, *_ = write_table(frame, tmp_path / "tables" / "t", "T")
+    with path.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert rows[0]["numel"] == "8030261248"
+    assert rows[0]["p_value"] == "0.21875"
+    assert rows[1] == dict.fromkeys(frame.columns, "") | {"part": "measured", "tuned": "dpo"}
+
+
+def test_print_leaves_out_columns_that_are_empty_in_a_part(frame):
+    text = markdown(frame, "T")
+    measured, paper = text.split(f"**{NOT_RUN}**")
+    assert "| Tuned | Parameters | p |" in measured
+    assert "Paper" not in measured
+    assert "| Paper: model | Paper: sparsity (%) |" in paper
+
+
+def test_markdown_escapes_bars(frame):
+    assert r"| dpo_sub\|100% | 8,030,261,248 | 0.219 |" in markdown(frame, "T")
+
+
+def test_latex_escapes_and_has_as_many_cells_as_columns(frame):
+    text = latex(frame, "100 % of T_1", ["a & b"], label="t")
+    assert r"\caption{100 \% of T\_1}\label{tab:t}" in text
+    assert r"dpo\_sub\textbar{}100\% & 8,030,261,248 & 0.219 \\" in text
+    assert r"Tulu \& co & 81.4 \\" in text
+    assert r"a \& b" in text
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
+
+
+@pytest.mark.parametrize("item", list(TABLES))
+def test_every_table_exports_in_all_formats(item, scale, results, published, tmp_path: Path):
+    if item == "table3":
+        scale.pairs.pop("dpo_vs_sub")  # its answers are made in test_table3
+    table = table_of(item, scale, results, published)
+    title, notes = TITLES[item]
+    paths = write_table(table, tmp_path / item, title, notes)
+    assert [path.name for path in paths] == [f"{item}.csv", f"{item}.md", f"{item}.tex"]
+    assert len(pd.read_csv(paths[0])) == len(table)
+    for line in paths[2].read_text().splitlines():
+        if line.startswith(r"\begin{tabular}{"):
+            columns = len(line.removeprefix(r"\begin{tabular}{").removesuffix("}"))
+        elif line.endswith(r" \\"):
+            assert line.replace(r"\&", "").count("&") == columns - 1
+
+
+def test_every_column_has_a_heading(scale, results, published):
+    scale.pairs["dpo_vs_sub"] = scale.pairs["dpo_seed"]
+    for build in TABLES.values():
+        assert all(column(name).header for name in build(scale, results, published).columns)
+
+
+def test_a_failed_write_leaves_no_file(tmp_path: Path):
+    bad = pd.DataFrame({"no_such_column": [1]})
+    with pytest.raises(ValueError, match="no heading declared for column 'no_such_column'"):
+        write_table(bad, tmp_path / "t", "T")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,238 @@
+"""Figures: what the axes say, that colors are constant, that files repeat bit by bit."""
+
+import dataclasses
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import colors
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from rlsubnet.report import style
+from rlsubnet.report.export import write_figure
+from rlsubnet.report.figures import data, fig1, fig3, fig4, fig6
+from rlsubnet.report.items import FIGURES, figure_of, write_item
+from rlsubnet.report.published import NOT_RUN
+
+
+@pytest.fixture
+def everything(scale):
+    """Return the scale with a pair for every figure."""
+    pairs = dict(scale.pairs)
+    items = ("fig1", "fig2", "fig3", "fig5", "fig6", "fig7")
+    pairs["dpo"] = dataclasses.replace(pairs["dpo"], items=items)
+    return dataclasses.replace(scale, pairs=pairs)
+
+
+@pytest.fixture
+def nothing(scale):
+    return dataclasses.replace(scale, pairs={}, comparisons={})
+
+
+def words(figure: Figure) -> list[str]:
+    """Return every visible text of a figure, as it is drawn."""
+    FigureCanvasAgg(figure).draw()
+    found = [text for text in figure.findobj(Text) if text.get_visible()]
+    return [text.get_text() for text in found if text.get_text()]
+
+
+def bars(figure: Figure) -> list[tuple[float, float, str]]:
+    """Return (start, end, edge color) of every bar in the first panel."""
+    return [
+        (bar.get_x(), bar.get_x() + bar.get_width(), colors.to_hex(bar.get_edgecolor()).upper())
+        for bar in figure.axes[0].patches
+    ]
+
+
+def test_fig1_bars_are_densities_in_the_algorithms_colors(everything, results, published):
+    figure = fig1(data.densities(everything, results, published))
+    # SFT left 2 of 10 weights unchanged, DPO 6 of 10.
+    expected = [(0, 80.0, style.method_color("SFT")), (0, 40.0, style.method_color("DPO"))]
+    for (start, end, color), (wanted_start, wanted_end, wanted_color) in zip(
+        bars(figure), expected, strict=True
+    ):
+        assert (start, color) == (wanted_start, wanted_color.upper())
+        assert end == pytest.approx(wanted_end)
+    assert [axes.get_xlabel() for axes in figure.axes] == ["Updated weights (%)"] * 2
+
+
+def test_fig1_draws_the_papers_sft_range_as_a_hatched_span(everything, results, published):
+    figure = fig1(data.densities(everything, results, published))
+    first = figure.axes[1].patches[0]
+    assert (first.get_x(), first.get_x() + first.get_width()) == (85, 94)
+    assert all(bar.get_hatch() for bar in figure.axes[1].patches)
+    assert not any(bar.get_hatch() for bar in figure.axes[0].patches)
+
+
+def test_fig3_average_is_black_and_weighted(everything, results, published):
+    figure = fig3(data.layers(everything, results, published))
+    axes = figure.axes[0]
+    lines = {colors.to_hex(line.get_color()): line for line in axes.get_lines()}
+    assert lines["#000000"].get_ydata().tolist() == [60.0]
+    assert sorted(line.get_ydata()[0] for line in axes.get_lines()) == [50.0, 60.0, 100.0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Layer", "Sparsity (%)")
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["average of the layer", "q_proj", "input_layernorm"]
+
+
+def test_fig3_shows_the_lowest_point_of_every_panel():
+    rows = [("a", "DPO", 0, "average", 90.0), ("b", "DPO", 0, "average", 10.0)]
+    figure = fig3(pd.DataFrame(rows, columns=data.LAYER_COLUMNS))
+    assert all(axes.get_ylim()[0] < 10 < 90 < axes.get_ylim()[1] for axes in figure.axes)
+
+
+def test_fig4_shows_the_difference_and_how_often_sub_is_lower(everything, results, published):
+    table = data.losses(everything, results, published)
+    # full 0.7, 0.6, 0.5; sub 0.7, 0.4, 0.5.
+    assert table["difference"].round(12).tolist() == [0.0, -0.2, 0.0]
+    figure = fig4(table)
+    top, bottom = figure.axes
+    assert [text.get_text() for text in top.get_legend().get_texts()] == [
+        "full finetuning",
+        "subnetwork only",
+    ]
+    assert (top.get_ylabel(), bottom.get_xlabel()) == ("Training loss", "Optimizer step")
+    assert "mean -0.067; sub lower in 33 % of steps" in words(figure)
+
+
+def test_fig4_refuses_runs_of_different_length(everything, results, published):
+    path = results.folder / "metrics" / "dpo_sub.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(ValueError, match=r"dpo_sub\.csv: 2 steps, expected the 3 steps"):
+        data.losses(everything, results, published)
+
+
+def test_fig2_takes_the_last_saved_step(everything, results, published):
+    figure = figure_of("fig2", everything, results, published)
+    ours = [bar for bar in figure.axes[0].patches if bar.get_y() > 0.5]
+    assert [bar.get_width() for bar in ours] == [70.0, 10.0, 20.0]
+    paper = [bar for bar in figure.axes[0].patches if bar.get_y() < 0.5]
+    assert [bar.get_width() for bar in paper] == [72, 8, 20]
+
+
+def test_trajectory_figures_draw_per_cent_in_the_algorithms_color(everything, results, published):
+    expected = {"fig5": [90.0, 80.0], "fig6": [10.0, 0.0], "fig7": [90.0, 80.0]}
+    for item, values in expected.items():
+        line = figure_of(item, everything, results, published).axes[0].get_lines()[0]
+        assert line.get_ydata() == pytest.approx(values)
+        assert line.get_color() == style.method_color("DPO")
+
+
+def test_fig6_prints_the_papers_value_from_the_published_file():
+    entry = {"ever_updated_outside_final": 12.5}
+    figure = fig6(pd.DataFrame(columns=data.TRAJECTORY_COLUMNS), entry)
+    assert "paper: about 12.5 % ever updated outside" in words(figure)
+
+
+@pytest.mark.parametrize("item", list(FIGURES))
+def test_a_scale_without_rows_says_so_inside_the_figure(item, nothing, results, published):
+    assert any(NOT_RUN in text for text in words(figure_of(item, nothing, results, published)))
+
+
+@pytest.mark.parametrize("item", list(FIGURES))
+@pytest.mark.parametrize("rows", ["everything", "nothing"])
+def test_text_is_at_least_7_pt_and_inside_the_page(item, rows, request, results, published):
+    figure = figure_of(item, request.getfixturevalue(rows), results, published)
+    assert figure.get_figwidth() in (style.COLUMN_WIDTH, style.TEXT_WIDTH)
+    for text in figure.findobj(Text):
+        assert text.get_fontsize() >= 7, text.get_text()
+    FigureCanvasAgg(figure).draw()
+    # In inches; two hundredths are less than a stroke's width and its rounding.
+    drawn = figure.get_tightbbox()
+    assert drawn.x0 > -0.02 and drawn.x1 < figure.get_figwidth() + 0.02
+    assert drawn.y0 > -0.02 and drawn.y1 < figure.get_figheight() + 0.02
+
+
+@pytest.mark.parametrize("item", list(FIGURES))
+def test_files_repeat_bit_by_bit(item, everything, results, published, tmp_path: Path):
+    digests = []
+    for name in ("a", "b"):
+        figure = figure_of(item, everything, results, published)
+        paths = write_figure(figure, tmp_path / name / item)
+        assert [path.suffix for path in paths] == [".png", ".pdf"]
+        digests.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in paths])
+    assert digests[0] == digests[1]
+
+
+def test_files_repeat_in_another_process(everything, results, published, tmp_path: Path):
+    figure = fig3(data.layers(everything, results, published))
+    paths = write_figure(figure, tmp_path / "here")
+    data.layers(everything, results, published).to_json(tmp_path / "layers.json", orient="table")
+    code = (
+        "import sys, pandas; from pathlib import Path; from rlsubnet.report.figures import fig3; "
+        "from rlsubnet.report.export import write_figure; folder = Path(sys.argv[1]); "
+        "table = pandas.read_json(folder / 'layers.json', orient='table'); "
+        "write_figure(fig3(table), folder / 'there')"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=environment)
+    for path in paths:
+        assert path.read_bytes() == (tmp_path / f"there{path.suffix}").read_bytes()
+
+
+def test_text_stays_text_in_pdf(everything, results, published):
+    paths = write_item("fig1", everything, results, published)
+    content = next(path for path in paths if path.suffix == ".pdf").read_bytes()
+    # A TrueType font (fonttype 42) is embedded as FontFile2, drawn glyphs as Type 3.
+    assert b"/FontFile2" in content
+    assert b"/Type3" not in content
+    assert b"CreationDate" not in content
+
+
+def simulated(color: str, kind: str) -> np.ndarray:
+    """Return linear RGB as seen with a color vision deficiency (Machado et al. 2009)."""
+    matrices = {
+        "normal": np.eye(3),
+        "protan": [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ],
+        "deutan": [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.011820, 0.042940, 0.968881],
+        ],
+    }
+    rgb = np.array(colors.to_rgb(color))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return np.clip(np.asarray(matrices[kind]) @ linear, 0, 1)
+
+
+def lab(linear: np.ndarray) -> np.ndarray:
+    xyz = (
+        np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+        @ linear
+        / np.array([0.9505, 1.0, 1.089])
+    )
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("kind", ["normal", "protan", "deutan"])
+def test_algorithms_can_be_told_apart_without_full_color_vision(kind):
+    seen = {name: lab(simulated(color, kind)) for name, (_, color, _) in style.METHODS.items()}
+    names = list(seen)
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            # Distance in CIELAB; 2.3 is just noticeable.
+            distance = np.linalg.norm(seen[first] - seen[second])
+            assert distance > 12, (first, second, round(float(distance), 1))
+
+
+def test_markers_and_colors_are_used_once():
+    looks = list(style.METHODS.values())
+    assert len({color for _, color, _ in looks}) == len({marker for *_, marker in looks}) == 12
+
+
+def test_every_method_of_the_sheets_has_a_color(repository: Path):
+    import yaml
+
+    schema = yaml.safe_load((repository / "workflow/schemas/pairs.schema.yaml").read_text())
+    assert set(schema["properties"]["method"]["enum"]) == set(style.METHODS)

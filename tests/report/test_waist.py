@@ -1,0 +1,92 @@
+"""A bad waist file is refused by name; nothing of it is used."""
+
+import re
+from pathlib import Path
+
+import pytest
+from rlsubnet.report.waist import COLUMNS, Results, read_waist, waist_file
+from small_results import DPO_UPDATES, RANKS, TRAJECTORY, answers_csv, write_waist
+
+
+def one_file(tmp_path: Path, kind: str, text: str) -> Results:
+    return Results(write_waist(tmp_path, {waist_file(kind, "dpo"): text}))
+
+
+def test_layers_outside_the_stack_are_empty_and_the_others_integers(tmp_path: Path):
+    ranks = one_file(tmp_path, "ranks", RANKS).get("ranks", "dpo")
+    assert ranks["layer"].tolist()[0] == 0
+    assert ranks["layer"].isna().tolist() == [False, True]
+
+
+def test_compressed_answers_are_read(tmp_path: Path):
+    text = answers_csv([("arith_greedy", "1", "p1", 1, 1)])
+    answers = one_file(tmp_path, "answers", text).get("answers", "dpo")
+    assert answers.to_dict("records") == [
+        {"task": "arith_greedy", "level": "1", "item_id": "p1", "samples": 1, "correct": 1}
+    ]
+
+
+def test_missing_file_names_it_and_the_command_that_makes_it(tmp_path: Path):
+    path = tmp_path / "updates" / "dpo.csv"
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(str(path))}: .*snakemake"):
+        Results(tmp_path).updates("dpo")
+
+
+def test_missing_column_is_named(tmp_path: Path):
+    text = DPO_UPDATES.replace(",rule,", ",rules,")
+    with pytest.raises(ValueError, match=r"updates/dpo\.csv: columns missing: \['rule'\]"):
+        one_file(tmp_path, "updates", text).updates("dpo")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        ("updates", DPO_UPDATES.replace(",4,6,0.001", ",9,6,0.001", 1), "unchanged = 9.* = 8"),
+        ("updates", DPO_UPDATES.replace(",4,6,0.001", ",-1,6,0.001", 1), "unchanged = -1"),
+        ("updates", DPO_UPDATES.replace(",4,6,0.001", ",,6,0.001", 1), "unchanged: .*empty"),
+        ("updates", DPO_UPDATES.replace(",4,6,0.001", ",four,6,0.001", 1), "column unchanged"),
+        ("updates", DPO_UPDATES.replace("official", "offical"), r"rule: \['offical'\]"),
+        ("updates", DPO_UPDATES + DPO_UPDATES.splitlines()[1] + "\n", "a second row with tensor="),
+        ("updates", DPO_UPDATES.splitlines()[0] + "\n", "no rows"),
+        ("trajectory", TRAJECTORY.replace("0.7", "70"), r"step_sparsity: 70.0, expected a ratio"),
+        ("ranks", RANKS.replace(",2,2,1.5", ",3,2,1.5"), "rank = 3.*max_rank = 2"),
+        ("answers", answers_csv([("arith", "1", "p1", 4, 5)]), "correct = 5.*samples = 4"),
+    ],
+)
+def test_impossible_values_are_refused(tmp_path: Path, kind: str, text: str, message: str):
+    with pytest.raises(ValueError, match=rf"dpo\.csv.*{message}"):
+        one_file(tmp_path, kind, text).get(kind, "dpo")
+
+
+def test_a_file_is_read_once(tmp_path: Path):
+    results = one_file(tmp_path, "updates", DPO_UPDATES)
+    first = results.updates("dpo")
+    (tmp_path / "updates" / "dpo.csv").unlink()
+    assert results.updates("dpo") is first
+
+
+def test_the_columns_are_those_that_the_commands_write():
+    from rlsubnet.commands import measuring, structure
+    from rlsubnet.evaluation.results import SCORE_COLUMNS, Answer
+
+    assert list(COLUMNS["updates"]) == measuring.UPDATE_COLUMNS
+    assert list(COLUMNS["overlap"]) == measuring.OVERLAP_COLUMNS
+    assert list(COLUMNS["frozen"]) == measuring.FROZEN_COLUMNS
+    assert list(COLUMNS["ranks"]) == structure.RANK_COLUMNS
+    assert list(COLUMNS["trajectory"]) == structure.TRAJECTORY_COLUMNS
+    assert tuple(COLUMNS["scores"]) == SCORE_COLUMNS
+    assert tuple(COLUMNS["answers"]) == Answer._fields
+
+
+def test_every_file_of_the_committed_demo_is_valid(repository: Path):
+    folder = repository / "results" / "demo"
+    files = [
+        (kind, path)
+        for kind in COLUMNS
+        for path in sorted((folder / kind).glob("*.csv*"))
+        if folder.is_dir()
+    ]
+    if not files:
+        pytest.skip("results/demo holds no waist files yet; make them with: make demo")
+    for kind, path in files:
+        assert len(read_waist(path, kind)) > 0
