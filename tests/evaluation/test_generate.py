@@ -5,34 +5,11 @@ import torch
 from rlsubnet.evaluation.generate import completion, generate, sample_texts
 from rlsubnet.tasks.completion import Completion
 from rlsubnet.tasks.tokenizer import build_tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from tiny_models import tiny_model
 
 EOS, PAD = 2, 0
 ENDS = {"eos_token_id": EOS, "pad_token_id": PAD}
 MIXED = [[1, 5, 6, 7], [1, 9], [1, 4, 4, 13, 8, 16], [1], [1, 5, 6, 7], [1, 20, 11]]
-
-
-def tiny(family: str = "qwen2", spread: float = 0.4) -> torch.nn.Module:
-    """Return a random model with lively logits."""
-    config_class, model_class = {
-        "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-        "llama": (LlamaConfig, LlamaForCausalLM),
-    }[family]
-    torch.manual_seed(3)
-    config = config_class(
-        vocab_size=24,
-        hidden_size=16,
-        num_hidden_layers=2,
-        intermediate_size=24,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        initializer_range=spread,
-        bos_token_id=1,
-        eos_token_id=EOS,
-        pad_token_id=PAD,
-    )
-    return model_class(config).eval()
 
 
 def reference(model, prompt: list[int], max_new_tokens: int) -> list[int]:
@@ -55,14 +32,14 @@ def padded(row: list[int], width: int) -> list[int]:
 
 @pytest.mark.parametrize("family", ["qwen2", "llama"])
 def test_greedy_equals_transformers_token_for_token(family: str) -> None:
-    model = tiny(family)
+    model = tiny_model(family)
     rows = generate(model, MIXED, 14, **ENDS).tolist()
     expected = [reference(model, prompt, 14) for prompt in MIXED]
     assert rows == [padded(row, len(rows[0])) for row in expected]
 
 
 def test_rows_that_end_early_do_not_disturb_the_others() -> None:
-    model = tiny()
+    model = tiny_model()
     prompts = [[1, *torch.randint(3, 21, (n,)).tolist()] for n in (3, 5, 4, 6, 2, 7, 3, 5, 4, 6)]
     with torch.no_grad():  # so that the end token is the first choice now and then
         model.lm_head.weight[EOS] *= 1.6
@@ -74,7 +51,7 @@ def test_rows_that_end_early_do_not_disturb_the_others() -> None:
 
 
 def test_generation_stops_when_every_row_has_ended() -> None:
-    model = tiny()
+    model = tiny_model()
     with torch.no_grad():
         model.lm_head.weight[EOS] *= 1.6
     lengths = {n: len(reference(model, [1, n], 20)) for n in range(3, 21)}
@@ -85,14 +62,14 @@ def test_generation_stops_when_every_row_has_ended() -> None:
 
 
 def test_a_written_pad_token_does_not_end_a_response() -> None:
-    model = tiny()
+    model = tiny_model()
     with torch.no_grad():
         model.lm_head.weight.zero_()  # all logits are equal, the first token (pad) is chosen
     assert generate(model, [[1, 5]], 4, **ENDS).tolist() == [[0, 0, 0, 0]]
 
 
 def test_sampling_frequencies_match_the_softmax() -> None:
-    model = tiny(spread=0.2)
+    model = tiny_model(spread=0.2)
     prompt = [1, 5, 13, 6, 16]
     temperature = 0.7
     with torch.no_grad():
@@ -111,7 +88,7 @@ def test_sampling_frequencies_match_the_softmax() -> None:
 
 
 def test_second_token_is_sampled_given_the_first() -> None:
-    model = tiny(spread=0.3)
+    model = tiny_model(spread=0.3)
     prompt = [1, 7, 7]
     draws = 30_000
     rows = generate(
@@ -127,7 +104,7 @@ def test_second_token_is_sampled_given_the_first() -> None:
 
 
 def test_same_seed_same_tokens_and_another_seed_other_tokens() -> None:
-    model = tiny()
+    model = tiny_model()
 
     def draw(seed: int) -> torch.Tensor:
         return generate(
@@ -139,7 +116,7 @@ def test_same_seed_same_tokens_and_another_seed_other_tokens() -> None:
 
 
 def test_global_random_state_is_neither_used_nor_moved() -> None:
-    model = tiny()
+    model = tiny_model()
     torch.manual_seed(0)
     before = torch.get_rng_state()
     generate(model, MIXED, 4, 1.0, torch.Generator().manual_seed(1), **ENDS)
@@ -147,7 +124,7 @@ def test_global_random_state_is_neither_used_nor_moved() -> None:
 
 
 def test_texts_are_grouped_by_prompt_in_order() -> None:
-    model, tokenizer = tiny(), build_tokenizer()
+    model, tokenizer = tiny_model(), build_tokenizer()
     prompts = ["1+2=", "07*3=", "9=", "12-5+3="]
     grouped = sample_texts(model, tokenizer, prompts, 1, max_new_tokens=6, batch_size=3)
     alone = [sample_texts(model, tokenizer, [prompt], 1, max_new_tokens=6)[0] for prompt in prompts]
@@ -174,7 +151,7 @@ def test_completion_ends_at_the_first_end_token() -> None:
 
 
 def test_bad_requests_are_refused() -> None:
-    model = tiny()
+    model = tiny_model()
     generator = torch.Generator()
     with pytest.raises(ValueError, match="at least one token"):
         generate(model, [[1], []], 4, **ENDS)

@@ -3,10 +3,9 @@
 from collections import Counter
 
 import pytest
+from independent_arithmetic import level_of, totals_of
 from rlsubnet.tasks.choices import CHOICE_TASKS, choices
 from rlsubnet.tasks.splits import split_of
-
-from independent_arithmetic import level_of, totals_of
 
 RECORDS = choices(200, "test", seed=997)
 

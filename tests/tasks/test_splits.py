@@ -5,13 +5,12 @@ from collections import Counter
 from itertools import combinations
 
 import pytest
+from independent_arithmetic import level_of
 from rlsubnet.tasks.arithmetic import LEVELS, Problem, draw_problem
 from rlsubnet.tasks.choices import choices
 from rlsubnet.tasks.problems import problems
 from rlsubnet.tasks.splits import SHARES, draw_problems, every_level, split_of
 from rlsubnet.tasks.texts import base_text, demonstration_pairs, demonstrations
-
-from independent_arithmetic import level_of
 
 
 def test_shares_add_up_to_one() -> None:
@@ -33,8 +32,7 @@ def test_every_level_is_split_in_the_stated_shares(level: int) -> None:
 def test_drawn_splits_are_disjoint_at_every_level(level: int) -> None:
     drawn = {
         split: {
-            problem.prompt
-            for problem in draw_problems(random.Random(1), [level] * 1000, split)
+            problem.prompt for problem in draw_problems(random.Random(1), [level] * 1000, split)
         }
         for split in SHARES
     }
@@ -49,9 +47,7 @@ def test_the_data_sets_of_a_study_are_disjoint() -> None:
     dev = problems([200] * 5, "dev", 13)
     test = problems([43, 90, 105, 128, 134], "test", 14)
     chosen = choices(100, "test", 15)
-    sets = [
-        {record["prompt"] for record in records} for records in (train, preference, dev, test)
-    ]
+    sets = [{record["prompt"] for record in records} for records in (train, preference, dev, test)]
     # A choice item's prompt is a problem's prompt and perhaps a part of an answer.
     sets[3] |= {record["prompt"].partition("=")[0] + "=" for record in chosen}
     for one, other in combinations(sets, 2):

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from rlsubnet.tasks.tokenizer import load_tokenizer
 
@@ -32,6 +33,7 @@ def load_policy(
     """
     if not Path(folder).is_dir():
         raise ValueError(f"{folder}: expected a model folder")
+    disable_progress_bar()  # a log file has no use for it
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, output_loading_info=True

@@ -107,19 +107,16 @@ def preference_answers(
     Preference accuracy without a reference model: ``log p(chosen) > log p(rejected)``, each summed
     over the response and its end token and not divided by its length. A tie counts as wrong.
     """
-    prompts = [encode_prompt(tokenizer, pair["prompt"]) for pair in pairs]
-    chosen, rejected = (
-        response_logprobs(
-            model,
-            prompts,
-            [encode_response(tokenizer, pair[side]) for pair in pairs],
-            batch_size=settings.batch_size,
-        )
-        for side in ("chosen", "rejected")
-    )
+    prompts, responses = [], []
+    for pair in pairs:
+        prompts += [encode_prompt(tokenizer, pair["prompt"])] * 2
+        responses += [encode_response(tokenizer, pair[side]) for side in ("chosen", "rejected")]
+    sums = response_logprobs(model, prompts, responses, batch_size=settings.batch_size)
     return [
-        Answer(suite, str(pair["level"]), f"pair-{number:05d}", 1, int(high > low))
-        for number, (pair, high, low) in enumerate(zip(pairs, chosen, rejected, strict=True))
+        Answer(suite, str(pair["level"]), f"pair-{number:05d}", 1, int(chosen > rejected))
+        for number, (pair, chosen, rejected) in enumerate(
+            zip(pairs, sums[::2], sums[1::2], strict=True)
+        )
     ]
 
 

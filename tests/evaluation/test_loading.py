@@ -1,0 +1,58 @@
+"""Model folders: exact weights, or a clear error."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from rlsubnet.evaluation.loading import load_policy, pick_device
+from safetensors.torch import load_file, save_file
+from tiny_models import save_folder, tiny_model
+
+
+def test_bf16_weights_are_widened_without_change(tmp_path: Path) -> None:
+    save_folder(tiny_model(), tmp_path)
+    model, tokenizer = load_policy(tmp_path, "cpu")
+    saved = load_file(tmp_path / "model.safetensors")
+    loaded = dict(model.named_parameters())
+    assert set(loaded) == set(saved)
+    for name, weights in saved.items():
+        assert weights.dtype == torch.bfloat16
+        assert loaded[name].dtype == torch.float32
+        assert torch.equal(loaded[name], weights.float())
+    assert not model.training
+    assert len(tokenizer) == 24
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: weights.pop("lm_head.weight"), "missing keys.*lm_head.weight"),
+        (lambda weights: weights.update(extra=torch.zeros(2)), "unexpected keys.*extra"),
+    ],
+)
+def test_weights_that_do_not_fit_the_config_are_refused(change, message, tmp_path: Path) -> None:
+    save_folder(tiny_model(), tmp_path)
+    path = tmp_path / "model.safetensors"
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=message):
+        load_policy(tmp_path)
+
+
+def test_a_truncated_weight_file_is_refused(tmp_path: Path) -> None:
+    save_folder(tiny_model(), tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="broken weight file"):
+        load_policy(tmp_path)
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected a model folder"):
+        load_policy(tmp_path / "nowhere")
+
+
+def test_named_device_is_taken_as_it_is() -> None:
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device("auto").type in ("cpu", "cuda")

@@ -1,0 +1,140 @@
+"""Scorers: an oracle gets everything right, and its planned errors are found."""
+
+import pytest
+import torch
+from oracle import Oracle
+from rlsubnet.evaluation.results import Answer
+from rlsubnet.evaluation.score import (
+    chance_levels,
+    choice_answers,
+    picks,
+    preference_answers,
+    suite_answers,
+)
+from rlsubnet.evaluation.settings import Settings
+from rlsubnet.tasks.choices import CHOICE_TASKS, choices
+from rlsubnet.tasks.problems import problems
+from rlsubnet.tasks.texts import demonstration_pairs
+from rlsubnet.tasks.tokenizer import build_tokenizer
+from tiny_models import tiny_model
+
+SETTINGS = Settings(samples=3, temperature=1.0, batch_size=16, max_new_tokens=12, seed=1)
+TOKENIZER = build_tokenizer()
+PROBLEMS = problems([2, 3, 2, 2, 2], "test", 5)
+
+
+def worked_answer(prompt: str) -> str:
+    """Return the worked answer, computed here."""
+    total, answer = prompt[:2], "("
+    for place in range(2, len(prompt) - 1, 2):
+        total = f"{eval(f'{int(total)}{prompt[place : place + 2]}') % 100:02d}"
+        answer += total
+    return answer
+
+
+def terse_answer(prompt: str) -> str:
+    return ";" + worked_answer(prompt)[-2:]
+
+
+@pytest.mark.parametrize("answer", [worked_answer, terse_answer])
+def test_an_oracle_solves_every_problem_sampled_and_greedily(answer) -> None:
+    answers = suite_answers(Oracle(answer), TOKENIZER, "arith", PROBLEMS, SETTINGS)
+    assert answers == [
+        Answer(task, str(problem["level"]), problem["id"], samples, samples)
+        for task, samples in (("arith_sampled", 3), ("arith_greedy", 1))
+        for problem in PROBLEMS
+    ]
+
+
+def test_wrong_unfinished_and_padded_answers_score_nothing() -> None:
+    def answer(prompt: str) -> str:
+        if prompt == PROBLEMS[0]["prompt"]:
+            return ";" + terse_answer(prompt)[:0:-1] + "0"  # malformed
+        if prompt == PROBLEMS[1]["prompt"]:
+            return worked_answer(prompt) + "00"  # cut off before its end token
+        return terse_answer(prompt)
+
+    answers = suite_answers(Oracle(answer), TOKENIZER, "arith", PROBLEMS, SETTINGS)
+    greedy = [a.correct for a in answers if a.task == "arith_greedy"]
+    assert greedy == [0, 0] + [1] * 9
+
+
+def test_an_answer_that_reaches_the_token_limit_did_not_end_by_itself() -> None:
+    tight = Settings(samples=1, temperature=1.0, batch_size=16, max_new_tokens=11, seed=1)
+    answers = suite_answers(Oracle(worked_answer), TOKENIZER, "arith", PROBLEMS, tight)
+    assert sum(answer.correct for answer in answers) == 0  # 11 tokens and no end token
+
+
+def test_samples_do_not_depend_on_other_suites() -> None:
+    model = tiny_model(spread=0.1)
+    one = suite_answers(model, TOKENIZER, "a", PROBLEMS, SETTINGS)
+    suite_answers(model, TOKENIZER, "b", PROBLEMS[:3], SETTINGS)
+    assert suite_answers(model, TOKENIZER, "a", PROBLEMS, SETTINGS) == one
+
+
+def test_an_oracle_picks_every_right_choice() -> None:
+    items = choices(10, "test", 3)
+    worked = [item for item in items if not item["task"].endswith("total")]
+    terse = [item for item in items if item["task"].endswith("total")]
+    for answer, of_style in ((worked_answer, worked), (terse_answer, terse)):
+        answers = suite_answers(Oracle(answer), TOKENIZER, "mc5", of_style, SETTINGS)
+        assert [a.correct for a in answers] == [1] * len(of_style)
+        assert [a.task for a in answers] == [f"mc5_{item['task']}" for item in of_style]
+        assert {(a.level, a.samples) for a in answers} == {("", 1)}
+
+
+def test_log_likelihood_is_divided_by_the_number_of_tokens() -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    item = {"task": "t", "id": "t-0", "prompt": "1", "choices": ["7", "7777"], "label": 0}
+    # Uniform: sums differ (-log 24 against -4 log 24), means are equal, and a tie is wrong.
+    assert choice_answers(model, TOKENIZER, "s", [item], SETTINGS)[0].correct == 0
+    assert picks([-3.1780538, -12.7122154], 0) == 1
+
+
+def test_scores_do_not_depend_on_the_order_of_the_choices() -> None:
+    model = tiny_model()
+    items = choices(20, "dev", 3)
+    turned = [
+        item | {"choices": item["choices"][::-1], "label": len(item["choices"]) - 1 - item["label"]}
+        for item in items
+    ]
+    first = choice_answers(model, TOKENIZER, "mc5", items, SETTINGS)
+    assert choice_answers(model, TOKENIZER, "mc5", turned, SETTINGS) == first
+    assert 0 < sum(answer.correct for answer in first) < len(first)
+
+
+def test_chance_is_that_of_the_tasks() -> None:
+    chances = chance_levels("mc5", choices(4, "dev", 3))
+    assert chances == {f"mc5_{name}": task.chance for name, task in CHOICE_TASKS.items()}
+    assert chance_levels("arith", PROBLEMS) == {}
+
+
+def test_preference_accuracy_counts_pairs_whose_chosen_response_is_likelier() -> None:
+    pairs = demonstration_pairs("worked", 20, "test", 5)
+    answers = suite_answers(Oracle(worked_answer), TOKENIZER, "prefacc", pairs, SETTINGS)
+    assert [answer.correct for answer in answers] == [1] * 20
+    assert answers[3] == Answer("prefacc", "4", "pair-00003", 1, 1)
+    swapped = [p | {"chosen": p["rejected"], "rejected": p["chosen"]} for p in pairs]
+    answers = preference_answers(Oracle(worked_answer), TOKENIZER, "p", swapped, SETTINGS)
+    assert sum(answer.correct for answer in answers) == 0
+
+
+def test_a_tied_preference_is_wrong() -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    pairs = demonstration_pairs("worked", 5, "test", 5)
+    answers = preference_answers(model, TOKENIZER, "p", pairs, SETTINGS)
+    assert sum(answer.correct for answer in answers) == 0
+
+
+def test_unknown_or_mixed_records_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"suite s: expected .* found \[\['text'\]\]"):
+        suite_answers(tiny_model(), TOKENIZER, "s", [{"text": "1"}], SETTINGS)
+    with pytest.raises(ValueError, match="suite s"):
+        suite_answers(tiny_model(), TOKENIZER, "s", [], SETTINGS)
+    mixed = [PROBLEMS[0], choices(1, "dev", 1)[0]]
+    with pytest.raises(ValueError, match="suite s"):
+        suite_answers(tiny_model(), TOKENIZER, "s", mixed, SETTINGS)

@@ -1,0 +1,163 @@
+"""``rlsubnet data``: one entry of the config in, one file out; a bad entry is named."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from independent_arithmetic import totals_of
+from rlsubnet.cli import main
+from rlsubnet.files import read_jsonl
+from rlsubnet.tasks.arithmetic import is_correct
+from rlsubnet.tasks.datasets import build
+from rlsubnet.tasks.tokenizer import build_tokenizer
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+PREFERENCES = {
+    "kind": "preferences",
+    "policy": "sft",
+    "prompts": 40,
+    "samples": 4,
+    "temperature": 1.0,
+    "split": "preference",
+    "seed": 21,
+}
+EXAMPLES = {
+    "base_text": {"documents": 3, "characters": 20, "wrong_facts": 0.1, "seed": 0},
+    "demonstrations": {"style": "worked", "problems": 3, "split": "train", "seed": 0},
+    "demonstration_pairs": {"style": "reversed", "problems": 3, "split": "preference", "seed": 0},
+    "problems": {"per_level": [1, 1, 1, 0, 0], "split": "dev", "seed": 0},
+    "choices": {"per_task": 1, "split": "test", "seed": 0},
+}
+KEYS = {
+    "base_text": {"text"},
+    "demonstrations": {"prompt", "response", "level"},
+    "demonstration_pairs": {"prompt", "chosen", "rejected", "level"},
+    "problems": {"id", "prompt", "solution", "level"},
+    "choices": {"task", "id", "prompt", "choices", "label"},
+}
+
+
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_each_kind_gives_its_records_and_the_same_twice(kind: str) -> None:
+    spec = {"kind": kind, **EXAMPLES[kind]}
+    records, summary = build("name", spec)
+    assert {frozenset(record) for record in records} == {frozenset(KEYS[kind])}
+    assert len(records) == (5 if kind == "choices" else 3)
+    assert summary == f"name: {len(records)} records of kind {kind}"
+    assert build("name", spec)[0] == records
+    assert build("name", spec | {"seed": 1})[0] != records
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "problem"}, "data set d, key kind: expected one of base_text, .*'problem'"),
+        ({"levels": 5}, "data set d, key levels: unknown for kind choices, which takes per_task"),
+        ({"per_task": None}, "data set d, key per_task: expected int, found None"),
+        ({"per_task": True}, "data set d, key per_task: expected int, found True"),
+        ({"per_task": 1.5}, "data set d, key per_task: expected int, found 1.5"),
+        ({"per_task": 0}, "data set d, per_task: expected at least 1, found 0"),
+        ({"split": "validation"}, "data set d, split: expected one of .*'validation'"),
+        ({"policy": "sft"}, "data set d, key policy: unknown for kind choices"),
+    ],
+)
+def test_a_bad_entry_names_data_set_and_key(change: dict, message: str) -> None:
+    spec = {"kind": "choices", **EXAMPLES["choices"], **change}
+    with pytest.raises(ValueError, match=message):
+        build("d", spec)
+
+
+@pytest.mark.parametrize("key", ["per_level", "split", "seed"])
+def test_a_missing_key_is_named(key: str) -> None:
+    spec = {"kind": "problems", **EXAMPLES["problems"]}
+    del spec[key]
+    with pytest.raises(ValueError, match=f"data set d, key {key}: missing"):
+        build("d", spec)
+
+
+def test_five_levels_are_expected() -> None:
+    spec = {"kind": "problems", "per_level": [1, 2], "split": "dev", "seed": 0}
+    with pytest.raises(ValueError, match=r"data set d, per_level: expected 5 counts.*\[1, 2\]"):
+        build("d", spec)
+
+
+def test_policy_and_its_folder_go_together(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="data set d: a policy folder .* folder None"):
+        build("d", PREFERENCES)
+    with pytest.raises(ValueError, match="data set d: a policy folder"):
+        build("d", {"kind": "choices", **EXAMPLES["choices"]}, tmp_path)
+    with pytest.raises(ValueError, match="data set d, .*expected a model folder"):
+        build("d", PREFERENCES, tmp_path / "nowhere")
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model that was trained for a moment on terse answers to level-1 problems."""
+    folder = tmp_path_factory.mktemp("policy")
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=24,
+        hidden_size=32,
+        num_hidden_layers=1,
+        intermediate_size=32,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    model, tokenizer = Qwen2ForCausalLM(config), build_tokenizer()
+    # Every final total is 00 to 19: a guesser is right now and then, and wrong mostly.
+    responses = [f";{total:02d}</s>" for total in range(20)]
+    texts = [f"{start:02d}+5+0+0+0+0={r}" for start in range(0, 100, 10) for r in responses]
+    ids = torch.tensor(tokenizer(texts).input_ids)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(40):
+        loss = torch.nn.functional.cross_entropy(
+            model(ids).logits[:, 13:-1].flatten(0, 1), ids[:, 14:].flatten()
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_preferences_come_from_the_policy_s_samples(
+    policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps(PREFERENCES | {"prompts": 200, "samples": 16}))
+    out = tmp_path / "preferences.jsonl"
+    command = ["data", "preferences", "--spec", f"@{spec}", "--policy", str(policy), "--out"]
+    assert main([*command, str(out)]) == 0
+    printed = capsys.readouterr().out
+    pairs = read_jsonl(out)
+    assert f"preferences: {len(pairs)} records of kind preferences" in printed
+    assert f"{len(pairs)} pairs from 200 prompts; without a pair: " in printed
+    assert 20 < len(pairs) < 200
+    for pair in pairs:
+        solution = ";" + totals_of(pair["prompt"])[-1]
+        assert is_correct(pair["chosen"], solution)
+        assert not is_correct(pair["rejected"], solution)
+    assert main([*command, str(tmp_path / "again.jsonl")]) == 0
+    assert (tmp_path / "again.jsonl").read_bytes() == out.read_bytes()
+
+
+def test_command_reports_a_bad_specification_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "x.jsonl"
+    assert main(["data", "x", "--spec", "{kind", "--out", str(out)]) == 1
+    assert main(["data", "x", "--spec", "[1]", "--out", str(out)]) == 1
+    assert main(["data", "x", "--spec", '{"kind": "choices"}', "--out", str(out)]) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 3
+    assert errors[0].startswith("rlsubnet data: error: --spec: not JSON")
+    assert errors[1] == "rlsubnet data: error: --spec: expected a JSON object, found '[1]'"
+    assert errors[2] == "rlsubnet data: error: data set x, key per_task: missing, " + (
+        "kind choices needs it"
+    )
+    assert not out.exists()
