@@ -87,6 +87,13 @@ def test_fig3_shows_the_lowest_point_of_every_panel():
     assert all(axes.get_ylim()[0] < 10 < 90 < axes.get_ylim()[1] for axes in figure.axes)
 
 
+def test_pairs_that_share_a_label_stay_apart(everything, results, published):
+    pair = dataclasses.replace(everything.pairs["dpo"], items=("fig3",))
+    pairs = {name: dataclasses.replace(pair, pair=name) for name in ("dpo", "dpo_seed")}
+    table = data.layers(dataclasses.replace(everything, pairs=pairs), results, published)
+    assert table["label"].unique().tolist() == ["label of dpo (dpo)", "label of dpo (dpo_seed)"]
+
+
 def test_fig4_shows_the_difference_and_how_often_sub_is_lower(everything, results, published):
     table = data.losses(everything, results, published)
     # full 0.7, 0.6, 0.5; sub 0.7, 0.4, 0.5.

@@ -96,6 +96,13 @@ def test_table5_matches_model_and_method(scale, results, published):
     assert row_of(table, part=NOT_RUN, paper_model="Llama-3.1-8B-SFT")["method"] == "SFT"
 
 
+def test_table5_knows_the_short_name_of_a_model_of_table1(scale, results, published):
+    pairs = dict(scale.pairs)
+    pairs["dpo"] = dataclasses.replace(pairs["dpo"], items=("table5",))
+    row = row_of(table5(dataclasses.replace(scale, pairs=pairs), results, published), tuned="dpo")
+    assert (row["paper_model"], row["paper_sparsity_percent"]) == ("Llama-3.1-8B-DPO", 81.4)
+
+
 def test_section4_prints_the_null_below_full_against_sub(scale, results, published):
     table = section4(scale, results, published)
     ours = table[table["part"] == MEASURED]

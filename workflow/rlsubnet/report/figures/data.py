@@ -6,6 +6,7 @@ from rlsubnet.report.measures import layer_sparsity, sparsity
 from rlsubnet.report.published import model_name, rows_of
 from rlsubnet.report.style import RL_METHODS
 from rlsubnet.report.tables.common import Published, Results, Scale, pairs_of
+from rlsubnet.sheets import Pair
 
 SFT_STAGE, RL_STAGE = "SFT", "RL"
 DENSITY_COLUMNS = ["origin", "stage", "method", "label", "low_percent", "high_percent"]
@@ -26,10 +27,10 @@ def densities(scale: Scale, results: Results, published: Published) -> pd.DataFr
     """
     atol = float(scale.config["measure"]["table_tolerance"])
     rows = []
-    for pair in pairs_of(scale, "fig1"):
+    for pair, label in labeled(pairs_of(scale, "fig1")):
         density = 100 * (1 - sparsity(results.updates(pair.pair), atol))
         stage = RL_STAGE if pair.method in RL_METHODS else SFT_STAGE
-        rows.append(("ours", stage, pair.method, pair.label or pair.pair, density, density))
+        rows.append(("ours", stage, pair.method, label, density, density))
     printed = rows_of(published, "table1", "rl")
     for _, tuned in published["figures"]["fig1"]["rl_pairs"]:
         row = printed[model_name(tuned)]
@@ -49,10 +50,10 @@ def layers(scale: Scale, results: Results, published: Published) -> pd.DataFrame
     """
     atol = float(scale.config["measure"]["table_tolerance"])
     tables = [pd.DataFrame(columns=LAYER_COLUMNS)]
-    for pair in pairs_of(scale, "fig3"):
+    for pair, label in labeled(pairs_of(scale, "fig3")):
         table = layer_sparsity(results.updates(pair.pair), atol)
         table["sparsity_percent"] = 100 * table.pop("sparsity")
-        tables.append(table.assign(label=pair.label or pair.pair, method=pair.method))
+        tables.append(table.assign(label=label, method=pair.method))
     return _joined(tables, LAYER_COLUMNS)
 
 
@@ -68,7 +69,7 @@ def losses(scale: Scale, results: Results, published: Published) -> pd.DataFrame
         ValueError: the two runs have other steps.
     """
     tables = []
-    for pair in pairs_of(scale, "fig4"):
+    for pair, label in labeled(pairs_of(scale, "fig4")):
         full = results.get("metrics", pair.init)
         sub = results.get("metrics", pair.tuned)
         if full["step"].tolist() != sub["step"].tolist():
@@ -76,7 +77,6 @@ def losses(scale: Scale, results: Results, published: Published) -> pd.DataFrame
                 f"{sub.attrs['path']}: {len(sub)} steps, expected the {len(full)} steps of "
                 f"{full.attrs['path']}"
             )
-        label = scale.runs[pair.init].label or pair.init if pair.init in scale.runs else pair.init
         table = pd.DataFrame({"step": full["step"], "full": full["loss"], "sub": sub["loss"]})
         difference = table["sub"] - table["full"]
         table = table.assign(
@@ -102,13 +102,13 @@ def trajectories(item: str, scale: Scale, results: Results, published: Published
         outside the final subnetwork), never_percent, cancelled_percent, subnetwork_percent.
     """
     tables = []
-    for pair in pairs_of(scale, item):
+    for pair, label in labeled(pairs_of(scale, item)):
         steps = results.get("trajectory", pair.tuned)
         parts = ["never", "cancelled", "subnetwork"]
         numel = steps[parts].sum(axis="columns")
         table = pd.DataFrame(
             {
-                "label": pair.label or pair.pair,
+                "label": label,
                 "method": pair.method,
                 "step": steps["step"],
                 "sparsity_percent": 100 * steps["sparsity"],
@@ -119,6 +119,22 @@ def trajectories(item: str, scale: Scale, results: Results, published: Published
         )
         tables.append(table)
     return _joined(tables, TRAJECTORY_COLUMNS)
+
+
+def labeled(pairs: list[Pair]) -> list[tuple[Pair, str]]:
+    """Return each pair with its label; its name is added where several share one or have none.
+
+    Figures tell rows apart by their label: two pairs with the same would be drawn as one.
+    """
+    labels = [pair.label for pair in pairs]
+    return [
+        (pair, pair.label if pair.label and labels.count(pair.label) == 1 else _named(pair))
+        for pair in pairs
+    ]
+
+
+def _named(pair: Pair) -> str:
+    return f"{pair.label} ({pair.pair})" if pair.label else pair.pair
 
 
 def smoothed(values: pd.Series) -> pd.Series:

@@ -160,6 +160,7 @@ def _curves(axes: Axes, table: pd.DataFrame, column: str, not_run: str) -> None:
             color=style.method_color(method),
             marker=style.method_marker(method),
             label=label,
+            clip_on=False,
         )
     axes.set_xlabel("Optimizer step")
 

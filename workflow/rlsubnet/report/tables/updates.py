@@ -4,7 +4,7 @@ import pandas as pd
 
 from rlsubnet.report.columns import tolerance_name
 from rlsubnet.report.measures import bitwise_sparsity, parameters, sparsity
-from rlsubnet.report.published import NOT_RUN, model_name, rows_of
+from rlsubnet.report.published import NOT_RUN, TABLE5_NAMES, model_name, rows_of
 from rlsubnet.report.style import RL_METHODS
 from rlsubnet.report.tables.common import (
     Published,
@@ -102,7 +102,8 @@ def table5(scale: Scale, results: Results, published: Published) -> pd.DataFrame
         }
         # The paper's DPO rows are length-normalized DPO too (Open-Instruct's `dpo_norm`).
         method = "DPO" if pair.method == "DPO_NORM" else pair.method
-        key = (model_name(pair.paper_model), method)
+        model = model_name(pair.paper_model)
+        key = (TABLE5_NAMES.get(model, model), method)
         if key in paper:
             matched.add(key)
             row |= _printed_table5(paper[key], source)
