@@ -3,6 +3,7 @@
 import gzip
 from pathlib import Path
 
+import pandas as pd
 from rlsubnet.sheets import Pair, Run
 
 UPDATES_HEADER = (
@@ -97,3 +98,12 @@ def make_run(run: str, mask: str = "", label: str = "") -> Run:
 def make_pair(pair: str, init: str, tuned: str, method: str, items: str, model: str = "") -> Pair:
     listed = tuple(item for item in items.split(",") if item)
     return Pair(pair, init, tuned, method, listed, model, (), f"label of {pair}")
+
+
+def row_of(frame: pd.DataFrame, **values: str) -> dict:
+    """Return the only row with these values."""
+    chosen = frame
+    for name, value in values.items():
+        chosen = chosen[chosen[name] == value]
+    assert len(chosen) == 1, f"{values}: {len(chosen)} rows"
+    return chosen.iloc[0].to_dict()

@@ -8,15 +8,7 @@ from rlsubnet.report.published import NOT_RUN
 from rlsubnet.report.tables import TABLES, section4, table1, table2, table4, table5, table6
 from rlsubnet.report.tables.common import CONTROL, MEASURED
 from rlsubnet.report.tables.subnetwork import FULL_AGAINST_SUB, NULL
-
-
-def row_of(frame: pd.DataFrame, **values: str) -> dict:
-    """Return the only row with these values."""
-    chosen = frame
-    for name, value in values.items():
-        chosen = chosen[chosen[name] == value]
-    assert len(chosen) == 1, f"{values}: {len(chosen)} rows"
-    return chosen.iloc[0].to_dict()
+from small_results import row_of
 
 
 def without_rows(scale):
