@@ -39,7 +39,7 @@ demo: setup ## train, measure and draw everything at demo scale, then write the 
 	@$(BIN)/python workflow/scripts/run_demo.py
 
 figures: setup ## draw all tables and figures again from results/ alone
-	$(BIN)/snakemake tables figures --forceall --cores all --quiet rules progress host --config cached=True
+	@$(BIN)/python workflow/scripts/run_demo.py tables figures --forceall --config cached=True
 
 report: setup ## write results/demo/report.html again
 	$(BIN)/snakemake --quiet all --report results/demo/report.html

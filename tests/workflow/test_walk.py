@@ -123,3 +123,9 @@ def test_after_training_in_a_fresh_clone_was_cut_short_the_old_results_do_not_co
     plan = clone.plan()
     assert "train" not in plan
     assert plan["updates"] == {"base_sft", "dpo", "dpo_seed123", "dpo_vs_sub"}
+
+
+def test_drawing_from_cache_leaves_nothing_to_do_for_the_whole(changed):
+    result = changed.snakemake("table5", "--forceall", "--config", "cached=True")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert changed.plan() == {}

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -24,7 +24,7 @@ CHATTER = (
     r"Assuming unrestricted shared filesystem",
     r"(Provided cores|Rules claiming more|Conda environments|Building DAG|Select jobs|Execute \d+)",
     r"(Config file\(s\)|Config MD5):",
-    r"Touching output file",
+    r"(Touching output file|Config file .* is extended)",
     r"(Complete log|Elapsed time)",
     r"\[\w{3} \w{3} +\d+ ",
 )
@@ -147,23 +147,26 @@ def report_is_due() -> bool:
     return any(path.stat().st_mtime > made for path in RESULTS.rglob("*") if path.is_file())
 
 
-def main() -> int:
-    """Run the demo, with further arguments for Snakemake from the command line."""
+def main(arguments: Sequence[str]) -> int:
+    """Run the whole demo and its report, or Snakemake with ``arguments``; return its status."""
     os.chdir(ROOT)
     clear_stale_lock()
-    print("rate and time left of a training: tail -f logs/demo/train/*.log", flush=True)
-    status = follow(snakemake("--cores", "all", *sys.argv[1:]))
+    whole = not arguments
+    if whole:
+        print("rate and time left of a training: tail -f logs/demo/train/*.log", flush=True)
+    status = follow(snakemake("--cores", "all", *arguments))
     if status:
-        print("the demo stopped; `make demo` goes on from here", file=sys.stderr)
+        print("stopped; the same command goes on from here", file=sys.stderr)
         return status
-    if report_is_due():
+    if whole and report_is_due():
         print("writing the report ...", flush=True)
         subprocess.run(snakemake("--quiet", "all", "--report", str(REPORT)), check=True)
     print(f"tables   {RESULTS}/tables/*.md (also .csv, .tex)")
     print(f"figures  {RESULTS}/figures/*.png (also .pdf)")
-    print(f"report   {REPORT}")
+    if whole:
+        print(f"report   {REPORT}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
