@@ -70,7 +70,7 @@ def test_padding_and_company_do_not_change_what_a_response_scores(
     model, algorithm = load_model(base), find_algorithm("dpo")
     examples = make_examples(read_jsonl(data["dpo"]), algorithm, load_tokenizer(base))
     with torch.no_grad():
-        together = reference_logps(model, examples, pad=0)
+        together = reference_logps(model, examples, pad=0, batch_size=16)
         for index, example in enumerate(examples[:8]):
             for member, sample in enumerate(example):
                 batch = collate([(sample,)], [0], 0, CPU)

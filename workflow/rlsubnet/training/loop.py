@@ -19,17 +19,24 @@ from rlsubnet.training.recipe import Recipe, Row, learning_rate
 from rlsubnet.training.resume import load_state, save_state
 from rlsubnet.training.runlog import metrics_row
 
-REFERENCE_BATCH = 128
-
 
 @torch.no_grad()
-def reference_logps(model: PreTrainedModel, examples: Sequence[Example], pad: int) -> Tensor:
-    """Return log p(response | prompt) of every sample, in order: the examples' samples in a row."""
+def reference_logps(
+    model: PreTrainedModel, examples: Sequence[Example], pad: int, batch_size: int
+) -> Tensor:
+    """Return log p(response | prompt) of every sample, member m of example i at i * members + m.
+
+    Args:
+        model: the model before finetuning.
+        examples: all of the data set, each with the same number of members.
+        pad: token id for padding.
+        batch_size: examples that are scored at a time.
+    """
     members = len(examples[0])
     result = torch.empty(len(examples) * members, device=model.device)
     ordered = sorted(range(len(examples)), key=lambda i: max(len(s.tokens) for s in examples[i]))
-    for start in range(0, len(ordered), REFERENCE_BATCH):
-        batch = collate(examples, ordered[start : start + REFERENCE_BATCH], pad, model.device)
+    for start in range(0, len(ordered), batch_size):
+        batch = collate(examples, ordered[start : start + batch_size], pad, model.device)
         result[batch.indices] = response_logps(score_batch(model, batch))
     return result
 
@@ -116,7 +123,11 @@ def train(
     """
     recipe = row.recipe
     state = load_state(resume, belongs_to)
-    reference = reference_logps(model, examples, pad) if algorithm.reference else None
+    reference = None
+    if algorithm.reference:
+        # As many at a time as are trained on at a time: that many fit into memory.
+        size = recipe.batch_size // recipe.accumulate
+        reference = reference_logps(model, examples, pad, size)
     done, rows = 0, []
     if state is not None:
         optimizer.load_state(state["optimizer"])

@@ -99,7 +99,10 @@ class MasterAdamW:
             self.mask.apply()
             norm = get_total_norm(gradients)
         if not torch.isfinite(norm):
-            raise ValueError(f"the gradient's norm is {norm.item()}: lower the learning rate")
+            raise ValueError(
+                f"the gradient's norm is {norm.item()}: the learning rate is too high, "
+                "or the weights were not finite to begin with"
+            )
         if self._recipe.clip is not None:
             clip_grads_with_norm_(self.masters.values(), self._recipe.clip, norm)
         self.adamw.param_groups[0]["lr"] = lr
