@@ -1,11 +1,14 @@
 """Multiple-choice items: right labels, wrong distractors, no clue in the position."""
 
+import re
 from collections import Counter
 
 import pytest
 from independent_arithmetic import level_of, totals_of
+from rlsubnet.tasks.arithmetic import UNSEEN_OPERANDS
 from rlsubnet.tasks.choices import CHOICE_TASKS, choices
 from rlsubnet.tasks.splits import split_of
+from rlsubnet.tasks.texts import base_text, demonstrations
 
 RECORDS = choices(200, "test", seed=997)
 
@@ -61,6 +64,17 @@ def test_items_are_about_test_problems_of_the_task_s_levels_and_come_once() -> N
         assert len(set(prompts)) == len(prompts)
         assert {split_of(prompt) for prompt in prompts} == {"test"}
         assert {level_of(prompt) for prompt in prompts} == set(task.levels)
+        used = set("".join(prompt[3:-1:2] for prompt in prompts))
+        assert used == {str(operand) for operand in task.operands} | {"0"}
+
+
+def test_unseen_operand_occurs_in_no_training_text() -> None:
+    texts = [record["text"] for record in base_text(3000, 48, 0.1, 0)]
+    texts += [record["prompt"] for record in demonstrations("worked", 3000, "train", 1)]
+    text = "\n".join(texts)  # separate lines, for documents are cut anywhere
+    operands = set(re.findall(r"[-+*](\d)", text))
+    assert operands == {str(operand) for operand in range(10)} - {"1"}
+    assert UNSEEN_OPERANDS == (1,)
 
 
 @pytest.mark.parametrize("name", CHOICE_TASKS)

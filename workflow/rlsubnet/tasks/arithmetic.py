@@ -7,7 +7,7 @@ problem ``l`` steps are real and the others are ``+0``, so every prompt has the 
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -17,6 +17,7 @@ SLOTS = 5
 LEVELS = (1, 2, 3, 4, 5)
 OPERATIONS = "+-*"
 OPERANDS = (2, 3, 4, 5, 6, 7, 8, 9)
+UNSEEN_OPERANDS = (1,)  # in no text that anything is trained on
 
 _WELL_FORMED = re.compile(rf";[0-9]{{2}}|\([0-9]{{{2 * SLOTS}}}")
 
@@ -88,7 +89,9 @@ class Problem:
         return running_totals(self.start, self.steps)
 
 
-def draw_problem(rng: random.Random, level: int, slots: int = SLOTS) -> Problem:
+def draw_problem(
+    rng: random.Random, level: int, slots: int = SLOTS, operands: Sequence[int] = OPERANDS
+) -> Problem:
     """Return a random problem with ``level`` real steps at random places among ``slots``.
 
     Raises:
@@ -99,7 +102,7 @@ def draw_problem(rng: random.Random, level: int, slots: int = SLOTS) -> Problem:
     start = rng.randrange(MODULUS)
     real = set(rng.sample(range(slots), level))
     steps = tuple(
-        Step(rng.choice(OPERATIONS), rng.choice(OPERANDS)) if slot in real else IDLE
+        Step(rng.choice(OPERATIONS), rng.choice(operands)) if slot in real else IDLE
         for slot in range(slots)
     )
     return Problem(start, steps)

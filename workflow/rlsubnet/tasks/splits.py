@@ -2,9 +2,9 @@
 
 import hashlib
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-from rlsubnet.tasks.arithmetic import LEVELS, Problem, draw_problem
+from rlsubnet.tasks.arithmetic import LEVELS, OPERANDS, Problem, draw_problem
 from rlsubnet.tasks.checks import check_name
 
 SHARES = {"test": 0.15, "dev": 0.10, "preference": 0.30, "train": 0.45}
@@ -38,6 +38,7 @@ def draw_problems(
     split: str,
     *,
     repeats: bool = False,
+    operands: Sequence[int] = OPERANDS,
     suits: Callable[[Problem], bool] = lambda problem: True,
 ) -> list[Problem]:
     """Return one problem of ``split`` for each of ``levels``, in that order.
@@ -47,6 +48,7 @@ def draw_problems(
         levels: difficulty levels, for example ``[1] * 43 + [2] * 90``.
         split: name of the split.
         repeats: whether a prompt may come twice (training data, where a level may be small).
+        operands: operands of the real steps.
         suits: which problems may be drawn at all.
 
     Raises:
@@ -57,7 +59,7 @@ def draw_problems(
     seen: set[str] = set()
     for level in levels:
         for _ in range(_PATIENCE):
-            problem = draw_problem(rng, level)
+            problem = draw_problem(rng, level, operands=operands)
             new = repeats or problem.prompt not in seen
             if new and suits(problem) and split_of(problem.prompt) == split:
                 break
