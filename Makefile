@@ -51,7 +51,7 @@ test: setup-dev ## run the tests, with coverage of the typed core
 lint: setup-dev ## check style, types and workflow
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/snakefmt --check Snakefile workflow/rules
+	$(BIN)/snakefmt --check .
 	$(BIN)/snakemake --lint
 	$(BIN)/mypy
 

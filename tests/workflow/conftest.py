@@ -88,7 +88,7 @@ class Project:
             "OMP_WAIT_POLICY": "PASSIVE",
         }
         return subprocess.run(
-            command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=300
+            command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=600
         )
 
     def plan(self, *arguments: str, scale: str = "micro") -> dict[str, set[str]]:

@@ -91,17 +91,17 @@ def snakemake(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "snakemake", *arguments]
 
 
-def workers_here() -> list[psutil.Process]:
-    """Return other processes of this folder that run Snakemake or one of its jobs."""
+def workers_here() -> list[tuple[psutil.Process, str]]:
+    """Return other processes of this folder that run Snakemake or one of its jobs, and as what."""
     found = []
     for process in psutil.process_iter():
         try:
-            words = " ".join(process.cmdline()[:3])
+            words = " ".join(process.cmdline()[:4])
             here = process.pid != os.getpid() and Path(process.cwd()) == Path.cwd()
         except (psutil.Error, OSError):
             continue
         if here and re.search(r"(bin/snakemake|-m snakemake|bin/rlsubnet)\b", words):
-            found.append(process)
+            found.append((process, words))
     return found
 
 
@@ -113,8 +113,7 @@ def clear_stale_lock() -> None:
     """
     if not any(Path(".snakemake/locks").glob("*.lock")):
         return
-    for process in workers_here():
-        words = " ".join(process.cmdline()[:4])
+    for process, words in workers_here():
         if "snakemake" in words:
             sys.exit(f"another snakemake (process {process.pid}) is at work in {Path.cwd()}")
         print(f"waiting for process {process.pid}, left by a run that was killed: {words}")
