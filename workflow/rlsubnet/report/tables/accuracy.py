@@ -101,7 +101,7 @@ def _check_same_data(results: Results, pair: Pair) -> None:
 
 
 def _suite_of(task: str, scale: Scale, path: str) -> str:
-    """Return the suite whose name a task starts with, such as `mc5` for `mc5_fact`."""
+    """Return the suite whose name a task starts with, such as `mc5` for `mc5_first_step`."""
     for suite in scale.config["evaluation"]["suites"]:
         if task == suite or task.startswith(f"{suite}_"):
             return suite

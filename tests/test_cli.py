@@ -1,0 +1,64 @@
+"""The command line as a whole: help, errors, exit statuses."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rlsubnet.cli import build_parser, main
+
+
+def subcommands() -> dict[str, argparse.ArgumentParser]:
+    actions = build_parser()._actions
+    [choices] = [a.choices for a in actions if isinstance(a, argparse._SubParsersAction)]
+    return dict(choices)
+
+
+@pytest.mark.parametrize("name", subcommands())
+def test_help_describes_every_option_and_ends_with_an_example(name):
+    parser = subcommands()[name]
+    assert parser.description
+    assert f"rlsubnet {name}" in (parser.epilog or "")
+    silent = [action.dest for action in parser._actions if not action.help]
+    assert silent == []
+
+
+def test_every_item_of_the_paper_has_a_subcommand():
+    tables = {f"table{number}" for number in range(1, 7)}
+    figures = {f"fig{number}" for number in range(1, 8)}
+    assert tables | figures | {"section4"} <= set(subcommands())
+
+
+def test_help_of_every_subcommand_loads_no_torch():
+    code = (
+        "import sys; from rlsubnet.cli import build_parser; build_parser().format_help();"
+        "sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_bad_input_is_one_line_on_stderr_and_status_1(tmp_path, capsys):
+    status = main(["updates", str(tmp_path / "nowhere"), str(tmp_path)])
+    captured = capsys.readouterr()
+    assert status == 1
+    assert captured.err.startswith("rlsubnet updates: error: ")
+    assert "nowhere" in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_an_unknown_subcommand_is_status_2(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["no-such-command"])
+    assert stopped.value.code == 2
+
+
+def test_a_reader_that_stops_early_is_no_traceback():
+    done = subprocess.run(
+        f"{sys.executable} -m rlsubnet.cli check --config config/demo/config.yaml | true",
+        shell=True,
+        cwd=Path(__file__).resolve().parent.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ""
