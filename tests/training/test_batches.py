@@ -64,6 +64,28 @@ def test_prompts_of_different_lengths_are_scored_from_their_own_end() -> None:
     assert batch.inputs.tolist() == [[1, 5, 6, 7], [1, 5, 8, 2]]
 
 
+def test_a_block_is_as_wide_as_its_longest_row_needs() -> None:
+    examples = [(Sample([1] + [5] * length, given=1),) for length in (11, 2, 11, 3)]
+    batch = collate(examples, [0, 1, 2, 3], pad=0, device=CPU)
+    # 4 tokens with the start token; the last of them is not an input.
+    assert [(rows.tolist(), width) for rows, width in batch.blocks] == [([1, 3], 3), ([0, 2], 11)]
+
+
+def test_rows_computed_in_blocks_come_back_in_their_order(base: Path) -> None:
+    model = load_model(base)
+    examples = [
+        (Sample([1, 7, 5, *range(3, 3 + length), 2], given=3),) for length in (9, 1, 8, 2, 9)
+    ]
+    together = collate(examples, [0, 1, 2, 3, 4], pad=0, device=CPU)
+    assert len(together.blocks) == 2
+    with torch.no_grad():
+        scores = score_batch(model, together)
+        for row in range(5):
+            alone = score_batch(model, collate(examples, [row], pad=0, device=CPU))[0]
+            torch.testing.assert_close(scores[row, : len(alone)], alone)
+            assert not scores[row, len(alone) :].any()
+
+
 def test_padding_and_company_do_not_change_what_a_response_scores(
     base: Path, data: dict[str, Path]
 ) -> None:

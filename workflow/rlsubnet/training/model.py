@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import (
     AutoModelForCausalLM,
     PreTrainedModel,
@@ -144,7 +145,15 @@ def score_batch(model: PreTrainedModel, batch: Batch) -> Tensor:
     Without an attention mask the model runs its quickest causal attention; with padding on the
     right that is exact. Logits are computed for the positions of responses only.
     """
-    logits = model(
-        input_ids=batch.inputs, use_cache=False, logits_to_keep=batch.targets.shape[1]
-    ).logits
-    return token_logps(logits, batch.targets, batch.mask)
+    columns = batch.targets.shape[1]
+    given = batch.inputs.shape[1] - columns
+    pieces = []
+    for rows, width in batch.blocks:
+        kept = width - given
+        logits = model(
+            input_ids=batch.inputs[rows, :width], use_cache=False, logits_to_keep=kept
+        ).logits
+        logps = token_logps(logits, batch.targets[rows, :kept], batch.mask[rows, :kept])
+        pieces.append(functional.pad(logps, (0, columns - kept)))
+    # Back to the order of the batch: row r of the batch is row argsort(rows)[r] of the pieces.
+    return torch.cat(pieces)[torch.argsort(torch.cat([rows for rows, _ in batch.blocks]))]
