@@ -159,7 +159,11 @@ def main(arguments: Sequence[str]) -> int:
         return status
     if whole and report_is_due():
         print("writing the report ...", flush=True)
-        subprocess.run(snakemake("--quiet", "all", "--report", str(REPORT)), check=True)
+        command = snakemake("--quiet", "all", "--report", str(REPORT))
+        made = subprocess.run(command, capture_output=True, text=True)
+        if made.returncode:
+            print(made.stdout + made.stderr, file=sys.stderr)
+            return made.returncode
     print(f"tables   {RESULTS}/tables/*.md (also .csv, .tex)")
     print(f"figures  {RESULTS}/figures/*.png (also .pdf)")
     if whole:
