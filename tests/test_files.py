@@ -1,6 +1,7 @@
 """Files are complete or absent."""
 
 import pytest
+
 from rlsubnet.files import read_jsonl, replacing, sha256, write_csv, write_json, write_jsonl
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import torch
+
 from rlsubnet.tasks.tokenizer import VOCAB_SIZE, build_tokenizer, encode_response
 
 

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from rlsubnet.cli import main
 from rlsubnet.evaluation.results import read_answers
 from rlsubnet.evaluation.settings import read_settings
@@ -12,7 +13,7 @@ from rlsubnet.files import sha256, write_jsonl
 from rlsubnet.tasks.choices import CHOICE_TASKS, choices
 from rlsubnet.tasks.problems import problems
 from rlsubnet.tasks.texts import demonstration_pairs
-from tiny_models import save_folder, tiny_model
+from tests.evaluation.tiny_models import save_folder, tiny_model
 
 SETTINGS = {
     "suites": ["arith", "mc5", "prefacc"],

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+
 from rlsubnet.evaluation.generate import completion, generate, sample_texts
 from rlsubnet.tasks.completion import Completion
 from rlsubnet.tasks.tokenizer import build_tokenizer
-from tiny_models import tiny_model
+from tests.evaluation.tiny_models import tiny_model
 
 EOS, PAD = 2, 0
 ENDS = {"eos_token_id": EOS, "pad_token_id": PAD}

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+
 from rlsubnet.evaluation.likelihood import response_logprobs
-from tiny_models import tiny_model
+from tests.evaluation.tiny_models import tiny_model
 
 PROMPTS = [[1, 5, 6], [1, 5, 6], [1, 9, 9, 9, 13, 4], [1], [1, 5, 6]]
 RESPONSES = [[4, 4], [7, 8, 9, 10, 2], [18], [19, 4, 2], [3]]

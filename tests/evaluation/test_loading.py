@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from rlsubnet.evaluation.loading import load_policy, pick_device
 from safetensors.torch import load_file, save_file
-from tiny_models import save_folder, tiny_model
+
+from rlsubnet.evaluation.loading import load_policy, pick_device
+from tests.evaluation.tiny_models import save_folder, tiny_model
 
 
 def test_bf16_weights_are_widened_without_change(tmp_path: Path) -> None:

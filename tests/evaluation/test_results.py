@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from rlsubnet.evaluation.results import (
     SCORE_COLUMNS,
     Answer,

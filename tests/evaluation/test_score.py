@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from oracle import Oracle
+
 from rlsubnet.evaluation.results import Answer
 from rlsubnet.evaluation.score import (
     chance_levels,
@@ -16,7 +16,8 @@ from rlsubnet.tasks.choices import CHOICE_TASKS, choices
 from rlsubnet.tasks.problems import problems
 from rlsubnet.tasks.texts import demonstration_pairs
 from rlsubnet.tasks.tokenizer import build_tokenizer
-from tiny_models import tiny_model
+from tests.evaluation.oracle import Oracle
+from tests.evaluation.tiny_models import tiny_model
 
 SETTINGS = Settings(samples=3, temperature=1.0, batch_size=16, max_new_tokens=12, seed=1)
 TOKENIZER = build_tokenizer()

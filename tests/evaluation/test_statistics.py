@@ -5,6 +5,8 @@ from math import sqrt
 from statistics import stdev
 
 import pytest
+from scipy.stats import binomtest, norm
+
 from rlsubnet.evaluation.statistics import (
     clustered_interval,
     discordant,
@@ -13,7 +15,6 @@ from rlsubnet.evaluation.statistics import (
     paired_difference,
     wilson_interval,
 )
-from scipy.stats import binomtest, norm
 
 Z95 = float(norm.ppf(0.975))
 

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import torch
-from rlsubnet.tasks.tokenizer import build_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from rlsubnet.tasks.tokenizer import build_tokenizer
 
 FAMILIES = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+
 from rlsubnet.measure.overlap import (
     OverlapCounts,
     overlap_counts,

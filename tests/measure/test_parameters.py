@@ -1,4 +1,5 @@
 import pytest
+
 from rlsubnet.measure.parameters import canonical_name, natural_order, parse_parameter
 
 

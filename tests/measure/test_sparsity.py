@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+
 from rlsubnet.measure.bfloat16 import to_bfloat16, to_float32
 from rlsubnet.measure.sparsity import (
     TOLERANCES,

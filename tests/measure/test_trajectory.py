@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from rlsubnet.measure.trajectory import StepCounts, trajectory_counts
 
 START = np.zeros(6, np.float32)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from rlsubnet.objectives.logps import response_logps, token_logps
 
 

@@ -2,8 +2,9 @@ import math
 
 import pytest
 import torch
-from rlsubnet.objectives.preference import dpo_loss, dpo_norm_loss
 from torch import Tensor
+
+from rlsubnet.objectives.preference import dpo_loss, dpo_norm_loss
 
 
 def values(*numbers: float) -> Tensor:

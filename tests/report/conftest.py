@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
-import small_results as small
+
 from rlsubnet.report.published import load_published
 from rlsubnet.report.waist import Results
 from rlsubnet.sheets import Comparison, Scale
+from tests.report import small_results as small
 
 
 @pytest.fixture

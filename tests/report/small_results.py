@@ -4,6 +4,7 @@ import gzip
 from pathlib import Path
 
 import pandas as pd
+
 from rlsubnet.sheets import Pair, Run
 
 UPDATES_HEADER = (

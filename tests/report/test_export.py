@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
 from rlsubnet.report.columns import column
 from rlsubnet.report.export import latex, markdown, write_table
 from rlsubnet.report.items import TITLES, table_of

@@ -14,6 +14,7 @@ from matplotlib import colors
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+
 from rlsubnet.report import style
 from rlsubnet.report.export import write_figure
 from rlsubnet.report.figures import data, fig1, fig3, fig4, fig6

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from rlsubnet.cli import build_parser, main
 from rlsubnet.commands.reporting import ITEMS
 from rlsubnet.report.items import FIGURES, TITLES

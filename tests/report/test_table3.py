@@ -3,10 +3,11 @@
 import dataclasses
 
 import pytest
+
 from rlsubnet.report.accuracy import CLUSTERED, MCNEMAR, compare_counts, compare_items
 from rlsubnet.report.published import NOT_RUN
 from rlsubnet.report.tables import table3
-from small_results import answers_csv, row_of, write_waist
+from tests.report.small_results import answers_csv, row_of, write_waist
 
 # Six items right in sub only, one in full only, one in both: 2 and 7 of 8.
 FULL = [1, 1, 0, 0, 0, 0, 0, 0]

@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+
 from rlsubnet.report.waist import COLUMNS, Results, read_waist, waist_file
-from small_results import DPO_UPDATES, RANKS, TRAJECTORY, answers_csv, write_waist
+from tests.report.small_results import DPO_UPDATES, RANKS, TRAJECTORY, answers_csv, write_waist
 
 
 def one_file(tmp_path: Path, kind: str, text: str) -> Results:

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from independent_arithmetic import level_of, totals_of
+
 from rlsubnet.tasks.arithmetic import (
     IDLE,
     LEVELS,
@@ -18,6 +18,7 @@ from rlsubnet.tasks.arithmetic import (
     terse,
     worked,
 )
+from tests.tasks.independent_arithmetic import level_of, totals_of
 
 # 07 + 5 = 12, + 0 = 12, * 9 = 108 = 08, - 9 = -1 = 99, + 0 = 99
 EXAMPLE = Problem(7, (Step("+", 5), IDLE, Step("*", 9), Step("-", 9), IDLE))

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from independent_arithmetic import totals_of
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
 from rlsubnet.cli import main
 from rlsubnet.files import read_jsonl
 from rlsubnet.tasks.arithmetic import is_correct
 from rlsubnet.tasks.datasets import build
 from rlsubnet.tasks.tokenizer import build_tokenizer
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from tests.tasks.independent_arithmetic import totals_of
 
 PREFERENCES = {
     "kind": "preferences",

@@ -1,6 +1,7 @@
 """Pairs come from the policy's own samples, and every prompt without a pair is counted."""
 
 import pytest
+
 from rlsubnet.tasks.completion import Completion
 from rlsubnet.tasks.preference import PairCounts, preference_pairs
 

@@ -5,12 +5,13 @@ from collections import Counter
 from itertools import combinations
 
 import pytest
-from independent_arithmetic import level_of
+
 from rlsubnet.tasks.arithmetic import LEVELS, Problem, draw_problem
 from rlsubnet.tasks.choices import choices
 from rlsubnet.tasks.problems import problems
 from rlsubnet.tasks.splits import SHARES, draw_problems, every_level, split_of
 from rlsubnet.tasks.texts import base_text, demonstration_pairs, demonstrations
+from tests.tasks.independent_arithmetic import level_of
 
 
 def test_shares_add_up_to_one() -> None:

@@ -3,10 +3,11 @@
 import re
 
 import pytest
-from independent_arithmetic import level_of, totals_of
+
 from rlsubnet.tasks.arithmetic import is_correct
 from rlsubnet.tasks.texts import base_text, demonstration_pairs, demonstrations
 from rlsubnet.tasks.tokenizer import CHARACTERS
+from tests.tasks.independent_arithmetic import level_of, totals_of
 
 FACT = re.compile(r"(?<![^;])(\d\d[-+*]\d=)(\d\d);")
 CHAIN = re.compile(r"\((\d\d(?:[-+*]\d){2,3})\)((?:\d\d){2,3});")

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer, Qwen2Config
+
 from rlsubnet.tasks.tokenizer import (
     CHARACTERS,
     VOCAB_SIZE,
@@ -13,7 +15,6 @@ from rlsubnet.tasks.tokenizer import (
     encode_text,
     load_tokenizer,
 )
-from transformers import AutoTokenizer, Qwen2Config
 
 EVERY_CHARACTER = "07+5*3-2=;(91,46)8"
 

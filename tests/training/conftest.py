@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from rlsubnet.checkpoints.masks import save_mask
 from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.files import write_jsonl
 from rlsubnet.training.recipe import Row
 from rlsubnet.training.run import run_training
-from training_runs import row
+from tests.training.training_runs import row
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from rlsubnet.training.algorithms import ALGORITHMS, Scores, find_algorithm, make_examples
 from rlsubnet.training.recipe import Recipe

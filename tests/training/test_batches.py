@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from rlsubnet.files import read_jsonl
 from rlsubnet.objectives.logps import response_logps
 from rlsubnet.tasks.tokenizer import load_tokenizer

@@ -3,11 +3,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import Parameter
+
 from rlsubnet.checkpoints.masks import Mask, save_mask
 from rlsubnet.training.masking import attach_mask
 from rlsubnet.training.optimizer import MasterAdamW
 from rlsubnet.training.recipe import Recipe
-from torch.nn import Parameter
 
 INSIDE = np.array([True, False, True, False])
 

@@ -5,14 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from rlsubnet.training.model import COMPANIONS, load_model, new_model, save_model
 from rlsubnet.training.optimizer import MasterAdamW
 from rlsubnet.training.recipe import Recipe
-from safetensors.numpy import save_file
-from safetensors.torch import load_file
-from training_runs import ARCHITECTURE
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tests.training.training_runs import ARCHITECTURE
 
 TOKENIZER = build_tokenizer()
 IDS = torch.tensor([[1, 4, 13, 5, 16]])

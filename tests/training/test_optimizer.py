@@ -2,10 +2,11 @@ import math
 
 import pytest
 import torch
-from rlsubnet.training.optimizer import MasterAdamW
-from rlsubnet.training.recipe import Recipe
 from torch import Tensor
 from torch.nn import Parameter
+
+from rlsubnet.training.optimizer import MasterAdamW
+from rlsubnet.training.recipe import Recipe
 
 
 def recipe(**changes: object) -> Recipe:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from rlsubnet.sheets.schemas import load_schema
 from rlsubnet.training.recipe import RULES, Recipe, learning_rate, parse_row
 

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from rlsubnet.checkpoints.masks import load_mask, save_mask
 from rlsubnet.cli import main
 from rlsubnet.training import loop
 from rlsubnet.training.resume import STATE
 from rlsubnet.training.run import run_training, start_model
-from training_runs import as_json, bits, row, weights
+from tests.training.training_runs import as_json, bits, row, weights
 
 Train = Callable[..., Path]
 

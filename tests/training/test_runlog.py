@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from rlsubnet.files import sha256
 from rlsubnet.training.runlog import git_commit, metrics_row
-from training_runs import row
+from tests.training.training_runs import row
 
 Train = Callable[..., Path]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.training.recipe import Recipe, Row
 

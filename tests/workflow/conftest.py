@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from rlsubnet.sheets import Scale, load_config, load_scale
 
 MICRO = Path(__file__).parent / "micro"

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from rlsubnet.cli import main
 from rlsubnet.sheets import (
     SheetError,
