@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from docutils.core import publish_parts
 from jinja2 import Template
+
 from rlsubnet.sheets import ITEMS
 
 
@@ -21,6 +22,7 @@ def test_caption_is_valid_and_says_how_to_read_it(item: str, repository: Path):
     assert "{{" not in html
     if item != "workflow":
         kind, number = item.rstrip("0123456789"), item[-1]
-        name = {"table": "Table", "fig": "Figure", "section": "Section"}[kind]
-        assert f"<strong>{name} {number}" in html
+        words = {"table": f"Table {number}", "fig": f"Figure {number}"}
+        words |= {"section": f"Section {number}", "gains": "Gains"}
+        assert f"<strong>{words[kind]}" in html
         assert "How to read it" in html

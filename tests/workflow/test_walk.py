@@ -5,6 +5,7 @@ import os
 import shutil
 
 import pytest
+
 from rlsubnet.sheets import ITEMS, load_config, load_scale, waist_files
 
 pytestmark = pytest.mark.slow
@@ -108,7 +109,18 @@ def test_a_fresh_clone_trains_everything_although_it_holds_results(finished, tmp
     plan = finished.copy_to(tmp_path, "results").plan()
     assert plan["train"] == plan["evaluate"] == set(RUNS)
     assert plan["updates"] == {"base_sft", "dpo", "dpo_seed123", "dpo_vs_sub"}
-    used = {"table1", "table2", "table3", "table4", "table6", "section4", "fig1", "fig3", "fig4"}
+    used = {
+        "table1",
+        "table2",
+        "table3",
+        "table4",
+        "table6",
+        "section4",
+        "gains",
+        "fig1",
+        "fig3",
+        "fig4",
+    }
     assert used <= set(plan)
 
 

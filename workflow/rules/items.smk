@@ -9,6 +9,7 @@ TITLES = {
     "table5": "In and out of distribution",
     "table6": "Sparsity by tolerance",
     "section4": "Same weights, full against sub",
+    "gains": "Accuracy against the start",
     "fig1": "SFT against RL",
     "fig2": "Never, cancelled, updated",
     "fig3": "Sparsity by layer and matrix",

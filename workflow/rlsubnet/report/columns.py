@@ -76,6 +76,12 @@ COLUMNS = {
     "paper_delta_se_points": Column("Paper: SE of delta", _PERCENT),
     "paper_p_value": Column("Paper: p (unpaired)", _P),
     "paper_verdict": Column("Paper: verdict"),
+    # Gains
+    "init_percent": Column("Init (%)", _PERCENT),
+    "tuned_percent": Column("Tuned (%)", _PERCENT),
+    "gain_points": Column("Gain (points)", _PERCENT),
+    "gain_se_points": Column("SE of gain", _PERCENT),
+    "gain_interval": Column("Gain: 95 % interval"),
     # Table 4
     "axis": Column("Axis"),
     "setting1": Column("Setting 1"),

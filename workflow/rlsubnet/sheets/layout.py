@@ -9,11 +9,16 @@ PAIR_WAIST = {
     "table5": ("updates",),
     "table6": ("updates",),
     "section4": ("updates",),
+    "gains": ("updates",),
     "fig1": ("updates",),
     "fig3": ("updates",),
 }
-# These read both runs of a pair, full and sub.
-RUN_WAIST = {"table3": ("scores", "answers"), "fig4": ("metrics",)}
+# These read both runs of a pair: full and sub, or start and run.
+RUN_WAIST = {
+    "table3": ("scores", "answers"),
+    "gains": ("scores", "answers"),
+    "fig4": ("metrics",),
+}
 SUFFIX = {"answers": ".csv.gz"}
 
 
@@ -42,6 +47,10 @@ def _pair_files(scale: Scale, pair: Pair, item: str) -> list[str]:
     runs = [name for name in (pair.init, pair.tuned) if name in scale.runs]
     files = [_waist(scale, kind, pair.pair) for kind in PAIR_WAIST.get(item, ())]
     files += [_waist(scale, kind, run) for kind in RUN_WAIST.get(item, ()) for run in runs]
+    if item == "section4":
+        # The null row: the pair that a masked run has its mask from, start against full.
+        masks = [scale.runs[run].mask for run in runs if scale.runs[run].mask]
+        files += [_waist(scale, "updates", mask) for mask in masks]
     # A masked run counts only once its frozen weights were found untouched.
     files += [_waist(scale, "frozen", run) for run in runs if scale.runs[run].mask]
     return files

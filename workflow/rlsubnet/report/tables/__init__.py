@@ -1,6 +1,7 @@
 """One function per table of the paper: a scale and its waist files in, a DataFrame out."""
 
 from rlsubnet.report.tables.accuracy import table3
+from rlsubnet.report.tables.gains import gains
 from rlsubnet.report.tables.overlap import table4
 from rlsubnet.report.tables.rank import table2
 from rlsubnet.report.tables.subnetwork import section4
@@ -14,6 +15,17 @@ TABLES = {
     "table5": table5,
     "table6": table6,
     "section4": section4,
+    "gains": gains,
 }
 
-__all__ = ["TABLES", "section4", "table1", "table2", "table3", "table4", "table5", "table6"]
+__all__ = [
+    "TABLES",
+    "gains",
+    "section4",
+    "table1",
+    "table2",
+    "table3",
+    "table4",
+    "table5",
+    "table6",
+]

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from rlsubnet.report.accuracy import Compared, compare_counts, compare_items, mean_of_tasks
+from rlsubnet.report.answers import paired_answers
 from rlsubnet.report.published import NOT_RUN
 from rlsubnet.report.style import method_label
 from rlsubnet.report.tables.common import (
@@ -16,7 +17,6 @@ from rlsubnet.report.tables.common import (
     make_frame,
     pairs_of,
 )
-from rlsubnet.sheets import Pair
 from rlsubnet.tasks.choices import CHOICE_TASKS
 
 CHOICES = "(a) multiple choice"
@@ -25,7 +25,6 @@ PREFERENCES = "held-out preferences"
 LIKELIHOOD = "log-likelihood"
 AVERAGE, OVERALL = "Avg", "Overall"
 _BESIDE = ["paper_task", "paper_full_percent", "paper_sub_percent", "paper_delta_points", "source"]
-_KEY = ["task", "level", "item_id", "samples"]
 _COMPARED = ["n", "full_correct", "sub_correct", "full_percent", "full_interval", "sub_percent"]
 _COMPARED += ["sub_interval", "delta_points", "delta_se_points", "p_value"]
 _TABLE3 = [
@@ -48,7 +47,7 @@ def table3(scale: Scale, results: Results, published: Published) -> pd.DataFrame
     rows: list[Row] = []
     for pair in pairs_of(scale, "table3"):
         names = {"algorithm": method_label(pair.method), "full": pair.init, "sub": pair.tuned}
-        paired = _paired_answers(scale, results, pair)
+        paired = paired_answers(scale, results, pair)
         for suite, items in paired.groupby("suite", sort=False):
             kind = scale.config["data"][suite]["kind"]
             if kind == "choices":
@@ -61,54 +60,6 @@ def table3(scale: Scale, results: Results, published: Published) -> pd.DataFrame
     parts = (CHOICES, PROBLEMS, PREFERENCES)
     rows.sort(key=lambda row: parts.index(row["part"]))
     return make_frame([*rows, *paper.rows()], _TABLE3)
-
-
-def _paired_answers(scale: Scale, results: Results, pair: Pair) -> pd.DataFrame:
-    """Return one row per item with the correct answers of both runs and the suite it belongs to.
-
-    Raises:
-        ValueError: the two runs were not asked the same items of the same files.
-    """
-    full, sub = results.get("answers", pair.init), results.get("answers", pair.tuned)
-    _check_same_data(results, pair)
-    for one, other in ((full, sub), (sub, full)):
-        known = set(other[_KEY].itertuples(index=False, name=None))
-        alone = [row for row in one[_KEY].itertuples(index=False, name=None) if row not in known]
-        if alone:
-            task, _, item, samples = alone[0]
-            raise ValueError(
-                f"{one.attrs['path']}: {len(alone)} items are not in {other.attrs['path']}, the "
-                f"first is task {task}, item {item} with {samples} samples"
-            )
-    paired = full.merge(sub, on=_KEY, how="left", suffixes=("_full", "_sub"))
-    suites = {task: _suite_of(task, scale, full.attrs["path"]) for task in paired["task"].unique()}
-    return paired.rename(columns={"correct_full": "full", "correct_sub": "sub"}).assign(
-        suite=paired["task"].map(suites)
-    )
-
-
-def _check_same_data(results: Results, pair: Pair) -> None:
-    digests = [
-        results.get("scores", run).drop_duplicates("task").set_index("task")["data_sha256"]
-        for run in (pair.init, pair.tuned)
-    ]
-    for task, digest in digests[0].items():
-        if digests[1].get(task) != digest:
-            raise ValueError(
-                f"pair {pair.pair}, task {task}: {pair.init} and {pair.tuned} were evaluated on "
-                f"different data: {digest} and {digests[1].get(task)}"
-            )
-
-
-def _suite_of(task: str, scale: Scale, path: str) -> str:
-    """Return the suite whose name a task starts with, such as `mc5` for `mc5_first_step`."""
-    for suite in scale.config["evaluation"]["suites"]:
-        if task == suite or task.startswith(f"{suite}_"):
-            return suite
-    raise ValueError(
-        f"{path}: task {task!r} belongs to none of the suites "
-        f"{scale.config['evaluation']['suites']}"
-    )
 
 
 def _choice_rows(suite: str, items: pd.DataFrame, method: str, paper: "_Paper") -> Iterator[Row]:
