@@ -3,6 +3,9 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from rlsubnet.checkpoints import pytorch_file, safetensors_file
 from rlsubnet.checkpoints.safetensors_file import TensorInfo
@@ -38,6 +41,29 @@ def read_tensors(path: Path) -> dict[str, TensorInfo]:
     raise ValueError(f"{path}: no checkpoint; expected one of {', '.join(CANDIDATES)}")
 
 
+def config_file(path: Path) -> Path:
+    """Return where the config of a checkpoint (folder or file) lies, if it has one."""
+    return (path if path.is_dir() else path.parent) / "config.json"
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint's config.json, empty where there is none.
+
+    Raises:
+        ValueError: it is not a JSON object.
+    """
+    file = config_file(path)
+    if not file.exists():
+        return {}
+    try:
+        config = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: not JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{file}: expected a JSON object")
+    return config
+
+
 def _read_file(path: Path) -> dict[str, TensorInfo]:
     readers: dict[str, Callable[[Path], dict[str, TensorInfo]]] = {
         ".safetensors": lambda file: safetensors_file.read_header(file)[0],
@@ -46,6 +72,12 @@ def _read_file(path: Path) -> dict[str, TensorInfo]:
     if path.suffix not in readers:
         raise ValueError(f"{path}: expected a .safetensors or .bin file")
     return readers[path.suffix](path)
+
+
+def read_stored(tensor: TensorInfo, start: int, count: int) -> np.ndarray:
+    """Return ``count`` numbers from ``start`` of the flattened tensor, as its file holds them."""
+    reader = pytorch_file if tensor.file.suffix == ".bin" else safetensors_file
+    return reader.read_range(tensor, start, count)
 
 
 def _read_weight_map(index: Path) -> dict[str, str]:

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 MAX_HEADER_BYTES = 100_000_000
-ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "U8": 1}
-# bfloat16 arrives as its 16-bit codes; numpy has no such type.
+ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "F8_E4M3": 1, "U8": 1}
+# bfloat16 and fp8 arrive as their codes; numpy has no such types.
 NUMPY_TYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype("<u2"),
     "F16": np.dtype("<f2"),
     "F32": np.dtype("<f4"),
+    "F8_E4M3": np.dtype("u1"),
     "U8": np.dtype("u1"),
 }
 
@@ -93,7 +94,7 @@ def _parse_entry(path: Path, name: str, entry: object, start: int) -> tuple[Tens
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):
         raise ValueError(f"{where}: data_offsets must be two numbers of bytes, found {offsets!r}")
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise ValueError(f"{where}: expected dtype BF16, F16 or F32, found {dtype!r}")
+        raise ValueError(f"{where}: expected dtype BF16, F16, F32 or F8_E4M3, found {dtype!r}")
     tensor = TensorInfo(name, dtype, tuple(shape), path, name, start + offsets[0])
     if offsets[1] - offsets[0] != tensor.nbytes:
         raise ValueError(

@@ -1,14 +1,14 @@
 """A checkpoint on disk, opened without reading its weights; one piece in memory at a time."""
 
 import hashlib
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from rlsubnet.checkpoints import pytorch_file, safetensors_file
-from rlsubnet.checkpoints.layout import read_tensors
+from rlsubnet.checkpoints import block_fp8
+from rlsubnet.checkpoints.layout import config_file, read_config, read_stored, read_tensors
 from rlsubnet.checkpoints.safetensors_file import TensorInfo
 from rlsubnet.measure.parameters import canonical_name, natural_order
 
@@ -16,6 +16,12 @@ from rlsubnet.measure.parameters import canonical_name, natural_order
 CHUNK = 1 << 18
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
 HEADS = ("lm_head.weight", "embed_out.weight")
+DTYPES = ("BF16", "F16", "F32", block_fp8.DTYPE)
+
+
+def _stored_chunks(info: TensorInfo) -> Iterator[np.ndarray]:
+    for start in range(0, info.numel, CHUNK):
+        yield read_stored(info, start, min(CHUNK, info.numel - start))
 
 
 class Checkpoint:
@@ -24,7 +30,9 @@ class Checkpoint:
     Attributes:
         path: the folder or file.
         tensors: name -> TensorInfo of every weight, in natural order; names are without the
-            prefixes of trainers (``module.``, ``_orig_mod.``, ``actor.``).
+            prefixes of trainers (``module.``, ``_orig_mod.``, ``actor.``). ``dtype`` is the stored
+            type: an ``F8_E4M3`` weight is read as the bfloat16 weight that it stands for.
+        scales: name -> the block scales of every ``F8_E4M3`` weight; not weights of their own.
         tied: heads stored a second time beside the embedding they equal; counted once, not here.
         buffers: tensors that are computed and not trained (rotary frequencies); not counted.
 
@@ -42,36 +50,31 @@ class Checkpoint:
             if name in self.tensors:
                 other = self.tensors[name].stored_name
                 raise ValueError(f"{info.file}: tensors {other} and {stored_name} are both {name}")
-            if info.dtype not in ("BF16", "F16", "F32"):
+            if info.dtype not in DTYPES:
                 raise ValueError(
-                    f"{info.file}: tensor {stored_name}: expected dtype BF16, F16 or F32, "
-                    f"found {info.dtype}"
+                    f"{info.file}: tensor {stored_name}: expected dtype "
+                    f"{', '.join(DTYPES[:-1])} or {DTYPES[-1]}, found {info.dtype}"
                 )
             self.tensors[name] = TensorInfo(
                 name, info.dtype, info.shape, info.file, stored_name, info.offset
             )
+        config = read_config(self.path)
+        self.scales = block_fp8.find_scales(self.tensors, config, config_file(self.path))
+        for name in self.scales:
+            del self.tensors[name + block_fp8.SUFFIX]
         # Older Llama files keep the rotary frequencies; they follow from the config.
         self.buffers = tuple(name for name in self.tensors if name.endswith("rotary_emb.inv_freq"))
-        self.tied = self._find_tied()
+        self.tied = self._find_tied(config)
         counted = set(self.tensors) - set(self.buffers) - set(self.tied)
         self.tensors = {name: self.tensors[name] for name in sorted(counted, key=natural_order)}
         if not self.tensors:
             raise ValueError(f"{self.path}: the checkpoint holds no weights")
 
-    def _find_tied(self) -> tuple[str, ...]:
+    def _find_tied(self, config: Mapping[str, Any]) -> tuple[str, ...]:
         """Return heads that the config ties to the embedding and that are stored with equal bytes.
 
         A head that differs is a weight of its own, whatever the config says; transformers loads it.
         """
-        config_file = (self.path if self.path.is_dir() else self.path.parent) / "config.json"
-        if not config_file.exists():
-            return ()
-        try:
-            config = json.loads(config_file.read_bytes())
-        except ValueError as error:
-            raise ValueError(f"{config_file}: not JSON ({error})") from error
-        if not isinstance(config, dict):
-            raise ValueError(f"{config_file}: expected a JSON object")
         if not config.get("tie_word_embeddings"):
             return ()
         heads = [name for name in self.tensors if name in HEADS]
@@ -88,11 +91,13 @@ class Checkpoint:
     def read_range(self, name: str, start: int, count: int) -> np.ndarray:
         """Return ``count`` weights from ``start`` of the flattened tensor, as stored.
 
-        bfloat16 arrives as uint16 codes, float16 and float32 as themselves.
+        bfloat16 arrives as uint16 codes, float16 and float32 as themselves, and fp8 as the uint16
+        codes of the bfloat16 weights that its standard dequantization gives (``block_fp8``).
         """
         info = self.tensors[name]
-        reader = pytorch_file if info.file.suffix == ".bin" else safetensors_file
-        return reader.read_range(info, start, count)
+        if name in self.scales:
+            return block_fp8.read_dequantized(info, self.scales[name], start, count)
+        return read_stored(info, start, count)
 
     def read_chunks(self, name: str, chunk: int = CHUNK) -> Iterator[np.ndarray]:
         """Yield a tensor in flat pieces of at most ``chunk`` weights."""
@@ -101,19 +106,26 @@ class Checkpoint:
             yield self.read_range(name, start, min(chunk, numel - start))
 
     def read(self, name: str) -> np.ndarray:
-        """Return one whole tensor in its shape, as stored (uint16 codes for bfloat16)."""
+        """Return one whole tensor in its shape, as ``read_range`` gives it."""
         info = self.tensors[name]
         return self.read_range(name, 0, info.numel).reshape(info.shape)
 
     def digest(self) -> str:
         """Return the SHA-256 of the weights, whatever files they are spread over.
 
-        Hashed, per tensor in order of name: a line ``name dtype [shape]``, then the stored bytes.
+        Hashed, per tensor in order of name: a line ``name dtype [shape]``, then the stored bytes;
+        after an fp8 weight also its scales, whose line ends in ``block [rows, columns]``.
         """
         digest = hashlib.sha256()
         for name in sorted(self.tensors):
             info = self.tensors[name]
             digest.update(f"{name} {info.dtype} {list(info.shape)}\n".encode())
-            for piece in self.read_chunks(name):
+            for piece in _stored_chunks(info):
                 digest.update(piece.tobytes())
+            if name in self.scales:
+                scale, block = self.scales[name].stored, self.scales[name].block
+                line = f"{scale.name} {scale.dtype} {list(scale.shape)} block {list(block)}\n"
+                digest.update(line.encode())
+                for piece in _stored_chunks(scale):
+                    digest.update(piece.tobytes())
         return digest.hexdigest()

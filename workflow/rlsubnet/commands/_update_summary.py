@@ -34,6 +34,11 @@ def _warnings(pair: "Pair") -> list[str]:
             "bitwise round both to bfloat16, exact compares in float32"
         )
     for side, checkpoint in (("init", pair.init), ("tuned", pair.tuned)):
+        if quantized := [name for name in pair.shapes if name in checkpoint.scales]:
+            notes.append(
+                f"{side}: {len(quantized)} tensors are fp8 codes with block scales: the bfloat16 "
+                "weights that they stand for are compared"
+            )
         for name in checkpoint.tied:
             notes.append(f"{side}: {name} equals the embedding it is tied to and counts once")
         if checkpoint.buffers:

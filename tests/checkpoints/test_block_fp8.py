@@ -1,0 +1,388 @@
+"""Checkpoints in the layout of DeepSeek-V3, against what torch makes of the same codes."""
+
+import csv
+import json
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rlsubnet.checkpoints.compare import (
+    check_frozen,
+    compare_tensors,
+    mask_pieces,
+    pair_checkpoints,
+)
+from rlsubnet.checkpoints.masks import load_mask, save_mask, write_mask
+from rlsubnet.checkpoints.safetensors_file import encode_header
+from rlsubnet.checkpoints.store import Checkpoint
+from rlsubnet.cli import main
+from rlsubnet.measure.sparsity import TOLERANCES
+from tests.checkpoints.checkpoint_files import write_checkpoint
+
+Weights = dict[str, torch.Tensor]
+EXPERT = "model.layers.3.mlp.experts.7.up_proj.weight"
+SQUARE = "model.layers.0.self_attn.q_a_proj.weight"
+SMALL = "model.layers.0.self_attn.kv_a_proj_with_mqa.weight"
+NORM = "model.layers.61.enorm.weight"
+BIAS = "model.layers.3.mlp.gate.e_score_correction_bias"
+# Blocks of 128 x 128: ragged on both sides, on none, and smaller than one block.
+SHAPES = {EXPERT: (300, 200), SQUARE: (128, 256), SMALL: (5, 7)}
+SCALE_SHAPES = {EXPERT: (3, 2), SQUARE: (1, 2), SMALL: (1, 1)}
+QUANTIZATION = {
+    "activation_scheme": "dynamic",
+    "fmt": "e4m3",
+    "quant_method": "fp8",
+    "weight_block_size": [128, 128],
+}
+CONFIG = {"tie_word_embeddings": False, "quantization_config": QUANTIZATION}
+
+
+def make_fp8(seed: int = 0) -> Weights:
+    """Return stored tensors: random codes (no NaN) and scales, and two tensors that have none."""
+    generator = torch.Generator().manual_seed(seed)
+    weights: Weights = {}
+    for name, shape in SHAPES.items():
+        codes = torch.randint(0, 254, shape, generator=generator, dtype=torch.uint8)
+        codes += codes >= 0x7F  # 0x7f and 0xff are NaN
+        weights[name] = codes.view(torch.float8_e4m3fn)
+        drawn = torch.rand(SCALE_SHAPES[name], generator=generator)
+        weights[f"{name}_scale_inv"] = 1e-5 + 3e-4 * drawn
+    weights[NORM] = torch.randn(7, generator=generator).bfloat16()
+    weights[BIAS] = torch.randn(8, generator=generator)
+    return weights
+
+
+def nudge_codes(weights: Weights, seed: int = 1) -> Weights:
+    """Return weights of which every fifth code is a neighbor and one scale of EXPERT differs."""
+    generator = torch.Generator().manual_seed(seed)
+    nudged = {name: tensor.clone() for name, tensor in weights.items()}
+    for name, shape in SHAPES.items():
+        codes = nudged[name].view(torch.uint8)
+        moved = (torch.rand(shape, generator=generator) < 0.2) & ((codes & 0x7F) < 0x7E)
+        codes += moved
+    nudged[f"{EXPERT}_scale_inv"][2, 1] *= 1.25
+    return nudged
+
+
+def dequantized(weights: Weights) -> Weights:
+    """Return the weights in bfloat16 by torch alone: one product with the enlarged scales."""
+    plain = {}
+    for name, tensor in weights.items():
+        if name in SHAPES:
+            rows, columns = tensor.shape
+            scale = weights[f"{name}_scale_inv"].repeat_interleave(128, 0)
+            scale = scale.repeat_interleave(128, 1)[:rows, :columns]
+            plain[name] = (tensor.float() * scale).bfloat16()
+        elif not name.endswith("_scale_inv"):
+            plain[name] = tensor
+    return plain
+
+
+def bits(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+
+
+@pytest.fixture
+def fp8_pair(tmp_path: Path) -> tuple[Path, Path]:
+    weights = make_fp8()
+    return (
+        write_checkpoint(tmp_path / "init", weights, config=CONFIG),
+        write_checkpoint(tmp_path / "tuned", nudge_codes(weights), "sharded", config=CONFIG),
+    )
+
+
+@pytest.mark.parametrize("form", ["safetensors", "sharded"])
+def test_weights_are_those_of_torch_and_scales_are_none(tmp_path: Path, form: str) -> None:
+    weights = make_fp8()
+    checkpoint = Checkpoint(write_checkpoint(tmp_path, weights, form, config=CONFIG))
+    expected = dequantized(weights)
+    assert set(checkpoint.tensors) == set(checkpoint.scales) | {NORM, BIAS} == set(expected)
+    for name, tensor in expected.items():
+        info = checkpoint.tensors[name]
+        stored = "F8_E4M3" if name in SHAPES else {NORM: "BF16", BIAS: "F32"}[name]
+        assert (info.dtype, info.shape) == (stored, tuple(tensor.shape))
+        assert (checkpoint.read(name) == bits(tensor)).all()
+
+
+def test_any_flat_range_reads_as_part_of_the_whole(fp8_pair: tuple[Path, Path]) -> None:
+    checkpoint = Checkpoint(fp8_pair[1])
+    for name in SHAPES:
+        whole = checkpoint.read(name).ravel()
+        assert (np.concatenate(list(checkpoint.read_chunks(name, 104))) == whole).all()
+        generator = np.random.default_rng(0)
+        for start in generator.integers(0, whole.size, 50).tolist():
+            count = int(generator.integers(0, whole.size - start + 1))
+            found = checkpoint.read_range(name, start, count)
+            assert found.dtype == np.uint16
+            assert (found == whole[start : start + count]).all()
+
+
+def test_blocks_need_not_be_square(tmp_path: Path) -> None:
+    codes = torch.full((4, 5), 0x38, dtype=torch.uint8).view(torch.float8_e4m3fn)  # ones
+    scale = torch.tensor([[1.0, 2.0], [4.0, 8.0]])
+    config = {"quantization_config": QUANTIZATION | {"weight_block_size": [2, 3]}}
+    stored = {"w": codes, "w_scale_inv": scale}
+    found = Checkpoint(write_checkpoint(tmp_path, stored, config=config)).read("w")
+    upper, lower = [1.0, 1.0, 1.0, 2.0, 2.0], [4.0, 4.0, 4.0, 8.0, 8.0]
+    assert (found == bits(torch.tensor([upper, upper, lower, lower]).bfloat16())).all()
+
+
+def test_names_lose_their_prefixes_with_their_scales(tmp_path: Path) -> None:
+    wrapped = {f"module.{name}": tensor for name, tensor in make_fp8().items()}
+    a = Checkpoint(write_checkpoint(tmp_path / "a", wrapped, config=CONFIG))
+    b = Checkpoint(write_checkpoint(tmp_path / "b", make_fp8(), "sharded", config=CONFIG))
+    assert set(a.scales) == set(SHAPES)
+    assert a.digest() == b.digest()
+
+
+def test_the_digest_covers_codes_scales_and_block_size(tmp_path: Path) -> None:
+    def digest(weights: Weights, block: list[int]) -> str:
+        config = {"quantization_config": QUANTIZATION | {"weight_block_size": block}}
+        return Checkpoint(write_checkpoint(tmp_path, weights, config=config)).digest()
+
+    small = {name: tensor for name, tensor in make_fp8().items() if name.startswith(SMALL)}
+    codes = small | {SMALL: small[SMALL].clone()}
+    # 0x00 and 0x80 stand for 0.0 and -0.0: the smallest change that is one.
+    small[SMALL].view(torch.uint8)[0, 0], codes[SMALL].view(torch.uint8)[0, 0] = 0x00, 0x80
+    scales = small | {f"{SMALL}_scale_inv": 2 * small[f"{SMALL}_scale_inv"]}
+    found = [digest(stored, [128, 128]) for stored in (small, codes, scales, small)]
+    assert found[0] == found[3]
+    assert len({*found, digest(small, [64, 64])}) == 4
+
+
+def test_update_counts_equal_those_of_torch_on_dequantized_weights(
+    fp8_pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["updates", *map(str, fp8_pair), "--out", str(tmp_path / "u.csv")]) == 0
+    init, tuned = dequantized(make_fp8()), dequantized(nudge_codes(make_fp8()))
+    with (tmp_path / "u.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["tensor"] for row in rows} == set(init)
+    seen = set()
+    for row in rows:
+        before, after, atol = init[row["tensor"]], tuned[row["tensor"]], float(row["atol"])
+        if row["rule"] == "official":
+            delta = after.bfloat16() - before.bfloat16()
+            close = torch.isclose(delta, torch.zeros_like(delta), atol=atol)
+        else:
+            close = (after.float() - before.float()).abs().double() <= atol
+        assert int(row["unchanged"]) == int(close.sum())
+        assert int(row["numel"]) == before.numel()
+        assert int(row["bitwise_changed"]) == int((bits(before) != bits(after)).sum())
+        if row["tensor"] in SHAPES:
+            assert (row["dtype_init"], row["dtype_tuned"]) == ("F8_E4M3", "F8_E4M3")
+            seen.add(int(row["unchanged"]))
+    assert len(seen) > 10  # the tolerances fall among the differences
+    summary = capsys.readouterr().out
+    assert f"{300 * 200 + 128 * 256 + 5 * 7 + 7 + 8:,} weights in 5 tensors" in summary
+    for side in ("init", "tuned"):
+        assert f"warning: {side}: 3 tensors are fp8 codes with block scales" in summary
+
+
+def test_a_scale_alone_changes_the_weights_of_its_block_but_zeros(tmp_path: Path) -> None:
+    init = make_fp8()
+    tuned = init | {f"{EXPERT}_scale_inv": init[f"{EXPERT}_scale_inv"].clone()}
+    tuned[f"{EXPERT}_scale_inv"][2, 1] *= 2
+    pair = pair_checkpoints(
+        Checkpoint(write_checkpoint(tmp_path / "a", init, config=CONFIG)),
+        Checkpoint(write_checkpoint(tmp_path / "b", tuned, config=CONFIG)),
+    )
+    # Block (2, 1) of 300 x 200 is rows 256 to 299, columns 128 to 199.
+    block = init[EXPERT].float()[256:, 128:]
+    assert block.shape == (44, 72)
+    counts = {name: c.bitwise_changed for name, c in compare_tensors(pair, TOLERANCES)}
+    assert counts[EXPERT] == int((block != 0).sum()) > 3000
+    assert sum(counts.values()) == counts[EXPERT]
+    assert {c for name, c in counts.items() if name != EXPERT} == {0}
+
+
+def test_fp8_against_its_own_bfloat16_copy_is_no_update(tmp_path: Path) -> None:
+    stored = make_fp8()
+    pair = pair_checkpoints(
+        Checkpoint(write_checkpoint(tmp_path / "a", stored, config=CONFIG)),
+        Checkpoint(write_checkpoint(tmp_path / "b", dequantized(stored))),
+    )
+    assert pair.differing_dtypes == dict.fromkeys(SHAPES, ("F8_E4M3", "BF16"))
+    assert {c.bitwise_changed for _, c in compare_tensors(pair, TOLERANCES)} == {0}
+
+
+def test_mask_and_frozen_follow_the_dequantized_bits(
+    fp8_pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    pair = pair_checkpoints(*map(Checkpoint, fp8_pair))
+    write_mask(tmp_path / "m", pair.shapes, mask_pieces(pair, chunk=1000), {})
+    mask = load_mask(tmp_path / "m")
+    init, tuned = dequantized(make_fp8()), dequantized(nudge_codes(make_fp8()))
+    for name in init:
+        assert (mask.read(name) == (bits(init[name]) != bits(tuned[name]))).all()
+    assert {c.frozen_changed for _, c in check_frozen(pair, mask)} == {0}
+    none = {name: np.zeros(shape, np.bool_) for name, shape in pair.shapes.items()}
+    save_mask(tmp_path / "none", none, {})
+    moved = {n: c.frozen_changed for n, c in check_frozen(pair, load_mask(tmp_path / "none"))}
+    assert moved == {name: int(mask.read(name).sum()) for name in mask.names}
+    assert moved[EXPERT] > 300 * 200 / 6
+
+
+def test_ranks_are_those_of_the_dequantized_update(
+    fp8_pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    assert main(["rank", *map(str, fp8_pair), "--out", str(tmp_path / "r.csv")]) == 0
+    init, tuned = dequantized(make_fp8()), dequantized(nudge_codes(make_fp8()))
+    with (tmp_path / "r.csv").open(newline="") as stream:
+        ranks = {row["tensor"]: int(row["rank"]) for row in csv.DictReader(stream)}
+    assert ranks == {
+        name: int(torch.linalg.matrix_rank((tuned[name] - init[name]).float())) for name in SHAPES
+    }
+
+
+def stored(**tensors: torch.Tensor | None) -> Callable[[Weights, dict[str, Any]], None]:
+    """Return a damage that replaces SMALL (key ``w``) or its scale (``s``), or removes it."""
+
+    def damage(weights: Weights, _: dict[str, Any]) -> None:
+        for key, tensor in tensors.items():
+            name = {"w": SMALL, "s": f"{SMALL}_scale_inv"}[key]
+            weights[name] = weights[name] if tensor is None else tensor
+            if tensor is None:
+                del weights[name]
+
+    return damage
+
+
+def quantization(**values: object) -> Callable[[Weights, dict[str, Any]], None]:
+    return lambda _, config: config["quantization_config"].update(values)
+
+
+def without_block_size(_: Weights, config: dict[str, Any]) -> None:
+    del config["quantization_config"]["weight_block_size"]
+
+
+def without_quantization(_: Weights, config: dict[str, Any]) -> None:
+    del config["quantization_config"]
+
+
+SCALE = f"tensor {SMALL}_scale_inv: "
+FP8 = torch.float8_e4m3fn
+BLOCK_SIZE = "expected weight_block_size [rows, columns], found"
+REFUSALS: dict[str, tuple[Callable[[Weights, dict[str, Any]], None], list[str]]] = {
+    "a weight without scales": (stored(s=None), [f"tensor {SMALL}: found 'F8_E4M3' without"]),
+    "scales without a weight": (stored(w=None), [SCALE, f"scales of {SMALL}", "no such tensor"]),
+    "scales of a bfloat16 weight": (stored(w=torch.zeros(5, 7).bfloat16()), [SCALE, "found BF16"]),
+    "too many scales": (stored(s=torch.ones(2, 1)), [SCALE, "F32 [1, 1]", "found F32 [2, 1]"]),
+    "scales in a row": (stored(s=torch.ones(1)), [SCALE, "F32 [1, 1]", "found F32 [1]"]),
+    "scales in bfloat16": (stored(s=torch.ones(1, 1).bfloat16()), [SCALE, "found BF16 [1, 1]"]),
+    "scales in fp8": (stored(s=torch.ones(1, 1).to(FP8)), [SCALE, "found F8_E4M3 [1, 1]"]),
+    "a vector": (stored(w=torch.ones(7).to(FP8)), [f"tensor {SMALL}: ", "in a matrix, found [7]"]),
+    "a stack of matrices": (
+        stored(w=torch.ones(2, 5, 7).to(FP8)),
+        [f"tensor {SMALL}: ", "in a matrix, found [2, 5, 7]"],
+    ),
+    "e5m2": (
+        stored(w=torch.ones(5, 7).to(torch.float8_e5m2)),
+        [f"tensor {SMALL}: ", "expected dtype BF16, F16, F32 or F8_E4M3, found 'F8_E5M2'"],
+    ),
+    "no quantization_config": (without_quantization, ["config.json", "tensor", "found None"]),
+    "quantization_config is text": (
+        lambda _, config: config.update(quantization_config="fp8"),
+        ["config.json", "expected an object, found 'fp8'"],
+    ),
+    "another method": (quantization(quant_method="awq"), ["quant_method fp8, found 'awq'"]),
+    "another format": (quantization(fmt="e5m2"), ["tensor", "fmt e4m3, found 'e5m2'"]),
+    "no block size": (without_block_size, ["config.json", "tensor", f"{BLOCK_SIZE} None"]),
+    "block size is null": (quantization(weight_block_size=None), [f"{BLOCK_SIZE} None"]),
+    "one number": (quantization(weight_block_size=128), [f"{BLOCK_SIZE} 128"]),
+    "three numbers": (quantization(weight_block_size=[1, 128, 128]), [BLOCK_SIZE]),
+    "zero": (quantization(weight_block_size=[0, 128]), [f"{BLOCK_SIZE} [0, 128]"]),
+    "a fraction": (quantization(weight_block_size=[128.0, 128]), [BLOCK_SIZE]),
+    "true": (quantization(weight_block_size=[True, 128]), [BLOCK_SIZE]),
+    "blocks of another size than the scales": (
+        quantization(weight_block_size=[64, 64]),
+        [f"tensor {SQUARE}_scale_inv: ", "F32 [2, 4] for [128, 256] in blocks of [64, 64]"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_cannot_be_dequantized_is_refused_by_name(case: str, tmp_path: Path) -> None:
+    damage, words = REFUSALS[case]
+    weights, config = make_fp8(), json.loads(json.dumps(CONFIG))
+    damage(weights, config)
+    folder = write_checkpoint(tmp_path / "m", weights, config=config)
+    with pytest.raises(ValueError) as error:
+        Checkpoint(folder)
+    for word in (str(folder), *words):
+        assert word in str(error.value)
+
+
+def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, make_fp8(), config=CONFIG)
+    (folder / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"config\.json: .* needed by tensor .* found None"):
+        Checkpoint(folder)
+
+
+def test_a_bin_file_in_fp8_is_refused_by_name(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, make_fp8(), "bin", config=CONFIG)
+    with pytest.raises(ValueError, match=r"tensor .*: expected .*, found torch\.float8_e4m3fn"):
+        Checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("code", "scale"), [(0x7F, 1.0), (0xFF, 1.0), (0x38, float("nan")), (0x38, float("inf"))]
+)
+def test_weights_that_are_no_numbers_are_refused(
+    code: int, scale: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    init, tuned = make_fp8(), make_fp8()
+    for weights in (init, tuned):
+        weights[SMALL].view(torch.uint8)[:] = 0x38
+    tuned[SMALL].view(torch.uint8)[4, 6] = code
+    tuned[f"{SMALL}_scale_inv"][0, 0] = scale
+    folders = (
+        write_checkpoint(tmp_path / "a", init, config=CONFIG),
+        write_checkpoint(tmp_path / "b", tuned, config=CONFIG),
+    )
+    assert main(["updates", *map(str, folders), "--out", str(tmp_path / "u.csv")]) == 1
+    number = 35 if scale != 1.0 else 1
+    expected = f"tensor {SMALL}: {number} of the weights 0 to 34 are NaN or Inf"
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "u.csv").exists()
+
+
+def test_memory_does_not_grow_with_an_fp8_tensor(tmp_path: Path) -> None:
+    rows, columns = 4096, 8192  # 32 MiB of codes in each file, all zero; 64 x 32 scales
+    for name in ("init", "tuned"):
+        entries = {"w": ("F8_E4M3", (rows, columns)), "w_scale_inv": ("F32", (32, 64))}
+        header = encode_header(entries, {})
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(CONFIG))
+        with (tmp_path / name / "model.safetensors").open("wb") as stream:
+            stream.write(header)
+            stream.truncate(len(header) + rows * columns + 4 * 32 * 64)
+    pair = pair_checkpoints(Checkpoint(tmp_path / "init"), Checkpoint(tmp_path / "tuned"))
+    tracemalloc.start()
+    try:
+        counts = dict(compare_tensors(pair, TOLERANCES))
+        pair.init.digest()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert counts["w"].numel == rows * columns
+    assert peak < 12 * 2**20
+
+
+def test_fp8_is_measured_without_torch(fp8_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    init, tuned = map(str, fp8_pair)
+    call = ["updates", init, tuned, "--out", str(tmp_path / "u"), "--mask", str(tmp_path / "m")]
+    code = (
+        "import sys\nfrom rlsubnet.cli import main\n"
+        f"assert main({call!r}) == 0\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
