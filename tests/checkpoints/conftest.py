@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from checkpoint_files import make_weights, nudge, write_checkpoint
+
+from tests.checkpoints.checkpoint_files import make_weights, nudge, write_checkpoint
 
 
 @pytest.fixture

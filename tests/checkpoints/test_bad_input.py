@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoint_files import make_weights, write_checkpoint
+from safetensors.torch import save_file
+
 from rlsubnet.checkpoints.masks import save_mask
 from rlsubnet.cli import main
-from safetensors.torch import save_file
+from tests.checkpoints.checkpoint_files import make_weights, write_checkpoint
 
 NORM = "model.norm.weight"
 

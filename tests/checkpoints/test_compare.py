@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoint_files import SHAPES, make_weights, nudge, write_checkpoint
+
 from rlsubnet.checkpoints.compare import (
     Pair,
     check_frozen,
@@ -18,6 +18,7 @@ from rlsubnet.checkpoints.safetensors_file import encode_header
 from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.measure.sparsity import TOLERANCES, update_counts
 from rlsubnet.measure.trajectory import StepCounts
+from tests.checkpoints.checkpoint_files import SHAPES, make_weights, nudge, write_checkpoint
 
 EMBEDDING = "model.embed_tokens.weight"
 

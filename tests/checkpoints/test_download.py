@@ -15,11 +15,12 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
+
 from rlsubnet import cli
 from rlsubnet.checkpoints import download as downloading
 from rlsubnet.checkpoints.download import download, weight_files
 from rlsubnet.checkpoints.hub import WAITS, git_blob_sha1
-from safetensors.numpy import save
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = "org/tiny"

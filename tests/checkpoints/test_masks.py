@@ -6,9 +6,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from safetensors.numpy import load_file, save_file
+
 from rlsubnet.checkpoints.masks import load_mask, mask_overlap_counts, save_mask, write_mask
 from rlsubnet.measure.overlap import OverlapCounts
-from safetensors.numpy import load_file, save_file
 
 METADATA = {"rule": "bitwise", "atol": "0.0", "init_sha256": "a", "tuned_sha256": "b"}
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoint_files import SHAPES, make_weights, nudge, write_checkpoint
+from safetensors.torch import load_file
+
 from rlsubnet.checkpoints.masks import load_mask, save_mask
 from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.cli import main
 from rlsubnet.commands.measuring import FROZEN_COLUMNS, OVERLAP_COLUMNS, UPDATE_COLUMNS
 from rlsubnet.commands.structure import RANK_COLUMNS, TRAJECTORY_COLUMNS
-from safetensors.torch import load_file
+from tests.checkpoints.checkpoint_files import SHAPES, make_weights, nudge, write_checkpoint
 
 COMMANDS = ("updates", "mask", "frozen", "overlap", "rank", "trajectory")
 TABLE_ROW = ("1e-05", "official")

@@ -4,12 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoint_files import SHAPES, make_weights, write_checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load
+
 from rlsubnet.checkpoints.safetensors_file import encode_header
 from rlsubnet.checkpoints.store import Checkpoint
-from safetensors.numpy import load
+from tests.checkpoints.checkpoint_files import SHAPES, make_weights, write_checkpoint
 
 FORMS = ["safetensors", "sharded", "bin", "sharded-bin"]
 TAGS = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}

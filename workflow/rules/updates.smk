@@ -39,8 +39,10 @@ rule rank:
         **needs("measure"),
     params:
         seed=config["measure"]["seed"],
+        common_rows=common_rows,
     shell:
-        "rlsubnet rank {input.init} {input.tuned} --seed {params.seed} --out {output} > {log} 2>&1"
+        "rlsubnet rank {input.init} {input.tuned} --seed {params.seed} {params.common_rows:q}"
+        " --out {output} > {log} 2>&1"
 
 
 # {pair}.safetensors is bitwise, for training; {pair}__official.safetensors is for overlaps.
