@@ -7,167 +7,29 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
-import numpy as np
 import pytest
-from safetensors.numpy import save
 
 from rlsubnet import cli
 from rlsubnet.checkpoints import download as downloading
 from rlsubnet.checkpoints.download import download, weight_files
 from rlsubnet.checkpoints.hub import WAITS, git_blob_sha1
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-REPOSITORY = "org/tiny"
-SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
-
-
-def git_sha1(content: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-@dataclass
-class FakeHub:
-    """The files of one repository, and the faults that the next requests for a file run into."""
-
-    files: dict[str, bytes]
-    faults: dict[str, list[Any]] = field(default_factory=dict)
-    requests: list[tuple[str, str | None]] = field(default_factory=list)
-    authorizations: list[tuple[str, str | None]] = field(default_factory=list)
-    wrong_digest: str = ""
-    stalled: threading.Event = field(default_factory=threading.Event)
-    released: threading.Event = field(default_factory=threading.Event)
-    address: str = ""
-
-    def fetched(self) -> list[str]:
-        """Return the names of the files that were asked for, in order."""
-        return [name for name, _ in self.requests]
-
-    def siblings(self) -> list[dict[str, Any]]:
-        entries = []
-        for name, content in self.files.items():
-            entry: dict[str, Any] = {
-                "rfilename": name,
-                "size": len(content),
-                "blobId": git_sha1(content),
-            }
-            if name.endswith((".safetensors", ".bin", ".pth", ".gguf")):
-                digest = hashlib.sha256(content).hexdigest()
-                digest = "0" * 64 if name == self.wrong_digest else digest
-                entry["lfs"] = {"sha256": digest, "size": len(content), "pointerSize": 134}
-            entries.append(entry)
-        return entries
-
-
-def make_handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, format: str, *arguments: Any) -> None:
-            pass
-
-        def do_GET(self) -> None:
-            path = unquote(urlsplit(self.path).path)
-            hub.authorizations.append((path, self.headers.get("Authorization")))
-            if path.startswith("/api/models/"):
-                self.answer_api(path.removeprefix("/api/models/"))
-            elif path.startswith(f"/{REPOSITORY}/resolve/{COMMIT}/"):
-                self.answer_file(path.split("/", 5)[5])
-            elif path.startswith("/cdn/"):
-                self.send_file(path.removeprefix("/cdn/"))
-            else:
-                self.refuse(404, "EntryNotFound")
-
-        def answer_api(self, path: str) -> None:
-            name, _, revision = path.partition("/revision/")
-            if name != REPOSITORY:
-                self.refuse(404, "RepoNotFound")
-            elif revision not in ("main", COMMIT):
-                self.refuse(404, "RevisionNotFound")
-            elif hub.faults.get("listing"):
-                self.refuse(hub.faults["listing"].pop(0))
-            else:
-                assert urlsplit(self.path).query == "blobs=true"
-                body = {"id": name, "sha": COMMIT, "siblings": hub.siblings()}
-                self.send(200, json.dumps(body).encode())
-
-        def answer_file(self, name: str) -> None:
-            hub.requests.append((name, self.headers.get("Range")))
-            fault = hub.faults[name].pop(0) if hub.faults.get(name) else None
-            if fault == "gated":
-                self.refuse(403, "GatedRepo")
-            elif fault == "moved":
-                # Another host name, as the hub's storage has: no token may travel there.
-                port = self.server.server_address[1]
-                self.send(302, b"", Location=f"http://localhost:{port}/cdn/{name}")
-            elif isinstance(fault, int):
-                self.refuse(fault)
-            else:
-                self.send_file(name, fault)
-
-        def send_file(self, name: str, fault: tuple[str, int] | None = None) -> None:
-            content = hub.files[name]
-            start = int((self.headers.get("Range") or "bytes=0-")[len("bytes=") : -1])
-            assert self.headers["Accept-Encoding"] == "identity"
-            assert start < len(content), "a range that a real server would refuse"
-            self.send_response(206 if start else 200)
-            self.send_header("Content-Length", str(len(content) - start))
-            if start:
-                self.send_header(
-                    "Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}"
-                )
-            self.end_headers()
-            kind, count = fault or ("whole", len(content))
-            self.wfile.write(content[start : start + count])
-            if kind == "stall":
-                hub.stalled.set()
-                hub.released.wait(30)
-            if kind != "whole":
-                self.close_connection = True
-
-        def refuse(self, status: int, code: str = "") -> None:
-            self.send(status, b"{}", **({"X-Error-Code": code} if code else {}))
-
-        def send(self, status: int, body: bytes, **headers: str) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            for key, value in headers.items():
-                self.send_header(key, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-    return Handler
-
-
-def small_model() -> dict[str, bytes]:
-    """Return the files of a repository with two shards and much that nobody needs here."""
-    generator = np.random.default_rng(0)
-    tensors = {name: generator.normal(size=(64, 256)).astype(np.float32) for name in ("a", "b")}
-    index = {"weight_map": {"a": SHARDS[0], "b": SHARDS[1]}}
-    return {
-        "config.json": b'{"model_type": "llama"}',
-        "tokenizer.json": b"{}",
-        "model.safetensors.index.json": json.dumps(index).encode(),
-        SHARDS[0]: save({"a": tensors["a"]}),
-        SHARDS[1]: save({"b": tensors["b"]}),
-        "README.md": b"a card",
-        "modeling_tiny.py": b"raise SystemExit",
-        "consolidated.safetensors": b"x" * 100,
-        "pytorch_model.bin": b"x" * 100,
-        "original/consolidated.00.pth": b"x" * 100,
-    }
-
-
-EXPECTED = {"config.json", "tokenizer.json", "model.safetensors.index.json", *SHARDS}
+from tests.checkpoints.local_hub import (
+    COMMIT,
+    EXPECTED,
+    REPOSITORY,
+    SHARDS,
+    LocalHub,
+    make_handler,
+    small_model,
+)
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LocalHub]:
     """Serve ``small_model()``; nothing outside 127.0.0.1 and ``tmp_path`` is touched."""
     from huggingface_hub import constants
     from huggingface_hub.utils import close_session
@@ -178,7 +40,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1024)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    hub = FakeHub(small_model())
+    hub = LocalHub(small_model())
     server = ThreadingHTTPServer(("127.0.0.1", 0), make_handler(hub))
     server.daemon_threads = True
     hub.address = f"http://127.0.0.1:{server.server_address[1]}"
@@ -206,7 +68,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return seconds
 
 
-def fetch(hub: FakeHub, out: Path, revision: str = "main", **options: Any) -> list[str]:
+def fetch(hub: LocalHub, out: Path, revision: str = "main", **options: Any) -> list[str]:
     lines: list[str] = []
     download(
         f"hf:{REPOSITORY}",
@@ -219,14 +81,14 @@ def fetch(hub: FakeHub, out: Path, revision: str = "main", **options: Any) -> li
     return lines
 
 
-def assert_complete(hub: FakeHub, out: Path) -> None:
+def assert_complete(hub: LocalHub, out: Path) -> None:
     assert {path.name for path in out.iterdir()} == EXPECTED | {"download.json"}
     for name in EXPECTED:
         assert (out / name).read_bytes() == hub.files[name]
     assert not out.with_name("tiny.partial").exists()
 
 
-def test_fetches_the_needed_files_with_identical_bytes(hub: FakeHub, out: Path) -> None:
+def test_fetches_the_needed_files_with_identical_bytes(hub: LocalHub, out: Path) -> None:
     lines = fetch(hub, out)
     assert_complete(hub, out)
     assert sorted(hub.fetched()) == sorted(EXPECTED)
@@ -234,7 +96,7 @@ def test_fetches_the_needed_files_with_identical_bytes(hub: FakeHub, out: Path) 
     assert lines[-1].startswith(f"[5/5] {SHARDS[1]}: 0.1 MB, fetched at ")
 
 
-def test_records_commit_sizes_and_digests(hub: FakeHub, out: Path) -> None:
+def test_records_commit_sizes_and_digests(hub: LocalHub, out: Path) -> None:
     fetch(hub, out)
     record = json.loads((out / "download.json").read_text())
     assert record["commit"] == COMMIT
@@ -253,14 +115,16 @@ def test_records_commit_sizes_and_digests(hub: FakeHub, out: Path) -> None:
     }
 
 
-def test_second_call_asks_the_network_nothing(hub: FakeHub, out: Path) -> None:
+def test_second_call_asks_the_network_nothing(hub: LocalHub, out: Path) -> None:
     fetch(hub, out)
     hub.authorizations.clear()
     assert fetch(hub, out) == [f"{out}: complete, nothing to do"]
     assert hub.authorizations == []
 
 
-def test_token_reaches_the_hub_but_not_the_storage_it_redirects_to(hub: FakeHub, out: Path) -> None:
+def test_token_reaches_the_hub_but_not_the_storage_it_redirects_to(
+    hub: LocalHub, out: Path
+) -> None:
     hub.faults[SHARDS[0]] = ["moved"]
     fetch(hub, out)
     assert_complete(hub, out)
@@ -270,7 +134,7 @@ def test_token_reaches_the_hub_but_not_the_storage_it_redirects_to(hub: FakeHub,
 
 
 def test_connection_cut_in_the_middle_is_continued(
-    hub: FakeHub, out: Path, pauses: list[float]
+    hub: LocalHub, out: Path, pauses: list[float]
 ) -> None:
     hub.faults[SHARDS[0]] = [("cut", 20_000), ("cut", 20_000)]
     fetch(hub, out)
@@ -281,7 +145,7 @@ def test_connection_cut_in_the_middle_is_continued(
 
 
 def test_killed_process_leaves_no_folder_and_the_next_call_continues(
-    hub: FakeHub, out: Path, tmp_path: Path
+    hub: LocalHub, out: Path, tmp_path: Path
 ) -> None:
     hub.faults[SHARDS[1]] = [("stall", 40_960)]
     script = (
@@ -312,7 +176,7 @@ def test_killed_process_leaves_no_folder_and_the_next_call_continues(
 
 
 def test_too_many_requests_and_server_errors_are_asked_again(
-    hub: FakeHub, out: Path, pauses: list[float]
+    hub: LocalHub, out: Path, pauses: list[float]
 ) -> None:
     hub.faults = {"listing": [429, 503], "config.json": [429], SHARDS[0]: [500, 502]}
     lines = fetch(hub, out, waits=WAITS)
@@ -323,7 +187,7 @@ def test_too_many_requests_and_server_errors_are_asked_again(
 
 
 def test_failures_between_which_bytes_arrive_do_not_add_up(
-    hub: FakeHub, out: Path, pauses: list[float]
+    hub: LocalHub, out: Path, pauses: list[float]
 ) -> None:
     hub.faults[SHARDS[0]] = [("cut", 10_000), 503, ("cut", 10_000), 503, ("cut", 10_000), 503]
     fetch(hub, out, waits=(9.0,))  # one failure in a row is forgiven, here three times
@@ -332,7 +196,7 @@ def test_failures_between_which_bytes_arrive_do_not_add_up(
 
 
 def test_gives_up_after_the_last_wait_and_keeps_what_arrived(
-    hub: FakeHub, out: Path, pauses: list[float]
+    hub: LocalHub, out: Path, pauses: list[float]
 ) -> None:
     hub.faults[SHARDS[1]] = [503, 503, 503]
     with pytest.raises(OSError, match=rf"hf:org/tiny: {SHARDS[1]}: gave up after 3 failures"):
@@ -344,7 +208,7 @@ def test_gives_up_after_the_last_wait_and_keeps_what_arrived(
     assert hub.fetched() == [SHARDS[1]]
 
 
-def test_wrong_digest_is_refused_and_fetched_anew_next_time(hub: FakeHub, out: Path) -> None:
+def test_wrong_digest_is_refused_and_fetched_anew_next_time(hub: LocalHub, out: Path) -> None:
     hub.wrong_digest = SHARDS[0]
     with pytest.raises(ValueError, match=rf"{SHARDS[0]}: downloaded 65\d+ bytes with sha256"):
         fetch(hub, out)
@@ -356,7 +220,7 @@ def test_wrong_digest_is_refused_and_fetched_anew_next_time(hub: FakeHub, out: P
     assert (SHARDS[0], None) in hub.requests
 
 
-def test_damaged_complete_file_is_found_when_the_download_goes_on(hub: FakeHub, out: Path) -> None:
+def test_damaged_complete_file_is_found_when_the_download_goes_on(hub: LocalHub, out: Path) -> None:
     partial = out.with_name("tiny.partial")
     partial.mkdir(parents=True)
     (partial / SHARDS[0]).write_bytes(bytes(len(hub.files[SHARDS[0]])))
@@ -366,7 +230,7 @@ def test_damaged_complete_file_is_found_when_the_download_goes_on(hub: FakeHub, 
     assert_complete(hub, out)
 
 
-def test_leftovers_of_another_attempt_do_not_enter_the_folder(hub: FakeHub, out: Path) -> None:
+def test_leftovers_of_another_attempt_do_not_enter_the_folder(hub: LocalHub, out: Path) -> None:
     partial = out.with_name("tiny.partial")
     partial.mkdir(parents=True)
     (partial / "model-00003-of-00003.safetensors").write_bytes(b"old")
@@ -375,7 +239,7 @@ def test_leftovers_of_another_attempt_do_not_enter_the_folder(hub: FakeHub, out:
     assert_complete(hub, out)
 
 
-def test_missing_shard_is_named(hub: FakeHub, out: Path) -> None:
+def test_missing_shard_is_named(hub: LocalHub, out: Path) -> None:
     del hub.files[SHARDS[1]]
     with pytest.raises(ValueError, match=rf"names 2 files, 1 missing: {SHARDS[1]}$"):
         fetch(hub, out)
@@ -383,7 +247,7 @@ def test_missing_shard_is_named(hub: FakeHub, out: Path) -> None:
     assert hub.fetched() == ["model.safetensors.index.json"]
 
 
-def test_index_that_leaves_the_folder_is_refused(hub: FakeHub, out: Path) -> None:
+def test_index_that_leaves_the_folder_is_refused(hub: LocalHub, out: Path) -> None:
     index = {"weight_map": {"a": SHARDS[0], "b": "../../etc/passwd"}}
     hub.files["model.safetensors.index.json"] = json.dumps(index).encode()
     with pytest.raises(ValueError, match=r"outside the folder: \.\./\.\./etc/passwd$"):
@@ -400,7 +264,7 @@ def test_index_that_leaves_the_folder_is_refused(hub: FakeHub, out: Path) -> Non
     ],
 )
 def test_what_does_not_exist_is_named_at_once(
-    hub: FakeHub, out: Path, pauses: list[float], source: str, revision: str, message: str
+    hub: LocalHub, out: Path, pauses: list[float], source: str, revision: str, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         download(source, revision, out, endpoint=hub.address)
@@ -408,14 +272,14 @@ def test_what_does_not_exist_is_named_at_once(
     assert not list(out.parent.glob("*"))
 
 
-def test_gated_repository_says_what_to_do(hub: FakeHub, out: Path, pauses: list[float]) -> None:
+def test_gated_repository_says_what_to_do(hub: LocalHub, out: Path, pauses: list[float]) -> None:
     hub.faults["config.json"] = ["gated"]
     with pytest.raises(ValueError, match=r"config\.json: gated; accept its terms on .* HF_TOKEN"):
         fetch(hub, out)
     assert pauses == []
 
 
-def test_repository_without_weights_is_refused(hub: FakeHub, out: Path) -> None:
+def test_repository_without_weights_is_refused(hub: LocalHub, out: Path) -> None:
     hub.files = {"config.json": b"{}", "model.gguf": b"x", "adapter_model.safetensors": b"x"}
     with pytest.raises(ValueError, match=r"no weights; expected one of model\.safetensors"):
         fetch(hub, out)
@@ -423,7 +287,7 @@ def test_repository_without_weights_is_refused(hub: FakeHub, out: Path) -> None:
 
 
 def test_disk_that_is_too_small_is_noticed_before_the_shards(
-    hub: FakeHub, out: Path, monkeypatch: pytest.MonkeyPatch
+    hub: LocalHub, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full_disk(path: Path) -> Any:
         return type("Usage", (), {"free": 1000})()
@@ -434,7 +298,7 @@ def test_disk_that_is_too_small_is_noticed_before_the_shards(
     assert hub.fetched() == ["model.safetensors.index.json"]
 
 
-def test_folder_with_other_content_is_not_overwritten(hub: FakeHub, out: Path) -> None:
+def test_folder_with_other_content_is_not_overwritten(hub: LocalHub, out: Path) -> None:
     out.mkdir(parents=True)
     (out / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"tiny: exists, but has no readable download\.json"):
@@ -442,20 +306,20 @@ def test_folder_with_other_content_is_not_overwritten(hub: FakeHub, out: Path) -
     assert (out / "notes.txt").read_text() == "mine"
 
 
-def test_folder_of_another_revision_is_not_taken_for_this_one(hub: FakeHub, out: Path) -> None:
+def test_folder_of_another_revision_is_not_taken_for_this_one(hub: LocalHub, out: Path) -> None:
     fetch(hub, out)
     with pytest.raises(ValueError, match=r"'revision': 'main'.* expected .*" + COMMIT):
         fetch(hub, out, revision=COMMIT)
 
 
-def test_shard_that_was_cut_short_later_is_noticed(hub: FakeHub, out: Path) -> None:
+def test_shard_that_was_cut_short_later_is_noticed(hub: LocalHub, out: Path) -> None:
     fetch(hub, out)
     os.truncate(out / SHARDS[0], 10)
     with pytest.raises(ValueError, match=rf"{SHARDS[0]}: 10 bytes, expected 65\d+ bytes"):
         fetch(hub, out)
 
 
-def test_local_folder_is_linked_file_by_file(hub: FakeHub, out: Path, tmp_path: Path) -> None:
+def test_local_folder_is_linked_file_by_file(hub: LocalHub, out: Path, tmp_path: Path) -> None:
     source = tmp_path / "mine"
     (source / "original").mkdir(parents=True)
     for name, content in hub.files.items():
@@ -468,7 +332,7 @@ def test_local_folder_is_linked_file_by_file(hub: FakeHub, out: Path, tmp_path: 
 
 
 def test_local_folder_with_a_truncated_shard_is_refused(
-    hub: FakeHub, out: Path, tmp_path: Path
+    hub: LocalHub, out: Path, tmp_path: Path
 ) -> None:
     source = tmp_path / "mine"
     (source / "original").mkdir(parents=True)
@@ -496,7 +360,7 @@ def test_git_digest_is_that_of_git(tmp_path: Path) -> None:
     assert git_blob_sha1(path) == "ce013625030ba8dba906f756967f9e9ca394464a"
 
 
-def environment(hub: FakeHub, tmp_path: Path) -> dict[str, str]:
+def environment(hub: LocalHub, tmp_path: Path) -> dict[str, str]:
     return os.environ | {
         "HF_ENDPOINT": hub.address,
         "HF_HOME": str(tmp_path / "home"),
@@ -506,7 +370,7 @@ def environment(hub: FakeHub, tmp_path: Path) -> dict[str, str]:
 
 
 def test_command_reads_the_hub_address_from_the_environment(
-    hub: FakeHub, out: Path, tmp_path: Path
+    hub: LocalHub, out: Path, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "rlsubnet.cli", "download", "hf:org/tiny", "--out", str(out)]
     done = subprocess.run(

@@ -1,0 +1,155 @@
+"""A real HTTP server on 127.0.0.1 that speaks the Hugging Face hub's API and file layout."""
+
+import hashlib
+import json
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+from safetensors.numpy import save
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+REPOSITORY = "org/tiny"
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+
+
+def git_sha1(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+@dataclass
+class LocalHub:
+    """The files of one repository, and the faults that the next requests for a file run into."""
+
+    files: dict[str, bytes]
+    faults: dict[str, list[Any]] = field(default_factory=dict)
+    requests: list[tuple[str, str | None]] = field(default_factory=list)
+    authorizations: list[tuple[str, str | None]] = field(default_factory=list)
+    wrong_digest: str = ""
+    stalled: threading.Event = field(default_factory=threading.Event)
+    released: threading.Event = field(default_factory=threading.Event)
+    address: str = ""
+
+    def fetched(self) -> list[str]:
+        """Return the names of the files that were asked for, in order."""
+        return [name for name, _ in self.requests]
+
+    def siblings(self) -> list[dict[str, Any]]:
+        entries = []
+        for name, content in self.files.items():
+            entry: dict[str, Any] = {
+                "rfilename": name,
+                "size": len(content),
+                "blobId": git_sha1(content),
+            }
+            if name.endswith((".safetensors", ".bin", ".pth", ".gguf")):
+                digest = hashlib.sha256(content).hexdigest()
+                digest = "0" * 64 if name == self.wrong_digest else digest
+                entry["lfs"] = {"sha256": digest, "size": len(content), "pointerSize": 134}
+            entries.append(entry)
+        return entries
+
+
+def make_handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            path = unquote(urlsplit(self.path).path)
+            hub.authorizations.append((path, self.headers.get("Authorization")))
+            if path.startswith("/api/models/"):
+                self.answer_api(path.removeprefix("/api/models/"))
+            elif path.startswith(f"/{REPOSITORY}/resolve/{COMMIT}/"):
+                self.answer_file(path.split("/", 5)[5])
+            elif path.startswith("/cdn/"):
+                self.send_file(path.removeprefix("/cdn/"))
+            else:
+                self.refuse(404, "EntryNotFound")
+
+        def answer_api(self, path: str) -> None:
+            name, _, revision = path.partition("/revision/")
+            if name != REPOSITORY:
+                self.refuse(404, "RepoNotFound")
+            elif revision not in ("main", COMMIT):
+                self.refuse(404, "RevisionNotFound")
+            elif hub.faults.get("listing"):
+                self.refuse(hub.faults["listing"].pop(0))
+            else:
+                assert urlsplit(self.path).query == "blobs=true"
+                body = {"id": name, "sha": COMMIT, "siblings": hub.siblings()}
+                self.send(200, json.dumps(body).encode())
+
+        def answer_file(self, name: str) -> None:
+            hub.requests.append((name, self.headers.get("Range")))
+            fault = hub.faults[name].pop(0) if hub.faults.get(name) else None
+            if fault == "gated":
+                self.refuse(403, "GatedRepo")
+            elif fault == "moved":
+                # Another host name, as the hub's storage has: no token may travel there.
+                port = self.server.server_address[1]
+                self.send(302, b"", Location=f"http://localhost:{port}/cdn/{name}")
+            elif isinstance(fault, int):
+                self.refuse(fault)
+            else:
+                self.send_file(name, fault)
+
+        def send_file(self, name: str, fault: tuple[str, int] | None = None) -> None:
+            content = hub.files[name]
+            start = int((self.headers.get("Range") or "bytes=0-")[len("bytes=") : -1])
+            assert self.headers["Accept-Encoding"] == "identity"
+            assert start < len(content), "a range that a real server would refuse"
+            self.send_response(206 if start else 200)
+            self.send_header("Content-Length", str(len(content) - start))
+            if start:
+                self.send_header(
+                    "Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}"
+                )
+            self.end_headers()
+            kind, count = fault or ("whole", len(content))
+            self.wfile.write(content[start : start + count])
+            if kind == "stall":
+                hub.stalled.set()
+                hub.released.wait(30)
+            if kind != "whole":
+                self.close_connection = True
+
+        def refuse(self, status: int, code: str = "") -> None:
+            self.send(status, b"{}", **({"X-Error-Code": code} if code else {}))
+
+        def send(self, status: int, body: bytes, **headers: str) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            for key, value in headers.items():
+                self.send_header(key, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+    return Handler
+
+
+def small_model() -> dict[str, bytes]:
+    """Return the files of a repository with two shards and much that nobody needs here."""
+    generator = np.random.default_rng(0)
+    tensors = {name: generator.normal(size=(64, 256)).astype(np.float32) for name in ("a", "b")}
+    index = {"weight_map": {"a": SHARDS[0], "b": SHARDS[1]}}
+    return {
+        "config.json": b'{"model_type": "llama"}',
+        "tokenizer.json": b"{}",
+        "model.safetensors.index.json": json.dumps(index).encode(),
+        SHARDS[0]: save({"a": tensors["a"]}),
+        SHARDS[1]: save({"b": tensors["b"]}),
+        "README.md": b"a card",
+        "modeling_tiny.py": b"raise SystemExit",
+        "consolidated.safetensors": b"x" * 100,
+        "pytorch_model.bin": b"x" * 100,
+        "original/consolidated.00.pth": b"x" * 100,
+    }
+
+
+EXPECTED = {"config.json", "tokenizer.json", "model.safetensors.index.json", *SHARDS}
