@@ -91,3 +91,10 @@ def test_every_file_of_the_committed_demo_is_valid(repository: Path):
         pytest.skip("results/demo holds no waist files yet; make them with: make demo")
     for kind, path in files:
         assert len(read_waist(path, kind)) > 0
+
+
+def test_results_readme_explains_every_column(repository):
+    text = (repository / "results" / "README.md").read_text(encoding="utf-8")
+    for kind, columns in COLUMNS.items():
+        [row] = [line for line in text.splitlines() if line.startswith(f"| `{kind}/")]
+        assert [name for name in columns if f"`{name}`" not in row] == [], kind
