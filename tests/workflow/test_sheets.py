@@ -54,6 +54,16 @@ def test_the_micro_scale_as_it_stands_is_accepted(micro):
          "'many'"),
         ("dpo", "set", "steps=2.5", "column set: steps: expected a whole number, found 2.5"),
         ("dpo", "set", "lr=0", "column set: lr: 0 is less than or equal to the minimum of 0"),
+        ("dpo", "set", "beta=nan", "column set: beta: expected a number, found nan"),
+        ("dpo", "set", "lr=1e999", "column set: lr: expected a number, found inf"),
+        ("dpo", "set", "clip=inf", "column set: clip: expected a number or null, found inf"),
+        ("dpo", "set", "steps=1e3", "column set: steps: expected a whole number, found 1000.0"),
+        ("dpo", "set", "accumulate=3", "row 4 (dpo), column set: accumulate: expected a divisor of "
+         "batch_size 8, found 3"),
+        ("dpo_sub", "set", "weight_decay=0.1", "row 5 (dpo_sub), column set: weight_decay: "
+         "expected 0 in a run with a mask (it moves frozen weights), found 0.1"),
+        ("dpo", "label", "D\x00PO", "column label: control character '\\x00' in 'D\\x00PO'"),
+        ("dpo", "run", "d\x0bpo", "row 4 (d\x0bpo), column run: control character '\\x0b'"),
         ("dpo", "set", "steps 5", "column set: found 'steps', expected entries key=value"),
         ("dpo", "set", "steps=1 steps=2", "column set: key 'steps' stands twice"),
         ("dpo", "init", "tiny", "column init: model 'tiny' is an architecture without weights"),
@@ -178,6 +188,9 @@ def test_comments_do_not_shift_row_numbers(micro):
         ("mc: {", "mc__5: {", "key data: found 'mc__5', expected a name"),
         ("per_task: 2", "per_tusk: 2", "key data.mc: unknown key 'per_tusk' (did you mean"),
         ("terse_share: 0.5, ", "", "key data.sft_train: missing key terse_share"),
+        ("lr: 1.0e-2", "lr: .nan", "key recipes.pretrain.lr: expected a number, found nan"),
+        ("steps: 4,", "steps: 4.0,", "key recipes.pretrain.steps: expected a whole number, found "
+         "4.0"),
         ("scale: micro", "", "top level: missing key scale"),
         ("recipes:", "models: {}\nrecipes:", "line 21: duplicate key 'models'"),
         ("results: results/micro", "results: [", "not YAML"),
@@ -188,6 +201,34 @@ def test_a_bad_config_names_file_and_key(micro, old, new, expected):
     message = refusal(micro)
     assert message.startswith(str(micro.folder / "config.yaml"))
     assert expected in message
+
+
+def test_a_recipe_whose_keys_do_not_fit_each_other_names_the_row(micro):
+    micro.replace(
+        "config.yaml", "rl: {steps: 3, batch_size: 8", "rl: {steps: 3, batch_size: 7, accumulate: 2"
+    )
+    message = "column recipe: accumulate: expected a divisor of batch_size 7, found 2"
+    assert f"runs.tsv, row 4 (dpo), {message}" in refusal(micro)
+
+
+def test_a_table_tolerance_that_is_not_measured_is_refused(micro):
+    micro.replace("config.yaml", "recipes:", "measure: {table_tolerance: 3.0e-5}\nrecipes:")
+    assert "key measure.table_tolerance: expected one of measure.tolerances" in refusal(micro)
+
+
+def test_only_newlines_end_a_row(micro):
+    # str.splitlines would cut this label in two at each of these.
+    label = "DPO,\u2028seed\u2029 123"
+    micro.set_cell("runs.tsv", "dpo_seed123", "label", label)
+    assert micro.load().runs["dpo_seed123"].label == label
+
+
+@pytest.mark.parametrize("newline", [b"\r\n", b"\r"])
+def test_line_ends_and_byte_order_mark_of_other_systems_change_nothing(micro, newline):
+    expected = micro.load()
+    path = micro.folder / "runs.tsv"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", newline))
+    assert micro.load() == expected
 
 
 def test_an_unknown_suite_is_refused(micro):

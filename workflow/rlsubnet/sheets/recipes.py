@@ -64,6 +64,25 @@ def resolved_recipe(recipe: Mapping[str, Any], overrides: str) -> dict[str, Any]
     return {key: values[key] for key in order}
 
 
+def check_recipe(recipe: Mapping[str, Any], masked: bool) -> None:
+    """Check the keys of a resolved recipe against each other, so that no job starts in vain.
+
+    Raises:
+        ValueError: a batch cannot be split into ``accumulate`` equal parts, or a weight decay
+            would move the frozen weights of a masked run.
+    """
+    if recipe["batch_size"] % recipe["accumulate"]:
+        raise ValueError(
+            f"accumulate: expected a divisor of batch_size {recipe['batch_size']}, "
+            f"found {recipe['accumulate']}"
+        )
+    if masked and recipe["weight_decay"]:
+        raise ValueError(
+            f"weight_decay: expected 0 in a run with a mask (it moves frozen weights), "
+            f"found {recipe['weight_decay']}"
+        )
+
+
 def resolved_row(scale: "Scale", run_name: str) -> dict[str, Any]:
     """Return everything ``rlsubnet train`` is told about one run.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlsubnet.sheets.faults import SheetError, unknown_name
-from rlsubnet.sheets.recipes import parse_set
+from rlsubnet.sheets.recipes import check_recipe, parse_set, resolved_recipe
 from rlsubnet.sheets.tables import Row, read_sheet
 
 ITEMS = (
@@ -93,6 +93,7 @@ def load_scale(config: Mapping[str, Any], root: Path = Path()) -> Scale:
     comparisons = read_sheet(root / config["comparisons"], "comparisons")
     _check_data(config, runs)
     _check_suites(config)
+    _check_tolerance(config)
     for row in runs.values():
         _check_run(row, config, pairs)
     for row in runs.values():
@@ -160,9 +161,14 @@ def _check_run(row: Row, config: Mapping[str, Any], pairs: Mapping[str, Row]) ->
                 "mask", f"pair {cells['mask']!r} is measured on the run {row.name!r} itself"
             )
     try:
-        parse_set(cells["set"])
+        overrides = parse_set(cells["set"])
     except ValueError as error:
         raise row.fault("set", str(error)) from error
+    try:
+        recipe = resolved_recipe(config["recipes"][cells["recipe"]], cells["set"])
+        check_recipe(recipe, masked=bool(cells["mask"]))
+    except ValueError as error:
+        raise row.fault("set" if overrides else "recipe", str(error)) from error
     scratch = "architecture" in config["models"].get(cells["init"], {})
     if scratch and cells["algorithm"] != "pretrain":
         raise row.fault(
@@ -212,6 +218,16 @@ def _check_suites(config: Mapping[str, Any]) -> None:
             raise SheetError(
                 f"{place}: {name!r} is of kind {kind}, expected {' or '.join(SUITE_KINDS)}"
             )
+
+
+def _check_tolerance(config: Mapping[str, Any]) -> None:
+    """Raise when the tables' tolerance is not measured: they would find no row, after all jobs."""
+    wanted, measured = config["measure"]["table_tolerance"], config["measure"]["tolerances"]
+    if wanted not in measured:
+        raise SheetError(
+            f"scale {config['scale']}, key measure.table_tolerance: expected one of "
+            f"measure.tolerances ({', '.join(map(str, measured))}), found {wanted}"
+        )
 
 
 def _check_order(

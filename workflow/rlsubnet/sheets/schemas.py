@@ -1,6 +1,7 @@
 """The JSON schemas of workflow/schemas: reading them, filling defaults, wording their errors."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -48,9 +49,22 @@ def _filling(base: Callable[..., Iterator[ValidationError]]) -> Callable[..., An
     return properties
 
 
+def _is_integer(checker: object, value: object) -> bool:
+    # JSON Schema takes 1000.0 for an integer; training, which counts with it, does not.
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(checker: object, value: object) -> bool:
+    # Every bound lets NaN pass: `nan < minimum` is false.
+    return _is_integer(checker, value) or (isinstance(value, float) and math.isfinite(value))
+
+
 _FillingValidator = extend(
     Draft202012Validator,
     {"properties": _filling(Draft202012Validator.VALIDATORS["properties"])},
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {"integer": _is_integer, "number": _is_number}
+    ),
 )
 
 

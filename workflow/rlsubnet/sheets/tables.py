@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import category
 
 from rlsubnet.sheets.faults import SheetError, unknown_name
 from rlsubnet.sheets.schemas import describe, first_error, load_schema
@@ -44,6 +45,9 @@ def read_sheet(path: Path | str, kind: str) -> dict[str, Row]:
     rows: dict[str, Row] = {}
     for number, cells in lines[1:]:
         row = _make_row(path, number, header, cells, columns[0])
+        for column, cell in row.cells.items():
+            if control := next((c for c in cell if category(c) == "Cc"), None):
+                raise row.fault(column, f"control character {control!r} in {cell!r}")
         error = first_error(dict(row.cells), schema)
         if error is not None:
             raise row.fault(str(error.absolute_path[0]), describe(error))
@@ -62,7 +66,8 @@ def _content_lines(path: Path | str) -> list[tuple[int, list[str]]]:
         raise SheetError(f"{path}: not UTF-8 text ({error.reason})") from error
     return [
         (number, [cell.strip() for cell in line.split("\t")])
-        for number, line in enumerate(text.splitlines(), start=1)
+        # Not splitlines: it ends lines where no editor does, such as at U+2028 inside a label.
+        for number, line in enumerate(text.split("\n"), start=1)
         if line.strip() and not line.startswith("#")
     ]
 
