@@ -46,6 +46,18 @@ def test_markdown_escapes_bars(frame):
     assert r"| dpo_sub\|100% | 8,030,261,248 | 0.219 |" in markdown(frame, "T")
 
 
+def test_a_small_p_is_printed_as_a_bound_and_never_as_zero():
+    frame = make_frame([{"p_value": p} for p in (1e-85, 0.0009, 0.001, 1.0)], ["p_value"])
+    cells = [line.strip("| ") for line in markdown(frame, "T").splitlines()[-4:]]
+    assert cells == ["< 0.001", "< 0.001", "0.001", "1.000"]
+    assert r"\textless{} 0.001 \\" in latex(frame, "T")
+
+
+def test_one_changed_weight_in_310000_does_not_round_away():
+    frame = make_frame([{"same_1e-4_percent": 100 * (1 - 1 / 310_000)}], ["same_1e-4_percent"])
+    assert markdown(frame, "T").splitlines()[-1] == "| 99.9997 |"
+
+
 def test_latex_escapes_and_has_as_many_cells_as_columns(frame):
     text = latex(frame, "100 % of T_1", ["a & b"], label="t")
     assert r"\caption{100 \% of T\_1}\label{tab:t}" in text

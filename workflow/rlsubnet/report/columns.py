@@ -6,13 +6,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Column:
-    """Heading and number of decimals of one column; `digits` is None for text and counts."""
+    """Heading and number of decimals of one column; `digits` is None for text and counts.
+
+    A `positive` number is never printed as 0: below the last decimal it is printed as a bound.
+    """
 
     header: str
     digits: int | None = None
+    positive: bool = False
 
 
-_PERCENT, _RANK, _P = 1, 1, 3
+_PERCENT, _RANK, _P, _SAME = 1, 1, 3, 4
 
 COLUMNS = {
     "part": Column("Part"),
@@ -60,7 +64,7 @@ COLUMNS = {
     "sub_interval": Column("Sub: 95 % interval"),
     "delta_points": Column("Delta (points)", _PERCENT),
     "delta_se_points": Column("SE of delta", _PERCENT),
-    "p_value": Column("p", _P),
+    "p_value": Column("p", _P, positive=True),
     "test": Column("Test"),
     "verdict": Column("Verdict"),
     "chance_percent": Column("Chance (%)", _PERCENT),
@@ -74,7 +78,7 @@ COLUMNS = {
     "paper_full_interval": Column("Paper: full, 95 % interval"),
     "paper_sub_interval": Column("Paper: sub, 95 % interval"),
     "paper_delta_se_points": Column("Paper: SE of delta", _PERCENT),
-    "paper_p_value": Column("Paper: p (unpaired)", _P),
+    "paper_p_value": Column("Paper: p (unpaired)", _P, positive=True),
     "paper_verdict": Column("Paper: verdict"),
     # Gains
     "init_percent": Column("Init (%)", _PERCENT),
@@ -103,12 +107,12 @@ COLUMNS = {
     "paper_o2_random_percent": Column("Paper: o2, random (%)", _PERCENT),
     "paper_sparsity1_percent": Column("Paper: sparsity 1 (%)", _PERCENT),
     "paper_sparsity2_percent": Column("Paper: sparsity 2 (%)", _PERCENT),
-    # Section 4
-    "same_1e-5_percent": Column("Same at 1e-5 (%)", 2),
-    "same_1e-5_exact_percent": Column("Same at 1e-5, exact rule (%)", 2),
-    "same_1e-4_percent": Column("Same at 1e-4 (%)", 2),
-    "same_1e-4_exact_percent": Column("Same at 1e-4, exact rule (%)", 2),
-    "same_bitwise_percent": Column("Same bits (%)", 2),
+    # Section 4; four decimals, so that a few changed weights of a small model do not round away
+    "same_1e-5_percent": Column("Same at 1e-5 (%)", _SAME),
+    "same_1e-5_exact_percent": Column("Same at 1e-5, exact rule (%)", _SAME),
+    "same_1e-4_percent": Column("Same at 1e-4 (%)", _SAME),
+    "same_1e-4_exact_percent": Column("Same at 1e-4, exact rule (%)", _SAME),
+    "same_bitwise_percent": Column("Same bits (%)", _SAME),
     "max_abs_diff": Column("Largest difference", 6),
     "frozen_weights": Column("Frozen weights", 0),
     "frozen_changed": Column("Frozen and changed", 0),

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rlsubnet.files import replacing
-from rlsubnet.report.columns import column
+from rlsubnet.report.columns import Column, column
 from rlsubnet.report.style import paper_style
 
 # CSV keeps six significant digits: more than any count of a demo supports, and stable bits.
@@ -186,14 +186,17 @@ def _is_number(values: pd.Series) -> bool:
 
 
 def _printed(block: pd.DataFrame) -> Iterator[list[str]]:
-    digits = [column(name).digits for name in block.columns]
+    kinds = [column(name) for name in block.columns]
     for row in block.itertuples(index=False, name=None):
-        yield [_cell(value, places) for value, places in zip(row, digits, strict=True)]
+        yield [_cell(value, kind) for value, kind in zip(row, kinds, strict=True)]
 
 
-def _cell(value: object, digits: int | None) -> str:
+def _cell(value: object, kind: Column) -> str:
     if value is None or (not isinstance(value, str) and pd.isna(value)):
         return ""
-    if digits is None or isinstance(value, str):
+    if kind.digits is None or isinstance(value, str):
         return str(value)
-    return f"{value:,.{digits}f}"
+    least = 10.0**-kind.digits
+    if kind.positive and isinstance(value, float) and value < least:
+        return f"< {least:.{kind.digits}f}"
+    return f"{value:,.{kind.digits}f}"
