@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pandas as pd
 import pytest
 
 from rlsubnet.report.accuracy import CLUSTERED, MCNEMAR, compare_counts, compare_items
@@ -95,6 +96,17 @@ def test_prime_stands_beside_math500_by_level_and_dpo_does_not(scale, answered, 
 
     assert beside("PRIME") == ("MATH500 level 2", "paper, Table 3(b)")
     assert beside("DPO") == ("", f"paper, Table 3(b), {NOT_RUN}")
+
+
+def test_the_same_answers_are_called_so():
+    same = pd.DataFrame({"samples": [4, 4], "full": [1, 3], "sub": [1, 3]})
+    assert compare_items(same).verdict == "no item differs"
+    # 3 - 1 and 1 - 3: equal sums, other items.
+    exchanged = pd.DataFrame({"samples": [4, 4], "full": [1, 3], "sub": [3, 1]})
+    assert (compare_items(exchanged).delta, compare_items(exchanged).verdict) == (
+        0.0,
+        "not distinguishable",
+    )
 
 
 def test_no_gain_of_the_paper_is_distinguishable(scale, answered, published):

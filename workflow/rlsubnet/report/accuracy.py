@@ -61,11 +61,16 @@ def verdict(delta: float, se: float, p_value: float) -> str:
     """Return what a difference says: nothing within two standard errors or from p = 0.05 up.
 
     The p is asked too because a standard error means little when few items differ: four items that
-    only full gets right give delta / SE = -2.0 but p = 0.125.
+    only full gets right give delta / SE = -2.0 but p = 0.125. Without any spread the two runs
+    scored the same on each item, which is more than that the items cannot tell them apart.
 
     >>> verdict(0.01, 0.02, 0.6), verdict(0.05, 0.02, 0.01), verdict(-0.05, 0.02, 0.125)
     ('not distinguishable', 'sub higher', 'not distinguishable')
+    >>> verdict(0.0, 0.0, 1.0)
+    'no item differs'
     """
+    if delta == 0 and se == 0:
+        return "no item differs"
     # Written so that a standard error of NaN (one item) says nothing either.
     if not (abs(delta) > 2 * se and p_value < 0.05):
         return "not distinguishable"
