@@ -9,7 +9,7 @@ from rlsubnet.report.published import NOT_RUN
 from rlsubnet.report.tables import TABLES, section4, table1, table2, table4, table5, table6
 from rlsubnet.report.tables.common import CONTROL, MEASURED
 from rlsubnet.report.tables.subnetwork import FULL_AGAINST_SUB, NULL
-from tests.report.small_results import row_of
+from tests.report.small_results import make_run, row_of
 
 
 def without_rows(scale):
@@ -45,7 +45,14 @@ def test_sft_is_a_control_below_the_rl_rows(scale, results, published):
     assert table["part"].drop_duplicates().tolist() == [MEASURED, CONTROL, NOT_RUN]
     row = row_of(table, part=CONTROL)
     assert (row["algorithm"], row["sparsity_percent"]) == ("SFT", 20.0)
-    assert row["source"] == "SFT stages: 6 to 15 % (Sec 3)"
+    assert row["source"] == "Paper's SFT stages: 6 to 15 % (Sec 3)"
+
+
+def test_the_papers_sft_range_does_not_stand_beside_sft_after_sft(scale, results, published):
+    # The pair base_sft, if its start were itself the result of SFT.
+    start = dataclasses.replace(make_run("base"), algorithm="sft")
+    changed = dataclasses.replace(scale, runs={**scale.runs, "base": start})
+    assert row_of(table1(changed, results, published), part=CONTROL)["source"] == ""
 
 
 def test_mean_rank_weighs_matrices_equally(scale, results, published):

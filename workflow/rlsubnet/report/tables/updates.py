@@ -18,6 +18,7 @@ from rlsubnet.report.tables.common import (
     part_of,
 )
 from rlsubnet.report.waist import RULES
+from rlsubnet.sheets import Pair
 
 _SPARSITIES = ["sparsity_percent", "sparsity_exact_percent", "sparsity_bitwise_percent", "numel"]
 _TABLE1 = [
@@ -68,8 +69,10 @@ def table1(scale: Scale, results: Results, published: Published) -> pd.DataFrame
             **names_of(pair),
             **_measured(scale, results, pair.pair),
         }
-        if pair.method == "SFT":
-            row["source"] = f"SFT stages: {sft_range['low']} to {sft_range['high']} % (Sec 3)"
+        if pair.method == "SFT" and not _starts_from_sft(scale, pair):
+            row["source"] = (
+                f"Paper's SFT stages: {sft_range['low']} to {sft_range['high']} % (Sec 3)"
+            )
         name, printed = paper_row(paper, pair)
         if printed is not None:
             matched.add(name)
@@ -146,6 +149,11 @@ def table6(scale: Scale, results: Results, published: Published) -> pd.DataFrame
         if name not in matched:
             rows.append({"part": NOT_RUN, **_printed_table6(name, printed, printed_at, source)})
     return make_frame(rows, columns)
+
+
+def _starts_from_sft(scale: Scale, pair: Pair) -> bool:
+    """Return whether a pair is SFT once more, a control that the paper has no number for."""
+    return pair.init in scale.runs and scale.runs[pair.init].algorithm == "sft"
 
 
 def _measured(scale: Scale, results: Results, pair: str) -> Row:
