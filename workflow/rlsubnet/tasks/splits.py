@@ -1,4 +1,8 @@
-"""Train, preference, dev and test prompts, kept apart by a hash of the prompt at every level."""
+"""Train, preference, dev and test prompts, kept apart by a hash of the prompt at every level.
+
+Apart are the prompts as texts. A calculation of few steps can be written as several prompts, with
+its ``+0`` steps at other places, and these may fall into different splits: at level 1 most do.
+"""
 
 import hashlib
 import random
