@@ -1,5 +1,9 @@
 """Files are complete or absent."""
 
+import errno
+import os
+import stat
+
 import pytest
 
 from rlsubnet.files import read_jsonl, replacing, sha256, write_csv, write_json, write_jsonl
@@ -29,6 +33,38 @@ def test_a_folder_replaces_a_folder_as_a_whole(tmp_path):
 def test_a_block_that_makes_nothing_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError), replacing(tmp_path / "file"):
         pass
+
+
+def test_a_pipe_or_device_is_not_replaced_by_a_file(tmp_path):
+    # To root, /dev/null is a name like any other: a rename would remove the device.
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(ValueError, match=r"pipe: expected the path of a file or folder"):
+        write_json(pipe, {})
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_link_stays_and_its_target_is_replaced(tmp_path):
+    (tmp_path / "disk").mkdir()
+    for name in ("results.json", "final"):
+        (tmp_path / name).symlink_to(tmp_path / "disk" / name)
+    write_json(tmp_path / "results.json", 1)
+    for _ in range(2):
+        with replacing(tmp_path / "final") as temporary:
+            temporary.mkdir()
+    assert (tmp_path / "results.json").is_symlink()
+    assert (tmp_path / "final").is_symlink()
+    assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == ["final", "results.json"]
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    with (
+        pytest.raises(OSError, match=r"No space left.*weights\.bin"),
+        replacing(tmp_path / "weights.bin") as temporary,
+    ):
+        temporary.write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_row_with_another_column_writes_no_file(tmp_path):

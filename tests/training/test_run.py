@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -223,6 +224,24 @@ def test_a_damaged_state_is_refused(train: Train, tmp_path: Path) -> None:
     (tmp_path / "run" / "resume" / STATE).write_bytes(b"not a state")
     with pytest.raises(ValueError, match=r"state\.pt: damaged, or .*; delete .*resume to start"):
         train(row("sft"), "run")
+
+
+@pytest.mark.parametrize(
+    ("save_every", "expected"),
+    [(2, "state.pt: cannot be written"), (0, "weights cannot be written")],
+)
+def test_a_disk_that_fills_up_is_an_error_that_names_the_file_and_leaves_nothing(
+    train: Train, tmp_path: Path, save_every: int, expected: str
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Room for config.json (about 1 KB), for neither 3,000 weights of 2 bytes nor a state of them.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(OSError, match=expected):
+            train(row("dpo", save_every=save_every))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_a_run_that_diverges_names_its_step_and_leaves_nothing(

@@ -1,6 +1,7 @@
 """Files that are complete or absent: write to a temporary name, then rename."""
 
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -10,18 +11,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# What a write fails with when there is no room; unlike other errors it comes without a file name.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
     """Yield a temporary sibling of ``path``, renamed to ``path`` when the block ends well.
 
     Works for a file and for a folder (make it with ``mkdir`` inside the block). When the block
-    raises, the temporary is removed and what stood at ``path`` before is untouched.
+    raises, the temporary is removed and what stood at ``path`` before is untouched. A link stays:
+    what it points to is replaced.
 
     Raises:
         FileNotFoundError: the block ended without making the temporary.
+        ValueError: ``path`` is a device or a pipe, such as /dev/null or /dev/stdout, which a file
+            would take the place of.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise ValueError(f"{path}: expected the path of a file or folder, found a device or pipe")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
@@ -29,6 +38,10 @@ def replacing(path: Path | str) -> Iterator[Path]:
         if target.is_dir() and temporary.is_dir():
             shutil.rmtree(target)
         temporary.replace(target)
+    except OSError as error:
+        if error.errno in _NO_ROOM and error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)

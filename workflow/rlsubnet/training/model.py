@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 from transformers import (
@@ -125,9 +126,15 @@ def save_model(
         tokenizer: saved if there is no ``init``.
         folder: where to write.
         init: folder the training started from.
+
+    Raises:
+        OSError: a file cannot be written.
     """
-    with _without_bars():
-        model.bfloat16().save_pretrained(folder)
+    try:
+        with _without_bars():
+            model.bfloat16().save_pretrained(folder)
+    except SafetensorError as error:  # what safetensors makes of a full disk
+        raise OSError(f"{folder}: weights cannot be written: {error}") from error
     for weights in folder.glob("*.safetensors"):
         # safetensors makes them readable for the owner alone.
         shutil.copymode(folder / "config.json", weights)

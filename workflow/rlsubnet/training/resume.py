@@ -24,12 +24,17 @@ def save_state(
         step: optimizer steps done.
         optimizer: masters and moments.
         rows: the metrics so far.
+
+    Raises:
+        OSError: the state cannot be written; the one before it is untouched.
     """
+    state = {"belongs_to": dict(belongs_to), "step": step, "optimizer": optimizer, "rows": rows}
     with replacing(folder / STATE) as temporary:
-        torch.save(
-            {"belongs_to": dict(belongs_to), "step": step, "optimizer": optimizer, "rows": rows},
-            temporary,
-        )
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # torch says so of a full disk
+            first_line = str(error).partition("\n")[0]
+            raise OSError(f"{folder / STATE}: cannot be written: {first_line}") from error
 
 
 def load_state(folder: Path, belongs_to: Mapping[str, Any]) -> dict[str, Any] | None:
