@@ -67,6 +67,11 @@ def test_latex_escapes_and_has_as_many_cells_as_columns(frame):
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
 
 
+def test_latex_numbers_a_table_and_the_caption_names_the_papers_number(frame):
+    text = latex(frame, "Table 6: update sparsity")
+    assert r"\caption{Update sparsity (Table 6 of arXiv 2505.11711)}" in text
+
+
 @pytest.mark.parametrize("item", list(TABLES))
 def test_every_table_exports_in_all_formats(item, scale, results, published, tmp_path: Path):
     if item == "table3":
