@@ -131,6 +131,15 @@ def test_summary_names_kinds_layers_and_what_to_beware_of(
     assert "warning: stored types differ in 7 tensors (F32 against BF16)" in printed
 
 
+def test_counts_and_mask_in_one_file_are_refused(
+    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "both")
+    assert main(["updates", *map(str, pair), "--out", path, "--mask", path]) == 1
+    assert f"--out and --mask are one file, {path}: expected two" in capsys.readouterr().err
+    assert not Path(path).exists()
+
+
 def test_mask_of_the_table_tolerance(pair: tuple[Path, Path], tmp_path: Path) -> None:
     file = tmp_path / "official.safetensors"
     run("mask", *pair, "--rule", "official", "--out", file)

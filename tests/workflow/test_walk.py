@@ -85,6 +85,11 @@ def test_where_to_log_and_what_to_ask_for_repeat_nothing(changed, edit):
     assert changed.plan() == {}
 
 
+def test_how_often_to_save_repeats_nothing(changed):
+    changed.sheets.replace("config.yaml", "rl: {steps: 3,", "rl: {save_every: 1, steps: 3,")
+    assert changed.plan() == {}
+
+
 def test_a_forced_run_is_refreshed_and_nothing_else(changed):
     final = "work/micro/runs/dpo_seed123/final"
     assert changed.plan("-f", final) == {"train": {"dpo_seed123"}}

@@ -81,6 +81,8 @@ def run_updates(options: argparse.Namespace) -> None:
     from rlsubnet.files import write_csv
     from rlsubnet.measure.sparsity import TOLERANCES
 
+    if options.out and options.mask and options.out.resolve() == options.mask.resolve():
+        raise ValueError(f"--out and --mask are one file, {options.out}: expected two")
     pair = open_pair(options)
     tolerances = sorted(set(options.tolerances or TOLERANCES))
     counts = dict(compare_tensors(pair, tolerances))
