@@ -63,3 +63,20 @@ def test_a_reader_that_stops_early_is_no_traceback():
         text=True,
     )
     assert done.stderr == ""
+
+
+def test_a_terminated_command_leaves_no_half_written_file(tmp_path):
+    code = """
+import os, signal, sys, time
+from rlsubnet import cli, files, sheets
+def terminated(paths):
+    with files.replacing("out.csv") as temporary:
+        temporary.write_text("half")
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+sheets.load_config = terminated
+cli.main(["check", "--config", "any"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, timeout=30)
+    assert done.returncode == 128 + 15
+    assert list(tmp_path.iterdir()) == []

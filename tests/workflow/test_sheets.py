@@ -191,6 +191,13 @@ def test_comments_do_not_shift_row_numbers(micro):
         ("lr: 1.0e-2", "lr: .nan", "key recipes.pretrain.lr: expected a number, found nan"),
         ("steps: 4,", "steps: 4.0,", "key recipes.pretrain.steps: expected a whole number, found "
          "4.0"),
+        ("recipes:", "measure: {table_tolerance: 3.0e-5}\nrecipes:", "key measure.table_tolerance: "
+         "expected one of measure.tolerances (1e-08, 1e-07, 1e-06, 1e-05, 0.0001), found 3e-05"),
+        ("num_attention_heads: 2", "num_attention_heads: 3", "key models.tiny.architecture."
+         "num_attention_heads: expected heads of an even whole size, found 3 in hidden_size 16"),
+        ("num_attention_heads: 2", "num_attention_heads: 16", "found 16 in hidden_size 16"),
+        ("num_attention_heads: 2", "num_attention_heads: 4, num_key_value_heads: 3", "architecture."
+         "num_key_value_heads: expected a divisor of num_attention_heads 4, found 3"),
         ("scale: micro", "", "top level: missing key scale"),
         ("recipes:", "models: {}\nrecipes:", "line 21: duplicate key 'models'"),
         ("results: results/micro", "results: [", "not YAML"),
@@ -209,11 +216,6 @@ def test_a_recipe_whose_keys_do_not_fit_each_other_names_the_row(micro):
     )
     message = "column recipe: accumulate: expected a divisor of batch_size 7, found 2"
     assert f"runs.tsv, row 4 (dpo), {message}" in refusal(micro)
-
-
-def test_a_table_tolerance_that_is_not_measured_is_refused(micro):
-    micro.replace("config.yaml", "recipes:", "measure: {table_tolerance: 3.0e-5}\nrecipes:")
-    assert "key measure.table_tolerance: expected one of measure.tolerances" in refusal(micro)
 
 
 def test_only_newlines_end_a_row(micro):

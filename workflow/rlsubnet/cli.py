@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -25,6 +26,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; bad input ends with one clear line on stderr and exit status 1."""
     options = build_parser().parse_args(arguments)
+    # What Slurm sends first: left alone it ends Python at once, half-written files stay behind.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         options.run(options)
         sys.stdout.flush()

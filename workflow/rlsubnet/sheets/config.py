@@ -1,7 +1,7 @@
 """One config out of its files: merged in order, checked against the schema, defaults filled."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,39 @@ def complete_config(config: Mapping[str, Any], files: Sequence[Path | str] = ())
         file = _setting_file(contents, path)
         place = f"key {'.'.join(path)}" if path else "top level"
         raise SheetError(f"{file}, {place}: {describe(error)}")
+    for path, message in _misfits(result):
+        raise SheetError(f"{_setting_file(contents, path)}, key {'.'.join(path)}: {message}")
     return result
+
+
+def _misfits(config: Mapping[str, Any]) -> Iterator[tuple[list[str], str]]:
+    """Yield the path of a key and what is wrong with it beside another key.
+
+    A job would find these, too: the tables after all others, training with an error about tensors.
+    """
+    wanted, measured = config["measure"]["table_tolerance"], config["measure"]["tolerances"]
+    if wanted not in measured:
+        listed = ", ".join(map(str, measured))
+        yield (
+            ["measure", "table_tolerance"],
+            f"expected one of measure.tolerances ({listed}), found {wanted}",
+        )
+    for name, model in config["models"].items():
+        if "architecture" not in model:
+            continue
+        path, shape = ["models", name, "architecture"], model["architecture"]
+        width, heads = shape["hidden_size"], shape["num_attention_heads"]
+        if width % (2 * heads):  # rotary embeddings turn pairs of a head's numbers
+            yield (
+                [*path, "num_attention_heads"],
+                f"expected heads of an even whole size, found {heads} in hidden_size {width}",
+            )
+        if heads % shape["num_key_value_heads"]:
+            yield (
+                [*path, "num_key_value_heads"],
+                f"expected a divisor of num_attention_heads {heads}, "
+                f"found {shape['num_key_value_heads']}",
+            )
 
 
 def load_config(paths: Sequence[Path | str]) -> dict[str, Any]:

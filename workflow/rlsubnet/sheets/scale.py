@@ -93,7 +93,6 @@ def load_scale(config: Mapping[str, Any], root: Path = Path()) -> Scale:
     comparisons = read_sheet(root / config["comparisons"], "comparisons")
     _check_data(config, runs)
     _check_suites(config)
-    _check_tolerance(config)
     for row in runs.values():
         _check_run(row, config, pairs)
     for row in runs.values():
@@ -218,16 +217,6 @@ def _check_suites(config: Mapping[str, Any]) -> None:
             raise SheetError(
                 f"{place}: {name!r} is of kind {kind}, expected {' or '.join(SUITE_KINDS)}"
             )
-
-
-def _check_tolerance(config: Mapping[str, Any]) -> None:
-    """Raise when the tables' tolerance is not measured: they would find no row, after all jobs."""
-    wanted, measured = config["measure"]["table_tolerance"], config["measure"]["tolerances"]
-    if wanted not in measured:
-        raise SheetError(
-            f"scale {config['scale']}, key measure.table_tolerance: expected one of "
-            f"measure.tolerances ({', '.join(map(str, measured))}), found {wanted}"
-        )
 
 
 def _check_order(
