@@ -60,16 +60,35 @@ def test_one_changed_weight_in_310000_does_not_round_away():
 
 def test_latex_escapes_and_has_as_many_cells_as_columns(frame):
     text = latex(frame, "100 % of T_1", ["a & b"], label="t")
-    assert r"\caption{100 \% of T\_1}\label{tab:t}" in text
+    assert r"\caption{100 \% of T\_1: measured}\label{tab:t}" in text
     assert r"dpo\_sub\textbar{}100\% & 8,030,261,248 & 0.219 \\" in text
     assert r"Tulu \& co & 81.4 \\" in text
     assert r"a \& b" in text
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
 
 
+def test_a_wide_part_lies_on_its_side_under_the_same_number():
+    wide = {"label": "length-normalized, subnetwork only", "test": "paired, clustered by item"}
+    texts = ("algorithm", "init", "tuned", "task", "decoding", "verdict")
+    wide |= dict.fromkeys(texts, "neither the one nor the other")
+    rows = [{"part": "measured", **wide}, {"part": NOT_RUN, "label": "short"}]
+    text = latex(make_frame(rows, ["part", *wide]), "Table 3: accuracy", ["a note"], label="t")
+    first, second = text.split(r"\end{sidewaystable}")
+    assert r"\begin{sidewaystable}" in first and r"\label{tab:t}" in first
+    assert r"\shortstack[l]{length-normalized,\\subnetwork only}" in first
+    assert r"\begin{table}" in second and r"\ContinuedFloat" in second
+    assert "a note" in second and "a note" not in first
+
+
+def test_a_table_without_rows_keeps_its_caption_and_notes():
+    text = latex(make_frame([], ["part", "label"]), "Gains", ["a note"], label="t")
+    assert r"\caption{Gains}\label{tab:t}" in text and "a note" in text
+    assert "tabular" not in text and text.endswith("\\end{table}\n")
+
+
 def test_latex_numbers_a_table_and_the_caption_names_the_papers_number(frame):
     text = latex(frame, "Table 6: update sparsity")
-    assert r"\caption{Update sparsity (Table 6 of arXiv 2505.11711)}" in text
+    assert r"\caption{Update sparsity (Table 6 of arXiv 2505.11711): measured}" in text
 
 
 @pytest.mark.parametrize("item", list(TABLES))

@@ -14,7 +14,9 @@ from rlsubnet.report.style import paper_style
 
 # CSV keeps six significant digits: more than any count of a demo supports, and stable bits.
 _CSV_FLOAT = "%.6g"
-_HEADER_WIDTH = 12  # characters a line of a heading in LaTeX
+# LaTeX, in characters: a line of a heading, a line of a cell of a wide part, and what an upright
+# page holds in print of 6 points.
+_HEADER_WIDTH, _CELL_WIDTH, _LINE_WIDTH = 12, 25, 160
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -100,15 +102,17 @@ def markdown(frame: pd.DataFrame, title: str, notes: Sequence[str] = ()) -> str:
 
 
 def latex(frame: pd.DataFrame, title: str, notes: Sequence[str] = (), label: str = "") -> str:
-    r"""Return the table as LaTeX (booktabs, adjustbox), one tabular per part.
+    r"""Return the table as LaTeX: a float for each part, on its side where the part is wide.
+
+    Shrunk into one upright page, the widest parts would be printed in letters of 3 points.
 
     >>> frame = pd.DataFrame({"algorithm": ["DPO_NORM"], "sparsity_percent": [62.06]})
     >>> print(latex(frame, "Table 1", label="table1"))
-    % \usepackage{booktabs,adjustbox}
+    % \usepackage{adjustbox,booktabs,caption,rotating}
     \begin{table}[htbp]
     \centering\small
     \caption{Table 1}\label{tab:table1}
-    \begin{adjustbox}{max width=\textwidth}
+    \begin{adjustbox}{max width=\linewidth}
     \begin{tabular}{lr}
     \toprule
     Algorithm & Sparsity (\%) \\
@@ -120,23 +124,46 @@ def latex(frame: pd.DataFrame, title: str, notes: Sequence[str] = (), label: str
     \end{table}
     <BLANKLINE>
     """
-    lines = [
-        r"% \usepackage{booktabs,adjustbox}",
-        r"\begin{table}[htbp]",
-        r"\centering\small",
-        rf"\caption{{{escape_latex(_caption(title))}}}"
-        + (rf"\label{{tab:{label}}}" if label else ""),
+    lines = [r"% \usepackage{adjustbox,booktabs,caption,rotating}"]
+    blocks = list(_blocks(frame)) or [("", frame)]
+    for number, (part, block) in enumerate(blocks):
+        wide = not block.empty and _width(block) > _LINE_WIDTH
+        environment, place = ("sidewaystable", "") if wide else ("table", "[htbp]")
+        caption = ": ".join([_caption(title), part] if part else [_caption(title)])
+        lines += [rf"\begin{{{environment}}}{place}", r"\centering\small"]
+        # All parts are one table and have one number.
+        lines += [r"\ContinuedFloat"] if number else []
+        named = rf"\label{{tab:{label}}}" if label and not number else ""
+        lines += [rf"\caption{{{escape_latex(caption)}}}{named}"]
+        lines += [] if block.empty else _latex_tabular(block, wide)
+        if notes and number == len(blocks) - 1:
+            lines += [rf"\par\smallskip\footnotesize {escape_latex(' '.join(notes))}"]
+        lines += [rf"\end{{{environment}}}"]
+    return "\n".join([*lines, ""])
+
+
+def _latex_tabular(block: pd.DataFrame, wide: bool) -> list[str]:
+    """Return one part as lines of LaTeX; in a wide one, long text is broken within its cell."""
+    sides = ["r" if _is_number(block[name]) else "l" for name in block.columns]
+    headers = [column(name).header for name in block.columns]
+    return [
+        r"\begin{adjustbox}{max width=\linewidth}",
+        rf"\begin{{tabular}}{{{''.join(sides)}}}",
+        r"\toprule",
+        _latex_row(headers, sides, _HEADER_WIDTH),
+        r"\midrule",
+        *(_latex_row(cells, sides, _CELL_WIDTH if wide else None) for cells in _printed(block)),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{adjustbox}",
     ]
-    for number, (part, block) in enumerate(_blocks(frame)):
-        lines += [r"\par\medskip"] if number else []
-        lines += [rf"\textbf{{{escape_latex(part)}}}\par\smallskip"] if part else []
-        alignment = "".join("r" if _is_number(block[name]) else "l" for name in block.columns)
-        lines += [r"\begin{adjustbox}{max width=\textwidth}", rf"\begin{{tabular}}{{{alignment}}}"]
-        lines += [r"\toprule", _latex_header(list(block.columns), alignment)]
-        lines += [r"\midrule", *(_latex_row(cells) for cells in _printed(block))]
-        lines += [r"\bottomrule", r"\end{tabular}", r"\end{adjustbox}"]
-    lines += [rf"\par\smallskip\footnotesize {escape_latex(' '.join(notes))}"] if notes else []
-    return "\n".join([*lines, r"\end{table}", ""])
+
+
+def _width(block: pd.DataFrame) -> int:
+    """Return how many characters wide a part is, with two between columns."""
+    headers = [_lines(column(name).header, _HEADER_WIDTH) for name in block.columns]
+    cells = zip(*_printed(block), strict=True)
+    return sum(max(map(len, (*a, *b))) + 2 for a, b in zip(headers, cells, strict=True))
 
 
 def _caption(title: str) -> str:
@@ -158,18 +185,19 @@ def escape_latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
 
 
-def _latex_header(names: Sequence[str], alignment: str) -> str:
-    """Return the header row; long headings are broken, so that numbers set the columns' width."""
-    cells = []
-    for name, side in zip(names, alignment, strict=True):
-        lines = [escape_latex(line) for line in textwrap.wrap(column(name).header, _HEADER_WIDTH)]
-        broken = r"\\".join(lines)
-        cells.append(rf"\shortstack[{side}]{{{broken}}}" if len(lines) > 1 else lines[0])
-    return " & ".join(cells) + r" \\"
+def _lines(text: str, width: int) -> list[str]:
+    """Return text in lines of at most ``width`` characters, longer words whole; never no line."""
+    return textwrap.wrap(text, width, break_long_words=False) or [""]
 
 
-def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(escape_latex(cell) for cell in cells) + r" \\"
+def _latex_row(cells: Sequence[str], sides: Sequence[str], width: int | None) -> str:
+    """Return one row; cells longer than ``width`` characters are broken between words."""
+    broken = []
+    for cell, side in zip(cells, sides, strict=True):
+        lines = _lines(cell, width) if width else [cell]
+        text = r"\\".join(map(escape_latex, lines))
+        broken.append(rf"\shortstack[{side}]{{{text}}}" if len(lines) > 1 else text)
+    return " & ".join(broken) + r" \\"
 
 
 def _escape_markdown(text: str) -> str:
