@@ -1,4 +1,4 @@
-"""No prompt stands in two splits, at any level."""
+"""No calculation stands in two splits, at any level."""
 
 import random
 from collections import Counter
@@ -9,7 +9,13 @@ import pytest
 from rlsubnet.tasks.arithmetic import LEVELS, Problem, draw_problem
 from rlsubnet.tasks.choices import choices
 from rlsubnet.tasks.problems import problems
-from rlsubnet.tasks.splits import SHARES, draw_problems, every_level, split_of
+from rlsubnet.tasks.splits import (
+    SHARES,
+    calculation,
+    draw_problems,
+    every_level,
+    split_of,
+)
 from rlsubnet.tasks.texts import base_text, demonstration_pairs, demonstrations
 from tests.tasks.independent_arithmetic import level_of
 
@@ -22,22 +28,30 @@ def test_shares_add_up_to_one() -> None:
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_level_is_split_in_the_stated_shares(level: int) -> None:
     rng = random.Random(level)
-    prompts = {draw_problem(rng, level).prompt for _ in range(6000)}
-    counts = Counter(map(split_of, prompts))
+    calculations = {calculation(draw_problem(rng, level).prompt) for _ in range(6000)}
+    counts = Counter(map(split_of, calculations))
     for split, share in SHARES.items():
-        error = (share * (1 - share) / len(prompts)) ** 0.5
-        assert counts[split] / len(prompts) == pytest.approx(share, abs=4 * error)
+        error = (share * (1 - share) / len(calculations)) ** 0.5
+        assert counts[split] / len(calculations) == pytest.approx(share, abs=4 * error)
+
+
+def test_a_calculation_is_in_one_split_wherever_its_idle_steps_are() -> None:
+    # Level 1: one real step at five places.
+    prompts = [f"42{'+0' * before}*7{'+0' * (4 - before)}=" for before in range(5)]
+    assert len({split_of(prompt) for prompt in prompts}) == 1
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_drawn_splits_are_disjoint_at_every_level(level: int) -> None:
     drawn = {
         split: {
-            problem.prompt for problem in draw_problems(random.Random(1), [level] * 1000, split)
+            calculation(problem.prompt)
+            for problem in draw_problems(random.Random(1), [level] * 1000, split)
         }
         for split in SHARES
     }
-    assert all(len(prompts) == 1000 for prompts in drawn.values())
+    # 1000 level-1 prompts of split dev are written from its 217 calculations.
+    assert all(len(calculations) > 200 for calculations in drawn.values())
     for one, other in combinations(drawn, 2):
         assert not drawn[one] & drawn[other]
 
@@ -52,7 +66,7 @@ def test_the_data_sets_of_a_study_are_disjoint() -> None:
     # A choice item's prompt is a problem's prompt and perhaps a part of an answer.
     sets[3] |= {record["prompt"].partition("=")[0] + "=" for record in chosen}
     for one, other in combinations(sets, 2):
-        assert not one & other
+        assert not set(map(calculation, one)) & set(map(calculation, other))
     for prompts in sets:
         assert {level_of(prompt) for prompt in prompts} == set(LEVELS)
     text = "".join(record["text"] for record in base_text(2000, 48, 0.1, 0))
@@ -60,7 +74,7 @@ def test_the_data_sets_of_a_study_are_disjoint() -> None:
 
 
 def test_evaluation_prompts_come_once_and_training_prompts_may_repeat() -> None:
-    # Level 1 has 12,000 prompts, of which about 1,800 are in the test split.
+    # Level 1 has 12,000 prompts, of which 1,725 are in the test split.
     once = problems([1500, 0, 0, 0, 0], "test", 3)
     assert len({record["prompt"] for record in once}) == len(once) == 1500
     often = demonstrations("worked", 10_000, "test", 3)

@@ -1,7 +1,7 @@
-"""Train, preference, dev and test prompts, kept apart by a hash of the prompt at every level.
+"""Train, preference, dev and test prompts, kept apart by a hash of the calculation at every level.
 
-Apart are the prompts as texts. A calculation of few steps can be written as several prompts, with
-its ``+0`` steps at other places, and these may fall into different splits: at level 1 most do.
+A calculation of few steps can be written as several prompts, with its ``+0`` steps at other places;
+all of them fall into one split, so that no split can be answered from another by heart.
 """
 
 import hashlib
@@ -17,16 +17,25 @@ SHARES = {"test": 0.15, "dev": 0.10, "preference": 0.30, "train": 0.45}
 _PATIENCE = 100_000
 
 
+def calculation(prompt: str) -> str:
+    """Return what a prompt asks to compute: itself without its idle steps.
+
+    >>> calculation("07+5+0*9+0+0="), calculation("07+0+5+0+0*9=")
+    ('07+5*9=', '07+5*9=')
+    """
+    return prompt.replace("+0", "")
+
+
 def split_of(prompt: str) -> str:
     """Return the one split that ``prompt`` belongs to, whatever its level.
 
-    The first 8 bytes of its SHA-256, read as a fraction in [0, 1), fall into one of four intervals
-    with the lengths ``SHARES``.
+    The first 8 bytes of the SHA-256 of its calculation, read as a fraction in [0, 1), fall into one
+    of four intervals with the lengths ``SHARES``.
 
     >>> [split_of(f"{start:02d}+5+0*9+0+0=") for start in range(4)]
-    ['train', 'preference', 'test', 'train']
+    ['test', 'preference', 'train', 'dev']
     """
-    digest = hashlib.sha256(prompt.encode("utf-8")).digest()
+    digest = hashlib.sha256(calculation(prompt).encode("utf-8")).digest()
     fraction = int.from_bytes(digest[:8], "big") / 2**64
     bound = 0.0
     for split, share in SHARES.items():

@@ -15,7 +15,7 @@ from rlsubnet.tasks.arithmetic import (
     result,
 )
 from rlsubnet.tasks.checks import check_count, check_name, check_share
-from rlsubnet.tasks.splits import draw_problems, every_level
+from rlsubnet.tasks.splits import draw_problems, every_level, split_of
 
 FACT_OPERANDS = (0, *OPERANDS)
 
@@ -26,7 +26,8 @@ def base_text(documents: int, characters: int, wrong_facts: float, seed: int) ->
     A document is an endless row, cut at ``characters``, of one-step facts ``07*9=63;`` and of
     chains in brackets ``(07+5*9)1208;`` with two or three slots, half and half. A share
     ``wrong_facts`` of the facts is off by one or ten, as text of the web is.
-    None of it is a five-slot problem, so no prompt of any split occurs in it.
+    None of it is a five-slot problem, and the chains are calculations of split ``train``; the facts
+    are all single steps there are, for without one of them no chain that needs it can be learned.
     """
     check_count("documents", documents)
     check_count("characters", characters)
@@ -55,7 +56,10 @@ def _fact(rng: random.Random, wrong_facts: float) -> str:
 
 def _chain(rng: random.Random) -> str:
     slots = rng.choice((2, 3))
-    problem = draw_problem(rng, rng.randint(1, slots), slots)
+    level = rng.randint(1, slots)
+    problem = draw_problem(rng, level, slots)
+    while split_of(problem.prompt) != "train":
+        problem = draw_problem(rng, level, slots)
     return f"({problem.prompt[:-1]}){digits(problem.totals)};"
 
 
