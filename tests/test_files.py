@@ -80,10 +80,10 @@ def test_rows_come_back_from_json_lines(tmp_path):
     assert read_jsonl(tmp_path / "data.jsonl") == records
 
 
-@pytest.mark.parametrize("line", ["{", "[1]", '"text"'])
+@pytest.mark.parametrize("line", [b"{", b"[1]", b'"text"', b'{"a": "\xff"}'])
 def test_a_line_that_is_no_object_is_named(tmp_path, line):
     path = tmp_path / "data.jsonl"
-    path.write_text(f'{{"a": 1}}\n{line}\n')
+    path.write_bytes(b'{"a": 1}\n' + line + b"\n")
     with pytest.raises(ValueError, match=r"data\.jsonl, line 2"):
         read_jsonl(path)
 

@@ -266,8 +266,25 @@ def test_combinations_that_make_no_sense_are_refused(train: Train, mask: Path) -
         start_model(row("sft"), init=None)
     with pytest.raises(ValueError, match="algorithm: expected one of .*, found 'grpo'"):
         train(replace(row("sft"), algorithm="grpo", data="sft"))
-    with pytest.raises(ValueError, match="found 50 examples, expected at least one batch of 64"):
+    with pytest.raises(ValueError, match="50 examples, expected a batch of 64"):
         train(row("sft", batch_size=64))
+
+
+@pytest.mark.parametrize("count", [0, 7])
+def test_fewer_examples_than_a_batch_are_refused_by_file(
+    data: dict[str, Path], base: Path, tmp_path: Path, count: int
+) -> None:
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(data["dpo"].read_text().splitlines(keepends=True)[:count]))
+    with pytest.raises(ValueError, match=rf"few\.jsonl: {count} examples, expected a batch of 8"):
+        run_training(
+            row("dpo"),
+            few,
+            resume=tmp_path / "resume",
+            out=tmp_path / "final",
+            metrics=tmp_path / "metrics.csv",
+            init=base,
+        )
 
 
 def test_a_text_longer_than_the_model_is_refused_by_line(

@@ -81,17 +81,21 @@ def read_jsonl(path: Path | str) -> list[dict[str, Any]]:
     """Return the objects of a JSON-lines file.
 
     Raises:
-        ValueError: a line is no JSON object; the message names file and line.
+        ValueError: the file is not UTF-8, or a line is no JSON object; the message names file and
+            line.
     """
     records = []
-    with Path(path).open(encoding="utf-8") as stream:
+    with Path(path).open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             try:
-                record = json.loads(line)
+                record = json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path}, line {number}: not UTF-8 ({error.reason})") from error
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from error
             if not isinstance(record, dict):
-                raise ValueError(f"{path}, line {number}: expected a JSON object, found {line!r}")
+                found = repr(record)
+                raise ValueError(f"{path}, line {number}: expected a JSON object, found {found}")
             records.append(record)
     return records
 

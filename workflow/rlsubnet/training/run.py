@@ -73,6 +73,16 @@ def start_model(row: Row, init: Path | None) -> tuple[PreTrainedModel, PreTraine
     return load_model(init, row.recipe.compute), load_tokenizer(init)
 
 
+def check_count(examples: list[Example], batch_size: int, data: Path) -> None:
+    """Check that there is at least one batch of examples.
+
+    Raises:
+        ValueError: naming the data file and both numbers.
+    """
+    if len(examples) < batch_size:
+        raise ValueError(f"{data}: {len(examples)} examples, expected a batch of {batch_size}")
+
+
 def check_lengths(examples: list[Example], model: PreTrainedModel, data: Path) -> None:
     """Check that every sequence fits into the model.
 
@@ -130,6 +140,7 @@ def run_training(
             examples = make_examples(read_jsonl(data), algorithm, tokenizer)
         except ValueError as error:
             raise ValueError(f"{data}, {error}") from error
+        check_count(examples, row.recipe.batch_size, data)
         check_lengths(examples, model, data)
         optimizer = MasterAdamW(dict(model.named_parameters()), row.recipe)
         if mask is not None:
