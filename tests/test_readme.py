@@ -32,7 +32,7 @@ DEMO = {
     "*control:* SFT again": [("table1", "sparsity_percent", {"tuned": "sft_rl_lr"}, 1)],
     "mean rank of the update matrices": [("table2", "update_rank_percent", {"tuned": "dpo"}, 1)],
     "*control:* the same changes": [("table2", "control_rank_percent", {"tuned": "dpo"}, 1)],
-    "weights that full and subnetwork": [("section4", "same_1e-5_percent", FULL_AGAINST_SUB, 2)],
+    "weights that full and subnetwork": [("section4", "same_1e-5_percent", FULL_AGAINST_SUB, 4)],
     "*null:* weights that start": [("section4", "same_1e-5_percent", {"tuned": "dpo"}, 2)],
     "frozen weights that masked": [
         ("section4", "frozen_changed", FULL_AGAINST_SUB, 0),
