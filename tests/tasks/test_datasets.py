@@ -1,6 +1,7 @@
 """``rlsubnet data``: one entry of the config in, one file out; a bad entry is named."""
 
 import json
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from rlsubnet.cli import main
 from rlsubnet.files import read_jsonl
+from rlsubnet.sheets.schemas import load_schema
 from rlsubnet.tasks.arithmetic import is_correct
-from rlsubnet.tasks.datasets import build
+from rlsubnet.tasks.datasets import GENERATORS, build
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from tests.tasks.independent_arithmetic import totals_of
 
@@ -145,6 +147,46 @@ def test_preferences_come_from_the_policy_s_samples(
         assert not is_correct(pair["rejected"], solution)
     assert main([*command, str(tmp_path / "again.jsonl")]) == 0
     assert (tmp_path / "again.jsonl").read_bytes() == out.read_bytes()
+
+
+def test_rejection_samples_are_the_correct_ones_of_the_samples_that_preferences_pair(
+    policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = {key: value for key, value in PREFERENCES.items() if key != "kind"}
+    common |= {"prompts": 200, "samples": 16}
+    spec = {"kind": "rejection_samples", "per_prompt": 2, **common}
+    out = tmp_path / "rejection.jsonl"
+    command = ["data", "rejection", "--spec", json.dumps(spec), "--policy", str(policy), "--out"]
+    assert main([*command, str(out)]) == 0
+    records = read_jsonl(out)
+    assert f"rejection: {len(records)} records of kind rejection_samples" in capsys.readouterr().out
+    kept: dict[str, list[str]] = {}
+    for record in records:
+        assert is_correct(record["response"], ";" + totals_of(record["prompt"])[-1])
+        kept.setdefault(record["prompt"], []).append(record["response"])
+    assert 20 < len(kept) < 200
+    assert all(len(set(texts)) == len(texts) <= 2 for texts in kept.values())
+    pairs, _ = build("pairs", {"kind": "preferences", **common}, policy)
+    # This policy answers tersely: a prompt has one correct answer, the chosen one of its pair.
+    assert all(kept[pair["prompt"]] == [pair["chosen"]] for pair in pairs)
+    assert main([*command, str(tmp_path / "again.jsonl")]) == 0
+    assert (tmp_path / "again.jsonl").read_bytes() == out.read_bytes()
+
+
+def test_rejection_samples_name_their_missing_or_empty_key(policy: Path) -> None:
+    spec = PREFERENCES | {"kind": "rejection_samples"}
+    with pytest.raises(ValueError, match="data set d, key per_prompt: missing, kind rejection_sam"):
+        build("d", spec, policy)
+    with pytest.raises(ValueError, match="data set d, per_prompt: expected at least 1, found 0"):
+        build("d", spec | {"per_prompt": 0}, policy)
+
+
+def test_schema_and_generators_know_the_same_kinds_and_keys() -> None:
+    definitions = load_schema("config")["$defs"]
+    assert set(definitions["data"]["properties"]["kind"]["enum"]) == set(GENERATORS)
+    for kind, generator in GENERATORS.items():
+        keys = set(definitions[kind]["properties"]) - {"kind"}
+        assert keys == set(signature(generator).parameters), kind
 
 
 def test_command_reports_a_bad_specification_in_one_line(

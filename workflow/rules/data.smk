@@ -1,4 +1,4 @@
-# Training and evaluation data; preferences wait for the run whose answers they rank.
+# Training and evaluation data; what is sampled from a run waits for it.
 
 
 rule data:

@@ -34,7 +34,7 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
         "--policy",
         type=Path,
         metavar="DIR",
-        help="model folder whose samples are needed (kind preferences)",
+        help="model folder whose samples are needed (kinds preferences, rejection_samples)",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="JSON-lines file")
 

@@ -9,8 +9,10 @@ from typing import Any
 from rlsubnet.tasks.arithmetic import worked
 from rlsubnet.tasks.checks import check_count, check_name
 from rlsubnet.tasks.choices import choices
+from rlsubnet.tasks.completion import Completion
 from rlsubnet.tasks.preference import PairCounts, preference_pairs
 from rlsubnet.tasks.problems import problems
+from rlsubnet.tasks.rejection import KeptCounts, correct_samples
 from rlsubnet.tasks.splits import SHARES, draw_problems, every_level
 from rlsubnet.tasks.texts import base_text, demonstration_pairs, demonstrations
 
@@ -26,6 +28,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "per_task": (int,),
     "prompts": (int,),
     "samples": (int,),
+    "per_prompt": (int,),
     "temperature": (int, float),
     "max_new_tokens": (int,),
     "batch_size": (int,),
@@ -37,17 +40,17 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def preferences(
+def sampled_answers(
     policy: Path,
     prompts: int,
     samples: int,
     temperature: float,
     split: str,
     seed: int,
-    max_new_tokens: int = 12,
-    batch_size: int = 512,
-) -> tuple[Records, PairCounts]:
-    """Return pairs out of a policy's own samples, and what became of the prompts.
+    max_new_tokens: int,
+    batch_size: int,
+) -> tuple[Records, list[list[Completion]]]:
+    """Return questions ``{"prompt", "solution", "level"}`` and a policy's answers to each.
 
     Args:
         policy: folder of the policy and its tokenizer.
@@ -55,7 +58,7 @@ def preferences(
         samples: samples per prompt.
         temperature: temperature of the samples, above 0.
         split: split of the prompts.
-        seed: seed of prompts, samples and pairs.
+        seed: seed of prompts and samples.
         max_new_tokens: length at which a sample is cut off and counts as wrong.
         batch_size: number of samples generated side by side.
     """
@@ -87,7 +90,50 @@ def preferences(
         generator=torch.Generator().manual_seed(seed),
         batch_size=batch_size,
     )
+    return questions, completions
+
+
+def preferences(
+    policy: Path,
+    prompts: int,
+    samples: int,
+    temperature: float,
+    split: str,
+    seed: int,
+    max_new_tokens: int = 12,
+    batch_size: int = 512,
+) -> tuple[Records, PairCounts]:
+    """Return pairs out of a policy's own samples, and what became of the prompts.
+
+    The arguments are those of :func:`sampled_answers`; the seed is of the pairs, too.
+    """
+    questions, completions = sampled_answers(
+        policy, prompts, samples, temperature, split, seed, max_new_tokens, batch_size
+    )
     return preference_pairs(questions, completions, seed)
+
+
+def rejection_samples(
+    policy: Path,
+    prompts: int,
+    samples: int,
+    per_prompt: int,
+    temperature: float,
+    split: str,
+    seed: int,
+    max_new_tokens: int = 12,
+    batch_size: int = 512,
+) -> tuple[Records, KeptCounts]:
+    """Return a policy's own correct samples, and what became of all samples.
+
+    At most ``per_prompt`` of each prompt, none twice. The other arguments are those of
+    :func:`sampled_answers`; with equal ones, the samples are those that `preferences` pairs.
+    """
+    check_count("per_prompt", per_prompt)
+    questions, completions = sampled_answers(
+        policy, prompts, samples, temperature, split, seed, max_new_tokens, batch_size
+    )
+    return correct_samples(questions, completions, per_prompt, seed)
 
 
 GENERATORS: dict[str, Callable[..., Any]] = {
@@ -97,6 +143,7 @@ GENERATORS: dict[str, Callable[..., Any]] = {
     "problems": problems,
     "choices": choices,
     "preferences": preferences,
+    "rejection_samples": rejection_samples,
 }
 
 
@@ -107,7 +154,8 @@ def build(name: str, spec: Mapping[str, Any], policy: Path | None = None) -> tup
         name: name of the data set, for messages.
         spec: its entry in the config's ``data:``; ``kind`` picks the generator, the other keys are
             the generator's arguments.
-        policy: model folder of the run that ``spec["policy"]`` names, for kind ``preferences``.
+        policy: model folder of the run that ``spec["policy"]`` names, for the kinds
+            ``preferences`` and ``rejection_samples``.
 
     Raises:
         ValueError: unknown kind; a key that is unknown, missing, of the wrong type or out of
@@ -125,8 +173,8 @@ def build(name: str, spec: Mapping[str, Any], policy: Path | None = None) -> tup
     check_keys(name, kind, arguments)
     if ("policy" in arguments) != (policy is not None):
         raise ValueError(
-            f"data set {name}: a policy folder goes with the key policy of kind preferences; found "
-            f"policy {arguments.get('policy')!r} and folder {policy}"
+            f"data set {name}: a policy folder goes with the key policy of kinds preferences and "
+            f"rejection_samples; found policy {arguments.get('policy')!r} and folder {policy}"
         )
     if policy is not None:
         arguments["policy"] = policy
