@@ -42,7 +42,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             for prompt, (a, b) in zip(prompts, sums, strict=True)
         ],
     }
-    records["dpo_norm"] = records["dpo"]
+    records["rft"] = records["sft"]
+    for algorithm in ("dpo_norm", "simpo", "kto", "orpo"):
+        records[algorithm] = records["dpo"]
     for name, rows in records.items():
         write_jsonl(folder / f"{name}.jsonl", rows)
     return {name: folder / f"{name}.jsonl" for name in records}

@@ -1,6 +1,12 @@
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
+from rlsubnet.sheets.recipes import OBJECTIVE_KEYS
+from rlsubnet.sheets.scale import DATA_KINDS
+from rlsubnet.sheets.schemas import load_schema
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from rlsubnet.training.algorithms import ALGORITHMS, Scores, find_algorithm, make_examples
 from rlsubnet.training.recipe import Recipe
@@ -42,7 +48,7 @@ def test_a_bad_record_is_named_by_its_line(record: dict[str, object], message: s
 
 
 def test_an_unknown_algorithm_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="expected one of pretrain, sft, dpo, dpo_norm, found 'p'"):
+    with pytest.raises(ValueError, match="expected one of pretrain, sft, .*, found 'p'"):
         find_algorithm("p")
 
 
@@ -64,3 +70,55 @@ def test_the_reward_of_dpo_is_the_summed_margin_of_its_pairs() -> None:
     norm = ALGORITHMS["dpo_norm"].terms(scores, RECIPE)
     # Per token: 0.5 * (1 / 1 - (-2) / 2) = 1 and 0.5 * (-1 / 2 - 0 / 1) = -0.25.
     assert (norm.logged["reward"].item(), norm.weight) == (0.75, 2)
+
+
+# Rows: chosen 1, chosen 2, rejected 1, rejected 2; as above, two tokens where a sum has two terms.
+PAIR_LOGPS = torch.tensor([[-1.0, 0.0], [-1.0, -2.0], [-3.0, -1.0], [-2.0, 0.0]])
+PAIRS = Scores(
+    PAIR_LOGPS,
+    PAIR_LOGPS != 0,
+    reference=torch.tensor([-2.0, -2.0, -2.0, -2.0]),
+    reference_point=torch.tensor(0.25),
+)
+
+
+def test_simpo_divides_by_tokens_and_asks_for_no_reference() -> None:
+    terms = ALGORITHMS["simpo"].terms(Scores(PAIRS.logps, PAIRS.mask), replace(RECIPE, gamma=1.0))
+    # Means per token -1, -1.5 and -2, -2: margins 0.5 * (1, 0.5).
+    assert (terms.logged["reward"].item(), terms.weight) == (0.75, 2)
+    assert terms.loss.item() == pytest.approx(sum(math.log1p(math.exp(1 - m)) for m in (0.5, 0.25)))
+
+
+def test_orpo_adds_likelihood_and_odds_and_asks_for_no_reference() -> None:
+    terms = ALGORITHMS["orpo"].terms(
+        Scores(PAIRS.logps, PAIRS.mask), replace(RECIPE, odds_weight=2.0)
+    )
+    odds = [math.exp(mean) / (1 - math.exp(mean)) for mean in (-1.0, -1.5, -2.0, -2.0)]
+    ratios = odds[0] / odds[2], odds[1] / odds[3]
+    assert terms.logged["reward"].item() == pytest.approx(sum(map(math.log, ratios)), rel=1e-5)
+    expected = 1.0 + 1.5 + 2.0 * sum(math.log(1 + 1 / ratio) for ratio in ratios)
+    assert (terms.loss.item(), terms.weight) == (pytest.approx(expected, rel=1e-5), 2)
+
+
+def test_kto_logs_the_reference_point_as_the_kl_of_the_whole_batch() -> None:
+    terms = ALGORITHMS["kto"].terms(PAIRS, RECIPE)
+    # Log-ratios 1, -1 and -2, 0, z_0 1/4, beta 1/2: the margins are those of DPO.
+    assert (terms.logged["reward"].item(), terms.weight) == (1.0, 2)
+    assert (terms.logged["kl"] / terms.weight).item() == 0.25
+    costs = [0.5 * (1 - 0.25), 0.5 * (-1 - 0.25), 0.5 * (0.25 + 2), 0.5 * (0.25 - 0)]
+    expected = sum(1 / (1 + math.exp(cost)) for cost in costs) / 2
+    assert terms.loss.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_an_objective_has_the_recipe_keys_that_the_sheets_say(algorithm: str) -> None:
+    def loss(recipe: Recipe) -> float:
+        return ALGORITHMS[algorithm].terms(PAIRS, recipe).loss.item()
+
+    used = {key for key in OBJECTIVE_KEYS if loss(replace(RECIPE, **{key: 3.0})) != loss(RECIPE)}
+    assert used == {key for key, users in OBJECTIVE_KEYS.items() if algorithm in users}
+
+
+def test_sheets_and_registry_know_the_same_algorithms() -> None:
+    schema = load_schema("runs")["properties"]["algorithm"]["enum"]
+    assert schema == list(ALGORITHMS) == list(DATA_KINDS)

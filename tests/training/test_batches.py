@@ -8,7 +8,13 @@ from rlsubnet.files import read_jsonl
 from rlsubnet.objectives.logps import response_logps
 from rlsubnet.tasks.tokenizer import load_tokenizer
 from rlsubnet.training.algorithms import find_algorithm, make_examples
-from rlsubnet.training.batches import Sample, collate, example_order, split_batch
+from rlsubnet.training.batches import (
+    Sample,
+    collate,
+    example_order,
+    mismatched_examples,
+    split_batch,
+)
 from rlsubnet.training.loop import reference_logps
 from rlsubnet.training.model import load_model, score_batch
 
@@ -109,3 +115,14 @@ def test_scores_equal_those_of_the_whole_logits(base: Path) -> None:
         logps = model(torch.tensor([tokens])).logits.log_softmax(-1)[0]
         expected = [logps[4, 9].item(), logps[5, 2].item()]
         assert score_batch(model, batch)[0].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_mismatched_pair_has_its_own_prompt_and_both_responses_of_the_next() -> None:
+    first = Sample([1, 5, 6], given=2), Sample([1, 5, 7, 2], given=2)
+    second = Sample([1, 8, 8, 9], given=3), Sample([1, 8, 8, 4, 2], given=3)
+    assert mismatched_examples([first, second]) == [
+        (Sample([1, 5, 9], given=2), Sample([1, 5, 4, 2], given=2)),
+        (Sample([1, 8, 8, 6], given=3), Sample([1, 8, 8, 7, 2], given=3)),
+    ]
+    with pytest.raises(ValueError, match="two examples or more to mismatch, found 1"):
+        mismatched_examples([first])

@@ -59,6 +59,11 @@ def test_a_row_may_come_from_a_file(tmp_path: Path) -> None:
         (changed(recipe=ROW["recipe"] | {"compute": "float16"}), "float32 or bfloat16"),
         (changed(recipe=ROW["recipe"] | {"mask_at": "never"}), "post_clip or pre_clip"),
         (changed(recipe=ROW["recipe"] | {"beta1": 1.0}), "from 0 to below 1, found 1.0"),
+        (changed(recipe=ROW["recipe"] | {"gamma": -1}), "gamma: expected a number of at least 0"),
+        (
+            changed(recipe=ROW["recipe"] | {"odds_weight": 0}),
+            "odds_weight: expected a number above",
+        ),
         (changed(recipe=ROW["recipe"] | {"accumulate": 3}), "a divisor of batch_size 64, found 3"),
     ],
 )

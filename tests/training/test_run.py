@@ -1,8 +1,6 @@
 """Whole runs, from files to files."""
 
-import csv
 import json
-import math
 import os
 import resource
 import signal
@@ -19,23 +17,15 @@ import pytest
 from rlsubnet.checkpoints.masks import load_mask, save_mask
 from rlsubnet.cli import main
 from rlsubnet.training import loop
+from rlsubnet.training.algorithms import ALGORITHMS
 from rlsubnet.training.resume import STATE
 from rlsubnet.training.run import run_training, start_model
-from tests.training.training_runs import as_json, bits, row, weights
+from tests.training.training_runs import as_json, bits, column, metrics, row, weights
 
 Train = Callable[..., Path]
 
 
-def metrics(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open(newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def column(folder: Path, name: str) -> list[float]:
-    return [float(line[name]) for line in metrics(folder)]
-
-
-@pytest.mark.parametrize("algorithm", ["pretrain", "sft", "dpo", "dpo_norm"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_row_trained_twice_gives_the_same_bits(train: Train, algorithm: str) -> None:
     one, two = train(row(algorithm), "one"), train(row(algorithm), "two")
     assert bits(one) == bits(two)
@@ -45,18 +35,6 @@ def test_a_row_trained_twice_gives_the_same_bits(train: Train, algorithm: str) -
 
 def test_another_seed_gives_another_model(train: Train) -> None:
     assert bits(train(row("sft"), "one")) != bits(train(row("sft", seed=4), "two"))
-
-
-@pytest.mark.parametrize(("algorithm", "beta"), [("dpo", 0.1), ("dpo_norm", 5.0)])
-def test_a_preference_run_starts_at_log_2_and_learns(
-    train: Train, algorithm: str, beta: float
-) -> None:
-    folder = train(row(algorithm, beta=beta, steps=12))
-    losses, rewards = column(folder, "loss"), column(folder, "reward")
-    assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
-    assert rewards[0] == pytest.approx(0.0, abs=1e-6)
-    assert losses[-1] < losses[0]
-    assert rewards[-1] > 0
 
 
 def test_metrics_hold_every_step_and_empty_cells_where_nothing_is_defined(train: Train) -> None:
@@ -75,13 +53,15 @@ def test_metrics_hold_every_step_and_empty_cells_where_nothing_is_defined(train:
     assert all(8 * 2 <= int(line["tokens"]) <= 8 * 5 for line in lines)
 
 
-@pytest.mark.parametrize("algorithm", ["sft", "dpo"])
+@pytest.mark.parametrize("algorithm", ["sft", "dpo", "kto"])
 def test_two_parts_of_eight_equal_one_batch_of_sixteen(train: Train, algorithm: str) -> None:
     whole = train(row(algorithm, batch_size=16), "whole")
     parts = train(row(algorithm, batch_size=16, accumulate=2), "parts")
     assert column(parts, "tokens") == column(whole, "tokens")
     assert column(parts, "loss") == pytest.approx(column(whole, "loss"), rel=1e-5)
     assert column(parts, "grad_norm") == pytest.approx(column(whole, "grad_norm"), rel=1e-4)
+    if algorithm == "kto":  # one reference point for all parts
+        assert column(parts, "kl") == pytest.approx(column(whole, "kl"), rel=1e-3, abs=1e-6)
     # The parts differ in length, so that a mean of their means would be another loss.
 
 
@@ -92,8 +72,14 @@ def test_native_bfloat16_trains_close_to_float32(train: Train) -> None:
     assert native == pytest.approx(single, rel=0.02)
 
 
-@pytest.mark.parametrize("algorithm", ["sft", "dpo"])
-@pytest.mark.parametrize("mask_at", ["post_clip", "pre_clip"])
+@pytest.mark.parametrize(
+    ("algorithm", "mask_at"),
+    [
+        ("sft", "pre_clip"),
+        ("dpo", "pre_clip"),
+        *((name, "post_clip") for name in ALGORITHMS if name != "pretrain"),
+    ],
+)
 def test_a_masked_run_moves_the_subnetwork_and_no_other_bit(
     train: Train, base: Path, mask: Path, algorithm: str, mask_at: str
 ) -> None:
@@ -181,7 +167,9 @@ def test_a_killed_run_resumes_and_ends_with_the_bits_of_an_undisturbed_one(
     assert not (killed / "resume").exists()
 
 
-def interrupted(monkeypatch: pytest.MonkeyPatch, train: Train, name: str, after: int) -> None:
+def interrupted(
+    monkeypatch: pytest.MonkeyPatch, train: Train, name: str, after: int, algorithm: str = "sft"
+) -> None:
     """Train into ``name`` and fail after ``after`` steps, as a full disk would."""
     step = loop.train_step
 
@@ -193,17 +181,18 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, train: Train, name: str, after:
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", failing)
         with pytest.raises(OSError, match="no space left"):
-            train(row("sft"), name)
+            train(row(algorithm), name)
 
 
+@pytest.mark.parametrize("algorithm", ["sft", "kto"])
 def test_a_run_resumes_from_its_newest_state_alone(
-    monkeypatch: pytest.MonkeyPatch, train: Train, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, train: Train, tmp_path: Path, algorithm: str
 ) -> None:
-    interrupted(monkeypatch, train, "run", after=5)
+    interrupted(monkeypatch, train, "run", 5, algorithm)
     assert [file.name for file in (tmp_path / "run" / "resume").iterdir()] == [STATE]
     assert not (tmp_path / "run" / "final").exists()
-    resumed = train(row("sft"), "run")
-    assert bits(resumed) == bits(train(row("sft"), "undisturbed"))
+    resumed = train(row(algorithm), "run")
+    assert bits(resumed) == bits(train(row(algorithm), "undisturbed"))
     assert not (tmp_path / "run" / "resume").exists()
 
 

@@ -1,5 +1,6 @@
 """Rows of runs on a model of a few thousand weights, and what is compared of two runs."""
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -52,3 +53,14 @@ def bits(folder: Path) -> tuple[bytes, str]:
 def as_json(what: Row) -> str:
     """Return a row as the workflow passes it."""
     return json.dumps(what.as_dict())
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    """Return the metrics of a run, one mapping a step."""
+    with (folder / "metrics.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def column(folder: Path, name: str) -> list[float]:
+    """Return one column of the metrics of a run."""
+    return [float(line[name]) for line in metrics(folder)]

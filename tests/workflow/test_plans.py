@@ -43,6 +43,20 @@ def test_a_masked_run_waits_for_the_mask_of_the_full_run(project):
     assert plan["mask"] == {"dpo"}
 
 
+def test_a_run_on_a_policy_s_own_answers_waits_for_the_policy(project):
+    project.sheets.replace(
+        "config.yaml",
+        "data:\n",
+        "data:\n  own: {kind: rejection_samples, policy: sft, prompts: 4, samples: 2, "
+        "per_prompt: 1, split: train, seed: 5}\n",
+    )
+    recipe = project.sheets.load().runs["dpo"].recipe
+    project.sheets.add_row("runs.tsv", "rft", "rft", "base", "own", recipe, "1", "", "", "RFT")
+    plan = project.plan("work/micro/runs/rft/final")
+    assert plan["train"] == {"base", "sft", "rft"}
+    assert "own" in plan["data"]
+
+
 def test_the_train_command_carries_the_resolved_row(project):
     output = project.snakemake("--dry-run", "work/micro/runs/dpo_sub/final").stdout
     line = next(line for line in output.splitlines() if "rlsubnet train dpo_sub " in line)

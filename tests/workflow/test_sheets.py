@@ -53,6 +53,12 @@ def test_the_micro_scale_as_it_stands_is_accepted(micro):
         ("dpo", "set", "steps=many", "column set: steps: expected a whole number, found the text "
          "'many'"),
         ("dpo", "set", "steps=2.5", "column set: steps: expected a whole number, found 2.5"),
+        ("dpo", "set", "gamma=1", "row 4 (dpo), column set: gamma: has no effect on dpo; used by "
+         "simpo"),
+        ("sft", "set", "beta=5", "row 3 (sft), column set: beta: has no effect on sft; used by "
+         "dpo, dpo_norm, simpo, kto"),
+        ("sft", "algorithm", "rft", "row 3 (sft), column data: 'sft_train' is of kind "
+         "demonstrations; rft learns from rejection_samples"),
         ("dpo", "set", "lr=0", "column set: lr: 0 is less than or equal to the minimum of 0"),
         ("dpo", "set", "beta=nan", "column set: beta: expected a number, found nan"),
         ("dpo", "set", "lr=1e999", "column set: lr: expected a number, found inf"),

@@ -10,6 +10,14 @@ if TYPE_CHECKING:
     from rlsubnet.sheets.scale import Scale
 
 
+# Recipe keys that only some algorithms use; all others are of the loop and the optimizer.
+OBJECTIVE_KEYS = {
+    "beta": ("dpo", "dpo_norm", "simpo", "kto"),
+    "gamma": ("simpo",),
+    "odds_weight": ("orpo",),
+}
+
+
 def parse_value(text: str) -> int | float | bool | str | None:
     """Return the value a cell or a command line means.
 
@@ -55,6 +63,25 @@ def parse_set(text: str) -> dict[str, Any]:
         if error is not None:
             raise ValueError(f"{key}: {describe(error)}")
     return result
+
+
+def check_used(overrides: Mapping[str, Any], algorithm: str) -> None:
+    """Check that an algorithm uses what one of its rows sets.
+
+    A recipe may hold keys for several algorithms; a row sets a key because it should matter.
+
+    Raises:
+        ValueError: the key has no effect; the message names the algorithms that use it.
+
+    >>> check_used({"lr": 1e-6, "beta": 5.0}, "dpo")
+    >>> check_used({"gamma": 1.0}, "dpo")
+    Traceback (most recent call last):
+    ValueError: gamma: has no effect on dpo; used by simpo
+    """
+    for key in overrides:
+        users = OBJECTIVE_KEYS.get(key, (algorithm,))
+        if algorithm not in users:
+            raise ValueError(f"{key}: has no effect on {algorithm}; used by {', '.join(users)}")
 
 
 def resolved_recipe(recipe: Mapping[str, Any], overrides: str) -> dict[str, Any]:

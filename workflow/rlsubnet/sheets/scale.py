@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlsubnet.sheets.faults import SheetError, unknown_name
-from rlsubnet.sheets.recipes import check_recipe, parse_set, resolved_recipe
+from rlsubnet.sheets.recipes import check_recipe, check_used, parse_set, resolved_recipe
 from rlsubnet.sheets.tables import Row, read_sheet
 
 ITEMS = (
@@ -17,13 +17,14 @@ ITEMS = (
     *(f"fig{number}" for number in range(1, 8)),
 )
 
-DATA_KINDS = {
+PAIR_KINDS = ("preferences", "demonstration_pairs")
+DATA_KINDS: dict[str, tuple[str, ...]] = {
     "pretrain": ("base_text",),
     "sft": ("demonstrations",),
-    "dpo": ("preferences", "demonstration_pairs"),
-    "dpo_norm": ("preferences", "demonstration_pairs"),
+    "rft": ("rejection_samples",),
+    **dict.fromkeys(("dpo", "dpo_norm", "simpo", "kto", "orpo"), PAIR_KINDS),
 }
-SUITE_KINDS = ("problems", "choices", "preferences", "demonstration_pairs")
+SUITE_KINDS = ("problems", "choices", *PAIR_KINDS)
 COMPARING_RUNS = ("table3", "fig4")
 
 
@@ -161,6 +162,7 @@ def _check_run(row: Row, config: Mapping[str, Any], pairs: Mapping[str, Row]) ->
             )
     try:
         overrides = parse_set(cells["set"])
+        check_used(overrides, cells["algorithm"])
     except ValueError as error:
         raise row.fault("set", str(error)) from error
     try:

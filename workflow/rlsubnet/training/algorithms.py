@@ -4,13 +4,20 @@ A new one is an entry of :data:`ALGORITHMS`; the loop, the optimizer and the mas
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from rlsubnet.objectives.logps import response_logps
-from rlsubnet.objectives.preference import dpo_loss, dpo_norm_loss
+from rlsubnet.objectives.preference import (
+    PreferenceLoss,
+    dpo_loss,
+    dpo_norm_loss,
+    kto_loss,
+    orpo_loss,
+    simpo_loss,
+)
 from rlsubnet.objectives.supervised import cross_entropy
 from rlsubnet.tasks.tokenizer import encode_prompt, encode_response, encode_text
 from rlsubnet.training.batches import Example, Sample
@@ -31,11 +38,14 @@ class Scores:
         mask: bool, ``[rows, K]``.
         reference: log-probability of each row's response under the model before finetuning,
             ``[rows]``; None for an algorithm without reference.
+        reference_point: z_0 of the whole batch that this one is a part of, a scalar; None for an
+            algorithm that is not ``mismatched``.
     """
 
     logps: Tensor
     mask: Tensor
     reference: Tensor | None = None
+    reference_point: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -61,11 +71,13 @@ class Algorithm:
         example: (record of the data set, tokenizer) -> example.
         terms: (scores of a batch, recipe) -> sums over the batch.
         reference: whether the model before finetuning scores every response once, at the start.
+        mismatched: whether each step compares policy and reference on responses to other prompts.
     """
 
     example: Callable[[Record, "PreTrainedTokenizerBase"], Example]
     terms: Callable[[Scores, Recipe], Terms]
     reference: bool = False
+    mismatched: bool = False
 
 
 def text_example(record: Record, tokenizer: "PreTrainedTokenizerBase") -> Example:
@@ -101,32 +113,67 @@ def likelihood_terms(scores: Scores, recipe: Recipe) -> Terms:
     return Terms(cross_entropy(scores.logps), int(scores.mask.sum()))
 
 
+def _responses(scores: Scores) -> tuple[Tensor, Tensor]:
+    """Return the log-probabilities of chosen and rejected responses, each ``[pairs]``."""
+    chosen, rejected = response_logps(scores.logps).chunk(2)
+    return chosen, rejected
+
+
 def _pairs(scores: Scores) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return chosen, rejected, reference chosen, reference rejected, each ``[pairs]``."""
-    assert scores.reference is not None, "a preference loss needs the reference"
-    chosen, rejected = response_logps(scores.logps).chunk(2)
+    assert scores.reference is not None, "this preference loss needs the reference"
     reference_chosen, reference_rejected = scores.reference.chunk(2)
-    return chosen, rejected, reference_chosen, reference_rejected
+    return *_responses(scores), reference_chosen, reference_rejected
+
+
+def _lengths(scores: Scores) -> tuple[Tensor, Tensor]:
+    """Return the numbers of tokens of chosen and rejected responses, each ``[pairs]``."""
+    chosen_tokens, rejected_tokens = scores.mask.sum(dim=1).chunk(2)
+    return chosen_tokens, rejected_tokens
+
+
+def _sums(loss: PreferenceLoss) -> Terms:
+    return Terms(loss.losses.sum(), len(loss.losses), {"reward": loss.margins.sum()})
 
 
 def dpo_terms(scores: Scores, recipe: Recipe) -> Terms:
     """Return DPO's loss; ``reward`` is the margin between chosen and rejected."""
-    losses, margins = dpo_loss(*_pairs(scores), recipe.beta)
-    return Terms(losses.sum(), len(losses), {"reward": margins.sum()})
+    return _sums(dpo_loss(*_pairs(scores), recipe.beta))
 
 
 def dpo_norm_terms(scores: Scores, recipe: Recipe) -> Terms:
     """Return the length-normalized DPO loss; ``reward`` is the margin per token."""
-    chosen_tokens, rejected_tokens = scores.mask.sum(dim=1).chunk(2)
-    losses, margins = dpo_norm_loss(*_pairs(scores), chosen_tokens, rejected_tokens, recipe.beta)
-    return Terms(losses.sum(), len(losses), {"reward": margins.sum()})
+    return _sums(dpo_norm_loss(*_pairs(scores), *_lengths(scores), recipe.beta))
+
+
+def simpo_terms(scores: Scores, recipe: Recipe) -> Terms:
+    """Return SimPO's loss; ``reward`` is the margin per token, before gamma is taken off."""
+    return _sums(simpo_loss(*_responses(scores), *_lengths(scores), recipe.beta, recipe.gamma))
+
+
+def kto_terms(scores: Scores, recipe: Recipe) -> Terms:
+    """Return KTO's loss; ``reward`` is the margin as in DPO, ``kl`` the reference point z_0."""
+    assert scores.reference_point is not None, "KTO needs the reference point"
+    terms = _sums(kto_loss(*_pairs(scores), scores.reference_point, recipe.beta))
+    # One value for the whole batch: weighted like a sum, so that the mean gives it back.
+    return replace(terms, logged={**terms.logged, "kl": scores.reference_point * terms.weight})
+
+
+def orpo_terms(scores: Scores, recipe: Recipe) -> Terms:
+    """Return ORPO's loss; ``reward`` is the log odds ratio between chosen and rejected."""
+    return _sums(orpo_loss(*_responses(scores), *_lengths(scores), recipe.odds_weight))
 
 
 ALGORITHMS: dict[str, Algorithm] = {
     "pretrain": Algorithm(text_example, likelihood_terms),
     "sft": Algorithm(response_example, likelihood_terms),
+    # Rejection-sampling finetuning: SFT whose data are the policy's own correct answers.
+    "rft": Algorithm(response_example, likelihood_terms),
     "dpo": Algorithm(pair_example, dpo_terms, reference=True),
     "dpo_norm": Algorithm(pair_example, dpo_norm_terms, reference=True),
+    "simpo": Algorithm(pair_example, simpo_terms),
+    "kto": Algorithm(pair_example, kto_terms, reference=True, mismatched=True),
+    "orpo": Algorithm(pair_example, orpo_terms),
 }
 
 

@@ -20,6 +20,29 @@ class Sample(NamedTuple):
 Example = tuple[Sample, ...]
 
 
+def mismatched_examples(examples: Sequence[Example]) -> list[Example]:
+    """Return every example's prompts with the responses of the next one, the last with the first's.
+
+    A fixed shift, so that a reference scores them once. Examples are drawn in random order: to the
+    batch of a step they are responses to prompts of other batches, as good as any.
+
+    Raises:
+        ValueError: there is only one example.
+
+    >>> mismatched_examples([(Sample([1, 5, 6], given=2),), (Sample([1, 8, 8, 9, 2], given=3),)])
+    [(Sample(tokens=[1, 5, 9, 2], given=2),), (Sample(tokens=[1, 8, 8, 6], given=3),)]
+    """
+    if len(examples) < 2:
+        raise ValueError(f"expected two examples or more to mismatch, found {len(examples)}")
+    return [
+        tuple(
+            Sample(own.tokens[: own.given] + other.tokens[other.given :], own.given)
+            for own, other in zip(example, following, strict=True)
+        )
+        for example, following in zip(examples, [*examples[1:], examples[0]], strict=True)
+    ]
+
+
 @dataclass(frozen=True)
 class Batch:
     """Padded sequences; the first half of the rows of a batch of pairs are the chosen ones.

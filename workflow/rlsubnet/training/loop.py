@@ -10,8 +10,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlsubnet.objectives.logps import response_logps
+from rlsubnet.objectives.preference import kto_reference_point
 from rlsubnet.training.algorithms import Algorithm, Scores
-from rlsubnet.training.batches import Batch, Example, collate, example_order, split_batch
+from rlsubnet.training.batches import (
+    Batch,
+    Example,
+    collate,
+    example_order,
+    mismatched_examples,
+    split_batch,
+)
 from rlsubnet.training.model import score_batch
 from rlsubnet.training.optimizer import MasterAdamW
 from rlsubnet.training.progress import Progress
@@ -41,12 +49,29 @@ def reference_logps(
     return result
 
 
+@torch.no_grad()
+def reference_point(
+    model: PreTrainedModel, mismatched: Sequence[Batch], reference: Tensor
+) -> Tensor:
+    """Return KTO's z_0 of a batch that comes in parts: one value for all of them.
+
+    Args:
+        model: the policy as it is now.
+        mismatched: the parts, of :func:`rlsubnet.training.batches.mismatched_examples`.
+        reference: from :func:`reference_logps`, of all mismatched examples.
+    """
+    policy = torch.cat([response_logps(score_batch(model, batch)) for batch in mismatched])
+    indices = torch.cat([batch.indices for batch in mismatched])
+    return kto_reference_point(policy, reference[indices])
+
+
 def train_step(
     model: PreTrainedModel,
     optimizer: MasterAdamW,
     algorithm: Algorithm,
     batches: Sequence[Batch],
     reference: Tensor | None,
+    point: Tensor | None,
     recipe: Recipe,
     step: int,
 ) -> dict[str, Any]:
@@ -61,6 +86,7 @@ def train_step(
         algorithm: what is minimized.
         batches: the parts.
         reference: from :func:`reference_logps`, or None.
+        point: from :func:`reference_point`, or None.
         recipe: hyperparameters.
         step: counted from 1.
     """
@@ -68,7 +94,7 @@ def train_step(
     sums: dict[str, float] = defaultdict(float)
     for batch in batches:
         rows = None if reference is None else reference[batch.indices]
-        scores = Scores(score_batch(model, batch), batch.mask, rows)
+        scores = Scores(score_batch(model, batch), batch.mask, rows, point)
         terms = algorithm.terms(scores, recipe)
         terms.loss.backward()
         optimizer.accumulate()
@@ -123,11 +149,14 @@ def train(
     """
     recipe = row.recipe
     state = load_state(resume, belongs_to)
-    reference = None
+    reference = mismatched_reference = None
+    mismatched = mismatched_examples(examples) if algorithm.mismatched else []
+    # As many at a time as are trained on at a time: that many fit into memory.
+    size = recipe.batch_size // recipe.accumulate
     if algorithm.reference:
-        # As many at a time as are trained on at a time: that many fit into memory.
-        size = recipe.batch_size // recipe.accumulate
         reference = reference_logps(model, examples, pad, size)
+    if algorithm.mismatched:
+        mismatched_reference = reference_logps(model, mismatched, pad, size)
     done, rows = 0, []
     if state is not None:
         optimizer.load_state(state["optimizer"])
@@ -139,8 +168,14 @@ def train(
     for step, indices in enumerate(order, start=done + 1):
         parts = split_batch(examples, indices, recipe.accumulate)
         batches = [collate(examples, part, pad, model.device) for part in parts]
+        point = None
+        if mismatched_reference is not None:
+            others = [collate(mismatched, part, pad, model.device) for part in parts]
+            point = reference_point(model, others, mismatched_reference)
         try:
-            metrics = train_step(model, optimizer, algorithm, batches, reference, recipe, step)
+            metrics = train_step(
+                model, optimizer, algorithm, batches, reference, point, recipe, step
+            )
         except ValueError as error:
             raise ValueError(f"run {row.run}, step {step}: {error}") from error
         rows.append(metrics)

@@ -43,6 +43,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "accumulate": (_whole(1), "a whole number of at least 1"),
     "compute": (lambda value: value in ("float32", "bfloat16"), "float32 or bfloat16"),
     "beta": (_above_zero, "a number above 0"),
+    "gamma": (_number(0), "a number of at least 0"),
+    "odds_weight": (_above_zero, "a number above 0"),
     "mask_at": (lambda value: value in ("post_clip", "pre_clip"), "post_clip or pre_clip"),
     "save_every": (_whole(0), "a whole number of at least 0"),
 }
@@ -66,7 +68,9 @@ class Recipe:
         accumulate: parts that a batch is computed in, to save memory; the result stays the same
             but for rounding.
         compute: precision of forward and backward; the weights are bfloat16 values either way.
-        beta: temperature of DPO.
+        beta: temperature of DPO and KTO, scale of SimPO's reward.
+        gamma: SimPO's target margin.
+        odds_weight: ORPO's lambda, the weight of the odds ratio beside the likelihood.
         mask_at: where a mask meets the gradient, after clipping (the paper) or before.
         save_every: steps between two saved states to resume from; 0 saves none.
 
@@ -93,6 +97,8 @@ class Recipe:
     accumulate: int = 1
     compute: str = "float32"
     beta: float = 0.1
+    gamma: float = 0.5
+    odds_weight: float = 0.1
     mask_at: str = "post_clip"
     save_every: int = 50
 

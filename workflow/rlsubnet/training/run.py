@@ -14,7 +14,7 @@ from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.files import read_jsonl, replacing, sha256, write_csv, write_json
 from rlsubnet.tasks.tokenizer import build_tokenizer, end_token, load_tokenizer
 from rlsubnet.training.algorithms import find_algorithm, make_examples
-from rlsubnet.training.batches import Example
+from rlsubnet.training.batches import Example, mismatched_examples
 from rlsubnet.training.loop import train
 from rlsubnet.training.masking import attach_mask
 from rlsubnet.training.model import load_model, new_model, save_model
@@ -142,6 +142,8 @@ def run_training(
             raise ValueError(f"{data}, {error}") from error
         check_count(examples, row.recipe.batch_size, data)
         check_lengths(examples, model, data)
+        if algorithm.mismatched:
+            check_lengths(mismatched_examples(examples), model, data)
         optimizer = MasterAdamW(dict(model.named_parameters()), row.recipe)
         if mask is not None:
             optimizer.mask = attach_mask(optimizer.adamw, optimizer.masters, load_mask(mask))

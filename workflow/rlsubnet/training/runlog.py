@@ -13,9 +13,10 @@ import torch
 from rlsubnet.training.recipe import Row
 
 # One row per optimizer step, counted from 1; a cell is empty where it is not defined.
-#   loss              mean over the batch's tokens (pretrain, sft) or pairs (dpo, dpo_norm)
-#   reward            dpo, dpo_norm: mean margin r(chosen) - r(rejected) of the implicit reward
-#   kl                for algorithms that measure it; none does yet
+#   loss              mean over the batch's tokens (pretrain, sft, rft) or pairs (the others)
+#   reward            mean margin r(chosen) - r(rejected): of the implicit reward (dpo, dpo_norm,
+#                     kto), of beta times the mean log-probability (simpo), or of log odds (orpo)
+#   kl                kto: the reference point z_0, a biased estimate of KL(policy || reference)
 #   grad_norm         of the whole gradient, before clipping and mask
 #   grad_norm_masked  of its part inside the mask, before clipping; empty without a mask
 #   lr                learning rate of the step

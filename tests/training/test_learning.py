@@ -1,0 +1,85 @@
+"""What each objective does to a model in a few steps."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlsubnet.files import read_jsonl
+from rlsubnet.tasks.tokenizer import encode_prompt, encode_response, load_tokenizer
+from rlsubnet.training.batches import example_order
+from rlsubnet.training.model import load_model
+from tests.training.training_runs import RECIPE, bits, column, row
+
+Train = Callable[..., Path]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "beta", "start"),
+    [("dpo", 0.1, math.log(2)), ("dpo_norm", 5.0, math.log(2)), ("kto", 0.1, 0.5)],
+)
+def test_a_run_with_a_reference_starts_where_policy_and_reference_agree_and_learns(
+    train: Train, algorithm: str, beta: float, start: float
+) -> None:
+    folder = train(row(algorithm, beta=beta, steps=12))
+    losses, rewards = column(folder, "loss"), column(folder, "reward")
+    assert losses[0] == pytest.approx(start, abs=1e-6)
+    assert rewards[0] == pytest.approx(0.0, abs=1e-6)
+    assert losses[-1] < losses[0]
+    assert rewards[-1] > 0
+
+
+@pytest.mark.parametrize(("algorithm", "beta"), [("simpo", 2.0), ("orpo", 0.1)])
+def test_a_preference_run_without_reference_lowers_its_loss_and_widens_its_margin(
+    train: Train, algorithm: str, beta: float
+) -> None:
+    folder = train(row(algorithm, beta=beta, steps=12))
+    losses, rewards = column(folder, "loss"), column(folder, "reward")
+    assert losses[-1] < losses[0]
+    assert rewards[-1] > rewards[0]
+
+
+def test_rft_is_sft_on_other_data(train: Train) -> None:
+    # The two data files of these tests are equal, so the runs must be.
+    sampled, shown = train(row("rft"), "rft"), train(row("sft"), "sft")
+    assert bits(sampled) == bits(shown)
+    losses = column(sampled, "loss")
+    assert losses[-1] < losses[0]
+
+
+def test_kto_logs_a_reference_point_that_starts_at_zero(train: Train) -> None:
+    points = column(train(row("kto", steps=12)), "kl")
+    assert points[0] == pytest.approx(0.0, abs=1e-6)
+    assert all(point >= 0 for point in points)
+    assert max(points) > 1e-3
+
+
+def test_the_reference_point_of_kto_is_of_responses_to_the_next_prompt(
+    train: Train, data: dict[str, Path], base: Path
+) -> None:
+    changes = {"schedule": "constant", "warmup_ratio": 0.0, "lr": 1e-2}
+    after_one = train(row("kto", steps=1, **changes), "one")
+    found = column(train(row("kto", steps=2, **changes), "two"), "kl")[1]
+
+    policy, reference = load_model(after_one / "final"), load_model(base)
+    tokenizer, records = load_tokenizer(base), read_jsonl(data["kto"])
+    (batch,) = example_order(len(records), RECIPE.batch_size, seed=3, first=2, last=2)
+    ratios = []
+    for index in batch:
+        prompt = encode_prompt(tokenizer, records[index]["prompt"])
+        other = records[(index + 1) % len(records)]
+        for response in (other["chosen"], other["rejected"]):
+            tokens = prompt + encode_response(tokenizer, response)
+            policy_logp, reference_logp = (
+                sum(
+                    model(torch.tensor([tokens])).logits[0, position - 1].log_softmax(-1)[token]
+                    for position, token in enumerate(tokens)
+                    if position >= len(prompt)
+                )
+                for model in (policy, reference)
+            )
+            ratios.append((policy_logp - reference_logp).item())
+    assert found > 0.01
+    assert found == pytest.approx(sum(ratios) / len(ratios), rel=1e-4)
