@@ -34,6 +34,25 @@ def token_logps(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     return logps.view_as(targets).masked_fill(~mask, 0.0)
 
 
+def token_entropies(logits: Tensor, mask: Tensor) -> Tensor:
+    """Return the entropy of every predicted token in nats, 0 where ``mask`` is False.
+
+    Computes ``-sum_v p(v) log p(v)`` in float32.
+
+    Args:
+        logits: shape ``[B, T, V]``.
+        mask: bool, shape ``[B, T]``; True where the predicted token is part of the response.
+
+    >>> import torch
+    >>> token_entropies(torch.zeros(1, 2, 4), torch.tensor([[True, False]]))  # log 4
+    tensor([[1.3863, 0.0000]])
+    """
+    logps = logits.float().log_softmax(-1)
+    # A token with log p = -inf adds nothing; 0 * -inf would be nan.
+    entropies = -(logps.exp() * logps.clamp(min=-1e30)).sum(-1)
+    return entropies.masked_fill(~mask, 0.0)
+
+
 def response_logps(logps: Tensor) -> Tensor:
     """Return ``log p(response | prompt)``: the sum of the token log-probabilities of each row.
 
