@@ -48,7 +48,7 @@ def test_a_bad_record_is_named_by_its_line(record: dict[str, object], message: s
 
 
 def test_an_unknown_algorithm_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="expected one of pretrain, sft, .*, found 'p'"):
+    with pytest.raises(ValueError, match="expected one of pretrain, sft, .*, prime, found 'p'"):
         find_algorithm("p")
 
 

@@ -45,6 +45,8 @@ def test_the_micro_scale_as_it_stands_is_accepted(micro):
          "(did you mean 'pairs'?)"),
         ("dpo", "data", "sft_train", "row 4 (dpo), column data: 'sft_train' is of kind "
          "demonstrations; dpo learns from preferences or demonstration_pairs"),
+        ("dpo", "algorithm", "grpo", "row 4 (dpo), column data: 'pairs' is of kind "
+         "demonstration_pairs; grpo learns from problems"),
         ("dpo_sub", "mask", "dpo2", "row 5 (dpo_sub), column mask: unknown pair 'dpo2'"),
         ("dpo_sub", "mask", "dpo_vs_sub", "column mask: pair 'dpo_vs_sub' is measured on the run "
          "'dpo_sub' itself"),
@@ -64,6 +66,13 @@ def test_the_micro_scale_as_it_stands_is_accepted(micro):
         ("dpo", "set", "lr=1e999", "column set: lr: expected a number, found inf"),
         ("dpo", "set", "clip=inf", "column set: clip: expected a number or null, found inf"),
         ("dpo", "set", "steps=1e3", "column set: steps: expected a whole number, found 1000.0"),
+        ("dpo", "set", "accumulate=2 updates=8", "row 4 (dpo), column set: updates: expected "
+         "updates * accumulate to divide batch_size 8, found 8 * 2"),
+        ("dpo", "set", "accuracy_low=0.5 accuracy_high=0.4", "column set: accuracy_low: expected "
+         "at most accuracy_high 0.4, found 0.5"),
+        ("dpo", "set", "samples=1", "column set: samples: 1 is less than the minimum of 2"),
+        ("dpo", "set", "reward_lr=0", "column set: reward_lr: 0 is less than or equal to the "
+         "minimum of 0"),
         ("dpo", "set", "accumulate=3", "row 4 (dpo), column set: accumulate: expected a divisor of "
          "batch_size 8, found 3"),
         ("dpo_sub", "set", "weight_decay=0.1", "row 5 (dpo_sub), column set: weight_decay: "
@@ -274,6 +283,14 @@ def test_a_later_file_lies_over_an_earlier_one(micro):
     over.write_text("recipes: {rl: {steps: x}}\n", encoding="utf-8")
     with pytest.raises(SheetError, match=r"over.yaml, key recipes.rl.steps: expected a whole"):
         load_config([micro.folder / "config.yaml", over])
+
+
+def test_no_run_learns_from_problems_that_are_held_out(micro):
+    micro.set_cell("runs.tsv", "dpo", "algorithm", "grpo")
+    micro.set_cell("runs.tsv", "dpo", "data", "arith")
+    assert "row 4 (dpo), column data: 'arith' is of split test, which is held out" in refusal(micro)
+    micro.replace("config.yaml", "split: test, seed: 3", "split: train, seed: 3")
+    assert micro.load().runs["dpo"].algorithm == "grpo"
 
 
 def test_a_row_spells_out_recipe_overrides_and_architecture(micro):

@@ -95,13 +95,24 @@ def check_recipe(recipe: Mapping[str, Any], masked: bool) -> None:
     """Check the keys of a resolved recipe against each other, so that no job starts in vain.
 
     Raises:
-        ValueError: a batch cannot be split into ``accumulate`` equal parts, or a weight decay
-            would move the frozen weights of a masked run.
+        ValueError: a batch cannot be split into ``accumulate`` equal parts, or into as many for
+            each of ``updates``, a weight decay would move the frozen weights of a masked run, or
+            no accuracy lies between ``accuracy_low`` and ``accuracy_high``.
     """
     if recipe["batch_size"] % recipe["accumulate"]:
         raise ValueError(
             f"accumulate: expected a divisor of batch_size {recipe['batch_size']}, "
             f"found {recipe['accumulate']}"
+        )
+    if recipe["batch_size"] % (recipe["updates"] * recipe["accumulate"]):
+        raise ValueError(
+            f"updates: expected updates * accumulate to divide batch_size {recipe['batch_size']}, "
+            f"found {recipe['updates']} * {recipe['accumulate']}"
+        )
+    if recipe["accuracy_low"] > recipe["accuracy_high"]:
+        raise ValueError(
+            f"accuracy_low: expected at most accuracy_high {recipe['accuracy_high']}, "
+            f"found {recipe['accuracy_low']}"
         )
     if masked and recipe["weight_decay"]:
         raise ValueError(

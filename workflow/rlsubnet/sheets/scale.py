@@ -23,7 +23,10 @@ DATA_KINDS: dict[str, tuple[str, ...]] = {
     "sft": ("demonstrations",),
     "rft": ("rejection_samples",),
     **dict.fromkeys(("dpo", "dpo_norm", "simpo", "kto", "orpo"), PAIR_KINDS),
+    **dict.fromkeys(("grpo", "ppo", "prime"), ("problems",)),
 }
+# Online algorithms learn from what runs are also evaluated on, problems: only the split tells.
+HELD_OUT = ("dev", "test")
 SUITE_KINDS = ("problems", "choices", *PAIR_KINDS)
 COMPARING_RUNS = ("table3", "fig4")
 
@@ -153,6 +156,12 @@ def _check_run(row: Row, config: Mapping[str, Any], pairs: Mapping[str, Row]) ->
             "data",
             f"{cells['data']!r} is of kind {kind}; {cells['algorithm']} learns from "
             f"{' or '.join(kinds)}",
+        )
+    split = config["data"][cells["data"]].get("split")
+    if split in HELD_OUT:
+        raise row.fault(
+            "data",
+            f"{cells['data']!r} is of split {split}, which is held out; no run learns from it",
         )
     if cells["mask"]:
         _check_name(row, "mask", "pair", pairs)

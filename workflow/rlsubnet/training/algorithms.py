@@ -177,14 +177,19 @@ ALGORITHMS: dict[str, Algorithm] = {
 }
 
 
+# These learn from responses that they draw themselves: :mod:`rlsubnet.training.online`.
+ONLINE = ("grpo", "ppo", "prime")
+
+
 def find_algorithm(name: str) -> Algorithm:
-    """Return the algorithm called ``name``.
+    """Return the offline algorithm called ``name``.
 
     Raises:
         ValueError: there is none.
     """
     if name not in ALGORITHMS:
-        raise ValueError(f"algorithm: expected one of {', '.join(ALGORITHMS)}, found {name!r}")
+        known = ", ".join((*ALGORITHMS, *ONLINE))
+        raise ValueError(f"algorithm: expected one of {known}, found {name!r}")
     return ALGORITHMS[name]
 
 

@@ -24,6 +24,10 @@ def _whole(low: int) -> Callable[[Any], bool]:
     return lambda value: type(value) is int and value >= low
 
 
+def _null_or(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or holds(value)
+
+
 def _share(value: Any) -> bool:
     return _number(0)(value) and value < 1
 
@@ -39,7 +43,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "beta1": (_share, "a number from 0 to below 1"),
     "beta2": (_share, "a number from 0 to below 1"),
     "eps": (_above_zero, "a number above 0"),
-    "clip": (lambda value: value is None or _above_zero(value), "a number above 0, or null"),
+    "clip": (_null_or(_above_zero), "a number above 0, or null"),
     "accumulate": (_whole(1), "a whole number of at least 1"),
     "compute": (lambda value: value in ("float32", "bfloat16"), "float32 or bfloat16"),
     "beta": (_above_zero, "a number above 0"),
@@ -47,6 +51,23 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "odds_weight": (_above_zero, "a number above 0"),
     "mask_at": (lambda value: value in ("post_clip", "pre_clip"), "post_clip or pre_clip"),
     "save_every": (_whole(0), "a whole number of at least 0"),
+    "samples": (_whole(2), "a whole number of at least 2"),
+    "temperature": (_above_zero, "a number above 0"),
+    "max_new_tokens": (_whole(1), "a whole number of at least 1"),
+    "oversample": (_whole(1), "a whole number of at least 1"),
+    "accuracy_low": (_number(0, 1), "a number from 0 to 1"),
+    "accuracy_high": (_number(0, 1), "a number from 0 to 1"),
+    "updates": (_whole(1), "a whole number of at least 1"),
+    "clip_ratio": (_null_or(_above_zero), "a number above 0, or null"),
+    "kl_coef": (_number(0), "a number of at least 0"),
+    "entropy_coef": (_number(0), "a number of at least 0"),
+    "gae_lambda": (_number(0, 1), "a number from 0 to 1"),
+    "value_lr": (_above_zero, "a number above 0"),
+    "value_coef": (_number(0), "a number of at least 0"),
+    "reward_beta": (_above_zero, "a number above 0"),
+    "reward_lr": (_null_or(_above_zero), "a number above 0, or null"),
+    "reward_updates": (_whole(1), "a whole number of at least 1"),
+    "reward_clip": (_null_or(_above_zero), "a number above 0, or null"),
 }
 
 
@@ -73,6 +94,25 @@ class Recipe:
         odds_weight: ORPO's lambda, the weight of the odds ratio beside the likelihood.
         mask_at: where a mask meets the gradient, after clipping (the paper) or before.
         save_every: steps between two saved states to resume from; 0 saves none.
+        samples: online algorithms: responses per prompt; a step learns from ``batch_size`` prompts.
+        temperature: of the sampling, and of the probabilities that are trained.
+        max_new_tokens: length at which a response is cut off and counts as wrong.
+        oversample: prompts drawn for each prompt that is learned from: what the accuracy filter may
+            choose from.
+        accuracy_low: least share of right responses with which a prompt is preferred.
+        accuracy_high: greatest such share.
+        updates: optimizer steps for each batch of responses; 1 is fully on-policy.
+        clip_ratio: of PPO's and GRPO's surrogate; None clips nothing. It acts only where
+            ``updates`` is above 1: else the ratio is 1.
+        kl_coef: weight of the KL divergence to the model before finetuning in the loss.
+        entropy_coef: weight of the entropy bonus.
+        gae_lambda: PPO's decay of advantages along a response.
+        value_lr: constant learning rate of PPO's value head.
+        value_coef: weight of the value loss, as the weights below the head see it.
+        reward_beta: PRIME's temperature of the implicit reward.
+        reward_lr: constant learning rate of PRIME's reward model; None is twice ``lr``.
+        reward_updates: optimizer steps of the reward model for each batch of responses.
+        reward_clip: largest gradient norm of the reward model; None clips nothing.
 
     Raises:
         ValueError: naming the key, what was found and what was expected.
@@ -101,6 +141,23 @@ class Recipe:
     odds_weight: float = 0.1
     mask_at: str = "post_clip"
     save_every: int = 50
+    samples: int = 8
+    temperature: float = 1.0
+    max_new_tokens: int = 12
+    oversample: int = 1
+    accuracy_low: float = 0.0
+    accuracy_high: float = 1.0
+    updates: int = 1
+    clip_ratio: float | None = 0.2
+    kl_coef: float = 0.0
+    entropy_coef: float = 0.0
+    gae_lambda: float = 0.95
+    value_lr: float = 1e-3
+    value_coef: float = 0.1
+    reward_beta: float = 0.05
+    reward_lr: float | None = None
+    reward_updates: int = 1
+    reward_clip: float | None = 10.0
 
     def __post_init__(self) -> None:
         for key, (holds, expected) in RULES.items():
@@ -110,6 +167,16 @@ class Recipe:
             raise ValueError(
                 f"recipe key accumulate: expected a divisor of batch_size {self.batch_size}, "
                 f"found {self.accumulate}"
+            )
+        if self.batch_size % (self.updates * self.accumulate):
+            raise ValueError(
+                f"recipe key updates: expected updates * accumulate to divide batch_size "
+                f"{self.batch_size}, found {self.updates} * {self.accumulate}"
+            )
+        if self.accuracy_low > self.accuracy_high:
+            raise ValueError(
+                f"recipe key accuracy_low: expected at most accuracy_high {self.accuracy_high}, "
+                f"found {self.accuracy_low}"
             )
 
 
@@ -140,7 +207,7 @@ class Row:
 
     Attributes:
         run: name of the run.
-        algorithm: a key of :data:`rlsubnet.training.algorithms.ALGORITHMS`.
+        algorithm: a key of :data:`rlsubnet.training.algorithms.ALGORITHMS`, or one of ``ONLINE``.
         init: name of the starting point.
         data: name of the data set.
         recipe: hyperparameters.
