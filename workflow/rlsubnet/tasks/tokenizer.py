@@ -102,3 +102,13 @@ def end_token(tokenizer: "PreTrainedTokenizerBase") -> int:
     if tokenizer.eos_token_id is None:
         raise ValueError(f"tokenizer {tokenizer.name_or_path!r} has no end token (eos_token)")
     return int(tokenizer.eos_token_id)
+
+
+def padding_token(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """Return the id of the token that fills rows: the padding token, or else the end token.
+
+    >>> padding_token(build_tokenizer())
+    0
+    """
+    pad = tokenizer.pad_token_id
+    return end_token(tokenizer) if pad is None else int(pad)

@@ -185,3 +185,25 @@ def collate(
         blocks=blocks,
         indices=torch.tensor(rows, device=device),
     )
+
+
+def take_rows(batch: Batch, rows: Tensor) -> Batch:
+    """Return ``rows`` of a batch as a batch of its own, with the same columns.
+
+    >>> examples = [(Sample([1, 5, 6, 7, 8, 9, 2], 2),), (Sample([1, 5, 6, 2], 2),)]
+    >>> batch = collate(examples, [0, 1], pad=0, device=torch.device("cpu"))
+    >>> part = take_rows(batch, torch.tensor([1]))
+    >>> part.targets.tolist(), part.blocks[0][1]  # of 6 inputs this row needs 3
+    ([[6, 2, 0, 0, 0]], 3)
+    """
+    mask = batch.mask[rows]
+    columns = mask.shape[1]
+    given = batch.inputs.shape[1] - columns
+    # The last target that counts, counted from 1; argmax finds the first True from behind.
+    ends = columns - mask.flip(1).int().argmax(1)
+    widths = (given + ends).tolist()
+    blocks = tuple(
+        (torch.tensor(part, device=rows.device), max(widths[row] for row in part))
+        for part in length_blocks(widths)
+    )
+    return Batch(batch.inputs[rows], batch.targets[rows], mask, blocks, batch.indices[rows])

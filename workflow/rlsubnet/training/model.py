@@ -1,16 +1,16 @@
 """Models and their folders: from random weights or a Hugging Face folder, and back to one."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import Module, functional
 from transformers import (
     AutoModelForCausalLM,
     PreTrainedModel,
@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from rlsubnet.objectives.logps import token_logps
+from rlsubnet.objectives.logps import token_entropies, token_logps
 from rlsubnet.training.batches import Batch
 
 # What a folder holds besides weights; a tuned model's are those of its init, unchanged.
@@ -146,21 +146,81 @@ def save_model(
             shutil.copyfile(init / name, folder / name)
 
 
-def score_batch(model: PreTrainedModel, batch: Batch) -> Tensor:
+class TokenScores(NamedTuple):
+    """What a model says about the targets of a batch, each ``[rows, K]``, 0 elsewhere.
+
+    ``values`` are those of a value head, or None without one.
+    """
+
+    logps: Tensor
+    entropies: Tensor
+    values: Tensor | None
+
+
+def score_batch(model: PreTrainedModel, batch: Batch, temperature: float = 1.0) -> Tensor:
     """Return the model's log-probabilities of a batch's targets, ``[rows, K]``, 0 elsewhere.
 
     Without an attention mask the model runs its quickest causal attention; with padding on the
     right that is exact. Logits are computed for the positions of responses only.
+
+    Args:
+        model: causal language model.
+        batch: sequences and their targets.
+        temperature: probabilities are those of the softmax of ``logits / temperature``.
+    """
+
+    def score(inputs: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+        logits = model(input_ids=inputs, use_cache=False, logits_to_keep=targets.shape[1]).logits
+        return token_logps(logits.float() / temperature, targets, mask)[None]
+
+    return _in_blocks(batch, score)[0]
+
+
+def score_tokens(
+    model: PreTrainedModel, batch: Batch, temperature: float = 1.0, head: Module | None = None
+) -> TokenScores:
+    """Return log-probabilities and entropies of a batch's targets, and a head's values.
+
+    Args:
+        model: causal language model.
+        batch: sequences and their targets.
+        temperature: that the responses were drawn at, as for :func:`score_batch`.
+        head: reads the expected reward off the last hidden state in front of each target.
+    """
+
+    def score(inputs: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+        kept = targets.shape[1]
+        output = model(
+            input_ids=inputs,
+            use_cache=False,
+            logits_to_keep=kept,
+            output_hidden_states=head is not None,
+        )
+        logits = output.logits.float() / temperature
+        channels = [token_logps(logits, targets, mask), token_entropies(logits, mask)]
+        if head is not None:
+            values = head(output.hidden_states[-1][:, -kept:].float())
+            channels.append(values.masked_fill(~mask, 0.0))
+        return torch.stack(channels)
+
+    scores = _in_blocks(batch, score)
+    return TokenScores(scores[0], scores[1], None if head is None else scores[2])
+
+
+def _in_blocks(batch: Batch, score: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    """Return ``score`` (inputs, targets, mask) of all rows, ``[channels, rows, K]``.
+
+    Each block of the batch is scored at its own width and padded with 0.
     """
     columns = batch.targets.shape[1]
     given = batch.inputs.shape[1] - columns
     pieces = []
     for rows, width in batch.blocks:
         kept = width - given
-        logits = model(
-            input_ids=batch.inputs[rows, :width], use_cache=False, logits_to_keep=kept
-        ).logits
-        logps = token_logps(logits, batch.targets[rows, :kept], batch.mask[rows, :kept])
-        pieces.append(functional.pad(logps, (0, columns - kept)))
+        piece = score(
+            batch.inputs[rows, :width], batch.targets[rows, :kept], batch.mask[rows, :kept]
+        )
+        pieces.append(functional.pad(piece, (0, columns - kept)))
     # Back to the order of the batch: row r of the batch is row argsort(rows)[r] of the pieces.
-    return torch.cat(pieces)[torch.argsort(torch.cat([rows for rows, _ in batch.blocks]))]
+    order = torch.argsort(torch.cat([rows for rows, _ in batch.blocks]))
+    return torch.cat(pieces, dim=1)[:, order]
