@@ -13,6 +13,7 @@ from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.files import write_jsonl
 from rlsubnet.training.recipe import Row
 from rlsubnet.training.run import run_training
+from tests.training.online_runs import PROMPTS
 from tests.training.training_runs import row
 
 
@@ -89,6 +90,59 @@ def train(tmp_path: Path, data: dict[str, Path], base: Path) -> Callable[..., Pa
             out=folder / "final",
             metrics=folder / "metrics.csv",
             init=None if what.architecture else base,
+            mask=mask,
+        )
+        return folder
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def policy(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
+    """Return the folder of a model that answers each prompt with ``;0`` and any digit."""
+    folder = tmp_path_factory.mktemp("policy")
+    write_jsonl(
+        folder / "sft.jsonl",
+        [{"prompt": prompt, "response": f";0{digit}"} for prompt in PROMPTS for digit in range(10)],
+    )
+    run_training(
+        row("sft", steps=150, batch_size=32, lr=2e-2),
+        folder / "sft.jsonl",
+        resume=folder / "resume",
+        out=folder / "final",
+        metrics=folder / "metrics.csv",
+        init=base,
+    )
+    return folder / "final"
+
+
+@pytest.fixture(scope="session")
+def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file of problems that are all solved by 7."""
+    path = tmp_path_factory.mktemp("problems") / "problems.jsonl"
+    write_jsonl(
+        path,
+        [
+            {"id": f"level1-{number:04d}", "prompt": prompt, "solution": ";07", "level": 1}
+            for number, prompt in enumerate(PROMPTS)
+        ],
+    )
+    return path
+
+
+@pytest.fixture
+def train_online(tmp_path: Path, policy: Path, problems: Path) -> Callable[..., Path]:
+    """Return a function that trains a row into ``tmp_path / name`` and returns that folder."""
+
+    def run(what: Row, name: str = "run", mask: Path | None = None) -> Path:
+        folder = tmp_path / name
+        run_training(
+            what,
+            problems,
+            resume=folder / "resume",
+            out=folder / "final",
+            metrics=folder / "metrics.csv",
+            init=policy,
             mask=mask,
         )
         return folder

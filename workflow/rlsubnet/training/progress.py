@@ -17,13 +17,16 @@ def time_left(seconds: float) -> str:
 
 
 def progress_line(run: str, row: Mapping[str, Any], steps: int, rate: float) -> str:
-    """Return one line: step, loss, steps per second and time left.
+    """Return one line: step, loss (online: reward), steps per second and time left.
 
     >>> progress_line("dpo", {"step": 50, "loss": 0.69317}, steps=200, rate=7.5)
     'dpo: step 50/200, loss 0.6932, 7.50 steps/s, 0:00:20 left'
     """
     step, left = row["step"], time_left((steps - row["step"]) / rate)
-    return f"{run}: step {step}/{steps}, loss {row['loss']:.4f}, {rate:.2f} steps/s, {left} left"
+    # Of an online run the loss says nothing: it is near 0 in each step.
+    online = "response_length" in row
+    shown = f"reward {row['reward']:.3f}" if online else f"loss {row['loss']:.4f}"
+    return f"{run}: step {step}/{steps}, {shown}, {rate:.2f} steps/s, {left} left"
 
 
 class Progress:

@@ -1,7 +1,7 @@
 """One run from files to files: what ``rlsubnet train`` does."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,24 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlsubnet.checkpoints.masks import load_mask
 from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.files import read_jsonl, replacing, sha256, write_csv, write_json
-from rlsubnet.tasks.tokenizer import build_tokenizer, end_token, load_tokenizer
-from rlsubnet.training.algorithms import find_algorithm, make_examples
+from rlsubnet.tasks.tokenizer import build_tokenizer, load_tokenizer, padding_token
+from rlsubnet.training.algorithms import ONLINE, find_algorithm, make_examples
 from rlsubnet.training.batches import Example, mismatched_examples
 from rlsubnet.training.loop import train
 from rlsubnet.training.masking import attach_mask
 from rlsubnet.training.model import load_model, new_model, save_model
+from rlsubnet.training.online import new_learner, train_online
 from rlsubnet.training.optimizer import MasterAdamW
 from rlsubnet.training.recipe import Row
 from rlsubnet.training.resume import remove_state
-from rlsubnet.training.runlog import METRICS, environment, manifest, wandb_logging
+from rlsubnet.training.rollouts import make_questions
+from rlsubnet.training.runlog import (
+    METRICS,
+    ONLINE_METRICS,
+    environment,
+    manifest,
+    wandb_logging,
+)
 
 
 @contextmanager
@@ -83,19 +91,79 @@ def check_count(examples: list[Example], batch_size: int, data: Path) -> None:
         raise ValueError(f"{data}: {len(examples)} examples, expected a batch of {batch_size}")
 
 
-def check_lengths(examples: list[Example], model: PreTrainedModel, data: Path) -> None:
+def check_lengths(lengths: Iterable[int], model: PreTrainedModel, data: Path) -> None:
     """Check that every sequence fits into the model.
+
+    Args:
+        lengths: tokens of the longest sequence of each line of the data file.
+        model: what reads the sequences.
+        data: for the message.
 
     Raises:
         ValueError: naming the line of the data file and the lengths.
     """
     limit = getattr(model.config, "max_position_embeddings", None)
-    for number, example in enumerate(examples, start=1):
-        longest = max(len(sample.tokens) for sample in example)
-        if limit is not None and longest > limit:
+    for number, length in enumerate(lengths, start=1):
+        if limit is not None and length > limit:
             raise ValueError(
-                f"{data}, line {number}: {longest} tokens; the model has {limit} positions"
+                f"{data}, line {number}: {length} tokens; the model has {limit} positions"
             )
+
+
+# (optimizer, resume, what the state belongs to, log) -> rows of the metrics
+Learn = Callable[
+    [MasterAdamW, Path, Mapping[str, Any], Callable[[Mapping[str, Any]], None]],
+    list[dict[str, Any]],
+]
+
+
+def learn_offline(
+    row: Row, data: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> Learn:
+    """Read the examples and return what trains on them.
+
+    Raises:
+        ValueError: a record is not what the algorithm learns from, or too long for the model.
+    """
+    algorithm = find_algorithm(row.algorithm)
+    try:
+        examples = make_examples(read_jsonl(data), algorithm, tokenizer)
+    except ValueError as error:
+        raise ValueError(f"{data}, {error}") from error
+    check_count(examples, row.recipe.batch_size, data)
+    for checked in [examples, *([mismatched_examples(examples)] if algorithm.mismatched else [])]:
+        check_lengths((max(len(s.tokens) for s in example) for example in checked), model, data)
+    pad = padding_token(tokenizer)
+    return lambda optimizer, resume, belongs_to, log: train(
+        row, model, optimizer, algorithm, examples, pad, resume, belongs_to, log
+    )
+
+
+def learn_online(
+    row: Row, data: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> Learn:
+    """Read the questions and return what trains on the model's own responses to them.
+
+    Raises:
+        ValueError: a record is no problem with a solution, or the model has no room for a response.
+    """
+    try:
+        questions = make_questions(read_jsonl(data), tokenizer)
+    except ValueError as error:
+        raise ValueError(f"{data}, {error}") from error
+    room = row.recipe.max_new_tokens
+    check_lengths((len(question.prompt) + room for question in questions), model, data)
+
+    def learn(
+        optimizer: MasterAdamW,
+        resume: Path,
+        belongs_to: Mapping[str, Any],
+        log: Callable[[Mapping[str, Any]], None],
+    ) -> list[dict[str, Any]]:
+        learner = new_learner(row.algorithm, model, optimizer, tokenizer, row.recipe)
+        return train_online(row, learner, questions, resume, belongs_to, log)
+
+    return learn
 
 
 def run_training(
@@ -126,7 +194,9 @@ def run_training(
     if bool(row.mask) != (mask is not None):
         given = "absent" if mask is None else str(mask)
         raise ValueError(f"run {row.run}: the row's mask is {row.mask!r}, --mask is {given}")
-    algorithm = find_algorithm(row.algorithm)
+    online = row.algorithm in ONLINE
+    if not online:
+        find_algorithm(row.algorithm)  # a name that nothing has fails before anything is read
     inputs = {
         "init": None if init is None else Checkpoint(init).digest(),
         "data": sha256(data),
@@ -136,35 +206,19 @@ def run_training(
         model, tokenizer = start_model(row, init)
         # Called on the class: transformers wraps the method in a way that hides its types.
         torch.nn.Module.to(model, choose_device(device), getattr(torch, row.recipe.compute))
-        try:
-            examples = make_examples(read_jsonl(data), algorithm, tokenizer)
-        except ValueError as error:
-            raise ValueError(f"{data}, {error}") from error
-        check_count(examples, row.recipe.batch_size, data)
-        check_lengths(examples, model, data)
-        if algorithm.mismatched:
-            check_lengths(mismatched_examples(examples), model, data)
+        learn = (learn_online if online else learn_offline)(row, data, model, tokenizer)
         optimizer = MasterAdamW(dict(model.named_parameters()), row.recipe)
         if mask is not None:
             optimizer.mask = attach_mask(optimizer.adamw, optimizer.masters, load_mask(mask))
         where = environment(model.device)
         with wandb_logging(row, resume.parent / "wandb") as log:
-            rows = train(
-                row,
-                model,
-                optimizer,
-                algorithm,
-                examples,
-                end_token(tokenizer) if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
-                resume,
-                {**what_bits_depend_on(row), "inputs_sha256": inputs, **where},
-                log,
-            )
+            belongs_to = {**what_bits_depend_on(row), "inputs_sha256": inputs, **where}
+            rows = learn(optimizer, resume, belongs_to, log)
         with replacing(out) as folder:
             folder.mkdir()
             save_model(model, tokenizer, folder, init)
             write_json(folder / "manifest.json", manifest(row, inputs, where))
-    write_csv(metrics, rows, METRICS)
+    write_csv(metrics, rows, ONLINE_METRICS if online else METRICS)
     remove_state(resume)
 
 

@@ -2,7 +2,7 @@
 
 import platform
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -15,18 +15,25 @@ from rlsubnet.training.recipe import Row
 # One row per optimizer step, counted from 1; a cell is empty where it is not defined.
 #   loss              mean over the batch's tokens (pretrain, sft, rft) or pairs (the others)
 #   reward            mean margin r(chosen) - r(rejected): of the implicit reward (dpo, dpo_norm,
-#                     kto), of beta times the mean log-probability (simpo), or of log odds (orpo)
-#   kl                kto: the reference point z_0, a biased estimate of KL(policy || reference)
+#                     kto), of beta times the mean log-probability (simpo), or of log odds (orpo);
+#                     grpo, ppo, prime: share of right responses among those drawn
+#   kl                grpo, ppo, prime: k3 estimate of the divergence from the start, nats per token;
+#                     kto: the reference point z_0, a biased estimate of KL(policy || reference)
 #   grad_norm         of the whole gradient, before clipping and mask
 #   grad_norm_masked  of its part inside the mask, before clipping; empty without a mask
 #   lr                learning rate of the step
 #   tokens            response tokens in the batch (pretraining: all but the start tokens)
 METRICS = ("step", "loss", "reward", "kl", "grad_norm", "grad_norm_masked", "lr", "tokens")
 
+# Files of online algorithms have two more:
+#   entropy           of the policy's next token, nats, mean over the batch's response tokens
+#   response_length   tokens, mean over the responses drawn
+ONLINE_METRICS = (*METRICS, "entropy", "response_length")
+
 PACKAGES = ("rlsubnet", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 
 
-def metrics_row(**values: float | None) -> dict[str, Any]:
+def metrics_row(columns: Sequence[str] = METRICS, /, **values: float | None) -> dict[str, Any]:
     """Return one row of the metrics, floats with 7 significant digits, None as an empty cell.
 
     Seven digits are what a float32 holds.
@@ -35,9 +42,9 @@ def metrics_row(**values: float | None) -> dict[str, Any]:
     >>> row["loss"], row["kl"]
     (0.6931472, '')
     """
-    if unknown := sorted(set(values) - set(METRICS)):
-        raise ValueError(f"metrics: unknown columns {unknown}; known: {', '.join(METRICS)}")
-    row: dict[str, Any] = dict.fromkeys(METRICS, "")
+    if unknown := sorted(set(values) - set(columns)):
+        raise ValueError(f"metrics: unknown columns {unknown}; known: {', '.join(columns)}")
+    row: dict[str, Any] = dict.fromkeys(columns, "")
     for column, value in values.items():
         if value is not None:
             row[column] = float(f"{value:.7g}") if isinstance(value, float) else value

@@ -1,0 +1,47 @@
+"""A policy that answers at random among ten digits, and problems whose answer is one of them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlsubnet.files import read_jsonl
+from rlsubnet.tasks.tokenizer import load_tokenizer
+from rlsubnet.training.model import load_model
+from rlsubnet.training.online import Learner, new_learner
+from rlsubnet.training.optimizer import MasterAdamW
+from rlsubnet.training.recipe import Recipe, Row
+from rlsubnet.training.rollouts import Question, make_questions
+from tests.training.training_runs import row
+
+PROMPTS = [f"{a}+{b}=" for a in range(10) for b in range(0, 10, 2)]
+ALGORITHMS = ("grpo", "ppo", "prime")
+# A learning rate at which a model of a few thousand weights changes its mind within 20 steps.
+RECIPE = {"batch_size": 8, "samples": 4, "max_new_tokens": 6, "lr": 3e-3, "warmup_ratio": 0.0}
+
+
+def online_row(algorithm: str, **changes: Any) -> Row:
+    """Return a row with RECIPE but for ``changes``."""
+    return row(algorithm, **{**RECIPE, **changes})
+
+
+def recipe(**changes: Any) -> Recipe:
+    """Return RECIPE but for ``changes``, for one step."""
+    return Recipe(**{"steps": 1, **RECIPE, **changes})
+
+
+def learner(algorithm: str, policy: Path, settings: Recipe) -> Learner:
+    """Return what a run starts with."""
+    model = load_model(policy)
+    optimizer = MasterAdamW(dict(model.named_parameters()), settings)
+    return new_learner(algorithm, model, optimizer, load_tokenizer(policy), settings)
+
+
+def questions(problems: Path, policy: Path, count: int) -> list[Question]:
+    """Return the first problems of a file."""
+    return make_questions(read_jsonl(problems)[:count], load_tokenizer(policy))
+
+
+def masters(found: Learner) -> dict[str, torch.Tensor]:
+    """Return copies of the float32 masters."""
+    return {name: master.detach().clone() for name, master in found.optimizer.masters.items()}

@@ -1,0 +1,340 @@
+"""Whole online runs, and single steps of them against formulas written down a second time."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from rlsubnet.checkpoints.masks import load_mask
+from rlsubnet.checkpoints.store import Checkpoint
+from rlsubnet.cli import main
+from rlsubnet.files import write_jsonl
+from rlsubnet.training import online
+from rlsubnet.training.credit import ValueHead
+from rlsubnet.training.model import load_model
+from rlsubnet.training.online import Experience, gather, policy_step
+from rlsubnet.training.resume import STATE
+from rlsubnet.training.run import run_training
+from tests.training.online_runs import (
+    ALGORITHMS,
+    learner,
+    masters,
+    online_row,
+    questions,
+    recipe,
+)
+from tests.training.training_runs import as_json, bits, weights
+
+Train = Callable[..., Path]
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def column(folder: Path, name: str) -> list[float]:
+    return [float(line[name]) for line in metrics(folder)]
+
+
+def one_by_one(
+    experience: Experience, model: PreTrainedModel, temperature: float = 1.0
+) -> list[tuple[Tensor, Tensor]]:
+    """Return the log-probabilities and entropies of each response, scored alone, unpadded."""
+    batch = experience.rollouts.batch
+    given = batch.inputs.shape[1] - batch.targets.shape[1]
+    scored = []
+    for row, mask in enumerate(batch.mask):
+        (places,) = torch.where(mask)
+        end = given + int(places[-1]) + 1
+        logits = model(batch.inputs[[row], :end]).logits[0, given + places]
+        logps = (logits / temperature).log_softmax(-1)
+        chosen = logps[torch.arange(len(places)), batch.targets[row, places]]
+        scored.append((chosen, -(logps.exp() * logps).sum(-1)))
+    return scored
+
+
+# AdamW's first update is lr * g / (|g| + eps): with lr = eps = 1e4 it is the gradient itself.
+GRADIENT = {"lr": 1e4, "eps": 1e4, "clip": None, "schedule": "constant", "reward_lr": 1e-3}
+
+
+@pytest.mark.parametrize("changes", [{}, {"accumulate": 2}, {"temperature": 0.7}])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_gradient_of_one_step_agrees_with_reinforce_one_response_at_a_time(
+    policy: Path, problems: Path, algorithm: str, changes: dict[str, Any]
+) -> None:
+    settings = recipe(**GRADIENT, **changes, entropy_coef=0.01)
+    found = learner(algorithm, policy, settings)
+    before = masters(found)
+    experience = gather(found, questions(problems, policy, 8), seed=1)
+    row = policy_step(found, experience, step=1)
+    after = masters(found)
+
+    model = load_model(policy)
+    scored = one_by_one(experience, model, settings.temperature)
+    tokens = sum(len(logps) for logps, _ in scored)
+    total = torch.tensor(0.0)
+    for number, (logps, entropy) in enumerate(scored):
+        mask = experience.rollouts.batch.mask[number]
+        advantages = experience.credit.advantages[number][mask]
+        total = total - (advantages * logps).sum() - 0.01 * entropy.sum()
+    gradients = torch.autograd.grad(total / tokens, list(model.parameters()))
+    for (name, _), gradient in zip(model.named_parameters(), gradients, strict=True):
+        update = before[name] - after[name]
+        torch.testing.assert_close(update, gradient, rtol=2e-2, atol=2e-4)
+    # Both sides are not just small: some gradient is a hundred times the tolerance.
+    assert max(gradient.abs().max() for gradient in gradients) > 1e-2
+    norm = torch.stack([gradient.norm() for gradient in gradients]).norm().item()
+    assert row["grad_norm"] == pytest.approx(norm, rel=1e-3)
+    assert row["tokens"] == tokens
+    assert row["entropy"] == pytest.approx(
+        sum(entropy.sum().item() for _, entropy in scored) / tokens, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("coefficient", [0.0, 0.5])
+def test_the_policy_feels_the_value_loss_through_its_hidden_states(
+    policy: Path, problems: Path, coefficient: float
+) -> None:
+    settings = recipe(**GRADIENT, value_coef=coefficient)
+    found = learner("ppo", policy, settings)
+    assert isinstance(found.credit.head, ValueHead)
+    linear = found.credit.head.linear
+    torch.nn.init.constant_(linear.weight, 0.1)
+    before = masters(found)
+    experience = gather(found, questions(problems, policy, 8), seed=1)
+    policy_step(found, experience, step=1)
+    after = masters(found)
+
+    model, batch = load_model(policy), experience.rollouts.batch
+    tokens = int(batch.mask.sum())
+    surrogate, squares = torch.tensor(0.0), torch.tensor(0.0)
+    assert experience.credit.returns is not None
+    given = batch.inputs.shape[1] - batch.targets.shape[1]
+    for row, (logps, _) in enumerate(one_by_one(experience, model)):
+        (places,) = torch.where(batch.mask[row])
+        surrogate = surrogate - (experience.credit.advantages[row, places] * logps).sum()
+        inputs = batch.inputs[[row], : given + int(places[-1]) + 1]
+        hidden = model.model(inputs).last_hidden_state[0, given + places]
+        errors = 0.1 * hidden.sum(-1) - experience.credit.returns[row, places]
+        squares = squares + errors.square().sum() / 2
+    weights = list(model.parameters())
+    first = torch.autograd.grad(surrogate / tokens, weights)
+    second = torch.autograd.grad(squares / tokens, weights, allow_unused=True)
+    for (name, _), one, two in zip(model.named_parameters(), first, second, strict=True):
+        # The last layer that makes words of hidden states has no part in the values.
+        expected = one if two is None else one + coefficient * two
+        torch.testing.assert_close(before[name] - after[name], expected, rtol=2e-2, atol=2e-4)
+    assert max(two.abs().max() for two in second if two is not None) > 1e-2
+    # The head itself always learns: AdamW's first update is its learning rate.
+    assert (linear.weight - 0.1).abs().max().item() == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_the_divergence_from_the_start_pulls_back(policy: Path, problems: Path) -> None:
+    # No right response, so no advantage: only the divergence has a gradient. It is 0 where the
+    # policy is its start, and descends the divergence once the policy has moved away.
+    settings = recipe(**GRADIENT, kl_coef=1.0)
+    found = learner("grpo", policy, settings)
+    asked = [question._replace(solution=";77") for question in questions(problems, policy, 8)]
+    at_start = policy_step(found, gather(found, asked, seed=1), step=1)
+    assert at_start["kl"] == pytest.approx(0.0, abs=1e-9)
+    assert at_start["grad_norm"] == pytest.approx(0.0, abs=1e-5)
+    with torch.no_grad():
+        for weight in found.policy.parameters():
+            weight.mul_(1.1)
+    moved = policy_step(found, gather(found, asked, seed=1), step=1)
+    assert moved["kl"] > 1e-3
+    assert moved["loss"] == moved["kl"]
+    assert moved["grad_norm"] > 1e-3
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_reward_improves(train_online: Train, algorithm: str) -> None:
+    # A reward model that learns ten times as fast as here drives every response to one token.
+    what = online_row(algorithm, steps=25, samples=8, lr=1e-2, reward_lr=1e-3)
+    folder = train_online(what)
+    rewards = column(folder, "reward")
+    # One digit in ten is right at the start; standard error over 64 responses 0.04.
+    assert rewards[0] < 0.3
+    assert sum(rewards[-3:]) / 3 > 0.8
+    assert column(folder, "kl")[-1] > 0.01 > column(folder, "kl")[0]
+    assert column(folder, "entropy")[-1] < column(folder, "entropy")[0]
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "prime"])
+def test_a_second_model_or_head_is_saved_to_resume_and_not_in_the_result(
+    monkeypatch: pytest.MonkeyPatch, train_online: Train, policy: Path, algorithm: str
+) -> None:
+    what = online_row(algorithm, steps=3, save_every=1)
+    interrupted(monkeypatch, train_online, what, after=2)
+    folder = train_online(what, "undisturbed")
+    assert Checkpoint(folder / "final").tensors.keys() == Checkpoint(policy).tensors.keys()
+    state = torch.load(folder.parent / "run" / "resume" / STATE, weights_only=True)
+    assert set(state["optimizer"]) == {"policy", "credit"}
+    assert set(state["optimizer"]["credit"]) == (
+        {"head", "adamw"} if algorithm == "ppo" else {"masters", "adamw"}
+    )
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_row_trained_twice_gives_the_same_bits_and_another_seed_others(
+    train_online: Train, algorithm: str
+) -> None:
+    one = train_online(online_row(algorithm, steps=3), "one")
+    assert bits(one) == bits(train_online(online_row(algorithm, steps=3), "two"))
+    assert bits(one) != bits(train_online(online_row(algorithm, steps=3, seed=4), "three"))
+
+
+def test_metrics_of_an_online_run_have_two_more_columns(train_online: Train) -> None:
+    lines = metrics(train_online(online_row("grpo", steps=3)))
+    assert list(lines[0]) == [
+        *("step", "loss", "reward", "kl", "grad_norm", "grad_norm_masked", "lr", "tokens"),
+        *("entropy", "response_length"),
+    ]
+    for line in lines:
+        # 32 responses; the filter leaves none out, so that both count the same tokens.
+        assert float(line["response_length"]) == int(line["tokens"]) / 32
+        assert line["grad_norm_masked"] == ""
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_masked_run_moves_the_subnetwork_and_no_other_bit(
+    train_online: Train, policy: Path, mask: Path, algorithm: str
+) -> None:
+    folder = train_online(online_row(algorithm, steps=8, lr=1e-2, mask="quarter"), mask=mask)
+    before, after, inside = weights(policy), weights(folder / "final"), load_mask(mask)
+    moved = 0
+    for name in before:
+        changed = before[name] != after[name]
+        assert not changed[~inside.read(name)].any()
+        moved += changed.sum()
+    assert moved > 0.5 * sum(inside.read(name).sum() for name in before)
+    full, masked = column(folder, "grad_norm"), column(folder, "grad_norm_masked")
+    assert all(part <= whole for part, whole in zip(masked, full, strict=True))
+
+
+def interrupted(
+    monkeypatch: pytest.MonkeyPatch, train_online: Train, what: Any, after: int
+) -> None:
+    """Train ``what`` and fail when batch ``after + 1`` is to be drawn, as a full disk would."""
+    calls = []
+
+    def failing(*arguments: Any) -> Experience:
+        calls.append(arguments)
+        if len(calls) > after:
+            raise OSError("no space left")
+        return gather(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(online, "gather", failing)
+        with pytest.raises(OSError, match="no space left"):
+            train_online(what, "run")
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_resumed_run_ends_with_the_bits_of_an_undisturbed_one(
+    monkeypatch: pytest.MonkeyPatch, train_online: Train, tmp_path: Path, algorithm: str
+) -> None:
+    what = online_row(algorithm, steps=6, save_every=2, reward_updates=2)
+    interrupted(monkeypatch, train_online, what, after=5)
+    assert not (tmp_path / "run" / "final").exists()
+    assert bits(train_online(what, "run")) == bits(train_online(what, "undisturbed"))
+    assert not (tmp_path / "run" / "resume").exists()
+
+
+def test_several_updates_for_a_batch_resume_where_a_batch_ends(
+    monkeypatch: pytest.MonkeyPatch, train_online: Train
+) -> None:
+    what = online_row("ppo", steps=7, updates=2, save_every=1, lr=1e-2)
+    interrupted(monkeypatch, train_online, what, after=2)
+    resumed = train_online(what, "run")
+    assert bits(resumed) == bits(train_online(what, "undisturbed"))
+    rewards = column(resumed, "reward")
+    assert rewards[0::2][:3] == rewards[1::2]  # both updates of a batch have its reward
+    assert len(rewards) == 7
+
+
+def test_the_ratio_is_clipped_only_where_the_policy_has_moved_since_it_drew(
+    train_online: Train,
+) -> None:
+    def run(name: str, **changes: Any) -> Path:
+        return train_online(online_row("grpo", steps=4, lr=1e-2, **changes), name)
+
+    assert bits(run("on", clip_ratio=None)) == bits(run("on_clipped", clip_ratio=1e-3))
+    off = {"updates": 2}
+    assert bits(run("off", clip_ratio=None, **off)) != bits(run("clip", clip_ratio=1e-3, **off))
+
+
+def test_the_accuracy_filter_chooses_among_more_prompts(train_online: Train) -> None:
+    settings = {"steps": 3, "oversample": 3, "samples": 8, "lr": 1e-6}
+    plain = train_online(online_row("grpo", **settings), "plain")
+    mixed = train_online(
+        online_row("grpo", **settings, accuracy_low=0.1, accuracy_high=0.9), "mixed"
+    )
+    # The same 24 prompts are drawn at first, the 8 that are learned from differ.
+    assert column(plain, "reward")[0] == column(mixed, "reward")[0]
+    assert column(plain, "loss")[0] != column(mixed, "loss")[0]
+
+
+@pytest.mark.slow
+def test_a_killed_prime_run_resumes_and_ends_with_the_bits_of_an_undisturbed_one(
+    train_online: Train,
+    policy: Path,
+    problems: Path,
+    mask: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    what = online_row("prime", steps=60, save_every=10, mask="quarter", lr=1e-3)
+    undisturbed = train_online(what, "undisturbed", mask)
+
+    killed = tmp_path / "killed"
+    arguments = [
+        *("train", "prime", "--row", as_json(what), "--init", str(policy)),
+        *("--data", str(problems), "--mask", str(mask), "--resume", str(killed / "resume")),
+        *("--out", str(killed / "final"), "--metrics", str(killed / "metrics.csv")),
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rlsubnet.cli", *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not (killed / "resume" / STATE).exists():
+        assert process.poll() is None, "the run ended before it saved a state"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (killed / "final").exists()
+
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "prime: resumed after step " in capsys.readouterr().err
+    assert bits(killed) == bits(undisturbed)
+
+
+def test_bad_data_are_refused_by_line(policy: Path, problems: Path, tmp_path: Path) -> None:
+    def run(path: Path, **changes: Any) -> None:
+        folder = tmp_path / "run"
+        run_training(
+            online_row("grpo", **changes), path, folder / "r", folder / "f", folder / "m", policy
+        )
+
+    write_jsonl(tmp_path / "pairs.jsonl", [{"prompt": "1=", "chosen": "1", "rejected": "2"}])
+    with pytest.raises(ValueError, match=r"pairs\.jsonl, line 1: no key 'solution'"):
+        run(tmp_path / "pairs.jsonl")
+    with pytest.raises(ValueError, match=r"line 1: 55 tokens; the model has 32 positions"):
+        run(problems, max_new_tokens=50)
+    with pytest.raises(ValueError, match="found 50 examples, expected at least one batch of 56"):
+        run(problems, oversample=7)

@@ -1,0 +1,222 @@
+"""Which token of a response earned how much: what GRPO, PPO and PRIME differ in."""
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import Linear, Module
+from torch.nn.utils import skip_init
+from transformers import PreTrainedModel
+
+from rlsubnet.objectives.policy_gradient import (
+    generalized_advantages,
+    group_advantages,
+    last_tokens,
+    whitened,
+)
+from rlsubnet.objectives.prime import outcome_loss, prime_advantages
+from rlsubnet.training.batches import take_rows
+from rlsubnet.training.model import score_batch, score_tokens
+from rlsubnet.training.optimizer import MasterAdamW
+from rlsubnet.training.recipe import Recipe
+from rlsubnet.training.rollouts import Rollouts
+
+
+class Credit(NamedTuple):
+    """Advantages of the tokens, ``[rows, K]``, and what a value head is to learn, or None."""
+
+    advantages: Tensor
+    returns: Tensor | None = None
+
+
+class CreditAssigner(Protocol):
+    """What an online algorithm adds to the policy; it may learn something itself."""
+
+    @property
+    def head(self) -> Module | None:
+        """What reads values off the policy's hidden states while the policy learns, or None."""
+
+    def assign(self, rollouts: Rollouts, reference: Tensor) -> Credit:
+        """Return the credit of a batch.
+
+        Args:
+            rollouts: verified responses.
+            reference: log-probabilities of their tokens under the model before finetuning.
+        """
+
+    def update(self, divisor: float) -> None:
+        """Learn from the gradients that an update of the policy left behind."""
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that the next steps depend on."""
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from what :meth:`state` returned."""
+
+
+class GroupCredit:
+    """GRPO: every token has its response's advantage over the group."""
+
+    head = None
+
+    def __init__(self, policy: PreTrainedModel, recipe: Recipe) -> None:
+        self._samples = recipe.samples
+
+    def assign(self, rollouts: Rollouts, reference: Tensor) -> Credit:
+        """See :class:`CreditAssigner`."""
+        advantages = group_advantages(rollouts.outcomes.view(-1, self._samples)).flatten()
+        return Credit(rollouts.batch.mask * advantages[:, None])
+
+    def update(self, divisor: float) -> None:
+        """Learn nothing."""
+
+    def state(self) -> dict[str, Any]:
+        """Return nothing: a batch's credit follows from the batch."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take nothing."""
+
+
+class ValueHead(Module):
+    """A linear function of the last hidden state, 0 at the start.
+
+    Args:
+        width: of the hidden states.
+        coefficient: what the gradient is multiplied with on its way into the hidden states; with 0
+            the head learns to read them and does not change them.
+        device: of the weights, which are float32.
+    """
+
+    def __init__(self, width: int, coefficient: float, device: torch.device) -> None:
+        super().__init__()
+        self.linear = skip_init(Linear, width, 1, device=device)
+        torch.nn.init.zeros_(self.linear.weight)
+        torch.nn.init.zeros_(self.linear.bias)
+        self._coefficient = coefficient
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return the values, ``[rows, K]``, of hidden states ``[rows, K, width]``."""
+        if hidden.requires_grad:
+            hidden.register_hook(lambda gradient: self._coefficient * gradient)
+        values: Tensor = self.linear(hidden)
+        return values.squeeze(-1)
+
+
+class ValueCredit:
+    """PPO: whitened GAE from a value head on the policy's own hidden states.
+
+    The head is no part of the model that a run results in: it lives in the resume state only.
+    """
+
+    def __init__(self, policy: PreTrainedModel, recipe: Recipe) -> None:
+        self._policy, self._recipe = policy, recipe
+        self.head = ValueHead(policy.config.hidden_size, recipe.value_coef, policy.device)
+        self._adamw = torch.optim.AdamW(
+            self.head.parameters(), lr=recipe.value_lr, weight_decay=0.0
+        )
+
+    def assign(self, rollouts: Rollouts, reference: Tensor) -> Credit:
+        """See :class:`CreditAssigner`."""
+        batch, recipe = rollouts.batch, self._recipe
+
+        def values(rows: Tensor) -> Tensor:
+            scores = score_tokens(
+                self._policy, take_rows(batch, rows), recipe.temperature, self.head
+            )
+            assert scores.values is not None, "there is a head"
+            return scores.values
+
+        rewards = last_tokens(batch.mask) * rollouts.outcomes[:, None]
+        targets = generalized_advantages(
+            rewards, without_gradient(values, rollouts, recipe), batch.mask, recipe.gae_lambda
+        )
+        return Credit(whitened(targets.advantages, batch.mask), targets.returns)
+
+    def update(self, divisor: float) -> None:
+        """Update the head; ``divisor`` is the number of tokens that the gradient sums over."""
+        for parameter in self.head.parameters():
+            if parameter.grad is not None:
+                parameter.grad.div_(divisor)
+        self._adamw.step()
+        self._adamw.zero_grad()
+
+    def state(self) -> dict[str, Any]:
+        """Return the head and its moments."""
+        return {"head": self.head.state_dict(), "adamw": self._adamw.state_dict()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from what :meth:`state` returned."""
+        self.head.load_state_dict(state["head"])
+        self._adamw.load_state_dict(state["adamw"])
+
+
+class ProcessCredit:
+    """PRIME: rewards of the tokens from a second model, which learns the outcomes first."""
+
+    head = None
+
+    def __init__(self, policy: PreTrainedModel, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._model = deepcopy(policy)
+        self._lr = 2 * recipe.lr if recipe.reward_lr is None else recipe.reward_lr
+        # No mask: the subnetwork is the policy's. No decay and constant rate as in verl's recipe.
+        own = replace(recipe, clip=recipe.reward_clip, weight_decay=0.0)
+        self._optimizer = MasterAdamW(dict(self._model.named_parameters()), own)
+
+    def assign(self, rollouts: Rollouts, reference: Tensor) -> Credit:
+        """Update the reward model on the outcomes, then ask it for the rewards of the tokens."""
+        batch, outcomes, recipe = rollouts.batch, rollouts.outcomes, self._recipe
+
+        def logps(rows: Tensor) -> Tensor:
+            return score_batch(self._model, take_rows(batch, rows), recipe.temperature)
+
+        for part in all_rows(rollouts).chunk(recipe.reward_updates):
+            for rows in part.chunk(recipe.accumulate):
+                loss = outcome_loss(
+                    logps(rows), reference[rows], outcomes[rows], recipe.reward_beta
+                )
+                loss.backward()
+                self._optimizer.accumulate()
+            self._optimizer.step(self._lr, divisor=len(part))
+        updated = without_gradient(logps, rollouts, recipe)
+        return Credit(
+            prime_advantages(
+                updated, reference, outcomes, batch.mask, recipe.samples, recipe.reward_beta
+            )
+        )
+
+    def update(self, divisor: float) -> None:
+        """Learn nothing: the reward model has learned before the policy does."""
+
+    def state(self) -> dict[str, Any]:
+        """Return the reward model's masters and moments."""
+        return self._optimizer.state()
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from what :meth:`state` returned."""
+        self._optimizer.load_state(state)
+
+
+def all_rows(rollouts: Rollouts) -> Tensor:
+    """Return the numbers of all rows."""
+    return torch.arange(len(rollouts.outcomes), device=rollouts.outcomes.device)
+
+
+@torch.no_grad()
+def without_gradient(
+    score: Callable[[Tensor], Tensor], rollouts: Rollouts, recipe: Recipe
+) -> Tensor:
+    """Return ``score(rows)`` of all rows, computed in as many parts as are trained on at a time."""
+    parts = all_rows(rollouts).chunk(recipe.updates * recipe.accumulate)
+    return torch.cat([score(rows) for rows in parts])
+
+
+ASSIGNERS: dict[str, Callable[[PreTrainedModel, Recipe], CreditAssigner]] = {
+    "grpo": GroupCredit,
+    "ppo": ValueCredit,
+    "prime": ProcessCredit,
+}

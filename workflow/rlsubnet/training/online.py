@@ -1,0 +1,247 @@
+"""The online loop: draw responses, verify them, assign credit, update the policy."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlsubnet.objectives.policy_gradient import policy_loss, reference_kl, value_loss
+from rlsubnet.tasks.tokenizer import padding_token
+from rlsubnet.training.batches import example_order, take_rows
+from rlsubnet.training.credit import (
+    ASSIGNERS,
+    Credit,
+    CreditAssigner,
+    all_rows,
+    without_gradient,
+)
+from rlsubnet.training.model import score_batch, score_tokens
+from rlsubnet.training.optimizer import MasterAdamW
+from rlsubnet.training.progress import Progress
+from rlsubnet.training.recipe import Recipe, Row, learning_rate
+from rlsubnet.training.resume import load_state, save_state
+from rlsubnet.training.rollouts import (
+    Question,
+    Rollouts,
+    draw_groups,
+    make_rollouts,
+    noise_seed,
+)
+from rlsubnet.training.runlog import ONLINE_METRICS, metrics_row
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Everything that an online run consists of.
+
+    Attributes:
+        policy: its weights are updated.
+        optimizer: of the policy, with or without a mask.
+        reference: frozen copy of the policy before finetuning.
+        credit: what the algorithm adds.
+        tokenizer: of the policy.
+        recipe: hyperparameters.
+    """
+
+    policy: PreTrainedModel
+    optimizer: MasterAdamW
+    reference: PreTrainedModel
+    credit: CreditAssigner
+    tokenizer: PreTrainedTokenizerBase
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Experience:
+    """One batch of responses, and all that the policy is to learn from it.
+
+    Attributes:
+        rollouts: verified responses.
+        credit: who earned what.
+        reference: log-probabilities of the tokens under the model before finetuning.
+        old: under the policy that drew them, or None where the policy that learns still is it.
+    """
+
+    rollouts: Rollouts
+    credit: Credit
+    reference: Tensor
+    old: Tensor | None
+
+
+def new_learner(
+    algorithm: str,
+    policy: PreTrainedModel,
+    optimizer: MasterAdamW,
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: Recipe,
+) -> Learner:
+    """Return what a run of ``algorithm`` starts with.
+
+    Args:
+        algorithm: a key of :data:`rlsubnet.training.credit.ASSIGNERS`.
+        policy: with the weights it starts from, rounded by the optimizer.
+        optimizer: of the policy.
+        tokenizer: of the policy.
+        recipe: hyperparameters.
+    """
+    reference = deepcopy(policy).requires_grad_(False)
+    return Learner(
+        policy, optimizer, reference, ASSIGNERS[algorithm](policy, recipe), tokenizer, recipe
+    )
+
+
+def gather(learner: Learner, questions: Sequence[Question], seed: int) -> Experience:
+    """Return the policy's own responses to the questions, with everything to learn from them.
+
+    Args:
+        learner: the run.
+        questions: ``oversample`` times as many as are learned from.
+        seed: of the noise the responses are drawn with.
+    """
+    recipe, tokenizer = learner.recipe, learner.tokenizer
+    groups = draw_groups(learner.policy, tokenizer, questions, recipe, seed)
+    rollouts = make_rollouts(groups, recipe, padding_token(tokenizer), learner.policy.device)
+
+    def scored_by(model: PreTrainedModel) -> Tensor:
+        def logps(rows: Tensor) -> Tensor:
+            return score_batch(model, take_rows(rollouts.batch, rows), recipe.temperature)
+
+        return without_gradient(logps, rollouts, recipe)
+
+    reference = scored_by(learner.reference)
+    # In the first of a batch's updates the policy is the one that drew the responses.
+    old = scored_by(learner.policy) if recipe.updates > 1 else None
+    return Experience(rollouts, learner.credit.assign(rollouts, reference), reference, old)
+
+
+def policy_step(learner: Learner, experience: Experience, step: int) -> dict[str, Any]:
+    """Update the policy once and return the row of the metrics.
+
+    The loss is the mean over the tokens that the step learns from: the surrogate of the algorithm,
+    ``kl_coef`` times the KL divergence, less ``entropy_coef`` times the entropy, and PPO's value
+    loss.
+
+    Args:
+        learner: the run.
+        experience: a batch of responses; of its ``updates`` equal shares the step takes its own.
+        step: counted from 1.
+    """
+    recipe, rollouts = learner.recipe, experience.rollouts
+    share = all_rows(rollouts).chunk(recipe.updates)[(step - 1) % recipe.updates]
+    tokens = int(rollouts.batch.mask[share].sum())
+    sums: dict[str, float] = defaultdict(float)
+    for rows in share.chunk(recipe.accumulate):
+        batch = take_rows(rollouts.batch, rows)
+        scores = score_tokens(learner.policy, batch, recipe.temperature, learner.credit.head)
+        old = scores.logps.detach() if experience.old is None else experience.old[rows]
+        advantages = experience.credit.advantages[rows]
+        loss = policy_loss(scores.logps, old, advantages, batch.mask, recipe.clip_ratio)
+        kl = reference_kl(scores.logps, experience.reference[rows], batch.mask)
+        entropy = scores.entropies.sum()
+        if recipe.kl_coef:
+            loss = loss + recipe.kl_coef * kl
+        if recipe.entropy_coef:
+            loss = loss - recipe.entropy_coef * entropy
+        if scores.values is not None:
+            assert experience.credit.returns is not None, "a head has something to learn"
+            loss = loss + value_loss(scores.values, experience.credit.returns[rows], batch.mask)
+        loss.backward()
+        learner.optimizer.accumulate()
+        for column, value in (("loss", loss), ("kl", kl), ("entropy", entropy)):
+            sums[column] += value.item()
+    lr = learning_rate(recipe, step)
+    norms = learner.optimizer.step(lr, divisor=tokens)
+    learner.credit.update(divisor=tokens)
+    return metrics_row(
+        ONLINE_METRICS,
+        step=step,
+        **{column: value / tokens for column, value in sums.items()},
+        reward=rollouts.reward,
+        response_length=rollouts.response_length,
+        grad_norm=norms.full,
+        grad_norm_masked=norms.masked,
+        lr=lr,
+        tokens=tokens,
+    )
+
+
+def save_is_due(recipe: Recipe, step: int) -> bool:
+    """Return whether the state after ``step`` is saved.
+
+    Responses are not part of it: it is saved only where the next step draws new ones.
+
+    >>> recipe = Recipe(steps=40, batch_size=8, lr=1.0, updates=4, save_every=10)
+    >>> [step for step in range(1, 41) if save_is_due(recipe, step)]
+    [12, 20, 32, 40]
+    """
+    every, updates = recipe.save_every, recipe.updates
+    return bool(every) and step % updates == 0 and step // every > (step - updates) // every
+
+
+def train_online(
+    row: Row,
+    learner: Learner,
+    questions: Sequence[Question],
+    resume: Path,
+    belongs_to: Mapping[str, Any],
+    log: Callable[[Mapping[str, Any]], None],
+) -> list[dict[str, Any]]:
+    """Train for ``row.recipe.steps`` steps and return the metrics of all of them.
+
+    Starts from the state in ``resume`` if there is one. Prompts and noise are functions of the seed
+    and the number of the batch, so that what follows has the same bits as in a run that was never
+    interrupted.
+
+    Args:
+        row: the run.
+        learner: with the weights it starts from.
+        questions: all of the data set.
+        resume: folder of the saved state.
+        belongs_to: what the state must belong to, see :mod:`rlsubnet.training.resume`.
+        log: takes every row of the metrics, resumed ones too.
+
+    Raises:
+        ValueError: the state is another run's, there are too few questions, or something is not
+            finite; the message names the step.
+    """
+    recipe, optimizer = row.recipe, learner.optimizer
+    state = load_state(resume, belongs_to)
+    done, rows = 0, []
+    if state is not None:
+        optimizer.load_state(state["optimizer"]["policy"])
+        learner.credit.load_state(state["optimizer"]["credit"])
+        done, rows = state["step"], state["rows"]
+    for metrics in rows:
+        log(metrics)
+    progress = Progress(row.run, recipe.steps, done)
+    batches = -(-recipe.steps // recipe.updates)
+    drawn = recipe.batch_size * recipe.oversample
+    order = example_order(len(questions), drawn, row.seed, done // recipe.updates + 1, batches)
+    for number, indices in enumerate(order, start=done // recipe.updates + 1):
+        first = (number - 1) * recipe.updates + 1
+        last = min(first + recipe.updates - 1, recipe.steps)
+        step = first
+        try:
+            experience = gather(learner, _pick(questions, indices), noise_seed(row.seed, number))
+            for step in range(first, last + 1):
+                rows.append(policy_step(learner, experience, step))
+                log(rows[-1])
+                progress.report(rows[-1])
+        except ValueError as error:
+            raise ValueError(f"run {row.run}, step {step}: {error}") from error
+        if save_is_due(recipe, last):
+            states = {"policy": optimizer.state(), "credit": learner.credit.state()}
+            save_state(resume, belongs_to, last, states, rows)
+    if optimizer.mask is not None:
+        optimizer.mask.check_updates(recipe.steps - done)
+    return rows
+
+
+def _pick(questions: Sequence[Question], indices: np.ndarray) -> list[Question]:
+    return [questions[index] for index in indices.tolist()]

@@ -1,0 +1,174 @@
+"""Responses that a policy draws itself: sampled, verified, and filtered by their accuracy."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlsubnet.evaluation.generate import completion, generate
+from rlsubnet.tasks.arithmetic import is_correct
+from rlsubnet.tasks.tokenizer import encode_prompt, end_token, padding_token
+from rlsubnet.training.batches import Batch, Sample, collate
+from rlsubnet.training.recipe import Recipe
+
+
+class Question(NamedTuple):
+    """A prompt as token ids, and the solution that its responses are verified against."""
+
+    prompt: list[int]
+    solution: str
+
+
+class Group(NamedTuple):
+    """The responses to one prompt: token ids, whether each is right, whether all ended."""
+
+    samples: list[Sample]
+    correct: list[bool]
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """What one batch of responses consists of.
+
+    Attributes:
+        batch: one row per response; those to one prompt stand side by side.
+        outcomes: 1 for a right response, 0 for a wrong one, float, ``[rows]``.
+        reward: mean outcome of all responses drawn, those the filter left out included.
+        response_length: mean number of tokens of all responses drawn, end token included.
+    """
+
+    batch: Batch
+    outcomes: Tensor
+    reward: float
+    response_length: float
+
+
+def make_questions(
+    records: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase
+) -> list[Question]:
+    """Return the records ``{"prompt", "solution"}`` of a data set, tokenized once.
+
+    Raises:
+        ValueError: a record lacks a key, its prompt cannot be tokenized, or its solution is none
+            the verifier knows; the message names the line of the file.
+    """
+    questions = []
+    for number, record in enumerate(records, start=1):
+        try:
+            question = Question(encode_prompt(tokenizer, record["prompt"]), record["solution"])
+            is_correct("", question.solution)
+            if not question.prompt:
+                raise ValueError("an empty prompt, and the tokenizer has no start token")
+        except KeyError as error:
+            raise ValueError(f"line {number}: no key {error}; found {sorted(record)}") from error
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"line {number}: {error}") from error
+        questions.append(question)
+    return questions
+
+
+def noise_seed(seed: int, number: int) -> int:
+    """Return the seed of the noise that batch ``number`` of a run is drawn with.
+
+    It depends on nothing else, so that a resumed run draws what it would have drawn.
+
+    >>> noise_seed(42, 1) == noise_seed(42, 1), noise_seed(42, 1) == noise_seed(42, 2)
+    (True, False)
+    """
+    return int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0])
+
+
+def draw_groups(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    recipe: Recipe,
+    seed: int,
+) -> list[Group]:
+    """Return ``recipe.samples`` verified responses to each of the questions.
+
+    A response is right if it ends by itself and the strict verifier accepts all of it.
+
+    Args:
+        model: the policy.
+        tokenizer: of the policy.
+        questions: what to answer.
+        recipe: samples, temperature, max_new_tokens.
+        seed: of the noise.
+    """
+    eos = end_token(tokenizer)
+    rows = generate(
+        model,
+        [question.prompt for question in questions],
+        recipe.max_new_tokens,
+        recipe.temperature,
+        torch.Generator().manual_seed(seed),
+        eos_token_id=eos,
+        pad_token_id=padding_token(tokenizer),
+        samples=recipe.samples,
+    ).tolist()
+    groups = []
+    for number, question in enumerate(questions):
+        own = rows[number * recipe.samples : (number + 1) * recipe.samples]
+        texts = [completion(tokenizer, row, eos) for row in own]
+        responses = [row[: row.index(eos) + 1] if eos in row else row for row in own]
+        groups.append(
+            Group(
+                [Sample(question.prompt + row, len(question.prompt)) for row in responses],
+                [done and is_correct(text, question.solution) for text, done in texts],
+                all(done for _, done in texts),
+            )
+        )
+    return groups
+
+
+def preferred_groups(groups: Sequence[Group], count: int, low: float, high: float) -> list[Group]:
+    """Return ``count`` of the groups, those that pass the accuracy filter first.
+
+    A group passes if its share of right responses is between ``low`` and ``high`` and all its
+    responses ended by themselves. The order stays as drawn; failing groups fill what is missing, as
+    in verl's PRIME recipe, so that a batch always has its full size.
+
+    >>> def group(*correct):
+    ...     return Group([], list(correct), True)
+    >>> drawn = [group(True, True), group(True, False), group(False, False), group(False, True)]
+    >>> [kept.correct for kept in preferred_groups(drawn, 3, low=0.2, high=0.8)]
+    [[True, False], [False, True], [True, True]]
+    """
+    # Differs from the paper: verl fails a group whose longest response has max_response_length - 1
+    # tokens, ended or not; here what was cut off fails.
+    passes = [
+        group.finished and low <= sum(group.correct) / len(group.correct) <= high
+        for group in groups
+    ]
+    order = sorted(range(len(groups)), key=lambda number: not passes[number])  # stable
+    return [groups[number] for number in order[:count]]
+
+
+def make_rollouts(
+    groups: Sequence[Group], recipe: Recipe, pad: int, device: torch.device
+) -> Rollouts:
+    """Return the groups that pass the filter as one batch, with means over all of them.
+
+    Args:
+        groups: all that were drawn.
+        recipe: batch_size and the bounds of the filter.
+        pad: token id for padding.
+        device: where the batch is wanted.
+    """
+    drawn = [sample for group in groups for sample in group.samples]
+    right = [correct for group in groups for correct in group.correct]
+    kept = preferred_groups(groups, recipe.batch_size, recipe.accuracy_low, recipe.accuracy_high)
+    examples = [(sample,) for group in kept for sample in group.samples]
+    outcomes = [float(correct) for group in kept for correct in group.correct]
+    return Rollouts(
+        batch=collate(examples, range(len(examples)), pad, device),
+        outcomes=torch.tensor(outcomes, device=device),
+        reward=sum(right) / len(right),
+        response_length=sum(len(s.tokens) - s.given for s in drawn) / len(drawn),
+    )
