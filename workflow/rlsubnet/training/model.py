@@ -171,13 +171,17 @@ def score_batch(model: PreTrainedModel, batch: Batch, temperature: float = 1.0) 
 
     def score(inputs: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
         logits = model(input_ids=inputs, use_cache=False, logits_to_keep=targets.shape[1]).logits
-        return token_logps(logits.float() / temperature, targets, mask)[None]
+        return token_logps(_at(temperature, logits), targets, mask)[None]
 
     return _in_blocks(batch, score)[0]
 
 
 def score_tokens(
-    model: PreTrainedModel, batch: Batch, temperature: float = 1.0, head: Module | None = None
+    model: PreTrainedModel,
+    batch: Batch,
+    temperature: float = 1.0,
+    head: Module | None = None,
+    entropy_gradient: bool = False,
 ) -> TokenScores:
     """Return log-probabilities and entropies of a batch's targets, and a head's values.
 
@@ -186,6 +190,7 @@ def score_tokens(
         batch: sequences and their targets.
         temperature: that the responses were drawn at, as for :func:`score_batch`.
         head: reads the expected reward off the last hidden state in front of each target.
+        entropy_gradient: whether the entropies are to be differentiated; it costs memory.
     """
 
     def score(inputs: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
@@ -196,8 +201,9 @@ def score_tokens(
             logits_to_keep=kept,
             output_hidden_states=head is not None,
         )
-        logits = output.logits.float() / temperature
-        channels = [token_logps(logits, targets, mask), token_entropies(logits, mask)]
+        logits = _at(temperature, output.logits)
+        entropies = token_entropies(logits if entropy_gradient else logits.detach(), mask)
+        channels = [token_logps(logits, targets, mask), entropies]
         if head is not None:
             values = head(output.hidden_states[-1][:, -kept:].float())
             channels.append(values.masked_fill(~mask, 0.0))
@@ -205,6 +211,11 @@ def score_tokens(
 
     scores = _in_blocks(batch, score)
     return TokenScores(scores[0], scores[1], None if head is None else scores[2])
+
+
+def _at(temperature: float, logits: Tensor) -> Tensor:
+    # Without a copy of all logits where none is needed.
+    return logits if temperature == 1 else logits.float() / temperature
 
 
 def _in_blocks(batch: Batch, score: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:

@@ -138,7 +138,13 @@ def policy_step(learner: Learner, experience: Experience, step: int) -> dict[str
     sums: dict[str, float] = defaultdict(float)
     for rows in share.chunk(recipe.accumulate):
         batch = take_rows(rollouts.batch, rows)
-        scores = score_tokens(learner.policy, batch, recipe.temperature, learner.credit.head)
+        scores = score_tokens(
+            learner.policy,
+            batch,
+            recipe.temperature,
+            learner.credit.head,
+            entropy_gradient=recipe.entropy_coef > 0,
+        )
         old = scores.logps.detach() if experience.old is None else experience.old[rows]
         advantages = experience.credit.advantages[rows]
         loss = policy_loss(scores.logps, old, advantages, batch.mask, recipe.clip_ratio)
