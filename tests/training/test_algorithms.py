@@ -4,11 +4,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rlsubnet.sheets.recipes import OBJECTIVE_KEYS
+from rlsubnet.sheets.recipes import OBJECTIVE_KEYS, ONLINE_KEYS
 from rlsubnet.sheets.scale import DATA_KINDS
 from rlsubnet.sheets.schemas import load_schema
 from rlsubnet.tasks.tokenizer import build_tokenizer
-from rlsubnet.training.algorithms import ALGORITHMS, Scores, find_algorithm, make_examples
+from rlsubnet.training.algorithms import (
+    ALGORITHMS,
+    ONLINE,
+    Scores,
+    find_algorithm,
+    make_examples,
+)
 from rlsubnet.training.recipe import Recipe
 
 TOKENIZER = build_tokenizer()
@@ -121,4 +127,15 @@ def test_an_objective_has_the_recipe_keys_that_the_sheets_say(algorithm: str) ->
 
 def test_sheets_and_registry_know_the_same_algorithms() -> None:
     schema = load_schema("runs")["properties"]["algorithm"]["enum"]
-    assert schema == list(ALGORITHMS) == list(DATA_KINDS)
+    assert schema == [*ALGORITHMS, *ONLINE] == list(DATA_KINDS)
+
+
+def test_every_recipe_key_of_some_algorithms_only_is_in_the_schema() -> None:
+    keys = set(load_schema("config")["$defs"]["recipe"]["properties"])
+    assert set(OBJECTIVE_KEYS) | set(ONLINE_KEYS) <= keys
+    shared = keys - set(OBJECTIVE_KEYS) - set(ONLINE_KEYS)
+    # What is left is of the loop and the optimizer, for every algorithm.
+    assert shared == {
+        *("steps", "batch_size", "lr", "schedule", "warmup_ratio", "weight_decay", "beta1"),
+        *("beta2", "eps", "clip", "accumulate", "compute", "mask_at", "save_every"),
+    }

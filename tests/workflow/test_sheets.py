@@ -57,6 +57,8 @@ def test_the_micro_scale_as_it_stands_is_accepted(micro):
         ("dpo", "set", "steps=2.5", "column set: steps: expected a whole number, found 2.5"),
         ("dpo", "set", "gamma=1", "row 4 (dpo), column set: gamma: has no effect on dpo; used by "
          "simpo"),
+        ("dpo", "set", "samples=4", "row 4 (dpo), column set: samples: has no effect on dpo; used "
+         "by grpo, ppo, prime"),
         ("sft", "set", "beta=5", "row 3 (sft), column set: beta: has no effect on sft; used by "
          "dpo, dpo_norm, simpo, kto"),
         ("sft", "algorithm", "rft", "row 3 (sft), column data: 'sft_train' is of kind "
@@ -66,10 +68,6 @@ def test_the_micro_scale_as_it_stands_is_accepted(micro):
         ("dpo", "set", "lr=1e999", "column set: lr: expected a number, found inf"),
         ("dpo", "set", "clip=inf", "column set: clip: expected a number or null, found inf"),
         ("dpo", "set", "steps=1e3", "column set: steps: expected a whole number, found 1000.0"),
-        ("dpo", "set", "accumulate=2 updates=8", "row 4 (dpo), column set: updates: expected "
-         "updates * accumulate to divide batch_size 8, found 8 * 2"),
-        ("dpo", "set", "accuracy_low=0.5 accuracy_high=0.4", "column set: accuracy_low: expected "
-         "at most accuracy_high 0.4, found 0.5"),
         ("dpo", "set", "samples=1", "column set: samples: 1 is less than the minimum of 2"),
         ("dpo", "set", "reward_lr=0", "column set: reward_lr: 0 is less than or equal to the "
          "minimum of 0"),
@@ -291,6 +289,22 @@ def test_no_run_learns_from_problems_that_are_held_out(micro):
     assert "row 4 (dpo), column data: 'arith' is of split test, which is held out" in refusal(micro)
     micro.replace("config.yaml", "split: test, seed: 3", "split: train, seed: 3")
     assert micro.load().runs["dpo"].algorithm == "grpo"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fault"),
+    [
+        ("accumulate=2 updates=8", "updates: expected updates * accumulate to divide batch_size 8"),
+        ("accuracy_low=0.5 accuracy_high=0.4", "accuracy_low: expected at most accuracy_high 0.4"),
+        ("gae_lambda=1", "gae_lambda: has no effect on grpo; used by ppo"),
+    ],
+)
+def test_recipe_keys_of_an_online_run_are_checked_against_each_other(micro, overrides, fault):
+    micro.set_cell("runs.tsv", "dpo", "algorithm", "grpo")
+    micro.set_cell("runs.tsv", "dpo", "data", "arith")
+    micro.set_cell("runs.tsv", "dpo", "set", overrides)
+    micro.replace("config.yaml", "split: test, seed: 3", "split: train, seed: 3")
+    assert f"row 4 (dpo), column set: {fault}" in refusal(micro)
 
 
 def test_a_row_spells_out_recipe_overrides_and_architecture(micro):

@@ -16,6 +16,15 @@ OBJECTIVE_KEYS = {
     "gamma": ("simpo",),
     "odds_weight": ("orpo",),
 }
+_ROLLOUTS = (
+    *("samples", "temperature", "max_new_tokens", "oversample", "accuracy_low", "accuracy_high"),
+    *("updates", "clip_ratio", "kl_coef", "entropy_coef"),
+)
+ONLINE_KEYS = {
+    **dict.fromkeys(_ROLLOUTS, ("grpo", "ppo", "prime")),
+    **dict.fromkeys(("gae_lambda", "value_lr", "value_coef"), ("ppo",)),
+    **dict.fromkeys(("reward_beta", "reward_lr", "reward_updates", "reward_clip"), ("prime",)),
+}
 
 
 def parse_value(text: str) -> int | float | bool | str | None:
@@ -79,7 +88,7 @@ def check_used(overrides: Mapping[str, Any], algorithm: str) -> None:
     ValueError: gamma: has no effect on dpo; used by simpo
     """
     for key in overrides:
-        users = OBJECTIVE_KEYS.get(key, (algorithm,))
+        users = {**OBJECTIVE_KEYS, **ONLINE_KEYS}.get(key, (algorithm,))
         if algorithm not in users:
             raise ValueError(f"{key}: has no effect on {algorithm}; used by {', '.join(users)}")
 
