@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
+from rlsubnet.evaluation.loading import load_model
 from rlsubnet.files import read_jsonl
 from rlsubnet.tasks.tokenizer import load_tokenizer
-from rlsubnet.training.model import load_model
 from rlsubnet.training.online import Learner, new_learner
 from rlsubnet.training.optimizer import MasterAdamW
 from rlsubnet.training.recipe import Recipe, Row

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from rlsubnet.evaluation.loading import load_model
 from rlsubnet.files import read_jsonl
 from rlsubnet.objectives.logps import response_logps
 from rlsubnet.tasks.tokenizer import load_tokenizer
@@ -16,7 +17,7 @@ from rlsubnet.training.batches import (
     split_batch,
 )
 from rlsubnet.training.loop import reference_logps
-from rlsubnet.training.model import load_model, score_batch
+from rlsubnet.training.model import score_batch
 
 CPU = torch.device("cpu")
 

@@ -3,11 +3,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from rlsubnet.evaluation.loading import load_model
 from rlsubnet.objectives.policy_gradient import whitened
 from rlsubnet.objectives.prime import prime_advantages
 from rlsubnet.training.batches import take_rows
 from rlsubnet.training.credit import ProcessCredit, ValueHead
-from rlsubnet.training.model import load_model, score_batch
+from rlsubnet.training.model import score_batch
 from rlsubnet.training.online import Experience, gather
 from tests.training.online_runs import learner, questions, recipe
 

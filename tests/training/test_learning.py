@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from rlsubnet.evaluation.loading import load_model
 from rlsubnet.files import read_jsonl
 from rlsubnet.tasks.tokenizer import encode_prompt, encode_response, load_tokenizer
 from rlsubnet.training.batches import example_order
-from rlsubnet.training.model import load_model
 from tests.training.training_runs import RECIPE, bits, column, row
 
 Train = Callable[..., Path]

@@ -9,8 +9,9 @@ from safetensors.numpy import save_file
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rlsubnet.evaluation.loading import load_model
 from rlsubnet.tasks.tokenizer import build_tokenizer
-from rlsubnet.training.model import COMPANIONS, load_model, new_model, save_model
+from rlsubnet.training.model import COMPANIONS, new_model, save_model
 from rlsubnet.training.optimizer import MasterAdamW
 from rlsubnet.training.recipe import Recipe
 from tests.training.training_runs import ARCHITECTURE

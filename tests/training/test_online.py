@@ -18,10 +18,10 @@ from transformers import PreTrainedModel
 from rlsubnet.checkpoints.masks import load_mask
 from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.cli import main
+from rlsubnet.evaluation.loading import load_model
 from rlsubnet.files import write_jsonl
 from rlsubnet.training import online
 from rlsubnet.training.credit import ValueHead
-from rlsubnet.training.model import load_model
 from rlsubnet.training.online import Experience, gather, policy_step
 from rlsubnet.training.resume import STATE
 from rlsubnet.training.rollouts import noise_seed

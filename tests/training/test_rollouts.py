@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from rlsubnet.evaluation.loading import load_model
 from rlsubnet.tasks.tokenizer import build_tokenizer, load_tokenizer
 from rlsubnet.training.batches import Sample
-from rlsubnet.training.model import load_model
 from rlsubnet.training.rollouts import (
     Group,
     Question,

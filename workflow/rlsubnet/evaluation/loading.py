@@ -1,30 +1,43 @@
-"""A model folder, ready to be evaluated."""
+"""Model folders opened with transformers, to be evaluated or trained on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils import logging as transformers_logging
 
 from rlsubnet.tasks.tokenizer import load_tokenizer
 
 
 def pick_device(device: str) -> torch.device:
-    """Return the device called ``device``; ``auto`` is the GPU if there is one."""
+    """Return the device called ``device``; ``auto`` is the GPU if there is one.
+
+    >>> pick_device("cpu")
+    device(type='cpu')
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(device)
 
 
-def load_policy(
-    folder: Path | str, device: str = "auto", dtype: torch.dtype = torch.float32
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return the model of a Hugging Face folder in evaluation mode, and its tokenizer.
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep transformers' progress bars for loading and saving out of the logs."""
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
 
-    The bf16 weights on disk are widened to float32 by default: exact, and on a CPU faster than
-    bf16 arithmetic.
+
+def load_model(folder: Path | str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Return the model of a Hugging Face folder, with weights of ``dtype``, in eval mode.
+
+    It stays in eval mode in training, too: the models of the paper have no dropout.
 
     Raises:
         ValueError: ``folder`` is no folder, holds a broken weight file, or its weights are not
@@ -33,15 +46,38 @@ def load_policy(
     """
     if not Path(folder).is_dir():
         raise ValueError(f"{folder}: expected a model folder")
-    disable_progress_bar()  # a log file has no use for it
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, output_loading_info=True
-        )
+        with without_bars():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                attn_implementation="sdpa",
+                local_files_only=True,
+                output_loading_info=True,
+            )
     except SafetensorError as error:
         raise ValueError(f"{folder}: broken weight file: {error}") from error
-    model, found = loaded
-    for defect in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if found[defect]:
-            raise ValueError(f"{folder}: {defect.replace('_', ' ')}: {sorted(found[defect])}")
-    return model.to(pick_device(device)).eval(), load_tokenizer(folder)
+    model, report = loaded
+    faults = [
+        f"{kind.replace('_', ' ')}: {sorted(map(str, names))}"
+        for kind, names in report.items()
+        if names
+    ]
+    if faults:
+        raise ValueError(f"{folder}: the weights do not fit the architecture: {'; '.join(faults)}")
+    return cast(PreTrainedModel, model.eval())
+
+
+def load_policy(
+    folder: Path | str, device: str = "auto", dtype: torch.dtype = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return the model of a Hugging Face folder on its device, and its tokenizer.
+
+    The bf16 weights on disk are widened to float32 by default: exact, and on a CPU faster than
+    bf16 arithmetic.
+
+    Raises:
+        ValueError: see :func:`load_model`.
+    """
+    model: Any = load_model(folder, dtype)
+    return model.to(pick_device(device)), load_tokenizer(folder)

@@ -1,25 +1,23 @@
 """Models and their folders: from random weights or a Hugging Face folder, and back to one."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import Module, functional
 from transformers import (
-    AutoModelForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
-from transformers.utils import logging as transformers_logging
 
+from rlsubnet.evaluation.loading import without_bars
 from rlsubnet.objectives.logps import token_entropies, token_logps
 from rlsubnet.training.batches import Batch
 
@@ -37,16 +35,6 @@ COMPANIONS = (
     "chat_template.jinja",
     "chat_template.json",
 )
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """Keep transformers' progress bars for loading and saving out of the logs."""
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.enable_progress_bar()
 
 
 def new_model(
@@ -84,31 +72,6 @@ def new_model(
     return model.eval()
 
 
-def load_model(folder: Path | str, compute: str = "float32") -> PreTrainedModel:
-    """Return the model of a Hugging Face folder, with weights of dtype ``compute``.
-
-    It is in eval mode and stays so in training: the models of the paper have no dropout.
-
-    Raises:
-        ValueError: the folder lacks weights that its architecture has, or has others
-            (``from_pretrained`` itself would go on with random ones).
-    """
-    with _without_bars():
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=getattr(torch, compute),
-            attn_implementation="sdpa",
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    model, report = loaded
-    faults = {kind: sorted(map(str, names)) for kind, names in report.items() if names}
-    if faults:
-        raise ValueError(f"{folder}: the weights do not fit the architecture: {faults}")
-    model.eval()
-    return cast(PreTrainedModel, model)
-
-
 def save_model(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -131,7 +94,7 @@ def save_model(
         OSError: a file cannot be written.
     """
     try:
-        with _without_bars():
+        with without_bars():
             model.bfloat16().save_pretrained(folder)
     except SafetensorError as error:  # what safetensors makes of a full disk
         raise OSError(f"{folder}: weights cannot be written: {error}") from error

@@ -11,13 +11,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlsubnet.checkpoints.masks import load_mask
 from rlsubnet.checkpoints.store import Checkpoint
+from rlsubnet.evaluation.loading import load_model, pick_device
 from rlsubnet.files import read_jsonl, replacing, sha256, write_csv, write_json
 from rlsubnet.tasks.tokenizer import build_tokenizer, load_tokenizer, padding_token
 from rlsubnet.training.algorithms import ONLINE, find_algorithm, make_examples
 from rlsubnet.training.batches import Example, mismatched_examples
 from rlsubnet.training.loop import train
 from rlsubnet.training.masking import attach_mask
-from rlsubnet.training.model import load_model, new_model, save_model
+from rlsubnet.training.model import new_model, save_model
 from rlsubnet.training.online import new_learner, train_online
 from rlsubnet.training.optimizer import MasterAdamW
 from rlsubnet.training.recipe import Row
@@ -50,17 +51,6 @@ def deterministic() -> Iterator[None]:
         settings.fill_uninitialized_memory = filled
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device called ``name``; ``auto`` is the GPU if there is one.
-
-    >>> choose_device("cpu")
-    device(type='cpu')
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
 def start_model(row: Row, init: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the model a run starts from, and its tokenizer.
 
@@ -78,7 +68,7 @@ def start_model(row: Row, init: Path | None) -> tuple[PreTrainedModel, PreTraine
         return new_model(row.architecture, tokenizer, row.seed), tokenizer
     if not init.is_dir():
         raise ValueError(f"run {row.run}, --init: {init} is not a folder")
-    return load_model(init, row.recipe.compute), load_tokenizer(init)
+    return load_model(init, getattr(torch, row.recipe.compute)), load_tokenizer(init)
 
 
 def check_count(examples: list[Example], batch_size: int, data: Path) -> None:
@@ -205,7 +195,7 @@ def run_training(
     with deterministic():
         model, tokenizer = start_model(row, init)
         # Called on the class: transformers wraps the method in a way that hides its types.
-        torch.nn.Module.to(model, choose_device(device), getattr(torch, row.recipe.compute))
+        torch.nn.Module.to(model, pick_device(device), getattr(torch, row.recipe.compute))
         learn = (learn_online if online else learn_offline)(row, data, model, tokenizer)
         optimizer = MasterAdamW(dict(model.named_parameters()), row.recipe)
         if mask is not None:
