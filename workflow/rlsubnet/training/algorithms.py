@@ -20,7 +20,7 @@ from rlsubnet.objectives.preference import (
 )
 from rlsubnet.objectives.supervised import cross_entropy
 from rlsubnet.tasks.tokenizer import encode_prompt, encode_response, encode_text
-from rlsubnet.training.batches import Example, Sample
+from rlsubnet.training.batches import Example, Sample, from_records
 from rlsubnet.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -202,12 +202,4 @@ def make_examples(
         ValueError: a record lacks a key or has a text the tokenizer cannot represent; the message
             names the line of the file.
     """
-    examples = []
-    for number, record in enumerate(records, start=1):
-        try:
-            examples.append(algorithm.example(record, tokenizer))
-        except KeyError as error:
-            raise ValueError(f"line {number}: no key {error}; found {sorted(record)}") from error
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"line {number}: {error}") from error
-    return examples
+    return from_records(records, lambda record: algorithm.example(record, tokenizer))

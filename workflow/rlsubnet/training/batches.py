@@ -1,12 +1,14 @@
 """Examples as token ids, their seeded order, and padded batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 class Sample(NamedTuple):
@@ -41,6 +43,28 @@ def mismatched_examples(examples: Sequence[Example]) -> list[Example]:
         )
         for example, following in zip(examples, [*examples[1:], examples[0]], strict=True)
     ]
+
+
+def from_records(records: Sequence[Mapping[str, Any]], make: Callable[[Any], T]) -> list[T]:
+    """Return ``make`` of every record of a data set.
+
+    Raises:
+        ValueError: a record lacks a key, or is not what ``make`` takes; the message names the line
+            of the file.
+
+    >>> from_records([{"text": "1+1"}, {"txt": "2"}], lambda record: record["text"])
+    Traceback (most recent call last):
+    ValueError: line 2: no key 'text'; found ['txt']
+    """
+    made = []
+    for number, record in enumerate(records, start=1):
+        try:
+            made.append(make(record))
+        except KeyError as error:
+            raise ValueError(f"line {number}: no key {error}; found {sorted(record)}") from error
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"line {number}: {error}") from error
+    return made
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlsubnet.evaluation.generate import completion, generate
 from rlsubnet.tasks.arithmetic import is_correct
 from rlsubnet.tasks.tokenizer import encode_prompt, end_token, padding_token
-from rlsubnet.training.batches import Batch, Sample, collate
+from rlsubnet.training.batches import Batch, Sample, collate, from_records
 from rlsubnet.training.recipe import Recipe
 
 
@@ -57,19 +57,15 @@ def make_questions(
         ValueError: a record lacks a key, its prompt cannot be tokenized, or its solution is none
             the verifier knows; the message names the line of the file.
     """
-    questions = []
-    for number, record in enumerate(records, start=1):
-        try:
-            question = Question(encode_prompt(tokenizer, record["prompt"]), record["solution"])
-            is_correct("", question.solution)
-            if not question.prompt:
-                raise ValueError("an empty prompt, and the tokenizer has no start token")
-        except KeyError as error:
-            raise ValueError(f"line {number}: no key {error}; found {sorted(record)}") from error
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"line {number}: {error}") from error
-        questions.append(question)
-    return questions
+
+    def make(record: Mapping[str, Any]) -> Question:
+        question = Question(encode_prompt(tokenizer, record["prompt"]), record["solution"])
+        is_correct("", question.solution)  # refuses a solution that the verifier cannot read
+        if not question.prompt:
+            raise ValueError("an empty prompt, and the tokenizer has no start token")
+        return question
+
+    return from_records(records, make)
 
 
 def noise_seed(seed: int, number: int) -> int:
