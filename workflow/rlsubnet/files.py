@@ -100,6 +100,27 @@ def read_jsonl(path: Path | str) -> list[dict[str, Any]]:
     return records
 
 
+def read_object(source: str, text: str) -> dict[str, Any]:
+    """Return the JSON object in ``text``, or in the file F if ``text`` is ``@F``.
+
+    Raises:
+        ValueError: it is none; the message begins with ``source``, and names the file.
+
+    >>> read_object("--spec", '{"kind": "choices"}')
+    {'kind': 'choices'}
+    """
+    if text.startswith("@"):
+        source = f"{source} {text[1:]}"
+        text = Path(text[1:]).read_text(encoding="utf-8")
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{source}: not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{source}: expected a JSON object, found {text!r}")
+    return value
+
+
 def sha256(path: Path | str) -> str:
     """Return the hexadecimal SHA-256 digest of a file, read in blocks of 1 MiB."""
     digest = hashlib.sha256()

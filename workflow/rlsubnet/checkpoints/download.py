@@ -13,23 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from rlsubnet.checkpoints.hub import WAITS, RemoteFile, Report, Repository
-from rlsubnet.checkpoints.layout import CANDIDATES, SINGLE_FILES, read_tensors
+from rlsubnet.checkpoints.layout import (
+    CANDIDATES,
+    SIDE_FILES,
+    SINGLE_FILES,
+    is_shard_name,
+    read_tensors,
+)
 from rlsubnet.files import write_json
 
 RECORD = "download.json"
-# What a checkpoint needs beside its weights. A repository's Python files are never fetched.
-SIDE_FILES = (
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
 
 
 def weight_files(
@@ -67,9 +60,12 @@ def weight_files(
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{where}: {chosen} has no weight_map")
     shards = sorted({str(shard) for shard in weight_map.values()})
-    outside = [shard for shard in shards if Path(shard).name != shard or shard in (".", "..")]
+    outside = [shard for shard in shards if not is_shard_name(shard)]
     if outside:
-        raise ValueError(f"{where}: {chosen} names files outside the folder: {', '.join(outside)}")
+        raise ValueError(
+            f"{where}: {chosen} names files that hold no weights or lie "
+            f"outside the folder: {', '.join(outside)}"
+        )
     missing = [shard for shard in shards if shard not in present]
     if missing:
         raise ValueError(
@@ -209,6 +205,7 @@ def _side_files(names: Iterable[str], where: str) -> list[str]:
     present = set(names)
     if "config.json" not in present:
         raise ValueError(f"{where}: no config.json; expected a transformers checkpoint")
+    # Among them no Python file of the repository, ever.
     return ["config.json", *(name for name in SIDE_FILES if name in present)]
 
 

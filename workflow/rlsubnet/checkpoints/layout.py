@@ -19,6 +19,20 @@ CANDIDATES = (
     "pytorch_model.bin.index.json",
 )
 
+# What a checkpoint needs beside its weights.
+SIDE_FILES = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+
 
 def read_tensors(path: Path) -> dict[str, TensorInfo]:
     """Return every tensor of a checkpoint by stored name.
@@ -80,6 +94,22 @@ def read_stored(tensor: TensorInfo, start: int, count: int) -> np.ndarray:
     return reader.read_range(tensor, start, count)
 
 
+def is_shard_name(name: object) -> bool:
+    """Return whether an index may name this file: a shard in the index's own folder.
+
+    An index comes from the internet; nothing outside the folder may be opened through it.
+
+    >>> is_shard_name("model-00001-of-00002.safetensors"), is_shard_name("../../etc/passwd")
+    (True, False)
+    """
+    return (
+        isinstance(name, str)
+        and Path(name).name == name
+        and name.endswith((".safetensors", ".bin"))
+        and not any(character in name for character in "\\\0")
+    )
+
+
 def _read_weight_map(index: Path) -> dict[str, str]:
     """Return tensor name -> shard of an index file, having checked every shard's name."""
     try:
@@ -89,13 +119,7 @@ def _read_weight_map(index: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{index}: weight_map must be a non-empty object")
     for name, shard in weight_map.items():
-        if (
-            not isinstance(shard, str)
-            or Path(shard).name != shard
-            or not shard.endswith((".safetensors", ".bin"))
-            or any(character in shard for character in "\\\0")
-        ):
-            # A file name from the internet: nothing outside the folder may be opened through it.
+        if not is_shard_name(shard):
             raise ValueError(
                 f"{index}: tensor {name}: expected the name of a shard in this folder, "
                 f"found {shard!r}"

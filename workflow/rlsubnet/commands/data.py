@@ -1,9 +1,7 @@
 """Subcommand ``data``: one data set of the config."""
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
 
 from rlsubnet.commands._parser import add_command
 
@@ -41,26 +39,9 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
 
 def run_data(options: argparse.Namespace) -> None:
     """Make the data set and write it."""
-    from rlsubnet.files import sha256, write_jsonl
+    from rlsubnet.files import read_object, sha256, write_jsonl
     from rlsubnet.tasks.datasets import build
 
     records, summary = build(options.name, read_object("--spec", options.spec), options.policy)
     write_jsonl(options.out, records)
     print(f"{summary}, sha256 {sha256(options.out)[:12]}")
-
-
-def read_object(option: str, text: str) -> dict[str, Any]:
-    """Return the JSON object in ``text``, or in the file F if ``text`` is ``@F``.
-
-    >>> read_object("--spec", '{"kind": "choices"}')
-    {'kind': 'choices'}
-    """
-    if text.startswith("@"):
-        text = Path(text[1:]).read_text(encoding="utf-8")
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{option}: not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{option}: expected a JSON object, found {text!r}")
-    return value

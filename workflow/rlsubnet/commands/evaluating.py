@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rlsubnet.commands._parser import add_command
-from rlsubnet.commands.data import read_object
+from rlsubnet.files import read_object
 
 EXAMPLE = """rlsubnet evaluate work/demo/runs/dpo/final \\
       --suite arith500=work/demo/data/arith500.jsonl --suite mc5=work/demo/data/mc5.jsonl \\

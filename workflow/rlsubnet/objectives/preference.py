@@ -244,13 +244,3 @@ def orpo_loss(
     mean_chosen, mean_rejected = chosen / chosen_tokens, rejected / rejected_tokens
     margins = log_odds(mean_chosen) - log_odds(mean_rejected)
     return PreferenceLoss(-mean_chosen - odds_weight * functional.logsigmoid(margins), margins)
-
-
-def preference_accuracy(margins: Tensor) -> float:
-    """Return the share of pairs whose chosen response has the higher reward.
-
-    >>> import torch
-    >>> preference_accuracy(torch.tensor([0.3, -0.1, 0.0, 2.0]))
-    0.5
-    """
-    return (margins > 0).float().mean().item()

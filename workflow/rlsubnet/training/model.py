@@ -17,24 +17,13 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from rlsubnet.checkpoints.layout import SIDE_FILES
 from rlsubnet.evaluation.loading import without_bars
 from rlsubnet.objectives.logps import token_entropies, token_logps
 from rlsubnet.training.batches import Batch
 
 # What a folder holds besides weights; a tuned model's are those of its init, unchanged.
-COMPANIONS = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
+COMPANIONS = ("config.json", *SIDE_FILES)
 
 
 def new_model(

@@ -1,11 +1,11 @@
 """What a training run is told, checked: the last gate before anything is computed."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any
+
+from rlsubnet.files import read_object
 
 
 def _number(low: float, high: float = math.inf) -> Callable[[Any], bool]:
@@ -247,14 +247,7 @@ def parse_row(run: str, text: str) -> Row:
         ValueError: naming the run and the key, what was found and what was expected.
     """
     source = f"run {run}, --row"
-    if text.startswith("@"):
-        source, text = f"run {run}, {text[1:]}", Path(text[1:]).read_text(encoding="utf-8")
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{source}: not JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{source}: expected a JSON object, found {text!r}")
+    values = read_object(source, text)
     _known_keys(Row, values, {"run", "algorithm", "init", "data", "recipe", "seed"}, source)
     if values["run"] != run:
         raise ValueError(f"{source}, key run: expected {run!r}, found {values['run']!r}")
