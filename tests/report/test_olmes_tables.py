@@ -8,6 +8,8 @@ import pytest
 from rlsubnet.report.figures.data import step_accuracies
 from rlsubnet.report.suites import asked
 from rlsubnet.report.tables import gains, table3
+from rlsubnet.report.verdicts.runs import gains_of
+from rlsubnet.report.verdicts.updates import Source
 from tests.report.small_results import answers_csv, row_of, write_waist
 
 TASKS = ("table3a_lsat_ar", "table3a_mmlu_pro_math", "math500", "aime2024")
@@ -82,6 +84,15 @@ def test_gains_are_of_the_problems(olmes, answered, published):
     )
     assert set(table["task"]) == {"math500", "aime2024"}
     assert set(table["decoding"]) == {"greedy"}
+
+
+def test_a_greedy_gain_counts_where_nothing_was_sampled(olmes, answered, published):
+    pair = dataclasses.replace(olmes.pairs["dpo"], items=("gains",))
+    shown = dataclasses.replace(olmes, pairs={**olmes.pairs, pair.pair: pair})
+    found = gains_of(Source(shown, answered, published), ["dpo"])
+    assert [one.name for one in found] == ["dpo, math500", "dpo, aime2024"]
+    table = gains(shown, answered, published)
+    assert [one.gain for one in found] == table["gain_points"].tolist()
 
 
 def test_figure_7_draws_one_answer_a_problem(olmes, results):

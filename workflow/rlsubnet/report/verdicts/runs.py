@@ -10,6 +10,7 @@ from rlsubnet.report.measures import clipped_share, late_fall
 from rlsubnet.report.published import spelling
 from rlsubnet.report.settings import all_but_seed, recipe_of
 from rlsubnet.report.style import RL_METHODS
+from rlsubnet.report.suites import asked
 from rlsubnet.report.tables import gains, section4, table3
 from rlsubnet.report.tables.accuracy import PREFERENCES
 from rlsubnet.report.tables.common import MEAN_OF_SEEDS, ONE_SEED, pairs_of
@@ -97,18 +98,30 @@ def seeds_name(row: Mapping[str, Any]) -> str:
 
 
 class Gain(NamedTuple):
-    """Sampled gain of a run over its start and its standard error, in points."""
+    """Gain of a run over its start on one suite of problems and its standard error, in points."""
 
     run: str
+    suite: str
+    decoding: str
     gain: float
     se: float
 
+    @property
+    def name(self) -> str:
+        """Return the run; with the suite where answers were not sampled."""
+        return self.run if self.decoding.startswith("sampled") else f"{self.run}, {self.suite}"
+
 
 def gains_of(source: Source, runs: Iterable[str]) -> list[Gain]:
-    """Return the sampled gain of single runs over their starts, where it was measured."""
+    """Return the gains of single runs over their starts, where they were measured.
+
+    A run's sampled answers count; its greedy ones, suite by suite, where it was never sampled.
+    """
     frame = gains(*source)
-    rows = frame[frame["tuned"].isin(set(runs)) & frame["decoding"].str.startswith("sampled")]
-    columns = rows[["tuned", "gain_points", "gain_se_points"]]
+    frame = frame[frame["tuned"].isin(set(runs))]
+    sampled = frame["decoding"].str.startswith("sampled")
+    counted = sampled | ~frame["tuned"].isin(set(frame["tuned"][sampled]))
+    columns = frame[counted][["tuned", "task", "decoding", "gain_points", "gain_se_points"]]
     return [Gain(*row) for row in columns.itertuples(index=False, name=None)]
 
 
@@ -123,20 +136,31 @@ class Control(NamedTuple):
 
 
 def random_accuracies(source: Source) -> list[Control]:
-    """Return sampled accuracy inside random subnetworks against full runs, on the same problems."""
+    """Return the accuracy inside random subnetworks against full runs, on the same problems.
+
+    Of each suite of which `gains_of` tells both runs' gains.
+    """
     scale, results, _ = source
     found = []
     for run in scale.runs.values():
         if not run.mask or not run.has_random_mask:
             continue
         start = scale.pairs[run.mask_pair]
-        gains = {one.run: one for one in gains_of(source, [run.run, start.tuned])}
-        if len(gains) == 2:  # both were evaluated for the tables
-            pair = replace(start, pair=f"{start.tuned} and {run.run}", init=start.tuned)
-            items = paired_answers(scale, results, replace(pair, tuned=run.run))
-            compared = compare_items(items[items["samples"] > 1])
+        told = gains_of(source, [run.run, start.tuned])
+        inside = {(one.suite, one.decoding) for one in told if one.run == run.run}
+        full_gains = (one for one in told if one.run == start.tuned)
+        shared = [one for one in full_gains if (one.suite, one.decoding) in inside]
+        if not shared:  # not both were evaluated for the tables
+            continue
+        pair = replace(start, pair=f"{start.tuned} and {run.run}", init=start.tuned)
+        items = paired_answers(scale, results, replace(pair, tuned=run.run))
+        for full in shared:
+            decoding = items["samples"].map(asked(scale.config, full.suite).decoded)
+            compared = compare_items(
+                items[(items["suite"] == full.suite) & (decoding == full.decoding)]
+            )
             delta, se = 100 * compared.delta, 100 * compared.se
-            found.append(Control(run.run, delta, se, compared.p_value, gains[start.tuned]))
+            found.append(Control(run.run, delta, se, compared.p_value, full))
     return found
 
 

@@ -97,8 +97,8 @@ def _random(source: Source) -> Iterator[Line]:
         "Conjecture 1, Section 4",
         "no random subnetwork printed",
         "; ".join(
-            f"{one.run} - {one.full.run}: {one.delta:+.1f} points (SE {one.se:.1f}, "
-            f"p {p_text(one.p)}), where {one.full.run} gained {one.full.gain:.1f} on its start"
+            f"{one.run} - {one.full.name}: {one.delta:+.1f} points (SE {one.se:.1f}, "
+            f"p {p_text(one.p)}), where {one.full.name} gained {one.full.gain:.1f} on its start"
             for one in controls
         ),
         rules.all_lower(
@@ -121,7 +121,7 @@ def _accuracy(source: Source) -> Iterator[Line]:
         f"sub - full: {part_a:+} points (DPO, mean of five tasks), {part_b:+} (PRIME, MATH500)",
         joined(
             labeled("sub - full, points", _ends(averages)),
-            labeled("full - start", named([(one.run, one.gain) for one in gains], " points")),
+            labeled("full - start", named([(one.name, one.gain) for one in gains], " points")),
         ),
         rules.as_accurate(
             [(one.delta, one.p) for one in averages], [(one.gain, one.se) for one in gains]
