@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rlsubnet.checkpoints.differ import diff_tensors
 from rlsubnet.checkpoints.masks import Mask, Shape
-from rlsubnet.checkpoints.store import CHUNK, Checkpoint
-from rlsubnet.measure.bfloat16 import count_not_finite
+from rlsubnet.checkpoints.safetensors_file import ITEM_BYTES
+from rlsubnet.checkpoints.store import CHUNK, Checkpoint, refuse_not_finite
+from rlsubnet.measure.fused import Wanted
 from rlsubnet.measure.sparsity import (
     TABLE_TOLERANCE,
     UpdateCounts,
     bitwise_changed,
     changed,
-    total_counts,
-    update_counts,
 )
 from rlsubnet.measure.trajectory import StepCounts, trajectory_counts
 
@@ -51,6 +51,11 @@ class Pair:
     def numel(self, name: str) -> int:
         """Return the number of compared weights of a tensor."""
         return math.prod(self.shapes[name])
+
+    def nbytes(self, name: str) -> int:
+        """Return the number of bytes that both files hold of the compared weights of a tensor."""
+        sides = (checkpoint.tensors[name].dtype for checkpoint in (self.init, self.tuned))
+        return self.numel(name) * sum(ITEM_BYTES[dtype] for dtype in sides)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -97,17 +102,13 @@ def pair_checkpoints(init: Checkpoint, tuned: Checkpoint, common_rows: Sequence[
 
 
 def read_finite(checkpoint: Checkpoint, name: str, start: int, count: int) -> np.ndarray:
-    """Return flat weights as stored, refusing NaN and Inf: no count of an update has room for them.
+    """Return flat weights as stored, refusing NaN and Inf.
 
     Raises:
         ValueError: weights are NaN or infinite; names file and tensor.
     """
     weights = checkpoint.read_range(name, start, count)
-    if bad := count_not_finite(weights):
-        raise ValueError(
-            f"{checkpoint.tensors[name].file}: tensor {name}: {bad} of the weights {start} to "
-            f"{start + count - 1} are NaN or Inf"
-        )
+    refuse_not_finite(checkpoint.tensors[name], start, weights)
     return weights
 
 
@@ -127,11 +128,13 @@ def paired_chunks(
 def compare_tensors(
     pair: Pair, tolerances: Sequence[float], chunk: int = CHUNK
 ) -> Iterator[tuple[str, UpdateCounts]]:
-    """Yield each tensor's name and what finetuning did to it."""
-    for name in pair.shapes:
-        pieces = paired_chunks(pair, name, chunk)
-        nothing = update_counts(np.empty(0, np.uint16), np.empty(0, np.uint16), tolerances)
-        yield name, nothing + total_counts(update_counts(a, b, tolerances) for a, b in pieces)
+    """Yield each tensor's name and what finetuning did to it.
+
+    Raises:
+        ValueError: a tolerance that is none, or weights that are NaN or infinite.
+    """
+    for name, tally in diff_tensors(pair, Wanted(tuple(tolerances)), chunk=chunk).items():
+        yield name, tally.counts(tolerances)
 
 
 def mask_pieces(

@@ -9,7 +9,9 @@ import numpy as np
 
 from rlsubnet.checkpoints import block_fp8
 from rlsubnet.checkpoints.layout import config_file, read_config, read_stored, read_tensors
+from rlsubnet.checkpoints.reader import Reader, open_reader
 from rlsubnet.checkpoints.safetensors_file import TensorInfo
+from rlsubnet.measure.bfloat16 import count_not_finite
 from rlsubnet.measure.parameters import canonical_name, natural_order
 
 # Weights per read: half a MiB of bfloat16 stays in the cache; a multiple of 8 fills mask bytes.
@@ -22,6 +24,21 @@ DTYPES = ("BF16", "F16", "F32", block_fp8.DTYPE)
 def _stored_chunks(info: TensorInfo) -> Iterator[np.ndarray]:
     for start in range(0, info.numel, CHUNK):
         yield read_stored(info, start, min(CHUNK, info.numel - start))
+
+
+def refuse_not_finite(info: TensorInfo, start: int, weights: np.ndarray) -> None:
+    """Refuse NaN and Inf among the weights of a tensor from ``start`` on.
+
+    No count of an update has room for them.
+
+    Raises:
+        ValueError: naming file, tensor and place.
+    """
+    if bad := count_not_finite(weights):
+        raise ValueError(
+            f"{info.file}: tensor {info.name}: {bad} of the weights {start} to "
+            f"{start + weights.size - 1} are NaN or Inf"
+        )
 
 
 def digest_line(name: str, dtype: str, shape: Sequence[int]) -> bytes:
@@ -108,6 +125,20 @@ class Checkpoint:
             return block_fp8.read_dequantized(info, self.scales[name], start, count)
         return read_stored(info, start, count)
 
+    def is_plain(self, name: str) -> bool:
+        """Return whether the bytes in the file are the weights, in order."""
+        return name not in self.scales and self.tensors[name].offset >= 0
+
+    def read_with(self, reader: Reader, name: str, start: int, count: int) -> np.ndarray:
+        """Return what ``read_range`` does, valid until the reader's next call.
+
+        A reader has a buffer and a file of its own, which makes it fast; what has to be computed
+        first (fp8, a delta, a transposed tensor of a ``.bin`` file) comes from ``read_range``.
+        """
+        if self.is_plain(name):
+            return reader.read(self.tensors[name], start, count)
+        return self.read_range(name, start, count)
+
     def read_chunks(self, name: str, chunk: int = CHUNK) -> Iterator[np.ndarray]:
         """Yield a tensor in flat pieces of at most ``chunk`` weights."""
         numel = self.tensors[name].numel
@@ -126,15 +157,25 @@ class Checkpoint:
         after an fp8 weight also its scales, whose line ends in ``block [rows, columns]``.
         """
         digest = hashlib.sha256()
-        for name in sorted(self.tensors):
-            info = self.tensors[name]
-            digest.update(digest_line(name, info.dtype, info.shape))
-            for piece in _stored_chunks(info) if name in self.scales else self.read_chunks(name):
-                digest.update(piece.tobytes())
-            if name in self.scales:
-                scale, block = self.scales[name].stored, self.scales[name].block
-                line = f"{scale.name} {scale.dtype} {list(scale.shape)} block {list(block)}\n"
-                digest.update(line.encode())
-                for piece in _stored_chunks(scale):
-                    digest.update(piece.tobytes())
+        with open_reader(CHUNK) as reader:
+            for name in sorted(self.tensors):
+                info = self.tensors[name]
+                digest.update(digest_line(name, info.dtype, info.shape))
+                for piece in self._digested_chunks(reader, name):
+                    digest.update(np.ascontiguousarray(piece).data)
+                if name in self.scales:
+                    scale, block = self.scales[name].stored, self.scales[name].block
+                    line = f"{scale.name} {scale.dtype} {list(scale.shape)} block {list(block)}\n"
+                    digest.update(line.encode())
+                    for piece in _stored_chunks(scale):
+                        digest.update(piece.tobytes())
         return digest.hexdigest()
+
+    def _digested_chunks(self, reader: Reader, name: str) -> Iterator[np.ndarray]:
+        info = self.tensors[name]
+        for start in range(0, info.numel, CHUNK):
+            count = min(CHUNK, info.numel - start)
+            if name in self.scales:
+                yield read_stored(info, start, count)
+            else:
+                yield self.read_with(reader, name, start, count)

@@ -1,0 +1,240 @@
+"""The pass of ``measure.fused`` as compiled loops; needs numba (``pip install rlsubnet[fast]``).
+
+Blocks of 1024 weights keep all that is derived from them in the first-level cache, and every loop
+over a block is one that LLVM turns into vector instructions. Compiled once for a machine, then
+loaded from numba's cache: signatures are given, and nothing is captured in a closure, either of
+which would end in compiling again.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from rlsubnet.measure.bfloat16 import to_float32
+from rlsubnet.measure.fused import EXPONENTS, INFINITY, Tally, Wanted
+
+BLOCK = 1024
+_RULES = {"bitwise": 0, "official": 1, "exact": 2}
+
+
+@intrinsic
+def _bits_of(context: Any, number: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return the bits of a float32 as uint32."""
+
+    def generate(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.uint32(types.float32), generate
+
+
+@intrinsic
+def _number_of(context: Any, bits: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return the float32 of the given bits."""
+
+    def generate(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.uint32), generate
+
+
+@numba.njit(inline="always")
+def _rounded(bits):  # type: ignore[no-untyped-def]
+    """Return the bits of a float32 rounded to bfloat16, to nearest and ties to even."""
+    odd = (bits >> np.uint32(16)) & np.uint32(1)
+    return (bits + np.uint32(0x7FFF) + odd) & np.uint32(0xFFFF0000)
+
+
+@numba.njit(inline="always")
+def _distance(before, after):  # type: ignore[no-untyped-def]
+    """Return the bits of ``|after - before|`` in float32."""
+    return _bits_of(abs(_number_of(after) - _number_of(before)))
+
+
+@numba.njit(inline="always")
+def _count_both(official, exact, size, limits, changed):  # type: ignore[no-untyped-def]
+    """Count the differences of a block beyond each tolerance, both rules in one sweep."""
+    for j in range(limits.shape[0]):
+        limit_official, limit_exact = limits[j, 0], limits[j, 1]
+        beyond_official, beyond_exact = np.uint32(0), np.uint32(0)
+        for i in range(size):
+            beyond_official += np.uint32(official[i] > limit_official)
+            beyond_exact += np.uint32(exact[i] > limit_exact)
+        changed[j, 0] += np.int64(beyond_official)
+        changed[j, 1] += np.int64(beyond_exact)
+
+
+@numba.njit(inline="always")
+def _count_shared(distance, size, limits, changed):  # type: ignore[no-untyped-def]
+    """Do the same where both rules look at one difference, which is then loaded once."""
+    for j in range(limits.shape[0]):
+        limit_official, limit_exact = limits[j, 0], limits[j, 1]
+        beyond_official, beyond_exact = np.uint32(0), np.uint32(0)
+        for i in range(size):
+            beyond_official += np.uint32(distance[i] > limit_official)
+            beyond_exact += np.uint32(distance[i] > limit_exact)
+        changed[j, 0] += np.int64(beyond_official)
+        changed[j, 1] += np.int64(beyond_exact)
+
+
+@numba.njit(inline="always")
+def _pack(marked, size, packed):  # type: ignore[no-untyped-def]
+    """Turn bytes of 0 and 1 into bits, eight at a time and the first one lowest."""
+    for i in range(size, (size + 7) // 8 * 8):
+        marked[i] = 0
+    words = marked.view(np.uint64)
+    for i in range((size + 7) // 8):
+        # The product moves the lowest bit of byte k to bit 56 + k.
+        packed[i] = np.uint8((words[i] * np.uint64(0x0102040810204080)) >> np.uint64(56))
+
+
+@numba.njit(inline="always")
+def _sort_by_exponent(init, marked, size, sheaf):  # type: ignore[no-untyped-def]
+    """Count weights by exponent and mark, in four tables so that no count waits for another."""
+    for i in range(size):
+        key = ((init[i] >> np.uint32(22)) & np.uint32(0x1FE)) | np.uint32(marked[i])
+        sheaf[i & 3, key] += np.uint32(1)
+
+
+@numba.njit(inline="always")
+def _mark(  # type: ignore[no-untyped-def]
+    init, official, exact, moved, size, rule, mark_limit, sheaf, packed
+):
+    """Write the mask of a block and sort the block by exponent, where that is wanted."""
+    if rule == 1:
+        for i in range(size):
+            moved[i] = np.uint8(official[i] > mark_limit)
+    elif rule == 2:
+        for i in range(size):
+            moved[i] = np.uint8(exact[i] > mark_limit)
+    if sheaf.size:
+        _sort_by_exponent(init, moved, size, sheaf)
+    if packed.size:
+        _pack(moved, size, packed)
+
+
+@numba.njit(
+    "uint32(uint16[::1],uint16[::1],"
+    "uint32[:,::1],int64,int64,int64[:,::1],int64[::1],uint32[:,::1],uint8[::1])",
+    nogil=True,
+    cache=True,
+)
+def _bfloat16_pass(  # type: ignore[no-untyped-def]
+    init, tuned, limits, rule, mark_limit, changed, totals, sheaf, packed
+):
+    distance, widened = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32)
+    moved = np.empty(BLOCK, np.uint8)
+    largest = np.uint32(0)
+    for start in range(0, init.size, BLOCK):
+        size = min(BLOCK, init.size - start)
+        x, y = init[start : start + size], tuned[start : start + size]
+        for i in range(size):
+            bits = _distance(np.uint32(x[i]) << np.uint32(16), np.uint32(y[i]) << np.uint32(16))
+            distance[i] = bits
+            largest = max(largest, bits)
+        for i in range(size):
+            moved[i] = np.uint8(x[i] != y[i])
+        differing = np.uint32(0)
+        for i in range(size):
+            differing += np.uint32(moved[i])
+        totals[1] += np.int64(differing)
+        if sheaf.size:
+            for i in range(size):
+                widened[i] = np.uint32(x[i]) << np.uint32(16)
+        mask = packed[start // 8 : (start + size + 7) // 8]
+        _count_shared(distance, size, limits, changed)
+        _mark(widened, distance, distance, moved, size, rule, mark_limit, sheaf, mask)
+    totals[0] += init.size
+    totals[2] = max(totals[2], np.int64(largest))
+    return largest
+
+
+@numba.njit(
+    "uint32(uint32[::1],uint32[::1],boolean,"
+    "uint32[:,::1],int64,int64,int64[:,::1],int64[::1],uint32[:,::1],uint8[::1])",
+    nogil=True,
+    cache=True,
+)
+def _float32_pass(  # type: ignore[no-untyped-def]
+    init, tuned, one_type, limits, rule, mark_limit, changed, totals, sheaf, packed
+):
+    exact, official = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32)
+    before, after = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32)
+    moved = np.empty(BLOCK, np.uint8)
+    largest = np.uint32(0)
+    for start in range(0, init.size, BLOCK):
+        size = min(BLOCK, init.size - start)
+        x, y = init[start : start + size], tuned[start : start + size]
+        for i in range(size):
+            bits = _distance(x[i], y[i])
+            exact[i] = bits
+            largest = max(largest, bits)
+        for i in range(size):
+            before[i] = _rounded(x[i])
+            after[i] = _rounded(y[i])
+        for i in range(size):
+            official[i] = _distance(before[i], after[i])
+        if one_type:
+            for i in range(size):
+                moved[i] = np.uint8(x[i] != y[i])
+        else:
+            for i in range(size):
+                moved[i] = np.uint8(before[i] != after[i])
+        differing = np.uint32(0)
+        for i in range(size):
+            differing += np.uint32(moved[i])
+        totals[1] += np.int64(differing)
+        mask = packed[start // 8 : (start + size + 7) // 8]
+        _count_both(official, exact, size, limits, changed)
+        _mark(before, official, exact, moved, size, rule, mark_limit, sheaf, mask)
+    totals[0] += init.size
+    totals[2] = max(totals[2], np.int64(largest))
+    return largest
+
+
+_NO_SHEAF, _NO_MASK = np.empty((0, 0), np.uint32), np.empty(0, np.uint8)
+
+
+def numba_kernel(
+    init: np.ndarray,
+    tuned: np.ndarray,
+    wanted: Wanted,
+    tally: Tally,
+    packed: np.ndarray | None = None,
+) -> bool:
+    """Do what ``measure.fused.numpy_kernel`` does, by compiled loops.
+
+    >>> wanted = Wanted((1e-5,))
+    >>> tally, packed = Tally(wanted), np.empty(1, np.uint8)
+    >>> init = np.array([1.0, 2.0, 3.0, 4.0], np.float32)
+    >>> numba_kernel(init, np.array([1.0, 2.0, 3.0, 4.5], np.float32), wanted, tally, packed)
+    True
+    >>> tally.counts(wanted.tolerances).unchanged, int(packed[0])  # bit 3 is 8
+    ({('official', 1e-05): 3, ('exact', 1e-05): 3}, 8)
+    """
+    sheaf = _NO_SHEAF if tally.by_exponent is None else np.zeros((4, 2 * EXPONENTS), np.uint32)
+    rest = (
+        wanted.limits,
+        _RULES[wanted.rule],
+        wanted.mark_limit,
+        tally.changed,
+        tally.totals,
+        sheaf,
+        _NO_MASK if packed is None else packed,
+    )
+    if init.dtype == tuned.dtype == np.uint16:
+        largest = _bfloat16_pass(init, tuned, *rest)
+    else:
+        # Every float16 number is a float32 number: equal bits stay equal, and no others become so.
+        before, after = (to_float32(weights).view(np.uint32) for weights in (init, tuned))
+        largest = _float32_pass(before, after, init.dtype == tuned.dtype, *rest)
+    if tally.by_exponent is not None:
+        counts = sheaf.sum(axis=0, dtype=np.int64).reshape(EXPONENTS, 2)
+        tally.by_exponent[:, 0] += counts.sum(axis=1)
+        tally.by_exponent[:, 1] += counts[:, 1]
+    # NaN less anything is NaN, and infinity less anything is infinite or NaN.
+    return bool(largest < INFINITY)
