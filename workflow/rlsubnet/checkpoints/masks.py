@@ -19,7 +19,8 @@ FORMAT = "rlsubnet-mask-1"
 Shape = tuple[int, ...]
 
 
-def _packed_bytes(shape: Shape) -> int:
+def packed_bytes(shape: Shape) -> int:
+    """Return the bytes that one bit per weight takes."""
     return (math.prod(shape) + 7) // 8
 
 
@@ -45,7 +46,7 @@ def write_mask(
         "format": FORMAT,
         "shapes": json.dumps({name: list(shape) for name, shape in shapes.items()}),
     } | dict(metadata)
-    entries = {name: ("U8", (_packed_bytes(shape),)) for name, shape in shapes.items()}
+    entries = {name: ("U8", (packed_bytes(shape),)) for name, shape in shapes.items()}
     # A tensor without weights takes no piece.
     expected = [name for name, shape in shapes.items() if math.prod(shape)]
     position, filled = 0, 0
@@ -109,10 +110,10 @@ class Mask:
             raise ValueError(f"{self.path}: shapes and tensors differ: {', '.join(differing)}")
         for name, shape in shapes.items():
             tensor = self._tensors[name]
-            if tensor.dtype != "U8" or tensor.shape != (_packed_bytes(shape),):
+            if tensor.dtype != "U8" or tensor.shape != (packed_bytes(shape),):
                 raise ValueError(
                     f"{self.path}: mask of {name}: shape {list(shape)} needs U8 "
-                    f"[{_packed_bytes(shape)}], found {tensor.dtype} {list(tensor.shape)}"
+                    f"[{packed_bytes(shape)}], found {tensor.dtype} {list(tensor.shape)}"
                 )
         self._shapes: dict[str, Shape] = shapes
 
@@ -131,7 +132,7 @@ class Mask:
         Raises:
             ValueError: bits beyond the last weight are set, so that counts would be wrong.
         """
-        total, numel = _packed_bytes(self._shapes[name]), math.prod(self._shapes[name])
+        total, numel = packed_bytes(self._shapes[name]), math.prod(self._shapes[name])
         for start in range(0, total, chunk):
             piece = read_range(self._tensors[name], start, min(chunk, total - start))
             if numel % 8 and start + piece.size == total and piece[-1] >> (numel % 8):

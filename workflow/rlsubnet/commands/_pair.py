@@ -1,10 +1,13 @@
 """What subcommands on two checkpoints share: their arguments, and opening the pair."""
 
 import argparse
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rlsubnet.checkpoints.compare import Pair
+    from rlsubnet.measure.fused import Tally, Wanted
 
 CHECKPOINT_HELP = "Hugging Face folder (sharded or not) or one .safetensors or .bin file"
 
@@ -32,3 +35,54 @@ def add_pair(parser: argparse.ArgumentParser, common_rows: bool = True) -> None:
             help="tensors whose number of rows may differ (a resized vocabulary): their common "
             "first rows are compared, and the summary says so",
         )
+
+
+def add_pass_options(parser: argparse.ArgumentParser) -> None:
+    """Add how a pass over a pair is done; none of it changes a number."""
+    parser.add_argument(
+        "--kernel",
+        choices=("auto", "numpy", "numba"),
+        default="auto",
+        help="numba: compiled loops (pip install 'rlsubnet[fast]'); auto takes them where they are "
+        "installed and worth their import; all give the same integers (default: auto)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads that read and count (default: OMP_NUM_THREADS, else all processors, at most "
+        "16)",
+    )
+    parser.add_argument(
+        "--progress",
+        action="store_true",
+        help="tell GB/s and the time left, on stderr; on a terminal that is always told",
+    )
+
+
+def measure(
+    pair: "Pair",
+    wanted: "Wanted",
+    options: argparse.Namespace,
+    result: Path | None,
+    mask: Path | None,
+) -> "dict[str, Tally]":
+    """Measure a pair as the options of ``add_pass_options`` tell."""
+    from rlsubnet.checkpoints.update_pass import measure_update
+    from rlsubnet.commands._progress import Progress
+
+    if options.threads is not None and options.threads < 1:
+        raise ValueError(f"--threads must be 1 or more, found {options.threads}")
+    progress = Progress(sum(map(pair.nbytes, pair.shapes)), sys.stderr, options.progress)
+    try:
+        return measure_update(
+            pair,
+            wanted,
+            result,
+            mask,
+            kernel=options.kernel,
+            threads=options.threads,
+            listener=progress,
+        )
+    finally:
+        progress.end()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlsubnet.commands import overlap, structure
-from rlsubnet.commands._pair import add_pair, open_pair
+from rlsubnet.commands._pair import add_pair, add_pass_options, measure, open_pair
 from rlsubnet.commands._parser import add_command
 
 if TYPE_CHECKING:
@@ -35,24 +35,13 @@ FROZEN_COLUMNS = [
 ]
 
 
-def _save_pair_mask(pair: "Pair", path: Path, rule: str, atol: float) -> None:
-    from rlsubnet.checkpoints.compare import mask_pieces
-    from rlsubnet.checkpoints.masks import write_mask
-
-    metadata = {"rule": rule, "atol": repr(atol), **_digests(pair)}
-    write_mask(path, pair.shapes, mask_pieces(pair, rule, atol), metadata)
-
-
 def _save_random_mask(pair: "Pair", path: Path, seed: int) -> None:
     from rlsubnet.checkpoints.compare import random_masks
     from rlsubnet.checkpoints.masks import write_mask
 
-    metadata = {"rule": "random", "atol": "0.0", "seed": str(seed), **_digests(pair)}
+    digests = {"init_sha256": pair.init.digest(), "tuned_sha256": pair.tuned.digest()}
+    metadata = {"rule": "random", "atol": "0.0", "seed": str(seed), **digests}
     write_mask(path, pair.shapes, random_masks(pair, seed), metadata)
-
-
-def _digests(pair: "Pair") -> dict[str, str]:
-    return {"init_sha256": pair.init.digest(), "tuned_sha256": pair.tuned.digest()}
 
 
 def _update_rows(pair: "Pair", counts: "dict[str, UpdateCounts]") -> list[dict[str, Any]]:
@@ -82,18 +71,17 @@ def _update_rows(pair: "Pair", counts: "dict[str, UpdateCounts]") -> list[dict[s
 
 def run_updates(options: argparse.Namespace) -> None:
     """Count what finetuning changed; print a summary, write the rows and the mask asked for."""
-    from rlsubnet.checkpoints.compare import compare_tensors
     from rlsubnet.commands._update_summary import update_summary
     from rlsubnet.files import write_csv
+    from rlsubnet.measure.fused import Wanted
     from rlsubnet.measure.sparsity import TOLERANCES
 
     if options.out and options.mask and options.out.resolve() == options.mask.resolve():
         raise ValueError(f"--out and --mask are one file, {options.out}: expected two")
     pair = open_pair(options)
     tolerances = sorted(set(options.tolerances or TOLERANCES))
-    counts = dict(compare_tensors(pair, tolerances))
-    if options.mask:
-        _save_pair_mask(pair, options.mask, "bitwise", 0.0)
+    found = measure(pair, Wanted(tuple(tolerances)), options, options.out, options.mask)
+    counts = {name: tally.counts(tolerances) for name, tally in found.items()}
     if options.out:
         write_csv(options.out, _update_rows(pair, counts), UPDATE_COLUMNS)
     print(update_summary(pair, counts))
@@ -101,6 +89,7 @@ def run_updates(options: argparse.Namespace) -> None:
 
 def run_mask(options: argparse.Namespace) -> None:
     """Write which weights a pair's update changed."""
+    from rlsubnet.measure.fused import Wanted
     from rlsubnet.measure.sparsity import TABLE_TOLERANCE
 
     if options.rule in ("bitwise", "random") and options.atol is not None:
@@ -113,7 +102,7 @@ def run_mask(options: argparse.Namespace) -> None:
         _save_random_mask(pair, options.out, options.seed)
     else:
         atol = 0.0 if options.rule == "bitwise" else atol
-        _save_pair_mask(pair, options.out, options.rule, atol)
+        measure(pair, Wanted((), options.rule, atol), options, None, options.out)
 
 
 def run_frozen(options: argparse.Namespace) -> None:
@@ -144,7 +133,8 @@ def _add_updates(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
         "Count which weights finetuning changed (section 2.2): per tensor, at every tolerance,\n"
         "under the authors' rule (official: differences and tolerance rounded to bfloat16)\n"
         "and under the exact rule (float32 difference of the stored values). A summary by\n"
-        "matrix kind and layer is always printed. Reads a few MiB at a time.",
+        "matrix kind and layer is always printed. Reads a few MiB at a time. An interrupted run\n"
+        "goes on after the last shard that it finished, if nothing has changed since.",
     )
     add_pair(parser)
     parser.add_argument(
@@ -158,6 +148,7 @@ def _add_updates(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
     parser.add_argument(
         "--mask", type=Path, metavar="FILE", help="write the bitwise mask as well, for training"
     )
+    add_pass_options(parser)
 
 
 def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -185,6 +176,7 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
         "--atol", type=float, help="tolerance of official and exact, weight units (default: 1e-5)"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="mask to write")
+    add_pass_options(parser)
 
     parser = add_command(
         subcommands,
