@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(abspath $(VENV))/bin
+# Checkpoints that benchmarks make are kept here.
+BENCH  ?= work/benchmarks
 FROZEN := -c envs/constraints.txt
 
 # Rules call `rlsubnet` and `python` by name: the environment's must come first.
@@ -11,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo figures report test lint clean
+.PHONY: help setup setup-dev demo figures report test bench lint clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +49,9 @@ report: setup ## write results/demo/report.html again
 test: setup-dev ## run the tests, with coverage of the typed core
 	$(BIN)/python -m pytest --durations=10 --cov=rlsubnet.measure --cov=rlsubnet.checkpoints \
 	  --cov=rlsubnet.training --cov-report=term
+
+bench: setup-dev ## compare speed and memory with other ways (10 GB of disk, an hour)
+	$(BIN)/python -m benchmarks --folder $(BENCH) --out benchmarks/results.md
 
 lint: setup-dev ## check style, types and workflow
 	$(BIN)/ruff check

@@ -48,6 +48,17 @@ def default_threads() -> int:
     return min(int(wish), MOST_THREADS)
 
 
+def keep_freed_memory() -> None:
+    """Let the C library keep what a kernel frees instead of giving it back to the system.
+
+    glibc maps every array of more than 128 KiB anew, page fault by page fault, which costs more
+    than what a kernel computes in it. When a larger mapping is freed, it raises that bound to its
+    size, here beyond all arrays of a piece (8 bytes per weight). The pages are never touched: no
+    memory is used.
+    """
+    np.empty(32 * CHUNK, np.uint8)
+
+
 def _pieces(pair: "Pair", names: Sequence[str], chunk: int) -> Iterator[Piece]:
     number = 0
     for name in names:
@@ -162,6 +173,7 @@ def diff_tensors(
     # What is computed while it is read may keep state: one thread.
     plain = all(side.is_plain(name) for side in (pair.init, pair.tuned) for name in names)
     threads = (threads or default_threads()) if plain else 1
+    keep_freed_memory()
     queue = _Queue(_pieces(pair, names, chunk))
     chosen = choose_kernel(kernel, nbytes)
     work = _Pass(pair, wanted, chosen, queue, chunk, take_mask, take_progress).work

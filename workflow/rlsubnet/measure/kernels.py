@@ -8,7 +8,7 @@ from rlsubnet.measure.fused import Kernel, numpy_kernel
 KERNELS = ("auto", "numpy", "numba")
 VARIABLE = "RLSUBNET_KERNEL"
 # Below this many bytes of both checkpoints, importing numba costs more than it saves.
-WORTH_COMPILING = 2 << 30
+WORTH_COMPILING = 4 << 30
 
 
 def choose_kernel(name: str, nbytes: int) -> Kernel:

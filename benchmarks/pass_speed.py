@@ -1,0 +1,82 @@
+"""One process: a pass over a pair and a plain read of the same bytes, in turn.
+
+usage: python -m benchmarks.pass_speed INIT TUNED REPEATS KERNEL
+Prints JSON: seconds of wall and CPU of each repetition.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from rlsubnet.checkpoints.compare import Pair, pair_checkpoints
+from rlsubnet.checkpoints.differ import default_threads, diff_tensors
+from rlsubnet.checkpoints.mask_file import MaskFile
+from rlsubnet.checkpoints.reader import open_reader
+from rlsubnet.checkpoints.store import CHUNK, Checkpoint
+from rlsubnet.measure.fused import Wanted
+
+TOLERANCES = (1e-8, 1e-7, 1e-6, 1e-5)
+
+
+def plain_read(pair: Pair) -> None:
+    """Read all weights in the pieces and with the threads of a pass, and do nothing with them."""
+    pieces = (
+        (side.tensors[name], start, min(CHUNK, pair.numel(name) - start))
+        for name in pair.shapes
+        for start in range(0, pair.numel(name), CHUNK)
+        for side in (pair.init, pair.tuned)
+    )
+    shared = list(pieces)
+    threads = default_threads()
+
+    def work(first: int) -> None:
+        with open_reader(CHUNK) as init, open_reader(CHUNK) as tuned:
+            for number in range(2 * first, len(shared), 2 * threads):
+                init.read(*shared[number])
+                tuned.read(*shared[number + 1])
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(threads)))
+
+
+def timed(action: Callable[[], object]) -> tuple[float, float]:
+    """Return the seconds of wall and of CPU that a call took."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    action()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def main() -> None:
+    """Time a plain read, the counts, counts and mask, and counts, mask and exponents, in turn."""
+    init, tuned, repeats, kernel = sys.argv[1:]
+    pair = pair_checkpoints(Checkpoint(init), Checkpoint(tuned))
+    found: dict[str, list[tuple[float, float]]] = {}
+    with tempfile.TemporaryDirectory(dir=Path(init).parent) as folder:
+        mask = MaskFile(Path(folder, "m"), pair.shapes, {}, keep=False)
+        passes: dict[str, Callable[[], object]] = {
+            "plain read": lambda: plain_read(pair),
+            "counts": lambda: diff_tensors(pair, Wanted(TOLERANCES), kernel=kernel),
+            "counts and mask": lambda: diff_tensors(
+                pair, Wanted(TOLERANCES), kernel=kernel, take_mask=mask.write
+            ),
+            "counts, mask and exponents": lambda: diff_tensors(
+                pair, Wanted(TOLERANCES, by_exponent=True), kernel=kernel, take_mask=mask.write
+            ),
+        }
+        for repetition in range(int(repeats) + 1):
+            for name, action in passes.items():
+                seconds = timed(action)
+                # The first round warms the cache and imports the kernel.
+                if repetition:
+                    found.setdefault(name, []).append(seconds)
+        mask.discard()
+    nbytes = sum(map(pair.nbytes, pair.shapes))
+    print(json.dumps({"nbytes": nbytes, "seconds": found}))
+
+
+if __name__ == "__main__":
+    main()
