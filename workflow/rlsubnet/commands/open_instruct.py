@@ -80,11 +80,12 @@ def run_train(options: argparse.Namespace) -> None:
 
     row = parse_row(options.name, options.row)
     from rlsubnet.backends.open_instruct.command import Places
-    from rlsubnet.backends.open_instruct.training import find_checkout, find_python, run_training
+    from rlsubnet.backends.open_instruct.training import find_checkout, run_training
+    from rlsubnet.backends.processes import find_python
 
     places = Places(
         checkout=find_checkout(options.checkout),
-        python=find_python(options.python),
+        python=find_python(options.python, "OPEN_INSTRUCT_PYTHON"),
         init=options.init.absolute(),
         data=options.data.absolute(),
         scratch=options.scratch.absolute(),

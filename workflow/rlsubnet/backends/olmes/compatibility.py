@@ -9,14 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rlsubnet.backends.olmes.settings import Settings
+from rlsubnet.backends.transformers4 import CURE, rotary_faults
 from rlsubnet.checkpoints.layout import read_config, read_tensors
 from rlsubnet.files import read_object
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-CURE = (
-    "copy config.json, generation_config.json and all tokenizer files of the checkpoint that "
-    "training started from over it"
-)
 
 
 def check_model(folder: Path, settings: Settings) -> None:
@@ -52,21 +49,7 @@ def config_faults(config: Mapping[str, Any], max_length: int) -> Iterator[str]:
             f"config.json: max_position_embeddings is {longest}, "
             f"expected at least max_length {max_length}"
         )
-    rope = config.get("rope_parameters")
-    if rope is None:
-        return
-    rope = rope if isinstance(rope, Mapping) else {}
-    theta, scaled = rope.get("rope_theta"), rope.get("rope_type", "default") != "default"
-    if config.get("rope_theta") is None or config["rope_theta"] != theta:
-        yield (
-            f"config.json: rope_theta is {theta} in rope_parameters and "
-            f"{config.get('rope_theta')} beside it, where transformers 4 reads it; {CURE}"
-        )
-    if scaled and not config.get("rope_scaling"):
-        yield (
-            f"config.json: rope_type {rope['rope_type']} stands in rope_parameters and there is no "
-            f"rope_scaling, which transformers 4 reads; {CURE}"
-        )
+    yield from rotary_faults(config)
 
 
 def tokenizer_faults(folder: Path, chat_template: str | None) -> Iterator[str]:

@@ -17,15 +17,16 @@ import json
 import logging
 import math
 import os
-import platform
 import re
 import runpy
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from rlsubnet.backends.clipping import clip_factor
+from rlsubnet.backends.versions import describe_environment
 
 STEPS, REPORT = "steps.jsonl", "report.json"
 PACKAGES = ("torch", "deepspeed", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
@@ -168,15 +169,6 @@ def engine_settings(engine: Any) -> dict[str, Any]:
     }
 
 
-def clip_factor(norm: float, clip: float) -> float:
-    """Return what DeepSpeed multiplies a gradient with; a clip of 0 is none.
-
-    >>> clip_factor(4.0, 1.0), clip_factor(0.5, 1.0), clip_factor(4.0, 0.0)
-    (0.24999993750001562, 1.0, 1.0)
-    """
-    return min(1.0, clip / (norm + 1e-6)) if clip else 1.0
-
-
 def sum_over_processes(value: float) -> float:
     """Return the sum of a number of each process; all of them must ask."""
     import torch
@@ -242,25 +234,12 @@ def install(watch: Watch) -> None:
     logger.addHandler(StepHandler(watch))
 
 
-def installed(package: str) -> str | None:
-    """Return the version of a package, None if it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def write_report(watch: Watch, folder: Path) -> None:
     """Write what the result depends on beside its inputs."""
-    import torch
-
-    cuda = torch.cuda.is_available()
     report = {
         "steps": watch.engine.global_steps,
         "engine": {**watch.expected, "optimizer": type(watch.engine.optimizer).__name__},
-        "device": torch.cuda.get_device_name() if cuda else f"cpu ({platform.machine()})",
-        "python": platform.python_version(),
-        "packages": {package: installed(package) for package in (*PACKAGES, "flash-attn")},
+        **describe_environment((*PACKAGES, "flash-attn")),
     }
     (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 

@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from rlsubnet.files import read_object
-from rlsubnet.sheets.backends import BACKENDS, check_decay
-from rlsubnet.sheets.schemas import describe, first_error, load_schema
+from rlsubnet.backends.rows import read_row
 
 BACKEND = "open_instruct"
 
@@ -59,33 +57,10 @@ class Row:
 def parse_row(run: str, text: str) -> Row:
     """Return the row that ``text`` describes: JSON, or ``@`` and the path of a JSON file.
 
-    Keys of the recipe that are not given have the schema's defaults.
-
     Raises:
-        ValueError: naming the run and the key, what was found and what was expected.
+        ValueError: as :func:`rlsubnet.backends.rows.read_row` says.
     """
-    source = f"run {run}, --row"
-    values = read_object(source, text)
-    recipe: dict[str, Any] = values.get("recipe", {})
-    expected = {item.name for item in fields(Row)} | {"backend", "architecture"}
-    if differing := sorted(set(values) ^ expected):
-        raise ValueError(f"{source}: keys that are missing or unknown: {', '.join(differing)}")
-    found = (values.pop("backend"), values.pop("architecture"), values["run"])
-    if found != (BACKEND, None, run):
-        raise ValueError(
-            f"{source}, keys backend, architecture, run: expected {(BACKEND, None, run)}, "
-            f"found {found}"
-        )
-    backend = BACKENDS[BACKEND]
-    if values["algorithm"] not in backend.data_kinds:
-        known = ", ".join(backend.data_kinds)
-        raise ValueError(
-            f"{source}, key algorithm: expected one of {known}, found {values['algorithm']!r}"
-        )
-    error = first_error(recipe, load_schema("config")["$defs"][backend.schema])
-    if error is not None:
-        key = ".".join(["recipe", *map(str, error.absolute_path)])
-        raise ValueError(f"{source}, key {key}: {describe(error)}")
-    check_decay(recipe, bool(values["mask"]))
+    values = read_row(run, text, BACKEND)
+    recipe = values.pop("recipe")
     settings = {item.name: recipe[item.name] for item in fields(Recipe)}
-    return Row(**{**values, "recipe": Recipe(**settings)})
+    return Row(**values, recipe=Recipe(**settings))

@@ -4,15 +4,11 @@ import itertools
 import os
 import re
 import shutil
-import signal
 import subprocess
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import rlsubnet
 from rlsubnet.backends.open_instruct.command import (
     AUTO_CLIP,
     DEEPSPEED_CONFIG,
@@ -24,8 +20,9 @@ from rlsubnet.backends.open_instruct.command import (
 )
 from rlsubnet.backends.open_instruct.launcher import REPORT, STEPS
 from rlsubnet.backends.open_instruct.row import Row
+from rlsubnet.backends.processes import link_package, started
+from rlsubnet.backends.rows import check_bfloat16, check_mask_fits, check_mask_given
 from rlsubnet.checkpoints.export import export_trained
-from rlsubnet.checkpoints.masks import load_mask
 from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.files import (
     iterate_jsonl,
@@ -38,9 +35,6 @@ from rlsubnet.files import (
 )
 from rlsubnet.tasks.messages import check_messages
 from rlsubnet.training.runlog import METRICS, git_commit, metrics_row
-
-# Seconds that accelerate has to end after it was asked to; it gives its own processes 30.
-PATIENCE = 60
 
 
 def find_checkout(option: Path | None) -> Path:
@@ -58,14 +52,6 @@ def find_checkout(option: Path | None) -> Path:
     if not (named / SCRIPT).is_file():
         raise ValueError(f"{named}: not a checkout of open-instruct, there is no {SCRIPT}")
     return named.resolve()
-
-
-def find_python(option: Path | None) -> Path:
-    """Return the interpreter: the option, else ``$OPEN_INSTRUCT_PYTHON``, else our own.
-
-    Links are not followed: what an environment holds is found from the path.
-    """
-    return (option or Path(os.environ.get("OPEN_INSTRUCT_PYTHON", sys.executable))).absolute()
 
 
 def _git(checkout: Path, *arguments: str) -> str:
@@ -100,21 +86,13 @@ def check_start(row: Row, init: Path, mask: Path | None) -> None:
         ValueError: mask and row contradict each other, ``init`` is no folder, or a masked run
             would start from weights that bfloat16 changes, or that the mask does not fit.
     """
-    if bool(row.mask) != (mask is not None):
-        given = "absent" if mask is None else str(mask)
-        raise ValueError(f"run {row.run}: the row's mask is {row.mask!r}, --mask is {given}")
+    check_mask_given(row.run, row.mask, mask)
     if not (init / "config.json").is_file():
         raise ValueError(f"run {row.run}, --init: {init} has no config.json")
-    if mask is None:
-        return
-    checkpoint = Checkpoint(init)
-    if other := [name for name, info in checkpoint.tensors.items() if info.dtype != "BF16"]:
-        raise ValueError(
-            f"{init}: tensor {other[0]} is stored in {checkpoint.tensors[other[0]].dtype}; "
-            "training in bfloat16 changes all weights, frozen or not"
-        )
-    shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
-    load_mask(mask).check_shapes(shapes, str(init))
+    if mask is not None:
+        checkpoint = Checkpoint(init)
+        check_bfloat16(checkpoint)
+        check_mask_fits(checkpoint, mask)
 
 
 def check_pairs(data: Path, batch_size: int) -> None:
@@ -137,30 +115,12 @@ def prepare(row: Row, places: Places) -> None:
         # What a killed run left: nothing of it can be used again.
         shutil.rmtree(places.scratch)
     places.records.mkdir(parents=True)
-    places.package.mkdir()
-    (places.package / "rlsubnet").symlink_to(Path(rlsubnet.__file__).resolve().parent)
+    link_package(places.package)
     if row.recipe.clip != AUTO_CLIP:
         template = read_object(
             "DeepSpeed's configuration", f"@{places.checkout / DEEPSPEED_CONFIG}"
         )
         write_json(places.deepspeed_config(row.recipe), deepspeed_config(template, row.recipe.clip))
-
-
-@contextmanager
-def _started(words: Sequence[str], folder: Path, variables: Mapping[str, str]) -> Iterator[Any]:
-    """Yield a process in a group of its own; nothing of the group outlives the block."""
-    process = subprocess.Popen(
-        words, cwd=folder, env={**os.environ, **variables}, start_new_session=True
-    )
-    try:
-        yield process
-    finally:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(process.pid, number)
-                process.wait(PATIENCE)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                continue
 
 
 def run_command(row: Row, places: Places) -> None:
@@ -170,8 +130,7 @@ def run_command(row: Row, places: Places) -> None:
         ValueError: it ended with an error.
     """
     words, variables = command(row, places), environment(row, places)
-    print(" ".join([f"{key}={value}" for key, value in variables.items()] + words), flush=True)
-    with _started(words, places.checkout, variables) as process:
+    with started(words, places.checkout, variables) as process:
         status = process.wait()
     if status:
         raise ValueError(

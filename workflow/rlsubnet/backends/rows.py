@@ -1,0 +1,88 @@
+"""What a trainer of another project is told, checked before GPUs are used."""
+
+from pathlib import Path
+from typing import Any
+
+from rlsubnet.checkpoints.masks import load_mask
+from rlsubnet.checkpoints.store import Checkpoint
+from rlsubnet.files import read_object
+from rlsubnet.sheets.backends import BACKENDS
+from rlsubnet.sheets.schemas import describe, first_error, load_schema
+
+KEYS = frozenset({"run", "algorithm", "init", "data", "recipe", "seed", "mask", "wandb"})
+
+
+def read_row(run: str, text: str, backend: str) -> dict[str, Any]:
+    """Return the row that ``text`` describes, without ``backend`` and ``architecture``.
+
+    Keys of the recipe that are not given have the schema's defaults.
+
+    Args:
+        run: name of the run.
+        text: JSON, or ``@`` and the path of a JSON file.
+        backend: the trainer, a key of :data:`rlsubnet.sheets.backends.BACKENDS`.
+
+    Raises:
+        ValueError: naming the run and the key, what was found and what was expected.
+    """
+    source = f"run {run}, --row"
+    values = read_object(source, text)
+    recipe: dict[str, Any] = values.get("recipe", {})
+    if differing := sorted(set(values) ^ (KEYS | {"backend", "architecture"})):
+        raise ValueError(f"{source}: keys that are missing or unknown: {', '.join(differing)}")
+    found = (values.pop("backend"), values.pop("architecture"), values["run"])
+    if found != (backend, None, run):
+        raise ValueError(
+            f"{source}, keys backend, architecture, run: expected {(backend, None, run)}, "
+            f"found {found}"
+        )
+    trainer = BACKENDS[backend]
+    if values["algorithm"] not in trainer.data_kinds:
+        known = ", ".join(trainer.data_kinds)
+        raise ValueError(
+            f"{source}, key algorithm: expected one of {known}, found {values['algorithm']!r}"
+        )
+    error = first_error(recipe, load_schema("config")["$defs"][trainer.schema])
+    if error is not None:
+        key = ".".join(["recipe", *map(str, error.absolute_path)])
+        raise ValueError(f"{source}, key {key}: {describe(error)}")
+    try:
+        trainer.check(recipe, bool(values["mask"]), values["algorithm"])
+    except ValueError as error_:
+        raise ValueError(f"{source}, recipe key {error_}") from error_
+    return values
+
+
+def check_mask_given(run: str, named: str, mask: Path | None) -> None:
+    """Check that a mask file is given if and only if the row names a mask.
+
+    Raises:
+        ValueError: it is not so.
+    """
+    if bool(named) != (mask is not None):
+        given = "absent" if mask is None else str(mask)
+        raise ValueError(f"run {run}: the row's mask is {named!r}, --mask is {given}")
+
+
+def check_bfloat16(checkpoint: Checkpoint) -> None:
+    """Check that rounding to bfloat16, in which trainers save, moves no weight of a start.
+
+    Raises:
+        ValueError: a tensor is stored otherwise.
+    """
+    for name, info in checkpoint.tensors.items():
+        if info.dtype != "BF16":
+            raise ValueError(
+                f"{checkpoint.path}: tensor {name} is stored in {info.dtype}; "
+                "training in bfloat16 changes all weights, frozen or not"
+            )
+
+
+def check_mask_fits(checkpoint: Checkpoint, mask: Path) -> None:
+    """Check that a mask has the names and shapes of a start.
+
+    Raises:
+        ValueError: it does not; lists what differs.
+    """
+    shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
+    load_mask(mask).check_shapes(shapes, str(checkpoint.path))
