@@ -10,10 +10,10 @@ from rlsubnet.training.rollouts import (
     Group,
     Question,
     draw_groups,
+    keep_preferred,
     make_questions,
     make_rollouts,
     noise_seed,
-    preferred_groups,
 )
 from tests.training.online_runs import questions, recipe
 
@@ -51,10 +51,10 @@ def test_groups_that_pass_come_first_in_the_order_they_were_drawn() -> None:
         group(True, True, True, False),
         group(False, False, False, False),
     ]
-    kept = preferred_groups(drawn, 3, low=0.2, high=0.8)
+    kept = keep_preferred(drawn, 3, low=0.2, high=0.8)
     assert kept == [drawn[1], drawn[3], drawn[0]]
     # The bounds belong to what passes.
-    assert preferred_groups(drawn, 2, low=0.75, high=1.0) == [drawn[0], drawn[3]]
+    assert keep_preferred(drawn, 2, low=0.75, high=1.0) == [drawn[0], drawn[3]]
 
 
 def test_means_are_over_all_that_was_drawn_and_the_batch_holds_what_is_kept() -> None:

@@ -6,6 +6,8 @@ the paper's hyperparameters are the example values of. Shapes as in
 prompt, stand side by side.
 """
 
+from collections.abc import Sequence
+
 from torch import Tensor
 from torch.nn import functional
 
@@ -14,6 +16,32 @@ from rlsubnet.objectives.policy_gradient import last_tokens, returns_to_go, whit
 # Weights of process and outcome rewards in the returns. These are normalized afterwards: only the
 # ratio of the two matters.
 PROCESS, OUTCOME = 5.0, 5.0
+
+
+def preferred_groups(
+    accuracies: Sequence[float], ended: Sequence[bool], count: int, low: float, high: float
+) -> list[int]:
+    """Return the numbers of the ``count`` groups to learn from, those that pass the filter first.
+
+    A group passes if its share of right responses is between ``low`` and ``high``, and no response
+    was cut off. The order stays as drawn; failing groups fill what is missing, so that a batch
+    always has its full size.
+
+    Args:
+        accuracies: share of right responses of each group.
+        ended: whether all responses of the group ended by themselves.
+        count: groups wanted.
+        low: least share, 0.2 in verl's PRIME recipe.
+        high: greatest share, 0.8 there.
+
+    >>> preferred_groups([1.0, 0.5, 0.0, 0.5], [True, True, True, True], 3, 0.2, 0.8)
+    [1, 3, 0]
+    >>> preferred_groups([1.0, 0.5, 0.0, 0.5], [True, False, True, True], 3, 0.2, 0.8)
+    [3, 0, 1]
+    """
+    # Differs from verl's recipe, whose sort is unstable: which groups fill in is arbitrary there.
+    passes = [done and low <= share <= high for share, done in zip(accuracies, ended, strict=True)]
+    return sorted(range(len(passes)), key=lambda number: not passes[number])[:count]
 
 
 def outcome_loss(logps: Tensor, reference: Tensor, outcomes: Tensor, beta: float) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlsubnet.evaluation.generate import completion, generate
+from rlsubnet.objectives.prime import preferred_groups
 from rlsubnet.tasks.arithmetic import is_correct
 from rlsubnet.tasks.tokenizer import encode_prompt, end_token, padding_token
 from rlsubnet.training.batches import Batch, Sample, collate, from_records
@@ -123,27 +124,13 @@ def draw_groups(
     return groups
 
 
-def preferred_groups(groups: Sequence[Group], count: int, low: float, high: float) -> list[Group]:
-    """Return ``count`` of the groups, those that pass the accuracy filter first.
-
-    A group passes if its share of right responses is between ``low`` and ``high`` and all its
-    responses ended by themselves. The order stays as drawn; failing groups fill what is missing, as
-    in verl's PRIME recipe, so that a batch always has its full size.
-
-    >>> def group(*correct):
-    ...     return Group([], list(correct), True)
-    >>> drawn = [group(True, True), group(True, False), group(False, False), group(False, True)]
-    >>> [kept.correct for kept in preferred_groups(drawn, 3, low=0.2, high=0.8)]
-    [[True, False], [False, True], [True, True]]
-    """
+def keep_preferred(groups: Sequence[Group], count: int, low: float, high: float) -> list[Group]:
+    """Return ``count`` of the groups; see :func:`rlsubnet.objectives.prime.preferred_groups`."""
     # Differs from the paper: verl fails a group whose longest response has max_response_length - 1
     # tokens, ended or not; here what was cut off fails.
-    passes = [
-        group.finished and low <= sum(group.correct) / len(group.correct) <= high
-        for group in groups
-    ]
-    order = sorted(range(len(groups)), key=lambda number: not passes[number])  # stable
-    return [groups[number] for number in order[:count]]
+    accuracies = [sum(group.correct) / len(group.correct) for group in groups]
+    ended = [group.finished for group in groups]
+    return [groups[number] for number in preferred_groups(accuracies, ended, count, low, high)]
 
 
 def make_rollouts(
@@ -159,7 +146,7 @@ def make_rollouts(
     """
     drawn = [sample for group in groups for sample in group.samples]
     right = [correct for group in groups for correct in group.correct]
-    kept = preferred_groups(groups, recipe.batch_size, recipe.accuracy_low, recipe.accuracy_high)
+    kept = keep_preferred(groups, recipe.batch_size, recipe.accuracy_low, recipe.accuracy_high)
     examples = [(sample,) for group in kept for sample in group.samples]
     outcomes = [float(correct) for group in kept for correct in group.correct]
     return Rollouts(
