@@ -5,6 +5,7 @@ BIN    := $(abspath $(VENV))/bin
 # Checkpoints that benchmarks make are kept here.
 BENCH  ?= work/benchmarks
 FROZEN := -c envs/constraints.txt
+QUIETLY := --disable-pip-version-check --quiet
 
 # Rules call `rlsubnet` and `python` by name: the environment's must come first.
 export PATH := $(BIN):$(PATH)
@@ -13,7 +14,7 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo figures report test bench lint clean
+.PHONY: help setup setup-dev demo figures report test test-verl bench lint clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,13 +29,13 @@ $(VENV)/.python:
 	@touch $@
 
 $(VENV)/.ready: $(VENV)/.python pyproject.toml envs/constraints.txt
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(FROZEN) -e .
+	$(BIN)/python -m pip install $(QUIETLY) $(FROZEN) -e .
 	@touch $@
 
 setup-dev: $(VENV)/.ready-dev
 
 $(VENV)/.ready-dev: $(VENV)/.ready
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(FROZEN) -e '.[dev]'
+	$(BIN)/python -m pip install $(QUIETLY) $(FROZEN) -e '.[dev]'
 	@touch $@
 
 demo: setup ## train, measure and draw everything at demo scale, then write the report
@@ -49,6 +50,21 @@ report: setup ## write results/demo/report.html again
 test: setup-dev ## run the tests, with coverage of the typed core
 	$(BIN)/python -m pytest --durations=10 --cov=rlsubnet.measure --cov=rlsubnet.checkpoints \
 	  --cov=rlsubnet.training --cov-report=term
+
+# verl needs older packages than the rest: an environment of its own, from exact versions. torch comes
+# with its dependencies, since of its builds only the one for CPUs does without.
+$(VENV)-verl/.ready: envs/verl-cpu.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+	  echo "the versions of envs/verl-cpu.txt are for Python 3.11: make test-verl PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)-verl
+	$(VENV)-verl/bin/python -m pip install $(QUIETLY) torch==2.13.0
+	$(VENV)-verl/bin/python -m pip install $(QUIETLY) --no-deps -r envs/verl-cpu.txt
+	$(VENV)-verl/bin/python -m pip install $(QUIETLY) --no-deps -e .
+	@touch $@
+
+test-verl: $(VENV)-verl/.ready ## train with the released verl in two CPU processes (minutes)
+	env -u PYTHONPATH PATH="$(abspath $(VENV)-verl)/bin:$$PATH" $(VENV)-verl/bin/python -m pytest \
+	  tests/backends/test_verl.py tests/backends/test_verl_config.py -v --durations=8
 
 bench: setup-dev ## compare speed and memory with other ways (10 GB of disk, an hour)
 	$(BIN)/python -m benchmarks --folder $(BENCH) --out benchmarks/results.md

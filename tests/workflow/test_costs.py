@@ -28,22 +28,27 @@ def test_costs_are_time_limits_times_gpus_and_bytes_of_what_is_kept(scale):
     # Three runs of half an hour on one GPU, two evaluations of a quarter on two. Model and three
     # runs of 2,000 bytes, one mask of a bit a weight.
     assert costs["table3"] == Cost(3, 3 * 0.5 + 2 * 0.5, 4 * 2000 + 125)
-    # Two runs after the same start; two masks.
-    assert costs["table4"] == Cost(3, 1.5, 4 * 2000 + 2 * 125)
+    # Two runs after the same start; two masks. One run saves three steps: of each a bit for every
+    # weight and two bytes for a quarter of them.
+    assert costs["table4"] == Cost(3, 1.5, 4 * 2000 + 2 * 125 + 3 * (125 + 500))
     assert "table5" not in costs
 
 
 def test_the_whole_counts_what_items_share_once(scale):
-    # base is pretrained and stands in a pair: five runs, all evaluated. Its weights have no count.
-    assert item_costs(scale)["all"] == Cost(5, 5 * 0.5 + 5 * 0.5, 5 * 2000 + 3 * 125)
+    # base is pretrained and stands in a pair: five runs, all evaluated, and the saved steps of one
+    # for Figure 7. The weights of base have no count.
+    assert item_costs(scale)["all"] == Cost(5, 5 * 0.5 + 6 * 0.5, 5 * 2000 + 3 * 125 + 3 * 625)
 
 
 def test_the_command_prints_the_paper_scale(repository, monkeypatch, capsys):
     monkeypatch.chdir(repository)
     assert main(["plan", "--scale", "paper"]) == 0
     lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
-    # Table 3: full and sub, 8 GPUs for at most 48 hours each, and one for 8 to evaluate each.
-    assert lines["table3"][:2] == ["2", "784"]
+    # Table 3: full and sub, 8 GPUs for at most 48 hours each by DPO and 72 by PRIME, and one for 8
+    # to evaluate each.
+    assert lines["table3"][:2] == ["4", "1,952"]
     assert int(lines["table4"][0]) == 4
+    # Figure 7: one run of PRIME, and one GPU for 8 hours to evaluate its saved steps.
+    assert lines["fig7"][:2] == ["1", "584"]
     assert main(["plan", "--scale", "nowhere"]) == 1
     assert "config/nowhere/config.yaml" in capsys.readouterr().err

@@ -75,6 +75,31 @@ rule adapt:
         "rlsubnet adapt {wildcards.data} --spec {params.spec:q} --source {input} --out {output} > {log} 2>&1"
 
 
+# Several data sets of one kind as one.
+rule mix:
+    input:
+        lambda wildcards: [
+            sheets.data_file(SCALE, part)
+            for part in config["data"][wildcards.data]["parts"]
+        ],
+    output:
+        ensure("<work>/data/{data}.jsonl", non_empty=True),
+    log:
+        "<logs>/mix/{data}.log",
+    benchmark:
+        "<benchmarks>/mix/{data}.tsv"
+    wildcard_constraints:
+        data=one_of(SCALE.mixtures),
+    priority: 10
+    conda:
+        ENVIRONMENT
+    threads: threads_of("data")
+    resources:
+        **needs("data"),
+    shell:
+        "rlsubnet mix {input} --out {output} > {log} 2>&1"
+
+
 rule contamination:
     input:
         train="<work>/data/{data}.jsonl",

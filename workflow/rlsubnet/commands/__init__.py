@@ -16,9 +16,10 @@ from rlsubnet.commands import (
     published,
     reporting,
     training,
+    verl,
 )
 
 _PREPARING = (checking, downloading, data, published)
-_TRAINING = (training, open_instruct)
+_TRAINING = (training, open_instruct, verl)
 _EVALUATING = (evaluating, olmes)
 COMMAND_MODULES = (*_PREPARING, *_TRAINING, measuring, deltas, *_EVALUATING, reporting)

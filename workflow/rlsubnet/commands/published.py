@@ -1,4 +1,4 @@
-"""Subcommands on published data sets: fetch, adapt, contamination."""
+"""Subcommands on published data sets: fetch, adapt, mix, contamination."""
 
 import argparse
 import functools
@@ -52,12 +52,25 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
 
     parser = add_command(
         subcommands,
+        "mix",
+        run_mix,
+        "make one data set out of others, one after the other",
+        "rlsubnet mix work/paper/data/gsm8k.jsonl work/paper/data/math.jsonl\n"
+        "    --out work/paper/data/gsm8k_math.jsonl",
+    )
+    parser.add_argument(
+        "parts", nargs="+", type=Path, metavar="FILE", help="JSON-lines files, in this order"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON-lines file")
+
+    parser = add_command(
+        subcommands,
         "contamination",
         run_contamination,
         "count the evaluation items that stand in training prompts",
         "rlsubnet contamination work/paper/data/tulu.jsonl\n"
         "    --items math500=work/paper/data/math500.jsonl --out contamination.csv",
-        "Compare the prompts of preference pairs with evaluation items, without case, punctuation\n"
+        "Compare the prompts of training data with evaluation items, without case, punctuation\n"
         "and spacing: the same words, or one prompt that holds more than --enough of an item's\n"
         "words in shared runs of --ngram words. Examples name an item and a line of the training\n"
         "file, never their text.",
@@ -123,6 +136,16 @@ def run_adapt(options: argparse.Namespace) -> None:
         raise ValueError(f"data set {options.name}: no record came out of {options.source}")
     kind, digest = spec["kind"], sha256(options.out)[:12]
     print(f"{options.name}: {count} records of kind {kind}, sha256 {digest}")
+
+
+def run_mix(options: argparse.Namespace) -> None:
+    """Write the records of all parts."""
+    from itertools import chain
+
+    from rlsubnet.files import iterate_jsonl, sha256, write_jsonl
+
+    count = write_jsonl(options.out, chain.from_iterable(map(iterate_jsonl, options.parts)))
+    print(f"{count} records of {len(options.parts)} files, sha256 {sha256(options.out)[:12]}")
 
 
 def _read_items(argument: str) -> tuple[str, list[tuple[str, str]]]:

@@ -1,10 +1,12 @@
 """What the sheets say about a pair: how far it was trained, on what, and with which other seeds."""
 
+import json
 from collections.abc import Hashable, Sequence
 from typing import Any
 
 from rlsubnet.report.columns import tolerance_name
 from rlsubnet.sheets import Pair, Run, Scale
+from rlsubnet.sheets.backends import BACKENDS
 from rlsubnet.sheets.recipes import ONLINE_KEYS, resolved_recipe
 from rlsubnet.training.recipe import Recipe, learning_rate
 
@@ -19,9 +21,13 @@ OTHER_DATA = "other data"
 
 
 def recipe_of(scale: Scale, run: str) -> dict[str, Any]:
-    """Return the recipe of a run with its own settings laid over it."""
+    """Return the recipe of a run with its own settings and what its trainer implies.
+
+    ``steps`` is the number of optimizer steps, None where only the data tell.
+    """
     row = scale.runs[run]
-    return resolved_recipe(scale.config["recipes"][row.recipe], row.set)
+    recipe = resolved_recipe(scale.config["recipes"][row.recipe], row.set)
+    return recipe | BACKENDS[scale.backend_of(run)].implied(recipe)
 
 
 def runs_between(scale: Scale, pair: Pair) -> list[Run]:
@@ -44,15 +50,18 @@ def steps_columns(scale: Scale, pair: Pair) -> dict[str, Any]:
 
     AdamW moves a weight by at most about the learning rate a step, so the sum says how far a weight
     can have come; with a linear decay to zero it is about half the peak times the steps. Several
-    runs in a row are added up. Empty where the sheet does not make the tuned model.
+    runs in a row are added up. Empty where the sheet does not make the tuned model; the rate alone
+    where it does not tell the steps.
     """
     runs = runs_between(scale, pair)
     if not runs:
         return {}
     recipes = [recipe_of(scale, run.run) for run in runs]
     peaks = dict.fromkeys(float(recipe["lr"]) for recipe in recipes)
-    return {
-        "lr": ", ".join(tolerance_name(peak) for peak in peaks),
+    rate = {"lr": ", ".join(tolerance_name(peak) for peak in peaks)}
+    if any(recipe["steps"] is None for recipe in recipes):
+        return rate
+    return rate | {
         "steps": sum(int(recipe["steps"]) for recipe in recipes),
         "lr_sum": sum(summed_rates(recipe) for recipe in recipes),
     }
@@ -127,7 +136,7 @@ def all_but_seed(scale: Scale, run: str) -> Hashable:
     mask = row.mask
     if _has_own_mask(scale, row):
         mask = "random, the size of its own" if row.has_random_mask else "its own"
-    return (row.algorithm, row.init, row.data, tuple(sorted(recipe.items())), mask)
+    return (row.algorithm, row.init, row.data, json.dumps(recipe, sort_keys=True), mask)
 
 
 def _has_own_mask(scale: Scale, run: Run) -> bool:

@@ -4,14 +4,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rlsubnet.sheets.decay import check_decay
 from rlsubnet.sheets.tables import Row
+from rlsubnet.sheets.verl import check_verl, implied_by_verl
 
 PAIR_KINDS = ("preferences", "demonstration_pairs")
 # Pairs of messages, read by trainers that bring their own tokenization.
 MESSAGE_PAIR_KINDS = ("tulu_preferences", "rollout_pairs")
 ITEM_KIND = "eval_items"
+# Problems with an answer that a grader checks; the trainer draws responses itself.
+PROMPT_KIND = "graded_prompts"
+# Parts of one kind, one after the other: it counts as of that kind.
+MIXTURE = "mixture"
 # Made of published files, which are fetched first; all other data are made up here.
-FETCHED_KINDS = (*MESSAGE_PAIR_KINDS, ITEM_KIND)
+FETCHED_KINDS = (*MESSAGE_PAIR_KINDS, ITEM_KIND, PROMPT_KIND)
 
 
 @dataclass(frozen=True)
@@ -23,11 +29,15 @@ class Backend:
         data_kinds: algorithm -> kinds of data that it learns from.
         check: raises ValueError unless the keys of a resolved recipe fit each other, for a run with
             or without mask and its algorithm.
+        implied: what tables ask of every recipe and this trainer's do not say, from what they say:
+            ``steps`` of the optimizer, or None where only the data tell; ``schedule``,
+            ``warmup_ratio``, ``optimizer``, ``mask_at``.
     """
 
     schema: str
     data_kinds: Mapping[str, tuple[str, ...]]
     check: Callable[[Mapping[str, Any], bool, str], None]
+    implied: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda recipe: {}
 
 
 def check_native(recipe: Mapping[str, Any], masked: bool, algorithm: str = "") -> None:
@@ -87,19 +97,6 @@ def _check_saved_steps(recipe: Mapping[str, Any], algorithm: str) -> None:
         )
 
 
-def check_decay(recipe: Mapping[str, Any], masked: bool, algorithm: str = "") -> None:
-    """Check that no weight decay moves the frozen weights of a masked run.
-
-    Raises:
-        ValueError: it would.
-    """
-    if masked and recipe["weight_decay"]:
-        raise ValueError(
-            f"weight_decay: expected 0 in a run with a mask (it moves frozen weights), "
-            f"found {recipe['weight_decay']}"
-        )
-
-
 DATA_KINDS: dict[str, tuple[str, ...]] = {
     "pretrain": ("base_text",),
     "sft": ("demonstrations",),
@@ -114,8 +111,19 @@ BACKENDS: dict[str, Backend] = {
         "open_instruct_recipe",
         dict.fromkeys(("dpo", "dpo_norm"), MESSAGE_PAIR_KINDS),
         check_decay,
+        lambda recipe: {"steps": None, "optimizer": "adamw"},  # it trains for whole epochs
+    ),
+    "verl": Backend(
+        "verl_recipe", dict.fromkeys(("prime", "grpo"), (PROMPT_KIND,)), check_verl, implied_by_verl
     ),
 }
+
+
+def data_kind(config: Mapping[str, Any], name: str) -> str:
+    """Return the kind of a data set; that of a mixture is the kind of its parts."""
+    spec = config["data"][name]
+    parts = spec["parts"] if spec["kind"] == MIXTURE else [name]
+    return str(config["data"][parts[0]]["kind"])
 
 
 def check_learns(row: Row, config: Mapping[str, Any], backend: str) -> None:
@@ -129,7 +137,7 @@ def check_learns(row: Row, config: Mapping[str, Any], backend: str) -> None:
             f"{row.cells['recipe']!r} is for {backend}, which trains {', '.join(kinds)}; "
             f"the row's algorithm is {algorithm}",
         )
-    kind = config["data"][data]["kind"]
+    kind = data_kind(config, data)
     if kind not in kinds[algorithm]:
         expected = " or ".join(kinds[algorithm])
         raise row.fault(

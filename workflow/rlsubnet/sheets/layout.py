@@ -1,6 +1,6 @@
 """Where the files of a scale lie, and which of them each table and figure reads."""
 
-from rlsubnet.sheets.backends import MESSAGE_PAIR_KINDS
+from rlsubnet.sheets.backends import MESSAGE_PAIR_KINDS, PROMPT_KIND, data_kind
 from rlsubnet.sheets.recipes import saves_steps
 from rlsubnet.sheets.scale import ITEMS, VERDICTS, Comparison, Pair, Scale
 
@@ -51,9 +51,9 @@ def source_folder(scale: Scale, name: str) -> str:
 def contamination_file(scale: Scale, name: str) -> str | None:
     """Return what is said of evaluation items in a data set's prompts, if anything is asked.
 
-    Only published pairs are asked about: the splits of made-up data share no prompt.
+    Only published prompts are asked about: the splits of made-up data share none.
     """
-    asked = scale.config["data"][name]["kind"] in MESSAGE_PAIR_KINDS
+    asked = data_kind(scale.config, name) in (*MESSAGE_PAIR_KINDS, PROMPT_KIND)
     if not (asked and scale.config["contamination"]["items"]):
         return None
     return f"{scale.config['results']}/contamination/{name}.csv"

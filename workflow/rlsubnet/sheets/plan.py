@@ -2,22 +2,29 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from math import ceil
 
+from rlsubnet.sheets.recipes import resolved_recipe
 from rlsubnet.sheets.scale import ITEMS, Pair, Scale
 
 # Evaluations that an item reads, see `layout`; the others need checkpoints alone.
 EVALUATED = ("table3", "gains")
+STEPS_EVALUATED = ("fig7",)
 BFLOAT16 = 2.0
+# Bytes a weight of a saved step, see `checkpoints.delta_file`: a bit for each weight and two bytes
+# for each changed one, by Figure 5 a quarter at most.
+DELTA = 1 / 8 + BFLOAT16 / 4
 
 
 @dataclass
 class Needs:
-    """The checkpoints behind an item: downloaded models, trained and evaluated runs, masks."""
+    """The checkpoints behind an item: models, runs, masks, and what of the runs is evaluated."""
 
     models: set[str] = field(default_factory=set)
     runs: set[str] = field(default_factory=set)
     masks: set[str] = field(default_factory=set)
     evaluated: set[str] = field(default_factory=set)
+    evaluated_steps: set[str] = field(default_factory=set)
 
     def __or__(self, other: "Needs") -> "Needs":
         return Needs(
@@ -25,6 +32,7 @@ class Needs:
             self.runs | other.runs,
             self.masks | other.masks,
             self.evaluated | other.evaluated,
+            self.evaluated_steps | other.evaluated_steps,
         )
 
 
@@ -35,8 +43,8 @@ class Cost:
     Attributes:
         runs: training runs.
         gpu_hours: time limits of training and evaluation, times their GPUs.
-        disk: bytes of models, runs and masks that are kept; what a job needs under way comes on
-            top.
+        disk: bytes of models, runs with their saved steps, and masks that are kept; what a job
+            needs under way comes on top.
     """
 
     runs: int
@@ -72,6 +80,8 @@ def item_needs(scale: Scale, item: str) -> Needs:
             if item in EVALUATED:
                 sides = {pair.init, pair.tuned} & set(scale.runs)
                 found |= Needs(evaluated=sides)
+            if item in STEPS_EVALUATED and scale.config["evaluation"]["step_suites"]:
+                found |= Needs(evaluated_steps={pair.tuned})
     for comparison in scale.comparisons.values():
         if item in comparison.items:
             for name in (comparison.pair1, comparison.pair2):
@@ -84,6 +94,14 @@ def parameters_of(scale: Scale, name: str) -> float:
     while name in scale.runs:
         name = scale.runs[name].init
     return float(scale.config["models"][name].get("parameters", 0))
+
+
+def saved_steps(scale: Scale, name: str) -> int:
+    """Return how many models a run saves along its way, the last one included."""
+    run = scale.runs[name]
+    recipe = resolved_recipe(scale.config["recipes"][run.recipe], run.set)
+    every = recipe.get("checkpoint_every")
+    return ceil(recipe["steps"] / every) if every else 0
 
 
 def _gpu_hours(scale: Scale, kind: str) -> float:
@@ -100,12 +118,16 @@ def training_kind(scale: Scale, run: str) -> str:
 def cost_of(scale: Scale, needs: Needs) -> Cost:
     """Return the cost of what is needed, each thing counted once."""
     training = sum(_gpu_hours(scale, training_kind(scale, run)) for run in needs.runs)
-    evaluation = len(needs.evaluated) * _gpu_hours(scale, "evaluate")
+    jobs = len(needs.evaluated) + len(needs.evaluated_steps)
+    evaluation = jobs * _gpu_hours(scale, "evaluate")
     models = scale.config["models"]
     stored = sum(
         parameters_of(scale, name) * models[name]["bytes_per_parameter"] for name in needs.models
     )
-    trained = sum(BFLOAT16 * parameters_of(scale, run) for run in needs.runs)
+    trained = sum(
+        (BFLOAT16 + DELTA * saved_steps(scale, run)) * parameters_of(scale, run)
+        for run in needs.runs
+    )
     pairs = [scale.pairs[mask.partition("__")[0]] for mask in needs.masks]
     masks = sum(parameters_of(scale, pair.init) / 8 for pair in pairs)
     return Cost(len(needs.runs), training + evaluation, stored + trained + masks)

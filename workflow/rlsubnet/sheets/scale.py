@@ -9,15 +9,15 @@ from typing import Any
 from rlsubnet.sheets.backends import (
     BACKENDS,
     FETCHED_KINDS,
-    ITEM_KIND,
-    PAIR_KINDS,
+    MIXTURE,
     check_gpus,
     check_learns,
 )
+from rlsubnet.sheets.data_sets import check_contamination, check_data, check_suites
 from rlsubnet.sheets.faults import SheetError, unknown_name
 from rlsubnet.sheets.recipes import check_used, parse_set, resolved_recipe
-from rlsubnet.sheets.suites import OLMES_SUITES, suite_kind
 from rlsubnet.sheets.tables import Row, read_sheet
+from rlsubnet.sheets.verl import check_used_by_verl
 
 ITEMS = (
     *(f"table{number}" for number in range(1, 7)),
@@ -32,7 +32,6 @@ VERDICTS = "verdicts"
 
 # Online algorithms learn from what runs are also evaluated on, problems: only the split tells.
 HELD_OUT = ("dev", "test")
-SUITE_KINDS = ("problems", "choices", *PAIR_KINDS)
 COMPARING_RUNS = ("table3", "fig4")
 RANDOM = "random"
 
@@ -123,8 +122,15 @@ class Scale:
 
     def data_of(self, fetched: bool) -> list[str]:
         """Return the names of the data sets that are fetched, or of those that are made up."""
+        data, neither = self.config["data"], set(self.mixtures)
+        names = [name for name in data if name not in neither]
+        return [name for name in names if (data[name]["kind"] in FETCHED_KINDS) == fetched]
+
+    @property
+    def mixtures(self) -> list[str]:
+        """Return the names of the data sets that are other ones, one after the other."""
         data = self.config["data"]
-        return [name for name in data if (data[name]["kind"] in FETCHED_KINDS) == fetched]
+        return [name for name in data if data[name]["kind"] == MIXTURE]
 
 
 def load_scale(config: Mapping[str, Any], root: Path = Path()) -> Scale:
@@ -138,9 +144,9 @@ def load_scale(config: Mapping[str, Any], root: Path = Path()) -> Scale:
     runs = read_sheet(root / config["runs"], "runs")
     pairs = read_sheet(root / config["pairs"], "pairs")
     comparisons = read_sheet(root / config["comparisons"], "comparisons")
-    _check_data(config, runs)
-    _check_suites(config)
-    _check_contamination(config)
+    check_data(config, runs)
+    check_suites(config)
+    check_contamination(config)
     for row in runs.values():
         _check_run(row, config, pairs)
     for row in runs.values():
@@ -215,6 +221,8 @@ def _check_run(row: Row, config: Mapping[str, Any], pairs: Mapping[str, Row]) ->
         recipe = resolved_recipe(config["recipes"][cells["recipe"]], cells["set"])
         if backend == "native":
             check_used(overrides, cells["algorithm"], recipe["optimizer"])
+        if backend == "verl":
+            check_used_by_verl(overrides, cells["algorithm"])
     except ValueError as error:
         raise row.fault("set", str(error)) from error
     try:
@@ -287,41 +295,6 @@ def _check_comparison(row: Row, pairs: Mapping[str, Row]) -> None:
             f"{first!r}; subnetworks are compared from one start",
         )
     _check_items(row)
-
-
-def _check_data(config: Mapping[str, Any], runs: Mapping[str, Row]) -> None:
-    sources = [name for name, model in config["models"].items() if "source" in model]
-    for name, spec in config["data"].items():
-        policy = spec.get("policy")
-        if policy is not None and policy not in {*runs, *sources}:
-            problem = unknown_name("run or model", policy, [*sources, *runs])
-            raise SheetError(f"scale {config['scale']}, key data.{name}.policy: {problem}")
-
-
-def _check_suites(config: Mapping[str, Any]) -> None:
-    suites, olmes = config["evaluation"], config["evaluation"]["backend"] == "olmes"
-    for key, kinds in (("suites", SUITE_KINDS), ("step_suites", ("problems",))):
-        place = f"scale {config['scale']}, key evaluation.{key}"
-        known = OLMES_SUITES if olmes else config["data"]
-        for name in suites[key]:
-            if name not in known:
-                what = "suite of olmes" if olmes else "data set"
-                raise SheetError(f"{place}: {unknown_name(what, name, known)}")
-            kind = suite_kind(config, name)
-            if kind not in kinds:
-                raise SheetError(
-                    f"{place}: {name!r} is of kind {kind}, expected {' or '.join(kinds)}"
-                )
-
-
-def _check_contamination(config: Mapping[str, Any]) -> None:
-    for name in config["contamination"]["items"]:
-        place = f"scale {config['scale']}, key contamination.items"
-        if name not in config["data"]:
-            raise SheetError(f"{place}: {unknown_name('data set', name, config['data'])}")
-        kind = config["data"][name]["kind"]
-        if kind != ITEM_KIND:
-            raise SheetError(f"{place}: {name!r} is of kind {kind}, expected {ITEM_KIND}")
 
 
 def _check_order(

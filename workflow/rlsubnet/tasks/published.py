@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlsubnet.tasks.graded_prompts import graded_prompts
 from rlsubnet.tasks.messages import as_prompt, asked, check_messages
 from rlsubnet.tasks.rollouts import gather_answers, rollout_pairs
 from rlsubnet.tasks.rows import RowSource, describe_value, read_rows, value_at
@@ -49,8 +50,10 @@ def eval_items(
 
 
 def training_prompts(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield what the user says in each preference pair."""
-    return (asked(record["chosen"]) for record in records)
+    """Yield what the user says in each preference pair, or in each prompt with an answer."""
+    return (
+        asked(record["chosen"] if "chosen" in record else record["prompt"]) for record in records
+    )
 
 
 def _announced(rows: RowSource, report: Report) -> RowSource:
@@ -84,10 +87,12 @@ def adapt(name: str, spec: Mapping[str, Any], source: Path, report: Report) -> R
             return pairs
         case "eval_items":
             return eval_items(rows, spec["columns"], spec.get("where", {}))
+        case "graded_prompts":
+            return graded_prompts(rows, spec["grader"], spec.get("split", "train"))
         case kind:
             raise ValueError(
                 f"data set {name}, key kind: expected one of tulu_preferences, rollout_pairs, "
-                f"eval_items, found {kind!r}"
+                f"eval_items, graded_prompts, found {kind!r}"
             )
 
 

@@ -56,9 +56,12 @@ class Update:
 def pace_of(scale: Scale, pair: Pair) -> Pace | None:
     """Return at what pace a pair was trained; the steps of runs in a row are summed.
 
-    None where no run made it, or where the runs between its two checkpoints differ in their rate.
+    None where no run made it, where the runs between its two checkpoints differ in their rate, or
+    where the sheet does not tell the steps.
     """
     recipes = [recipe_of(scale, run.run) for run in runs_between(scale, pair)]
+    if any(recipe["steps"] is None for recipe in recipes):
+        return None
     kinds = {(float(r["lr"]), r["schedule"], r["optimizer"]) for r in recipes}
     if len(kinds) != 1:
         return None

@@ -1,0 +1,258 @@
+"""What surrounds verl: its saves, its output, the process it runs in. Needs no verl."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rlsubnet.backends.processes import started
+from rlsubnet.backends.verl.checkpoints import finished_steps
+from rlsubnet.backends.verl.groups import preferred_rows
+from rlsubnet.backends.verl.keeper import Keeper
+from rlsubnet.backends.verl.metrics import read_metrics
+from rlsubnet.backends.verl.overrides import Places
+from rlsubnet.backends.verl.prompts import check_prompts, check_record
+from rlsubnet.backends.verl.report import read_report
+from rlsubnet.backends.verl.training import check_start, environment
+from rlsubnet.checkpoints.delta import PatchedCheckpoint
+from rlsubnet.checkpoints.masks import save_mask
+from rlsubnet.checkpoints.store import Checkpoint
+from rlsubnet.files import write_jsonl
+from tests.checkpoints.checkpoint_files import make_weights, nudge, write_checkpoint
+
+PRIME_LOG = Path(__file__).parent / "fixtures" / "verl_prime_steps.jsonl"
+RECIPE = {"kl_coef": 0.0, "entropy_coef": 0.001, "batch_size": 8, "samples": 4, "steps": None}
+
+
+def logged(path: Path, *steps: tuple[int, dict[str, float]]) -> Path:
+    path.write_text("".join(json.dumps({"step": n, "data": data}) + "\n" for n, data in steps))
+    return path
+
+
+# What verl logged in a real run (PRIME, two CPU processes, one step of 32 responses).
+
+
+def test_the_metrics_of_a_real_run_are_read_from_what_verl_logged() -> None:
+    (row,) = read_metrics(PRIME_LOG, RECIPE)
+    assert row["step"] == 1
+    assert row["reward"] == 0.40625  # of all 64 responses drawn; 0.25 of those learned from
+    assert row["response_length"] == 7.609375
+    assert row["tokens"] == 231  # 32 responses of 7.21875 tokens
+    assert row["lr"] == 0.001
+    assert row["grad_norm"] == 0.61722
+    assert row["grad_norm_masked"] == ""
+    surrogate, entropy = -0.0001689596101641655, 4.324865564123376
+    assert row["loss"] == pytest.approx(surrogate - 0.001 * entropy, rel=1e-6)
+
+
+def test_a_kl_term_is_part_of_the_loss(tmp_path: Path) -> None:
+    data = {"rlsubnet/surrogate": -0.5, "rlsubnet/kl": 0.25, "actor/entropy": 4.0}
+    log = logged(tmp_path / "log.jsonl", (1, data))
+    (row,) = read_metrics(log, {**RECIPE, "kl_coef": 0.1, "entropy_coef": 0.0})
+    assert row["loss"] == pytest.approx(-0.5 + 0.1 * 0.25)
+
+
+def test_a_step_that_was_not_logged_is_an_error(tmp_path: Path) -> None:
+    data = {"rlsubnet/surrogate": 0.1}
+    log = logged(tmp_path / "log.jsonl", (1, data), (3, data))
+    with pytest.raises(ValueError, match=r"expected steps 1 to 2, found 2, the last \[3\]"):
+        read_metrics(log, RECIPE)
+    with pytest.raises(ValueError, match="expected steps 1 to 5, found 2"):
+        read_metrics(log, {**RECIPE, "steps": 5})
+    with pytest.raises(ValueError, match="no loss of step 1"):
+        read_metrics(logged(log, (1, {"actor/lr": 0.1})), RECIPE)
+
+
+# Saves and starts.
+
+
+def test_only_what_verl_has_finished_saving_is_taken(tmp_path: Path) -> None:
+    assert finished_steps(tmp_path) == []
+    for step in (20, 100, 120):
+        (tmp_path / f"global_step_{step}").mkdir()
+    assert finished_steps(tmp_path) == []
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("100")
+    assert finished_steps(tmp_path) == [20, 100]
+
+
+def start_row(mask: str = "") -> dict[str, str]:
+    return {"run": "r", "mask": mask}
+
+
+def test_a_start_that_is_not_bfloat16_is_refused(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "init", make_weights(dtype=torch.float32))
+    with pytest.raises(ValueError, match="is stored in F32; training in bfloat16 changes all"):
+        check_start(start_row(), folder, None)
+
+
+def test_a_config_whose_rotary_embeddings_verl_would_not_find_is_refused(tmp_path: Path) -> None:
+    of_5 = {"rope_parameters": {"rope_theta": 500000.0}}
+    folder = write_checkpoint(tmp_path / "init", make_weights(), config=of_5)
+    with pytest.raises(ValueError, match=r"rope_theta is 500000.0 in rope_parameters and None"):
+        check_start(start_row(), folder, None)
+    folder = write_checkpoint(tmp_path / "old", make_weights(), config={"rope_theta": 500000.0})
+    check_start(start_row(), folder, None)
+
+
+def test_mask_and_row_must_agree_and_the_mask_must_fit_the_start(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "init", make_weights())
+    mask = tmp_path / "mask.safetensors"
+    save_mask(mask, {"other.weight": np.ones((2, 2), bool)}, {})
+    with pytest.raises(ValueError, match="run r: the row's mask is '', --mask is"):
+        check_start(start_row(), folder, mask)
+    with pytest.raises(ValueError, match="the row's mask is 'p', --mask is absent"):
+        check_start(start_row("p"), folder, None)
+    with pytest.raises(ValueError, match="other.weight"):
+        check_start(start_row("p"), folder, mask)
+
+
+def saved(folder: Path, *steps: int) -> None:
+    for step in steps:
+        (folder / f"global_step_{step}" / "actor").mkdir(parents=True)
+    (folder / "latest_checkpointed_iteration.txt").write_text(str(steps[-1]))
+
+
+def test_saves_become_deltas_and_disappear_while_the_newest_stays(tmp_path: Path) -> None:
+    weights = make_weights()
+    init = Checkpoint(write_checkpoint(tmp_path / "init", weights))
+
+    def merge(actor: Path, out: Path) -> None:
+        write_checkpoint(out, nudge(weights, seed=int(actor.parent.name.rpartition("_")[2])))
+
+    saves, steps = tmp_path / "saves", tmp_path / "steps"
+    keeper = Keeper(init, saves, steps, merge)
+    saved(saves, 2, 4)
+    keeper.keep_finished()
+    assert [path.name for path in steps.iterdir()] == ["step-000002.safetensors"]
+    assert [path.name for path in saves.glob("global_step_*")] == ["global_step_4"]
+    saved(saves, 6)
+    assert keeper.finish(tmp_path / "final") == 6
+    assert sorted(path.name for path in steps.iterdir()) == [
+        f"step-00000{step}.safetensors" for step in (2, 4, 6)
+    ]
+    assert not list(saves.glob("global_step_*"))
+    last = PatchedCheckpoint(init, steps / "step-000006.safetensors")
+    assert last.digest() == Checkpoint(tmp_path / "final").digest()
+    middle = PatchedCheckpoint(init, steps / "step-000004.safetensors")
+    expected = nudge(weights, seed=4)["lm_head.weight"].view(torch.int16).numpy().view("uint16")
+    assert (middle.read("lm_head.weight") == expected).all()
+
+
+def test_a_run_that_saved_nothing_is_an_error(tmp_path: Path) -> None:
+    init = Checkpoint(write_checkpoint(tmp_path / "init", make_weights()))
+    with pytest.raises(ValueError, match="verl ended well and saved no step"):
+        Keeper(init, tmp_path / "saves", None, lambda actor, out: None).finish(tmp_path / "final")
+
+
+# The process.
+
+
+def test_whatever_happens_the_process_and_its_children_end(tmp_path: Path) -> None:
+    script = (
+        "import subprocess, sys, time\n"
+        "from pathlib import Path\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "Path('new').write_text(str(child.pid)); Path('new').rename('pid')\n"
+        "time.sleep(60)\n"
+    )
+    with (
+        pytest.raises(KeyError),
+        started([sys.executable, "-c", script], tmp_path, {}) as process,
+    ):
+        while not (tmp_path / "pid").exists():
+            time.sleep(0.02)
+        raise KeyError
+    assert process.returncode is not None
+    child = (tmp_path / "pid").read_text()
+    for _ in range(100):  # ended with its parent's group; nobody here waits for it
+        state = subprocess.run(["ps", "-o", "stat=", "-p", child], capture_output=True)
+        if not state.stdout.strip() or state.stdout.strip().startswith(b"Z"):
+            break
+        time.sleep(0.02)
+    else:
+        pytest.fail(f"process {child} is still there")
+
+
+def test_rays_workers_find_this_package_and_nothing_asks_the_hub(tmp_path: Path) -> None:
+    places = Places(tmp_path / "init", tmp_path / "verl")
+    variables = environment({"wandb": {"mode": "offline"}}, places)
+    assert variables["PYTHONPATH"].split(os.pathsep)[0] == str(tmp_path / "verl" / "package")
+    assert variables["HF_HUB_OFFLINE"] == "1"
+    assert variables["WANDB_MODE"] == "offline"
+    assert variables["VERL_FILE_LOGGER_PATH"] == str(places.log)
+
+
+def test_an_environment_without_verl_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected verl 0.6.1 \(envs/verl.yaml\), found None"):
+        read_report(Path(sys.executable), {})
+    with pytest.raises(ValueError, match="asking for versions failed"):
+        read_report(Path(sys.executable), {"PYTHONHOME": str(tmp_path)})
+
+
+# Groups and prompts.
+
+
+def test_groups_keep_the_order_they_were_drawn_in_on_either_side_of_the_filter() -> None:
+    # Twenty groups of four, every third of them half right: the first six of these, in order.
+    right = [2.0 if group % 3 == 0 else 0.0 for group in range(20)]
+    outcomes = torch.tensor([float(row < count) for count in right for row in range(4)])
+    rows = preferred_rows(outcomes, torch.full((80,), 3), 4, 10, (0.2, 0.8), 10)
+    groups = (rows.view(-1, 4)[:, 0] // 4).tolist()
+    assert groups == [0, 3, 6, 9, 12, 15, 18, 1, 2, 4]
+    assert rows.view(-1, 4).diff(dim=1).eq(1).all(), "the rows of a group stay together"
+
+
+def test_the_filter_refuses_torn_groups_and_parts_of_a_point() -> None:
+    lengths = torch.full((6,), 3)
+    with pytest.raises(ValueError, match="6 responses: expected at least 1 whole groups of 4"):
+        preferred_rows(torch.ones(6), lengths, 4, 1, (0.2, 0.8), 10)
+    with pytest.raises(ValueError, match="outcomes: expected 0 or 1"):
+        preferred_rows(torch.full((6,), 0.5), lengths, 2, 1, (0.2, 0.8), 10)
+
+
+RECORD: dict[str, Any] = {
+    "data_source": "openai/gsm8k",
+    "prompt": [{"role": "user", "content": "2+2?"}],
+    "ability": "math",
+    "reward_model": {"style": "rule", "ground_truth": "4"},
+    "extra_info": {"split": "train", "index": 0, "level": None},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": "2+2?"}, "prompt: expected a list of messages"),
+        ({"reward_model": {"style": "rule", "ground_truth": 4}}, "expected a text ground_truth"),
+    ],
+)
+def test_a_prompt_that_verl_could_not_grade_is_named_by_its_line(
+    changes: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    check_record(RECORD)
+    write_jsonl(tmp_path / "p.jsonl", [RECORD, {**RECORD, **changes}])
+    with pytest.raises(ValueError, match=f"p.jsonl, line 2: .*{message}"):
+        check_prompts(tmp_path / "p.jsonl", prompts_row("grpo", 1, None))
+
+
+def prompts_row(algorithm: str, batch_size: int, steps: int | None) -> dict[str, Any]:
+    recipe = {"batch_size": batch_size, "oversample": 2, "epochs": 3, "steps": steps}
+    return {"algorithm": algorithm, "recipe": recipe}
+
+
+def test_prompts_that_end_before_the_run_does_are_found_before_it_starts(tmp_path: Path) -> None:
+    # Nine prompts: with two a step four steps an epoch, twelve in three; with four a step six.
+    write_jsonl(tmp_path / "p.jsonl", [RECORD] * 9)
+    for algorithm, steps in (("grpo", 12), ("prime", 6)):
+        check_prompts(tmp_path / "p.jsonl", prompts_row(algorithm, 2, steps))
+        with pytest.raises(ValueError, match=f"are {steps} steps in 3 epochs; expected at least"):
+            check_prompts(tmp_path / "p.jsonl", prompts_row(algorithm, 2, steps + 1))
+    with pytest.raises(ValueError, match="9 prompts, 10 of them a step, are 0 steps"):
+        check_prompts(tmp_path / "p.jsonl", prompts_row("grpo", 10, None))

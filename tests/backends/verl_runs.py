@@ -1,0 +1,131 @@
+"""A tiny model, its prompts, and rows that verl trains on two CPU processes."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.backends.verl_rows import as_json
+
+PROCESSES = 2
+RAY_FILES = Path(__file__).parent / "verl_cpu"
+CHARACTERS = "0123456789+-*=? #.abcdefghijklmnopqrstuvwxyz:\nABCDEFGHIJKLMNOPQRSTUVWXYZ"
+# What replaces vLLM, flash-attention, compilation and GPUs; see verl_cpu/.
+ON_CPU = (
+    "actor_rollout_ref.model.external_lib=verl_rollout",
+    "+actor_rollout_ref.model.override_config.attn_implementation=eager",
+    "actor_rollout_ref.actor.use_torch_compile=False",
+    "actor_rollout_ref.ref.use_torch_compile=False",
+    "actor_rollout_ref.rollout.name=hf_cpu",
+    "actor_rollout_ref.rollout.load_format=auto",
+    "actor_rollout_ref.rollout.top_k=0",
+    "data.dataloader_num_workers=0",
+    f"custom_reward_function.path={RAY_FILES / 'verl_shim.py'}",
+    "custom_reward_function.name=even_digit",
+    f"+ray_kwargs.ray_init.num_gpus={PROCESSES}",
+    "+ray_kwargs.ray_init.include_dashboard=False",
+    "+ray_kwargs.ray_init.runtime_env.worker_process_setup_hook=verl_shim.prepare",
+)
+
+
+def save_model(folder: Path) -> None:
+    """Write a Qwen2 model of 23,584 weights, with a tokenizer of characters."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
+    vocabulary = {text: number for number, text in enumerate([*special, *CHARACTERS])}
+    characters = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    characters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    characters.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=characters,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        bos_token="<bos>",
+        unk_token="<unk>",
+        padding_side="left",
+    )
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}="
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=len(vocabulary),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=128,
+            tie_word_embeddings=False,
+            pad_token_id=0,
+            eos_token_id=1,
+            bos_token_id=2,
+        )
+    ).bfloat16()
+    model.generation_config.pad_token_id, model.generation_config.eos_token_id = 0, 1
+    model.save_pretrained(folder)
+
+
+def save_prompts(path: Path, count: int = 64) -> None:
+    """Write additions of two digits, as a data set of kind ``verl_prompts``."""
+    numbers = random.Random(0)
+    with path.open("w", encoding="utf-8") as stream:
+        for index in range(count):
+            a, b = numbers.randint(0, 9), numbers.randint(0, 9)
+            record = {
+                "data_source": "toy",
+                "prompt": [{"role": "user", "content": f"{a}+{b}"}],
+                "ability": "math",
+                "reward_model": {"style": "rule", "ground_truth": str(a + b)},
+                "extra_info": {"split": "train", "index": index, "level": None},
+            }
+            stream.write(json.dumps(record) + "\n")
+
+
+def row(run: str, algorithm: str, mask: str = "", **recipe: Any) -> str:
+    """Return a row, as the rule passes it, that verl can train here; ``recipe`` changes keys."""
+    extra = recipe.pop("overrides", [])
+    values = {
+        "processes": PROCESSES,
+        "per_process": 8,
+        "scored_per_process": 8,
+        "offload": False,
+        "remove_padding": False,
+        "gradient_checkpointing": False,
+        "epochs": 4,
+        "steps": 4,
+        "batch_size": 8,
+        "samples": 4,
+        "lr": 5e-5,
+        "max_prompt_tokens": 8,
+        "max_new_tokens": 8,
+        **({"oversample": 2, "reward_batch": 16} if algorithm == "prime" else {}),
+        "overrides": [*ON_CPU, *extra],
+        **recipe,
+    }
+    return as_json(run, algorithm, values, mask)
+
+
+def environment() -> dict[str, str]:
+    """Return this environment, with what Ray's processes import for a CPU."""
+    path = os.pathsep.join(filter(None, (str(RAY_FILES), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "RAY_DEDUP_LOGS": "0"}
+
+
+def rlsubnet(*words: object) -> str:
+    """Run one subcommand in this interpreter's environment and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "rlsubnet.cli", *map(str, words)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-6000:]
+    return done.stdout

@@ -1,0 +1,205 @@
+"""A row of the sheet of runs as Hydra overrides of verl's ``ppo_trainer`` configuration."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# verl refuses null: a bound that no gradient reaches clips nothing.
+NO_CLIP = 1.0e9
+# verl saves the last step only if it saves at all: an interval that no run reaches.
+NEVER = 10**9
+VALIDATION_PROMPTS = 64
+
+
+class Places(NamedTuple):
+    """Where one run finds and leaves its files; absolute paths, Ray's workers run elsewhere.
+
+    Attributes:
+        init: Hugging Face folder to start from.
+        scratch: folder of this run alone; made anew, removed at the end.
+        mask: mask file, or None to train every weight.
+    """
+
+    init: Path
+    scratch: Path
+    mask: Path | None = None
+
+    @property
+    def package(self) -> Path:
+        """Return the folder that this package is imported from in verl's environment."""
+        return self.scratch / "package"
+
+    @property
+    def prompts(self) -> Path:
+        """Return the Parquet file of the prompts."""
+        return self.scratch / "prompts.parquet"
+
+    @property
+    def saves(self) -> Path:
+        """Return the folder that verl saves into."""
+        return self.scratch / "saves"
+
+    @property
+    def log(self) -> Path:
+        """Return the file that verl logs every step in."""
+        return self.scratch / "steps.jsonl"
+
+
+def hydra_value(value: Any) -> str:
+    """Return a value as Hydra's grammar wants it.
+
+    >>> [hydra_value(value) for value in (True, None, 5e-07, 1.0, "fsdp", [0.9, "a"])]
+    ['True', 'null', '5e-07', '1.0', 'fsdp', '[0.9,a]']
+    >>> hydra_value("runs/prime (2)/model")
+    "'runs/prime (2)/model'"
+    """
+    if value is None:
+        return "null"
+    if isinstance(value, bool | int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(hydra_value, value))}]"
+    text = str(value)
+    if text and all(letter.isalnum() or letter in "_./-" for letter in text):
+        return text
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _policy(recipe: Mapping[str, Any], init: Path, mask: Path | None, seed: int) -> dict[str, Any]:
+    """Return what the policy's workers are told, below ``actor_rollout_ref``."""
+    values = {
+        "model.path": init,
+        "model.use_remove_padding": recipe["remove_padding"],
+        "model.enable_gradient_checkpointing": recipe["gradient_checkpointing"],
+        "actor.strategy": recipe["strategy"],
+        "actor.fsdp_config.use_orig_params": True,
+        "actor.fsdp_config.param_offload": recipe["offload"],
+        "actor.fsdp_config.optimizer_offload": recipe["offload"],
+        "actor.optim.lr": recipe["lr"],
+        "actor.optim.weight_decay": recipe["weight_decay"],
+        "actor.grad_clip": NO_CLIP if recipe["clip"] is None else recipe["clip"],
+        "actor.entropy_coeff": recipe["entropy_coef"],
+        "actor.clip_ratio": recipe["clip_ratio"],
+        "actor.clip_ratio_low": recipe["clip_ratio"],
+        "actor.clip_ratio_high": recipe["clip_ratio"],
+        "actor.loss_agg_mode": "token-mean",
+        "actor.ppo_mini_batch_size": recipe["batch_size"] // recipe["updates"],
+        "actor.ppo_micro_batch_size_per_gpu": recipe["per_process"],
+        # The divergence is a term of the loss or nothing; never a part of the reward.
+        "actor.use_kl_loss": recipe["kl_coef"] > 0,
+        "actor.kl_loss_coef": recipe["kl_coef"],
+        "actor.kl_loss_type": "low_var_kl",
+        # Weights alone: 4 bytes a weight instead of 12. A run that was killed starts over.
+        "actor.checkpoint.save_contents": ["model"],
+        "ref.log_prob_micro_batch_size_per_gpu": recipe["scored_per_process"],
+        "ref.fsdp_config.param_offload": recipe["offload"],
+        "rollout.name": "vllm",
+        "rollout.mode": "sync",
+        "rollout.n": recipe["samples"],
+        "rollout.temperature": recipe["temperature"],
+        "rollout.tensor_model_parallel_size": recipe["rollout_parallel"],
+        "rollout.gpu_memory_utilization": recipe["rollout_memory"],
+        "rollout.log_prob_micro_batch_size_per_gpu": recipe["scored_per_process"],
+        # This project's own keys; verl reads neither.
+        "+subnetwork.mask": mask,
+        "+subnetwork.seed": seed,
+    }
+    return _below("actor_rollout_ref", values)
+
+
+def _below(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``values`` with their keys below ``prefix``; the ``+`` of a new key stays in front.
+
+    >>> _below("trainer", {"nnodes": 1, "+own": 2})
+    {'trainer.nnodes': 1, '+trainer.own': 2}
+    """
+    return {
+        f"+{prefix}.{key[1:]}" if key.startswith("+") else f"{prefix}.{key}": value
+        for key, value in values.items()
+    }
+
+
+def _prime(recipe: Mapping[str, Any], init: Path) -> dict[str, Any]:
+    """Return what only PRIME is told: the accuracy filter and the implicit reward model."""
+    return {
+        "+data.gen_batch_size": recipe["batch_size"] * recipe["oversample"],
+        "reward_model.enable": True,
+        "reward_model.micro_batch_size_per_gpu": recipe["per_process"],
+        **_below(
+            "+prime",
+            {
+                "accuracy_low": recipe["accuracy_low"],
+                "accuracy_high": recipe["accuracy_high"],
+                "reward.path": init,
+                "reward.updated": recipe["reward_update"],
+                "reward.beta": recipe["reward_beta"],
+                "reward.lr": recipe["reward_lr"],
+                "reward.clip": NO_CLIP if recipe["reward_clip"] is None else recipe["reward_clip"],
+                "reward.batch": recipe["reward_batch"],
+            },
+        ),
+    }
+
+
+def overrides(row: Mapping[str, Any], places: Places, threads: int | None = None) -> list[str]:
+    """Return the overrides that make verl train one row.
+
+    Args:
+        row: the resolved row of the sheet; its recipe follows ``verl_recipe`` of the config's
+            schema.
+        places: where it reads and writes.
+        threads: CPUs that Ray may count on; None is all of the machine.
+    """
+    recipe, algorithm = row["recipe"], row["algorithm"]
+    wandb = row["wandb"]
+    values: dict[str, Any] = {
+        # For PRIME only a name: its trainer computes the advantages itself.
+        "algorithm.adv_estimator": "rloo" if algorithm == "prime" else "grpo",
+        "algorithm.use_kl_in_reward": False,
+        "data.train_files": [places.prompts],
+        # verl does not start without prompts to validate on; they are not used.
+        "data.val_files": [places.prompts],
+        "data.val_max_samples": VALIDATION_PROMPTS,
+        "data.train_batch_size": recipe["batch_size"],
+        "data.max_prompt_length": recipe["max_prompt_tokens"],
+        "data.max_response_length": recipe["max_new_tokens"],
+        "data.filter_overlong_prompts": True,
+        "data.truncation": "error",
+        "data.seed": row["seed"],
+        **_policy(recipe, places.init, places.mask, row["seed"]),
+        **(_prime(recipe, places.init) if algorithm == "prime" else {}),
+        "trainer.critic_warmup": 0,
+        "trainer.val_before_train": False,
+        "trainer.test_freq": -1,
+        "trainer.resume_mode": "disable",
+        "trainer.logger": ["console", "file", *([] if wandb["mode"] == "disabled" else ["wandb"])],
+        "trainer.project_name": wandb["project"],
+        "trainer.experiment_name": row["run"],
+        "trainer.default_local_dir": places.saves,
+        "trainer.n_gpus_per_node": recipe["processes"],
+        "trainer.nnodes": 1,
+        "trainer.save_freq": recipe["checkpoint_every"] or NEVER,
+        "trainer.total_epochs": recipe["epochs"],
+        "trainer.total_training_steps": recipe["steps"],
+        # A cluster of one's own, whatever else runs on this machine.
+        "+ray_kwargs.ray_init.address": "local",
+        **({} if threads is None else {"ray_kwargs.ray_init.num_cpus": threads}),
+        # Hydra's own files would land in the folder that the command is started from.
+        "hydra.run.dir": places.scratch / "hydra",
+        "hydra.output_subdir": None,
+    }
+    if algorithm == "prime":
+        # Sorting by length would tear the groups of a prompt apart.
+        values["trainer.balance_batch"] = False
+    return [f"{key}={hydra_value(value)}" for key, value in values.items()] + [
+        str(override) for override in recipe["overrides"]
+    ]
+
+
+def command(
+    row: Mapping[str, Any], places: Places, python: str, threads: int | None = None
+) -> list[str]:
+    """Return the command line of one row; ``python`` is the interpreter of verl's environment."""
+    module = f"rlsubnet.backends.verl.{row['algorithm']}"
+    return [python, "-m", module, *overrides(row, places, threads)]

@@ -1,0 +1,1 @@
+"""What runs inside verl: importable in verl's environment only (envs/verl.yaml)."""

@@ -1,0 +1,147 @@
+"""PRIME on verl's classes (Cui et al. 2025): draw, verify, filter, learn rewards and the policy."""
+
+import uuid
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+from torch import Tensor
+from verl import DataProto
+from verl.trainer.ppo.ray_trainer import RayPPOTrainer, compute_response_mask
+from verl.trainer.ppo.reward import compute_reward
+from verl.utils.metric import reduce_metrics
+from verl.utils.profiler import marked_timer
+from verl.utils.tracking import Tracking
+
+from rlsubnet.backends.verl.groups import preferred_rows
+from rlsubnet.objectives.policy_gradient import reference_kl
+from rlsubnet.objectives.prime import prime_advantages
+
+
+def prefixed(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Return ``values`` with ``prefix`` in front of every key."""
+    return {f"{prefix}{key}": value for key, value in values.items()}
+
+
+class PrimeTrainer(RayPPOTrainer):
+    """One PRIME step after the other; data, workers and checkpoints are handled as verl does.
+
+    Differs from verl's own recipe: it runs as many updates as it was asked for (the recipe one
+    less), sorts stably, scales the rewards of tokens by the maximum of the whole batch instead of
+    one process's share, and grades with a reward manager that stops at an error instead of counting
+    it as a wrong response.
+    """
+
+    def fit(self) -> None:
+        """Train until the last step, saving the policy on the way."""
+        logger = Tracking(
+            project_name=self.config.trainer.project_name,
+            experiment_name=self.config.trainer.experiment_name,
+            default_backend=self.config.trainer.logger,
+            config=OmegaConf.to_container(self.config, resolve=True),
+        )
+        self.global_steps = 0
+        self._load_checkpoint()  # resume_mode is `disable`: this only offloads the policy
+        every = self.config.trainer.save_freq
+        for _ in range(self.config.trainer.total_epochs):
+            for prompts in self.train_dataloader:
+                if self.global_steps == self.total_training_steps:
+                    return
+                self.global_steps += 1
+                timing: dict[str, float] = {}
+                with marked_timer("step", timing):
+                    metrics = self.learn(DataProto.from_single_dict(prompts), timing)
+                last = self.global_steps == self.total_training_steps
+                if last or self.global_steps % every == 0:
+                    with marked_timer("save_checkpoint", timing):
+                        self._save_checkpoint()
+                logger.log(metrics | prefixed(timing, "timing_s/"), step=self.global_steps)
+        if self.global_steps != self.total_training_steps:
+            raise ValueError(
+                f"the prompts end after {self.global_steps} steps, expected "
+                f"{self.total_training_steps}: trainer.total_epochs is too small"
+            )
+
+    def learn(self, prompts: DataProto, timing: dict[str, float]) -> dict[str, Any]:
+        """Do one step and return what it measured.
+
+        Args:
+            prompts: ``oversample`` times as many as are learned from.
+            timing: takes the seconds of every part.
+        """
+        settings = self.config.prime
+        with marked_timer("gen", timing):
+            drawn = self.respond(prompts)
+        with marked_timer("reward", timing):
+            scores, _ = compute_reward(drawn, self.reward_fn)
+        outcomes, lengths = scores.sum(1), drawn.batch["response_mask"].sum(1)
+        metrics: dict[str, Any] = {
+            "prime/reward": outcomes.mean().item(),
+            "prime/response_length": lengths.float().mean().item(),
+        }
+        drawn.batch["outcomes"] = outcomes
+        rows = preferred_rows(
+            outcomes,
+            lengths,
+            self.config.actor_rollout_ref.rollout.n,
+            self.config.data.train_batch_size,
+            (settings.accuracy_low, settings.accuracy_high),
+            self.config.data.max_response_length,
+        )
+        batch = drawn.select_idxs(rows)
+        batch.meta_info["global_token_num"] = batch.batch["attention_mask"].sum(1).tolist()
+        metrics |= {
+            "prime/reward_learned": batch.batch["outcomes"].mean().item(),
+            "response_length/mean": batch.batch["response_mask"].sum(1).float().mean().item(),
+        }
+        mask = batch.batch["response_mask"].bool()
+        with marked_timer("old_log_prob", timing):
+            old = self.actor_rollout_wg.compute_log_prob(batch)
+        entropies = old.batch.pop("entropys")
+        metrics["actor/entropy"] = (entropies * mask).sum().item() / int(mask.sum())
+        batch = batch.union(old)  # brings the temperature, too
+        with marked_timer("reward_model", timing):
+            rewards = self.rm_wg.learn_and_score(self.reward_inputs(batch))
+        metrics |= reduce_metrics(rewards.meta_info.pop("metrics"))
+        reference: Tensor = rewards.batch["reference_logps"].float()
+        batch.batch["advantages"] = prime_advantages(
+            rewards.batch["reward_logps"].float(),
+            reference,
+            batch.batch["outcomes"],
+            mask,
+            self.config.actor_rollout_ref.rollout.n,
+            settings.reward.beta,
+        )
+        # The reward model starts where the policy does: its frozen copy is the policy's reference.
+        kl = reference_kl(old.batch["old_log_probs"].float(), reference, mask)
+        metrics["rlsubnet/kl"] = kl.item() / int(mask.sum())
+        with marked_timer("update_actor", timing):
+            return metrics | self.learn_policy(batch.union(rewards))
+
+    def learn_policy(self, batch: DataProto) -> dict[str, Any]:
+        """Update the policy on a batch with ``advantages`` and return what it measured."""
+        updated = self.actor_rollout_wg.update_actor(batch)
+        return dict(reduce_metrics(updated.meta_info["metrics"]))
+
+    def respond(self, prompts: DataProto) -> DataProto:
+        """Return the policy's responses; those to one prompt stand side by side."""
+        names = [str(uuid.uuid4()) for _ in range(len(prompts))]
+        prompts.non_tensor_batch["uid"] = np.array(names, dtype=object)
+        samples = self.config.actor_rollout_ref.rollout.n
+        questions = self._get_gen_batch(prompts)
+        questions.meta_info["global_steps"] = self.global_steps
+        responses = self.actor_rollout_wg.generate_sequences(
+            questions.repeat(repeat_times=samples, interleave=True)
+        )
+        responses.meta_info.pop("timing", None)
+        drawn = prompts.repeat(repeat_times=samples, interleave=True).union(responses)
+        drawn.batch["response_mask"] = compute_response_mask(drawn)
+        return drawn
+
+    @staticmethod
+    def reward_inputs(batch: DataProto) -> DataProto:
+        """Return what the reward model needs of a batch."""
+        names = ("input_ids", "attention_mask", "position_ids", "responses", "response_mask")
+        return batch.select(
+            batch_keys=[*names, "outcomes"], non_tensor_batch_keys=[], meta_info_keys=[]
+        )
