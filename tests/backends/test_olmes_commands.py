@@ -97,6 +97,15 @@ def test_an_evaluation_writes_scores_and_answers(place, capsys):
     assert (variables["HF_HUB_OFFLINE"], variables["CUDA_VISIBLE_DEVICES"]) == ("1", "0")
 
 
+def test_the_log_of_an_evaluation_begins_with_what_training_held_of_its_items(place, capsys):
+    report = place / "rollouts.csv"
+    report.write_text("items,n,short,exact,near,matched,share\nmath500,500,9,3,4,7,0.014\n")
+    assert evaluate(place, "--gpus", 1, "--contamination", report) == 0
+    said = capsys.readouterr().out
+    expected = "trained on rollouts: its prompts hold 7 of the 500 items of math500"
+    assert said.index(expected) < said.index("small_choice")
+
+
 def test_outputs_of_an_earlier_evaluation_are_not_taken_for_this_one_s(place):
     assert evaluate(place, "--gpus", 1) == 0
     first = (place / "scores.csv").read_bytes(), (place / "answers.csv.gz").read_bytes()

@@ -24,11 +24,15 @@ def test_the_paper_scale_plans_its_own_runs_after_what_they_need(project, profil
     own = {"dpo", "dpo_sub", "dpo_b32", "dpo_b32_seed123", "dpo_b32_rollouts", "eurus2_dpo"}
     assert plan["train_open_instruct"] == own
     assert "train" not in plan
-    assert "dpo" in plan["mask"]
-    assert plan["frozen"] == {"dpo_sub"}
+    verl = {"prime", "prime_sub", "grpo_kl", "grpo_nokl", "grpo_noclip", "grpo_nokl_noclip"}
+    assert (plan["train_verl"], plan["train_verl_with_steps"]) == (verl, {"prime_steps"})
+    assert {"dpo", "prime"} <= plan["mask"]
+    assert plan["frozen"] == {"dpo_sub", "prime_sub"}
     assert plan["overlap"] == {"seed", "data", "stress"}
-    assert plan["contamination"] == {"tulu", "rollouts"}
-    assert plan["fetch"] == plan["adapt"] >= {"tulu", "rollouts", "math500"}
+    assert plan["trajectory"] == plan["evaluate_steps_olmes"] == {"prime_steps"}
+    assert plan["contamination"] == {"tulu", "rollouts", "gsm8k_math"}
+    assert plan["fetch"] == plan["adapt"] >= {"tulu", "rollouts", "gsm8k", "math", "math500"}
+    assert plan["mix"] == {"gsm8k_math"}
     assert {"Llama-3.1-Tulu-3-8B-SFT", "Eurus-2-7B-SFT"} <= plan["download"]
 
 
@@ -38,6 +42,44 @@ def test_a_masked_run_of_open_instruct_waits_for_its_full_run(project):
     assert plan["mask"] == {"dpo"}
     assert plan["download"] == {"Llama-3.1-Tulu-3-8B-SFT"}
     assert plan["contamination"] == {"tulu"}
+
+
+def test_a_masked_run_of_verl_waits_for_its_full_run_and_for_the_data_they_share(project):
+    plan = project.plan("work/paper/runs/prime_sub/final", scale="paper")
+    assert plan["train_verl"] == {"prime", "prime_sub"}
+    assert plan["mask"] == {"prime"}
+    assert plan["download"] == {"Qwen2.5-Math-7B"}
+    assert plan["mix"] == plan["contamination"] == {"gsm8k_math"}
+    assert "rollouts" not in plan["fetch"]
+
+
+def test_the_command_of_verl_carries_row_places_and_cpus(project):
+    target = "work/paper/runs/prime_steps/final"
+    output = project.snakemake("--dry-run", target, scale="paper").stdout
+    line = next(line for line in output.splitlines() if " train_verl prime_steps " in line)
+    words = shlex.split(line.removeprefix("Shell command: "))
+    row = yaml.safe_load(words[words.index("--row") + 1])
+    assert (row["backend"], row["recipe"]["checkpoint_every"]) == ("verl", 42)
+    assert words[words.index("--init") + 1] == "work/paper/models/Eurus-2-7B-SFT"
+    assert words[words.index("--steps") + 1] == "work/paper/runs/prime_steps/steps"
+    assert words[words.index("--scratch") + 1] == "work/paper/runs/prime_steps/verl"
+    # As many as the job asks for, or as there are here.
+    assert 1 <= int(words[words.index("--threads") + 1]) <= 64
+    assert "--mask" not in words
+    assert "--python" not in words
+
+
+def test_no_run_is_evaluated_before_the_report_on_what_it_learned_from(project):
+    target = "results/paper/scores/eurus2_dpo.csv"
+    output = project.snakemake("--dry-run", target, scale="paper").stdout
+    line = next(line for line in output.splitlines() if "rlsubnet evaluate_olmes " in line)
+    words = shlex.split(line.removeprefix("Shell command: "))
+    assert words[words.index("--contamination") + 1] == "results/paper/contamination/rollouts.csv"
+    # With the model at hand, the report is all that is missing.
+    for name in ("work/paper/runs/eurus2_dpo/final", "results/paper/metrics"):
+        (project.root / name).mkdir(parents=True)
+    (project.root / "results/paper/metrics/eurus2_dpo.csv").touch()
+    assert project.plan(target, scale="paper")["contamination"] == {"rollouts"}
 
 
 def test_the_command_of_open_instruct_carries_row_and_places(project):

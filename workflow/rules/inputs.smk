@@ -39,6 +39,11 @@ def contamination_of(data):
     return [file] if file else []
 
 
+def contaminations_of(wildcards):
+    """Return the reports on all that a run, and what it starts from, has learned from."""
+    return sheets.contamination_files(SCALE, wildcards.run)
+
+
 def item_options():
     items = config["contamination"]["items"]
     return [f"{name}={sheets.data_file(SCALE, name)}" for name in items]
@@ -122,6 +127,11 @@ def olmes_settings(*keys):
 
 def olmes_environment(wildcards, output):
     return option("--environment", config["evaluation"]["olmes"]["environment"])
+
+
+def contamination_option(wildcards, input):
+    files = [str(file) for file in input.contamination]
+    return ["--contamination", *files] if files else []
 
 
 def provenance_of(wildcards):

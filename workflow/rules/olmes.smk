@@ -27,6 +27,8 @@ rule evaluate_olmes:
     input:
         model=lambda wildcards: sheets.checkpoint_folder(SCALE, wildcards.run),
         data=rules.prefetch_olmes.output,
+        # No score without a word on whether training held its items; a newer report repeats none.
+        contamination=lambda wildcards: ancient(contaminations_of(wildcards)),
     output:
         scores="<results>/scores/{run}.csv",
         answers="<results>/answers/{run}.csv.gz",
@@ -44,11 +46,12 @@ rule evaluate_olmes:
     params:
         settings=olmes_settings("suites"),
         environment=olmes_environment,
+        contamination=contamination_option,
         cache=f"{OLMES}/cache",
         raw=f"{OLMES}/runs/{{run}}",
     shell:
         "rlsubnet evaluate_olmes {input.model} --settings {params.settings:q} {params.environment:q}"
-        " --gpus {resources.gpu_slots} --cache {params.cache} --raw {params.raw}"
+        " {params.contamination:q} --gpus {resources.gpu_slots} --cache {params.cache} --raw {params.raw}"
         " --scores {output.scores} --answers {output.answers} > {log} 2>&1"
 
 
@@ -57,6 +60,7 @@ rule evaluate_steps_olmes:
         init=init_of,
         steps="<work>/runs/{run}/steps",
         data=rules.prefetch_olmes.output,
+        contamination=lambda wildcards: ancient(contaminations_of(wildcards)),
     output:
         "<results>/step_scores/{run}.csv",
     log:
@@ -71,9 +75,10 @@ rule evaluate_steps_olmes:
     params:
         settings=olmes_settings("step_suites"),
         environment=olmes_environment,
+        contamination=contamination_option,
         cache=f"{OLMES}/cache",
         raw=f"{OLMES}/steps/{{run}}",
     shell:
         "rlsubnet evaluate_steps_olmes {input.init} {input.steps} --settings {params.settings:q}"
-        " {params.environment:q} --gpus {resources.gpu_slots} --cache {params.cache} --raw {params.raw}"
+        " {params.environment:q} {params.contamination:q} --gpus {resources.gpu_slots} --cache {params.cache} --raw {params.raw}"
         " --out {output} > {log} 2>&1"

@@ -1,10 +1,11 @@
 """Subcommands around olmes: prefetch_olmes, where there is internet, and two that evaluate."""
 
 import argparse
+import csv
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +120,15 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
         "--gpus", type=int, default=0, help="GPUs of this job; one engine spreads over all of them"
     )
     parser.add_argument(
+        "--contamination",
+        nargs="*",
+        default=[],
+        type=Path,
+        metavar="CSV",
+        help="reports on the data that the model was trained on; what they found is said again "
+        "beside the scores",
+    )
+    parser.add_argument(
         "--model-type",
         choices=("vllm", "hf"),
         default="vllm",
@@ -132,6 +142,7 @@ def run_evaluate_olmes(options: argparse.Namespace) -> None:
     from rlsubnet.files import write_csv
 
     settings, environment = _checked(options)
+    print(*contamination_lines(options.contamination), sep="\n", flush=True)
     answers, rows = _scored(options, settings, environment, options.model, options.raw)
     write_answers(options.answers, answers)
     write_csv(options.scores, rows, SCORE_COLUMNS)
@@ -149,6 +160,7 @@ def run_evaluate_steps_olmes(options: argparse.Namespace) -> None:
     from rlsubnet.files import write_csv
 
     settings, environment = _checked(options)
+    print(*contamination_lines(options.contamination), sep="\n", flush=True)
     steps = find_steps(options.saved)
     init = Checkpoint(options.init)
     whole = options.raw / "unpacked-step"
@@ -166,6 +178,17 @@ def run_evaluate_steps_olmes(options: argparse.Namespace) -> None:
         print(f"step {step} of {', '.join(map(str, steps))}: {shown}", file=sys.stderr, flush=True)
     shutil.rmtree(whole, ignore_errors=True)
     write_csv(options.out, rows, STEP_SCORE_COLUMNS)
+
+
+def contamination_lines(reports: Sequence[Path]) -> Iterator[str]:
+    """Yield what the reports of ``rlsubnet contamination`` found, a line a set of items."""
+    for path in reports:
+        with path.open(encoding="utf-8", newline="") as stream:
+            for row in csv.DictReader(stream):
+                yield (
+                    f"trained on {path.stem}: its prompts hold {row['matched']} of the {row['n']} "
+                    f"items of {row['items']} ({path})"
+                )
 
 
 def _checked(options: argparse.Namespace) -> "tuple[Settings, Mapping[str, str]]":

@@ -5,6 +5,7 @@ from rlsubnet.sheets.faults import SheetError
 from rlsubnet.sheets.layout import (
     checkpoint_folder,
     contamination_file,
+    contamination_files,
     data_file,
     item_files,
     mask_file,
@@ -25,6 +26,7 @@ __all__ = [
     "checkpoint_folder",
     "complete_config",
     "contamination_file",
+    "contamination_files",
     "data_file",
     "item_files",
     "load_config",

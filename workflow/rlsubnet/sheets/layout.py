@@ -59,6 +59,20 @@ def contamination_file(scale: Scale, name: str) -> str | None:
     return f"{scale.config['results']}/contamination/{name}.csv"
 
 
+def contamination_files(scale: Scale, name: str) -> list[str]:
+    """Return the reports on all that a model has learned from in this scale, its start's included.
+
+    None of a released model: what it learned from is not known here.
+    """
+    files: list[str] = []
+    while name in scale.runs:
+        run = scale.runs[name]
+        file = contamination_file(scale, run.data)
+        files += [file] if file else []
+        name = run.init
+    return list(dict.fromkeys(files))
+
+
 def mask_file(scale: Scale, pair: str, kind: str = "") -> str:
     """Return a pair's mask.
 
