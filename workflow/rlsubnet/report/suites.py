@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlsubnet.backends.olmes.suites import SUITES
-from rlsubnet.report.tables.common import decoding_of
 from rlsubnet.sheets import suite_kind
 from rlsubnet.tasks.choices import CHOICE_TASKS
 
@@ -33,6 +32,15 @@ class Asked:
     def decoded(self, samples: int) -> str:
         """Return how items with so many samples were answered, in print."""
         return self.decoding or decoding_of(samples)
+
+
+def decoding_of(samples: int) -> str:
+    """Return how a problem was answered, in print.
+
+    >>> decoding_of(1), decoding_of(32)
+    ('greedy', 'sampled, 32 an item')
+    """
+    return "greedy" if samples == 1 else f"sampled, {samples} an item"
 
 
 def asked(config: Mapping[str, Any], suite: str) -> Asked:

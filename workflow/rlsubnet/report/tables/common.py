@@ -72,15 +72,6 @@ def interval_text(ends: tuple[float, float] | None) -> str:
     return "" if ends is None else f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}"
 
 
-def decoding_of(samples: int) -> str:
-    """Return how a problem was answered, in print.
-
-    >>> decoding_of(1), decoding_of(32)
-    ('greedy', 'sampled, 32 an item')
-    """
-    return "greedy" if samples == 1 else f"sampled, {samples} an item"
-
-
 def p_text(p_value: float) -> str:
     """Return a p in print, never as zero.
 

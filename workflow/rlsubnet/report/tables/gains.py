@@ -8,7 +8,7 @@ from rlsubnet.report.accuracy import Compared, compare_items, compare_seeds
 from rlsubnet.report.answers import answers_of_seeds
 from rlsubnet.report.measures import sparsity
 from rlsubnet.report.settings import seed_groups, seed_text
-from rlsubnet.report.suites import asked
+from rlsubnet.report.suites import asked, decoding_of
 from rlsubnet.report.tables.common import (
     MEAN_OF_SEEDS,
     ONE_OF_THE_SEEDS,
@@ -17,7 +17,6 @@ from rlsubnet.report.tables.common import (
     Results,
     Row,
     Scale,
-    decoding_of,
     make_frame,
     names_of,
     pairs_of,
