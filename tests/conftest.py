@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.workflow.projects import Project
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -20,3 +22,12 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"no folder {folder} with real checkpoints and data sets")
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Project:
+    """Return a project in which the micro scale ran from end to end; do not change it."""
+    project = Project(tmp_path_factory.mktemp("micro"), repository)
+    result = project.snakemake()
+    assert result.returncode == 0, result.stdout + result.stderr
+    return project

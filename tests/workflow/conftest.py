@@ -1,56 +1,10 @@
 """A micro scale to break, and a project folder to plan and run it in."""
 
-import os
-import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from rlsubnet.sheets import Scale, load_config, load_scale
-
-MICRO = Path(__file__).parent / "micro"
-
-
-class Sheets:
-    """A copy of the micro scale whose files may be edited."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.folder = root / "config" / "micro"
-        shutil.copytree(MICRO, self.folder)
-
-    def edit(self, name: str, change: Callable[[str], str]) -> None:
-        path = self.folder / name
-        before = path.read_text(encoding="utf-8")
-        after = change(before)
-        assert after != before, "the edit changed nothing: the test could not fail"
-        path.write_text(after, encoding="utf-8")
-
-    def replace(self, name: str, old: str, new: str) -> None:
-        self.edit(name, lambda text: text.replace(old, new, 1))
-
-    def set_cell(self, name: str, row: str, column: str, value: str) -> None:
-        """Put ``value`` into a column of the row whose first cell is ``row``."""
-
-        def change(text: str) -> str:
-            lines = [line.split("\t") for line in text.splitlines()]
-            position = lines[0].index(column)
-            for cells in lines:
-                if cells[0] == row:
-                    cells[position] = value
-            return "\n".join("\t".join(cells) for cells in lines) + "\n"
-
-        self.edit(name, change)
-
-    def add_row(self, name: str, *cells: str) -> None:
-        self.edit(name, lambda text: text + "\t".join(cells) + "\n")
-
-    def load(self) -> Scale:
-        return load_scale(load_config([self.folder / "config.yaml"]), self.root)
+from tests.workflow.projects import Project, Sheets
 
 
 @pytest.fixture
@@ -58,86 +12,7 @@ def micro(tmp_path: Path) -> Sheets:
     return Sheets(tmp_path)
 
 
-class Project:
-    """A folder with the workflow and the micro scale, as a clone would have them."""
-
-    def __init__(self, root: Path, repository: Path) -> None:
-        self.root = root
-        self.sheets = Sheets(root)
-        shutil.copy(repository / "Snakefile", root)
-        for folder in ("workflow/rules", "workflow/report", "profiles"):
-            if (repository / folder).is_dir():
-                shutil.copytree(repository / folder, root / folder)
-        (root / "slurm").symlink_to("profiles/slurm")
-        for name in ("demo", "gpu", "paper", "published.yaml"):
-            path = repository / "config" / name
-            if path.is_dir():
-                shutil.copytree(path, root / "config" / name)
-            elif path.exists():
-                shutil.copy(path, root / "config")
-        # Their content is provenance; the real ones would tie these tests to package versions.
-        (root / "envs").mkdir()
-        for path in (repository / "envs").glob("*.yaml"):
-            (root / "envs" / path.name).write_text("dependencies: [python]\n", encoding="utf-8")
-
-    def snakemake(self, *arguments: str, scale: str = "micro") -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-        command += ["--configfile", f"config/{scale}/config.yaml"]
-        environment = {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "OMP_NUM_THREADS": "1",
-            "OMP_WAIT_POLICY": "PASSIVE",
-        }
-        return subprocess.run(
-            command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=600
-        )
-
-    def plan(self, *arguments: str, scale: str = "micro") -> dict[str, set[str]]:
-        """Return what a dry run would do: rule -> the wildcards of its jobs, ``""`` if none."""
-        result = self.snakemake("--dry-run", *arguments, scale=scale)
-        output = result.stdout + result.stderr
-        assert result.returncode == 0, output
-        jobs: dict[str, set[str]] = {}
-        for block in re.split(r"\n\n|\n(?=\[\w{3} \w{3})", output):
-            if rule := re.search(r"^(?:local)?rule (\w+):$", block, flags=re.MULTILINE):
-                values = re.search(r"^    wildcards: (.*)$", block, flags=re.MULTILINE)
-                parts = values[1].split(", ") if values else []
-                name = "".join(part.split("=", 1)[1] for part in parts)
-                jobs.setdefault(rule[1], set()).add(name)
-        assert jobs or "Nothing to be done" in output, output
-        return jobs
-
-    @staticmethod
-    def trained(plan: dict[str, set[str]]) -> set[str]:
-        """Return the runs that a plan trains, with saved steps and without."""
-        return plan.get("train", set()) | plan.get("train_with_steps", set())
-
-    def copy_to(self, root: Path, *kept: str) -> "Project":
-        """Return a copy that holds only what ``kept`` names beside the sources."""
-        clone = object.__new__(Project)
-        clone.root, clone.sheets = root, object.__new__(Sheets)
-        clone.sheets.root, clone.sheets.folder = root, root / "config" / "micro"
-        sources = ("Snakefile", "workflow", "profiles", "config", "envs")
-        for name in (*sources, *kept):
-            path = self.root / name
-            if path.is_dir():
-                shutil.copytree(path, root / name, copy_function=shutil.copy2)
-            else:
-                shutil.copy2(path, root / name)
-        return clone
-
-
 @pytest.fixture
 def project(tmp_path: Path, repository: Path) -> Project:
     """Return a project in which nothing has run."""
     return Project(tmp_path, repository)
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Project:
-    """Return a project in which the micro scale ran from end to end; do not change it."""
-    project = Project(tmp_path_factory.mktemp("micro"), repository)
-    result = project.snakemake()
-    assert result.returncode == 0, result.stdout + result.stderr
-    return project

@@ -14,6 +14,7 @@ CONFIG_FILES = [os.path.relpath(path) for path in workflow.configfiles]
 try:
     config = sheets.complete_config(config, CONFIG_FILES)
     SCALE = sheets.load_scale(config)
+    SITE = sheets.load_site()
 except (sheets.SheetError, OSError) as error:
     # Snakemake prints a WorkflowError without a traceback.
     raise WorkflowError(str(error)) from error
@@ -39,16 +40,16 @@ def memory(kind):
     return lambda wildcards, attempt: config["resources"][kind]["mem_mb"] * attempt
 
 
-def gpus(kind):
-    """Return a Slurm request for GPUs on each node, nothing where none is wanted."""
-    count = config["resources"][kind]["gpus"]
-    return {"gres": f"gpu:{count}", "gpu_slots": count} if count else {}
-
-
 def needs(kind):
     """Return the resources of a job; a change in them repeats nothing."""
     wanted = config["resources"][kind]
-    return {"mem_mb": memory(kind), "runtime": wanted["runtime"], **gpus(kind)}
+    return {"mem_mb": memory(kind), **sheets.job_resources(wanted, SITE, kind)}
+
+
+def nodes_of(kind):
+    """Return what a command is told that starts processes on several nodes, nothing for one."""
+    count = config["resources"][kind]["nodes"]
+    return ["--nodes", str(count)] if count > 1 else []
 
 
 def threads_of(kind):

@@ -14,6 +14,7 @@ from rlsubnet.sheets.layout import (
 )
 from rlsubnet.sheets.recipes import resolved_row, saves_steps
 from rlsubnet.sheets.scale import ITEMS, Comparison, Pair, Run, Scale, load_scale
+from rlsubnet.sheets.site import job_resources, load_site
 from rlsubnet.sheets.suites import suite_kind
 
 __all__ = [
@@ -29,8 +30,10 @@ __all__ = [
     "contamination_files",
     "data_file",
     "item_files",
+    "job_resources",
     "load_config",
     "load_scale",
+    "load_site",
     "mask_file",
     "resolved_row",
     "saves_steps",

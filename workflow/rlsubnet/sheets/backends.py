@@ -147,9 +147,11 @@ def check_learns(row: Row, config: Mapping[str, Any], backend: str) -> None:
 
 def check_gpus(recipe: Mapping[str, Any], backend: str, config: Mapping[str, Any]) -> None:
     """Raise ValueError where a job would get another number of GPUs than its processes need."""
-    gpus = config["resources"].get(f"train_{backend}", {}).get("gpus", 0)
+    kind = f"train_{backend}"
+    wanted = config["resources"].get(kind, {})
+    gpus = wanted.get("gpus", 0) * wanted.get("nodes", 1)
     if gpus and recipe.get("processes", gpus) != gpus:
         raise ValueError(
-            f"processes: expected one per GPU, resources.train_{backend}.gpus {gpus}, "
+            f"processes: expected one per GPU, resources.{kind}.gpus x nodes = {gpus}, "
             f"found {recipe['processes']}"
         )

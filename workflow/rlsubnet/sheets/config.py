@@ -94,6 +94,12 @@ def _misfits(config: Mapping[str, Any]) -> Iterator[tuple[list[str], str]]:
         )
     if config["evaluation"]["backend"] == "olmes" and not config["resources"]["evaluate"]["gpus"]:
         yield ["evaluation", "backend"], "olmes needs resources.evaluate.gpus, at least 1"
+    for kind, wanted in config["resources"].items():
+        if wanted["nodes"] > 1 and not kind.startswith("train_"):
+            yield (
+                ["resources", kind, "nodes"],
+                f"expected 1, as these jobs are one process each, found {wanted['nodes']}",
+            )
     for name, model in config["models"].items():
         if "architecture" not in model:
             continue

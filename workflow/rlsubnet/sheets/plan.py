@@ -106,7 +106,7 @@ def saved_steps(scale: Scale, name: str) -> int:
 
 def _gpu_hours(scale: Scale, kind: str) -> float:
     wanted = scale.config["resources"][kind]
-    return float(wanted["gpus"] * wanted["runtime"] / 60)
+    return float(wanted["gpus"] * wanted["nodes"] * wanted["runtime"] / 60)
 
 
 def training_kind(scale: Scale, run: str) -> str:
