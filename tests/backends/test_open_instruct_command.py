@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from rlsubnet.backends.launch import Node, command_on
 from rlsubnet.backends.open_instruct.command import (
     Places,
     command,
@@ -91,6 +92,17 @@ def test_another_clip_brings_a_configuration_of_its_own(paper: Scale) -> None:
     # The launcher demands of the engine what the recipe says; DeepSpeed writes none as 0.
     assert json.loads(words[words.index("--engine") + 1])["clip"] == 0.0
     assert deepspeed_config({"gradient_clipping": "auto"}, 0.5) == {"gradient_clipping": 0.5}
+
+
+def test_several_nodes_share_the_processes_of_the_recipe(paper: Scale) -> None:
+    row = row_of(paper, "dpo")
+    words = command(row, replace(places_of(row), nodes=2))
+    assert words[:3] == ["srun", "--nodes=2", "--ntasks=2"]
+    assert words[words.index("--processes") + 1] == "4"
+    # The engine counts those of all nodes.
+    assert json.loads(words[words.index("--engine") + 1])["processes"] == 8
+    with pytest.raises(ValueError, match="run dpo, key processes: expected a multiple of 3 nodes"):
+        command(row, replace(places_of(row), nodes=3))
 
 
 def test_the_tokenizer_s_own_template_has_a_name_that_the_script_does_not_know(
@@ -181,7 +193,11 @@ def test_accelerate_s_own_parser_understands_the_command(paper: Scale) -> None:
 
     row = row_of(paper, "dpo_sub")
     words = command(row, places_of(row))
-    options = launch_command_parser().parse_args(words[3:])
+    node = Node(count=2, rank=1, address="10.0.0.1", port=20007)
+    told = command_on(node, "accelerate", 4, words[words.index("--") + 1 :])
+    options = launch_command_parser().parse_args(told[3:])
     assert (options.use_deepspeed, options.num_processes, options.module) == (True, 8, True)
+    assert (options.num_machines, options.machine_rank) == (2, 1)
+    assert (options.main_process_ip, options.main_process_port) == ("10.0.0.1", 20007)
     assert options.training_script == "rlsubnet.backends.open_instruct.launcher"
     assert options.training_script_args[:2] == ["--mask", "/project/paper/masks/dpo.safetensors"]

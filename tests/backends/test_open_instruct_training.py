@@ -19,7 +19,7 @@ from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.cli import main
 from tests.backends.small_llama import write_model, write_pairs, write_random_mask
 
-# Does what accelerate, our launcher and the script do to files: nothing is trained, every weight
+# Does what accelerate, our launchers and the script do to files: nothing is trained, every weight
 # that is not 0 doubles.
 STAND_IN = """#!{python}
 import json, os, sys, time
@@ -30,7 +30,7 @@ from safetensors.torch import load_file
 words = sys.argv[1:]
 value = lambda flag: words[words.index(flag) + 1]
 behave = os.environ.get("STAND_IN", "")
-assert words[:2] == ["-m", "accelerate.commands.launch"], words
+assert words[:3] == ["-m", "rlsubnet.backends.launch", "accelerate"], words
 assert Path("open_instruct/dpo_tune_cache.py").is_file(), "not in the checkout"
 if behave == "fail":
     sys.exit(3)

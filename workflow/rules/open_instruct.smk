@@ -1,4 +1,4 @@
-# Training runs whose recipe says `backend: open_instruct`: DPO on the GPUs of one machine.
+# Training runs whose recipe says `backend: open_instruct`: DPO on the GPUs of one node or several.
 
 
 # Its text and `provenance` are what a run follows from, as in rule `train`. An interrupted run starts
@@ -30,7 +30,10 @@ rule train_open_instruct:
         row=lambda wildcards, output: canonical(
             sheets.resolved_row(SCALE, wildcards.run)
         ),
-        where=lambda wildcards, output: installation("open_instruct"),
+        where=lambda wildcards, output: [
+            *installation("open_instruct"),
+            *nodes_of("train_open_instruct"),
+        ],
         mask=lambda wildcards, input: option("--mask", input.mask),
         folder=subpath(output.model, parent=True),
     shell:

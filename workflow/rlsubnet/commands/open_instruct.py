@@ -6,9 +6,9 @@ from pathlib import Path
 from rlsubnet.commands._parser import add_command
 
 DESCRIPTION = """\
-Train one run with DPO by open-instruct under DeepSpeed ZeRO-3, on the GPUs of this machine, of all
-weights or of a subnetwork. Its script is run unmodified, from a checkout at the recipe's commit and
-by the interpreter of its own environment (envs/open-instruct.yaml).
+Train one run with DPO by open-instruct under DeepSpeed ZeRO-3, on the GPUs of this machine or of
+several, of all weights or of a subnetwork. Its script is run unmodified, from a checkout at the
+recipe's commit and by the interpreter of its own environment (envs/open-instruct.yaml).
 
 Writes a Hugging Face folder (bfloat16 weights, config and tokenizer of the start, manifest.json)
 and the metrics of every optimizer step. A run that was killed starts from the beginning."""
@@ -72,6 +72,13 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
     parser.add_argument(
         "--metrics", type=Path, required=True, metavar="FILE", help="CSV file to write"
     )
+    parser.add_argument(
+        "--nodes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of the Slurm job that this runs in; they share the recipe's processes (default: 1)",
+    )
 
 
 def run_train(options: argparse.Namespace) -> None:
@@ -90,5 +97,6 @@ def run_train(options: argparse.Namespace) -> None:
         data=options.data.absolute(),
         scratch=options.scratch.absolute(),
         mask=None if options.mask is None else options.mask.absolute(),
+        nodes=options.nodes,
     )
     run_training(row, places, options.out, options.metrics)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlsubnet.backends.launch import launched
 from rlsubnet.backends.open_instruct.row import Recipe, Row
 
 LAUNCHER = "rlsubnet.backends.open_instruct.launcher"
@@ -31,6 +32,7 @@ class Places:
         data: JSON lines of ``{"chosen", "rejected"}``.
         scratch: folder of this run alone; made anew, removed at the end.
         mask: mask file, or None to train every weight.
+        nodes: machines that train together, all of which see the same files.
     """
 
     checkout: Path
@@ -39,6 +41,7 @@ class Places:
     data: Path
     scratch: Path
     mask: Path | None = None
+    nodes: int = 1
 
     @property
     def package(self) -> Path:
@@ -70,9 +73,9 @@ def _flags(**values: object) -> list[str]:
 
 
 def accelerate_arguments(recipe: Recipe, places: Places) -> list[str]:
-    """Return what ``accelerate launch`` is told."""
+    """Return what ``accelerate launch`` is told, beside how many processes there are and where."""
     return [
-        *_flags(mixed_precision="bf16", num_machines=1, num_processes=recipe.processes),
+        *_flags(mixed_precision="bf16"),
         "--use_deepspeed",
         *_flags(
             deepspeed_config_file=places.deepspeed_config(recipe),
@@ -155,15 +158,25 @@ def script_arguments(row: Row, places: Places) -> list[str]:
 
 
 def command(row: Row, places: Places) -> list[str]:
-    """Return the whole command line, to be run in the checkout."""
-    return [
-        *(str(places.python), "-m", "accelerate.commands.launch"),
+    """Return the whole command line, to be run in the checkout.
+
+    Raises:
+        ValueError: the nodes cannot have the same number of processes each.
+    """
+    each, rest = divmod(row.recipe.processes, places.nodes)
+    if rest:
+        raise ValueError(
+            f"run {row.run}, key processes: expected a multiple of {places.nodes} nodes, "
+            f"found {row.recipe.processes}"
+        )
+    words = [
         *accelerate_arguments(row.recipe, places),
         *("--module", LAUNCHER),
         *launcher_arguments(row.recipe, places),
         SCRIPT,
         *script_arguments(row, places),
     ]
+    return launched(places.nodes, "accelerate", each, places.python, words)
 
 
 def environment(row: Row, places: Places) -> dict[str, str]:

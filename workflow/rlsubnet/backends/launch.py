@@ -1,0 +1,268 @@
+"""One training on one node or several: what starts on each of them, by torchrun, accelerate or Ray.
+
+    python -m rlsubnet.backends.launch torchrun --processes 8 --nodes 2 -- train.py ARGUMENTS
+    python -m rlsubnet.backends.launch accelerate --processes 8 --nodes 2 -- --use_deepspeed ...
+    python -m rlsubnet.backends.launch ray --nodes 2 -- -m trainer ARGUMENTS
+
+On one node nothing else is needed. On several, a rule's command runs once, on the first, and puts
+:func:`srun_arguments` in front of this: then it runs on every node, learns from Slurm which one it
+is, and starts that node's part. With Ray the first node also runs the program, once all others have
+joined, and theirs end with it.
+
+Standard library only: it is also run by the interpreters of other projects' environments.
+"""
+
+import argparse
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+MODULE = "rlsubnet.backends.launch"
+TORCHRUN = "torch.distributed.run"
+ACCELERATE = "accelerate.commands.launch"
+# Between the ports that a system hands out by itself, in most configurations from 32,768 on, and
+# those of well-known services.
+FIRST_PORT, PORTS = 20_000, 10_000
+RAY_PATIENCE = 300  # seconds for all nodes to join
+
+Ask = Callable[[Sequence[str]], str]
+
+
+@dataclass(frozen=True)
+class Node:
+    """One of the nodes that train together.
+
+    Attributes:
+        count: nodes.
+        rank: which of them this is, from 0.
+        address: of the first node, as the others reach it.
+        port: of the first node, on which the processes meet; the same number for all of a job, and
+            another one for another job.
+    """
+
+    count: int = 1
+    rank: int = 0
+    address: str = "127.0.0.1"
+    port: int = FIRST_PORT
+
+
+def port_of(job: int) -> int:
+    """Return the port on which the processes of a Slurm job meet.
+
+    >>> port_of(7), port_of(1234567)
+    (20007, 24567)
+    """
+    return FIRST_PORT + job % PORTS
+
+
+def srun_arguments(nodes: int) -> list[str]:
+    """Return what starts a command once on each node of a job, nothing for one node.
+
+    Everything is said explicitly: Snakemake's plugin takes Slurm's variables away, and a bare
+    ``srun`` then means one node. When one part fails, the others are ended.
+
+    >>> srun_arguments(1)
+    []
+    >>> srun_arguments(2)
+    ['srun', '--nodes=2', '--ntasks=2', '--ntasks-per-node=1', '--kill-on-bad-exit=1']
+    """
+    if nodes == 1:
+        return []
+    return [
+        "srun",
+        f"--nodes={nodes}",
+        f"--ntasks={nodes}",
+        "--ntasks-per-node=1",
+        "--kill-on-bad-exit=1",
+    ]
+
+
+def launched(
+    nodes: int, launcher: str, processes: int, python: Path | str, words: Sequence[str]
+) -> list[str]:
+    """Return the command that starts a program on all nodes of a job.
+
+    Args:
+        nodes: of the job.
+        launcher: ``torchrun``, ``accelerate`` or ``ray``.
+        processes: on each node; of no meaning to ``ray``, whose program starts its own.
+        python: interpreter of the program; it must find this package and the launcher.
+        words: what the launcher is told about the program, and the program's own arguments.
+
+    >>> " ".join(launched(1, "torchrun", 8, "python", ["train.py", "--lr", "1e-6"]))
+    'python -m rlsubnet.backends.launch torchrun --processes 8 --nodes 1 -- train.py --lr 1e-6'
+    """
+    options = [launcher, "--processes", str(processes), "--nodes", str(nodes)]
+    return [*srun_arguments(nodes), str(python), "-m", MODULE, *options, "--", *words]
+
+
+def this_node(nodes: int, variables: Mapping[str, str], ask: Ask) -> Node:
+    """Return which of a job's nodes this is; asks Slurm where the first one is.
+
+    Args:
+        nodes: how many are expected.
+        variables: the environment of a Slurm step; of no meaning for one node.
+        ask: runs a command and returns what it prints.
+
+    Raises:
+        ValueError: this is no step of so many nodes.
+    """
+    job = variables.get("SLURM_JOB_ID", "")
+    if nodes == 1:
+        return Node(port=port_of(int(job)) if job else FIRST_PORT)
+    found = variables.get("SLURM_STEP_NUM_NODES", "none")
+    if found != str(nodes):
+        raise ValueError(f"SLURM_STEP_NUM_NODES: expected a step of {nodes} nodes, found {found}")
+    names = ask(["scontrol", "show", "hostnames", variables["SLURM_STEP_NODELIST"]]).split()
+    facts = ask(["scontrol", "show", "node", names[0], "-o"]).split()
+    address = next((fact[9:] for fact in facts if fact.startswith("NodeAddr=")), names[0])
+    return Node(nodes, int(variables["SLURM_NODEID"]), address, port_of(int(job)))
+
+
+def torchrun_arguments(node: Node, processes: int) -> list[str]:
+    """Return what ``torchrun`` is told on a node.
+
+    >>> torchrun_arguments(Node(), 8)
+    ['--standalone', '--nproc-per-node', '8']
+    >>> " ".join(torchrun_arguments(Node(2, 1, "10.0.0.1", 20007), 8))
+    '--nnodes 2 --node-rank 1 --master-addr 10.0.0.1 --master-port 20007 --nproc-per-node 8'
+    """
+    each = ["--nproc-per-node", str(processes)]
+    if node.count == 1:
+        return ["--standalone", *each]
+    places = ["--nnodes", str(node.count), "--node-rank", str(node.rank)]
+    return [*places, "--master-addr", node.address, "--master-port", str(node.port), *each]
+
+
+def accelerate_arguments(node: Node, processes: int) -> list[str]:
+    """Return what ``accelerate launch`` is told on a node; it counts the processes of all nodes.
+
+    >>> accelerate_arguments(Node(), 8)
+    ['--num_machines', '1', '--num_processes', '8']
+    >>> " ".join(accelerate_arguments(Node(2, 1, "10.0.0.1", 20007), 8)[:4])
+    '--num_machines 2 --num_processes 16'
+    """
+    in_all = str(node.count * processes)
+    all_of_them = ["--num_machines", str(node.count), "--num_processes", in_all]
+    if node.count == 1:
+        return all_of_them
+    here = ["--machine_rank", str(node.rank), "--main_process_ip", node.address]
+    return [*all_of_them, *here, "--main_process_port", str(node.port)]
+
+
+def ray_arguments(node: Node) -> list[str]:
+    """Return what ``ray start`` is told on a node.
+
+    >>> " ".join(ray_arguments(Node(2, 0, "10.0.0.1", 20007)))
+    '--block --disable-usage-stats --head --node-ip-address 10.0.0.1 --port 20007'
+    >>> " ".join(ray_arguments(Node(2, 1, "10.0.0.1", 20007)))
+    '--block --disable-usage-stats --address 10.0.0.1:20007'
+    """
+    head = ["--head", "--node-ip-address", node.address, "--port", str(node.port)]
+    joining = ["--address", f"{node.address}:{node.port}"]
+    return ["--block", "--disable-usage-stats", *(joining if node.rank else head)]
+
+
+def command_on(node: Node, launcher: str, processes: int, words: Sequence[str]) -> list[str]:
+    """Return the command of one node, without Ray.
+
+    >>> command_on(Node(), "torchrun", 2, ["train.py"])[1:]
+    ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', 'train.py']
+    """
+    if launcher == "torchrun":
+        return [sys.executable, "-m", TORCHRUN, *torchrun_arguments(node, processes), *words]
+    return [sys.executable, "-m", ACCELERATE, *accelerate_arguments(node, processes), *words]
+
+
+# ----------------------------------------------------------------------------------------- acting
+def ask_program(words: Sequence[str]) -> str:
+    """Run a command and return what it prints."""
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+
+def _start_ray(node: Node) -> "subprocess.Popen[bytes]":
+    # The program `ray` of this interpreter's environment, whatever stands first on the path.
+    ray = Path(sys.executable).with_name("ray")
+    return subprocess.Popen([str(ray), "start", *ray_arguments(node)])
+
+
+def _listens(node: Node) -> bool:
+    """Return whether the first node can be reached."""
+    try:
+        socket.create_connection((node.address, node.port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def _wait(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + RAY_PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise ValueError(f"Ray: waited {RAY_PATIENCE} s for {what}")
+        time.sleep(2)
+
+
+def _all_joined(node: Node) -> bool:
+    """Return whether Ray knows as many nodes as there are."""
+    count = "import ray; ray.init('auto', log_to_driver=False); print(len(ray.nodes()))"
+    asked = subprocess.run([sys.executable, "-c", count], capture_output=True, text=True)
+    return asked.returncode == 0 and asked.stdout.split()[-1:] == [str(node.count)]
+
+
+def run_under_ray(node: Node, words: Sequence[str]) -> int:
+    """Run this node's part of Ray and, on the first, the program; return the program's status.
+
+    On one node the program starts Ray itself.
+
+    Raises:
+        ValueError: not all nodes have joined.
+    """
+    program = [sys.executable, *words]
+    if node.count == 1:
+        return subprocess.call(program)
+    if node.rank:
+        _wait(lambda: _listens(node), f"the first node, {node.address}:{node.port}")
+    ray = _start_ray(node)
+    try:
+        if node.rank:
+            while ray.poll() is None and _listens(node):
+                time.sleep(5)
+            return ray.poll() or 0
+        _wait(lambda: _all_joined(node), f"{node.count} nodes to join")
+        address = {"RAY_ADDRESS": f"{node.address}:{node.port}"}
+        return subprocess.call(program, env={**os.environ, **address})
+    finally:
+        # Not `ray stop`, which would end the Ray of other jobs on this machine, too.
+        ray.terminate()
+        ray.wait()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Start this node's part and return its status."""
+    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=__doc__)
+    parser.add_argument("launcher", choices=["torchrun", "accelerate", "ray"])
+    parser.add_argument("--processes", type=int, default=1, help="on each node")
+    parser.add_argument("--nodes", type=int, default=1)
+    parser.add_argument("words", nargs="+", help="after --: the program and its arguments")
+    options = parser.parse_args(arguments)
+    try:
+        node = this_node(options.nodes, os.environ, ask_program)
+        if options.launcher == "ray":
+            return run_under_ray(node, options.words)
+    except (ValueError, subprocess.CalledProcessError) as error:
+        print(f"{MODULE}: error: {error}", file=sys.stderr)
+        return 1
+    words = command_on(node, options.launcher, options.processes, options.words)
+    # In place of this process: whoever ends it ends the training.
+    os.execv(words[0], words)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
