@@ -13,11 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rlsubnet.checkpoints.compare import Pair, pair_checkpoints
-from rlsubnet.checkpoints.differ import default_threads, diff_tensors
+from rlsubnet.checkpoints.differ import diff_tensors
 from rlsubnet.checkpoints.mask_file import MaskFile
 from rlsubnet.checkpoints.reader import open_reader
 from rlsubnet.checkpoints.store import CHUNK, Checkpoint
 from rlsubnet.measure.fused import Wanted
+from rlsubnet.threads import default_threads
 
 TOLERANCES = (1e-8, 1e-7, 1e-6, 1e-5)
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from rlsubnet.checkpoints.compare import Pair, pair_checkpoints
-from rlsubnet.checkpoints.differ import default_threads, diff_tensors
+from rlsubnet.checkpoints.differ import diff_tensors
 from rlsubnet.checkpoints.reader import open_reader
 from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.measure.fused import Wanted
 from rlsubnet.measure.sparsity import TOLERANCES, changed, update_counts
+from rlsubnet.threads import default_threads
 from tests.checkpoints.checkpoint_files import make_weights, nudge, write_checkpoint
 
 WANTED = Wanted(TOLERANCES, "official", 1e-5, by_exponent=True)

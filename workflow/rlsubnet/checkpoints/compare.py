@@ -12,6 +12,7 @@ from rlsubnet.checkpoints.masks import Mask, Shape
 from rlsubnet.checkpoints.safetensors_file import ITEM_BYTES
 from rlsubnet.checkpoints.store import CHUNK, Checkpoint, refuse_not_finite
 from rlsubnet.measure.fused import Wanted
+from rlsubnet.measure.rank import update_delta
 from rlsubnet.measure.sparsity import (
     TABLE_TOLERANCE,
     UpdateCounts,
@@ -164,13 +165,17 @@ def random_masks(pair: Pair, seed: int) -> Iterator[tuple[str, np.ndarray]]:
         yield name, mask
 
 
-def read_update(pair: Pair, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return one whole tensor before and after finetuning, in the compared shape, as stored."""
-    shape, numel = pair.shapes[name], pair.numel(name)
-    return (
-        read_finite(pair.init, name, 0, numel).reshape(shape),
-        read_finite(pair.tuned, name, 0, numel).reshape(shape),
-    )
+def read_delta(pair: Pair, name: str, chunk: int = CHUNK) -> np.ndarray:
+    """Return the authors' update of one whole tensor (``measure.rank.update_delta``), in float32.
+
+    Raises:
+        ValueError: weights are NaN or infinite.
+    """
+    delta, start = np.empty(pair.numel(name), np.float32), 0
+    for init, tuned in paired_chunks(pair, name, chunk):
+        delta[start : start + init.size] = update_delta(init, tuned)
+        start += init.size
+    return delta.reshape(pair.shapes[name])
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The differ: every weight of a pair read once, by several threads, in bounded memory."""
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +12,11 @@ from rlsubnet.checkpoints.reader import Reader, open_reader
 from rlsubnet.checkpoints.store import CHUNK, refuse_not_finite
 from rlsubnet.measure.fused import Kernel, Tally, Wanted
 from rlsubnet.measure.kernels import choose_kernel
+from rlsubnet.threads import default_threads
 
 if TYPE_CHECKING:
     from rlsubnet.checkpoints.compare import Pair
 
-MOST_THREADS = 16
 # Takes (tensor, first weight, packed bits), from any thread; pieces come in any order.
 TakeMask = Callable[[str, int, np.ndarray], None]
 # Takes a number of bytes read since the last call, from any thread.
@@ -32,20 +31,6 @@ class Piece:
     name: str
     start: int
     count: int
-
-
-def default_threads() -> int:
-    """Return OMP_NUM_THREADS where it is set, as in a job, else the processors this process has.
-
-    Raises:
-        ValueError: OMP_NUM_THREADS is no positive number.
-    """
-    wish = os.environ.get("OMP_NUM_THREADS")
-    if wish is None:
-        return min(len(os.sched_getaffinity(0)), MOST_THREADS)
-    if not wish.isdigit() or int(wish) == 0:
-        raise ValueError(f"OMP_NUM_THREADS: expected a number of threads, found {wish!r}")
-    return min(int(wish), MOST_THREADS)
 
 
 def keep_freed_memory() -> None:

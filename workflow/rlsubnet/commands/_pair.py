@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlsubnet.threads import MOST_THREADS, checked_threads
+
 if TYPE_CHECKING:
     from rlsubnet.checkpoints.compare import Pair
     from rlsubnet.measure.fused import Tally, Wanted
@@ -51,7 +53,7 @@ def add_pass_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="threads that read and count (default: OMP_NUM_THREADS, else all processors, at most "
-        "16)",
+        f"{MOST_THREADS})",
     )
     parser.add_argument(
         "--progress",
@@ -71,8 +73,7 @@ def measure(
     from rlsubnet.checkpoints.update_pass import measure_update
     from rlsubnet.commands._progress import Progress
 
-    if options.threads is not None and options.threads < 1:
-        raise ValueError(f"--threads must be 1 or more, found {options.threads}")
+    threads = checked_threads(options.threads)
     progress = Progress(sum(map(pair.nbytes, pair.shapes)), sys.stderr, options.progress)
     try:
         return measure_update(
@@ -81,7 +82,7 @@ def measure(
             result,
             mask,
             kernel=options.kernel,
-            threads=options.threads,
+            threads=threads,
             listener=progress,
         )
     finally:

@@ -4,8 +4,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlsubnet.commands._device import chosen_device
 from rlsubnet.commands._pair import CHECKPOINT_HELP, add_pair, open_pair
 from rlsubnet.commands._parser import add_command
+from rlsubnet.threads import MOST_THREADS, bound_linear_algebra, checked_threads
 
 if TYPE_CHECKING:
     from rlsubnet.checkpoints.compare import Pair
@@ -33,25 +35,25 @@ TRAJECTORY_COLUMNS = [
 ]
 
 
-def _rank_rows(pair: "Pair", seed: int) -> list[dict[str, Any]]:
+def _rank_rows(pair: "Pair", seed: int, device: str) -> list[dict[str, Any]]:
     import numpy as np
 
-    from rlsubnet.checkpoints.compare import read_update, tensor_generator
+    from rlsubnet.checkpoints.compare import read_delta, tensor_generator
     from rlsubnet.measure.parameters import parse_parameter
-    from rlsubnet.measure.rank import has_rank, random_control, update_delta, update_rank
+    from rlsubnet.measure.rank import has_rank, random_control, rank_alone, update_rank
 
     rows: list[dict[str, Any]] = []
     for name, shape in pair.shapes.items():
         if not has_rank(name, shape) or not pair.numel(name):
             continue
-        whole = update_delta(*read_update(pair, name))
+        whole = read_delta(pair, name)
         place = parse_parameter(name)
         # A stack of matrices (experts in one tensor) gives one row each.
         for index in np.ndindex(shape[:-2]):
             label = name + "".join(f"[{i}]" for i in index)
             delta = whole[index]
-            measured = update_rank(delta)
-            control = update_rank(random_control(delta, tensor_generator(seed, label)))
+            measured = update_rank(delta, device)
+            control = random_control(delta, tensor_generator(seed, label))
             rows.append(
                 {
                     "tensor": label,
@@ -63,7 +65,7 @@ def _rank_rows(pair: "Pair", seed: int) -> list[dict[str, Any]]:
                     "max_rank": min(delta.shape),
                     "stable_rank": repr(measured.stable_rank),
                     "effective_rank": repr(measured.effective_rank),
-                    "rank_of_random_control": control.rank,
+                    "rank_of_random_control": rank_alone(control, device),
                 }
             )
     if not rows:
@@ -73,12 +75,14 @@ def _rank_rows(pair: "Pair", seed: int) -> list[dict[str, Any]]:
 
 def run_rank(options: argparse.Namespace) -> None:
     """Print the mean update rank, and write the ranks of all matrices when asked."""
+    if options.seed < 0:
+        raise ValueError(f"--seed must be 0 or more, found {options.seed}")
+    # Before numpy is imported: its linear algebra asks for the number of threads once.
+    bound_linear_algebra(checked_threads(options.threads))
     from rlsubnet.files import write_csv
     from rlsubnet.measure.rank import mean_rank_share
 
-    if options.seed < 0:
-        raise ValueError(f"--seed must be 0 or more, found {options.seed}")
-    rows = _rank_rows(open_pair(options), options.seed)
+    rows = _rank_rows(open_pair(options), options.seed, chosen_device(options.device))
     if options.out:
         write_csv(options.out, rows, RANK_COLUMNS)
     mean = mean_rank_share((row["rank"], row["max_rank"]) for row in rows)
@@ -139,13 +143,27 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
         "rank of every update matrix (Table 2) beside a random control",
         "rlsubnet rank models/sft runs/dpo/final --out ranks.csv",
         "Rank of every update matrix as the authors take it: bfloat16 difference, float32\n"
-        "singular values, tolerance max(rows, columns) * eps. Layer norms and vectors do not\n"
-        "count. The control moves as many weights by the same amounts at random positions: a\n"
-        "rank just below a square matrix's maximum is an artefact of the tolerance when the\n"
-        "control has it too.",
+        "singular values, tolerance max(rows, columns) * eps. The integers are those of torch's\n"
+        "matrix_rank, which is asked for matrices at the edge of the tolerance alone. Layer norms\n"
+        "and vectors do not count. The control moves as many weights by the same amounts at\n"
+        "random positions: a rank just below a square matrix's maximum is an artefact of the\n"
+        "tolerance when the control has it too.",
     )
     add_pair(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the random control (default: 0)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads of the linear algebra (default: OMP_NUM_THREADS, else all processors, at "
+        f"most {MOST_THREADS})",
+    )
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where large matrices are worked on; auto takes a GPU that is there (default: auto)",
+    )
     parser.add_argument("--out", type=Path, metavar="CSV", help="write one row per matrix")
 
     parser = add_command(

@@ -3,6 +3,7 @@
 A caution on square matrices: the smallest singular value of an n x n random sparse matrix is about
 1/n of the largest, and the tolerance n * eps(float32) of the largest can reach it. A rank just
 below n is then no finding, and two libraries may differ by one; the random control shows it.
+``measure.numerical_rank`` gives the authors' integer there, too.
 """
 
 from collections.abc import Iterable
@@ -11,8 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlsubnet.measure.bfloat16 import to_bfloat16, to_float32
+from rlsubnet.measure.gram import singular_values, singular_values_on
+from rlsubnet.measure.numerical_rank import numerical_rank, rank_of_spectrum, refuse_no_matrix
 
-EPS32 = float(np.finfo(np.float32).eps)
+# Up to so many rows or columns a whole decomposition takes milliseconds.
+SMALL = 256
 
 
 def has_rank(name: str, shape: tuple[int, ...]) -> bool:
@@ -52,34 +56,59 @@ class UpdateRank:
     effective_rank: float
 
 
-def update_rank(delta: np.ndarray) -> UpdateRank:
+def singular_values_of(delta: np.ndarray, device: str = "cpu") -> np.ndarray:
+    """Return the singular values of a float32 matrix, the largest first.
+
+    Up to SMALL rows or columns by a decomposition in float32, beyond from a Gram matrix in float64.
+
+    >>> singular_values_of(np.array([[3, 0], [0, 4]], np.float32))
+    array([4., 3.], dtype=float32)
+    """
+    if min(delta.shape) <= SMALL:
+        return np.linalg.svd(delta, compute_uv=False)
+    return singular_values(delta) if device == "cpu" else singular_values_on(delta, device)
+
+
+def _spread(singular: np.ndarray) -> tuple[float, float]:
+    """Return stable and effective rank of a spectrum that is not zero."""
+    values = singular[singular > 0].astype(np.float64)
+    shares = values / values.sum()
+    entropy = -float((shares * np.log(shares)).sum())
+    return float((values**2).sum() / values[0] ** 2), float(np.exp(entropy))
+
+
+def update_rank(delta: np.ndarray, device: str = "cpu") -> UpdateRank:
     """Return the rank of an update as ``torch.linalg.matrix_rank(delta.float())`` decides it.
 
     Args:
         delta: the update, float32, (rows, columns).
+        device: where large matrices are worked on; torch knows any other than ``cpu``.
 
     Raises:
-        ValueError: not a matrix, or entries that are not finite.
+        ValueError: not a matrix in float32, or entries that are not finite.
 
     >>> update_rank(np.diag([3.0, 4.0, 0.0]).astype(np.float32)).rank
     2
     >>> update_rank(np.diag([3.0, 4.0, 0.0]).astype(np.float32)).stable_rank  # (9 + 16) / 16
     1.5625
     """
-    if delta.ndim != 2:
-        raise ValueError(f"a rank needs a matrix, found shape {list(delta.shape)}")
-    if not np.isfinite(delta).all():
-        raise ValueError("an update with NaN or Inf has no rank")
+    refuse_no_matrix(delta)
     if not delta.any():
         return UpdateRank(0, 0.0, 0.0)
-    # float32 on purpose: the tolerance is made for the rounding of a float32 decomposition.
-    singular = np.linalg.svd(delta.astype(np.float32, copy=False), compute_uv=False)
-    rank = int(np.count_nonzero(singular > np.float32(max(delta.shape) * EPS32) * singular[0]))
-    values = singular[singular > 0].astype(np.float64)
-    shares = values / values.sum()
-    entropy = -float((shares * np.log(shares)).sum())
-    stable = float((values**2).sum() / values[0] ** 2)
-    return UpdateRank(rank, stable, float(np.exp(entropy)))
+    singular = singular_values_of(delta, device)
+    return UpdateRank(rank_of_spectrum(delta, singular).rank, *_spread(singular))
+
+
+def rank_alone(delta: np.ndarray, device: str = "cpu") -> int:
+    """Return the integer of ``update_rank``, which costs less where the rest is not asked for.
+
+    >>> rank_alone(np.diag([3.0, 4.0, 0.0]).astype(np.float32))
+    2
+    """
+    if device == "cpu" and min(delta.shape) > SMALL:
+        return numerical_rank(delta).rank
+    refuse_no_matrix(delta)
+    return rank_of_spectrum(delta, singular_values_of(delta, device)).rank
 
 
 def random_control(delta: np.ndarray, generator: np.random.Generator) -> np.ndarray:
