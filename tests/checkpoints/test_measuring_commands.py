@@ -264,7 +264,9 @@ def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -
 def test_the_differ_never_loads_torch(pair: tuple[Path, Path], tmp_path: Path) -> None:
     init, tuned = map(str, pair)
     mask = str(tmp_path / "m")
+    torch_files = str(write_checkpoint(tmp_path / "bin", make_weights(), "sharded-bin"))
     calls = [
+        ["updates", torch_files, tuned],
         ["updates", init, tuned, "--out", str(tmp_path / "u"), "--mask", mask],
         ["mask", init, tuned, "--out", mask],
         ["frozen", init, tuned, "--mask", mask],
@@ -278,7 +280,7 @@ def test_the_differ_never_loads_torch(pair: tuple[Path, Path], tmp_path: Path) -
     ]
     code = (
         "import sys\nfrom rlsubnet.cli import main\n"
-        f"assert [main(call) for call in {calls!r}] == [0] * 10\n"
+        f"assert [main(call) for call in {calls!r}] == [0] * 11\n"
         "heavy = {'torch', 'transformers', 'pandas', 'matplotlib', 'scipy'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

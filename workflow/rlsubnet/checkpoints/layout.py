@@ -95,7 +95,7 @@ def _read_file(path: Path) -> dict[str, TensorInfo]:
 
 def read_stored(tensor: TensorInfo, start: int, count: int) -> np.ndarray:
     """Return ``count`` numbers from ``start`` of the flattened tensor, as its file holds them."""
-    reader = pytorch_file if tensor.file.suffix == ".bin" else safetensors_file
+    reader = safetensors_file if tensor.offset >= 0 else pytorch_file
     return reader.read_range(tensor, start, count)
 
 

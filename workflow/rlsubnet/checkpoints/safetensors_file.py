@@ -29,7 +29,8 @@ NUMPY_TYPES: dict[str, np.dtype[Any]] = {
 class TensorInfo:
     """One stored tensor: ``name`` without a trainer's prefixes, ``stored_name`` as in the file.
 
-    ``offset`` counts bytes from the start of a safetensors file; it is -1 in a ``.bin`` file.
+    ``offset`` counts bytes from the start of the file; it is -1 where the numbers do not lie there
+    in order (a transposed tensor of a ``.bin`` file).
     """
 
     name: str
