@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlsubnet.checkpoints.delta import pack
+from rlsubnet.checkpoints.delta_pack import write_delta
 from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.cli import main
 from rlsubnet.evaluation.results import read_answers
@@ -141,7 +141,7 @@ def test_every_saved_step_is_evaluated_and_only_one_lies_on_the_disk(place, caps
     steps = place / "steps"
     steps.mkdir()
     for step in (5, 10):
-        pack(init, Checkpoint(place / "tuned"), steps / f"step-{step:06d}.safetensors")
+        write_delta(steps / f"step-{step:06d}.delta", init, Checkpoint(place / "tuned").read)
     words = ["--raw", place / "raw", "--out", place / "step_scores.csv", "--gpus", 1]
     assert run(place, "evaluate_steps_olmes", place / "model", steps, *words) == 0
     with (place / "step_scores.csv").open(newline="") as stream:

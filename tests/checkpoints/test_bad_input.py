@@ -180,7 +180,7 @@ CASES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "float8": (set_entry(NORM, dtype="F8_E4M3", shape=[8]), [NORM, "found 'F8_E4M3'"]),
     "integers": (
         swap_weights(model__norm__weight=torch.ones(4, dtype=torch.int64)),
-        [NORM, "found 'I64'"],
+        [NORM, "found I64"],
     ),
     "bytes": (
         swap_weights(model__norm__weight=torch.ones(4, dtype=torch.uint8)),

@@ -285,7 +285,7 @@ REFUSALS: dict[str, tuple[Callable[[Weights, dict[str, Any]], None], list[str]]]
     ),
     "e5m2": (
         stored(w=torch.ones(5, 7).to(torch.float8_e5m2)),
-        [f"tensor {SMALL}: ", "expected dtype BF16, F16, F32 or F8_E4M3, found 'F8_E5M2'"],
+        [f"tensor {SMALL}: ", "expected dtype BF16, F16, F32 or F8_E4M3, found F8_E5M2"],
     ),
     "no quantization_config": (without_quantization, ["config.json", "tensor", "found None"]),
     "quantization_config is text": (

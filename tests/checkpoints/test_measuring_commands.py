@@ -236,7 +236,7 @@ def test_trajectory_of_deltas_is_that_of_the_full_checkpoints(tmp_path: Path) ->
     for step in range(1, 4):
         weights = nudge(weights, seed=step)
         folders.append(write_checkpoint(tmp_path / f"checkpoint-{step}", weights))
-        saved = tmp_path / "steps" / f"step-00000{step}.safetensors"
+        saved = tmp_path / "steps" / f"step-00000{step}.delta"
         run("delta", "pack", init, folders[-1], "--out", saved)
     run("trajectory", init, *folders, "--out", tmp_path / "full.csv")
     run("trajectory", init, tmp_path / "steps", "--out", tmp_path / "deltas.csv")
@@ -273,10 +273,10 @@ def test_the_differ_never_loads_torch(pair: tuple[Path, Path], tmp_path: Path) -
         ["overlap", mask, mask, "--init", init],
         ["rank", init, tuned],
         ["trajectory", init, tuned, "--steps", "1", "--out", str(tmp_path / "t")],
-        ["delta", "pack", init, tuned, "--out", str(tmp_path / "d-1.safetensors")],
-        ["delta", "show", str(tmp_path / "d-1.safetensors")],
-        ["delta", "unpack", init, str(tmp_path / "d-1.safetensors"), "--out", str(tmp_path / "o")],
-        ["trajectory", init, str(tmp_path / "d-1.safetensors"), "--out", str(tmp_path / "t")],
+        ["delta", "pack", init, tuned, "--out", str(tmp_path / "d-1.delta")],
+        ["delta", "show", str(tmp_path / "d-1.delta")],
+        ["delta", "unpack", init, str(tmp_path / "d-1.delta"), "--out", str(tmp_path / "o")],
+        ["trajectory", init, str(tmp_path / "d-1.delta"), "--out", str(tmp_path / "t")],
     ]
     code = (
         "import sys\nfrom rlsubnet.cli import main\n"

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlsubnet.checkpoints.delta import pack
+from rlsubnet.checkpoints.delta_pack import pack
+from rlsubnet.checkpoints.delta_source import StoredWeights
 from rlsubnet.checkpoints.saved_steps import step_file
-from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.cli import main
 from rlsubnet.evaluation.results import SCORE_COLUMNS, STEP_SCORE_COLUMNS
 from rlsubnet.evaluation.settings import read_settings
@@ -39,8 +39,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             moved = torch.rand(weight.shape, generator=generator) < 0.2
             weight.data[moved] *= -1
         save_folder(model, folder / f"full-{step}")
-        tuned = Checkpoint(folder / f"full-{step}")
-        pack(Checkpoint(folder / "init"), tuned, folder / "steps" / step_file(step))
+        tuned = StoredWeights(folder / f"full-{step}")
+        pack(StoredWeights(folder / "init"), tuned, folder / "steps" / step_file(step))
     # What a model of random weights answers is never right; whatever it picks is a choice.
     write_jsonl(folder / "mc.jsonl", choices(12, "test", 1))
     write_jsonl(folder / "arith.jsonl", problems([1, 1, 1, 1, 1], "test", 1))
@@ -94,7 +94,7 @@ def test_steps_of_another_model_are_refused(
     out = str(tmp_path / "out.csv")
     arguments = ["evaluate_steps", str(run / "full-5"), str(run / "steps"), *options(run)]
     assert main([*arguments, "--out", out]) == 1
-    assert "step-000005.safetensors: a delta of another init" in capsys.readouterr().err
+    assert "step-000005.delta: a delta of another init" in capsys.readouterr().err
     save_folder(tiny_model("llama"), tmp_path / "other-5")
     arguments = ["evaluate_steps", str(run / "init"), str(tmp_path / "other-5"), *options(run)]
     assert main([*arguments, "--out", out]) == 1

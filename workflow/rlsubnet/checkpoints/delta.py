@@ -1,31 +1,28 @@
-"""Deltas in place of tuned checkpoints: packed, read as if they lay on disk in full, unpacked."""
+"""Deltas in place of tuned checkpoints: read as if they lay on disk in full, and unpacked."""
 
 import hashlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from rlsubnet.checkpoints.compare import pair_checkpoints
-from rlsubnet.checkpoints.delta_file import Delta, check_storable, write_delta
-from rlsubnet.checkpoints.layout import COMPANIONS, config_file
-from rlsubnet.checkpoints.safetensors_file import TensorInfo, encode_header
-from rlsubnet.checkpoints.store import Checkpoint, digest_line
-from rlsubnet.files import replacing
-
-
-def pack(init: Checkpoint, tuned: Checkpoint, path: Path | str) -> None:
-    """Write the delta between two checkpoints.
-
-    Raises:
-        ValueError: their tensors, shapes or stored types differ, or are none that a delta holds.
-    """
-    for checkpoint in (init, tuned):
-        check_storable(checkpoint)
-    if differing := pair_checkpoints(init, tuned).differing_dtypes:
-        kinds = [f"{name} {before} against {after}" for name, (before, after) in differing.items()]
-        raise ValueError(f"{init.path} and {tuned.path}: stored types differ: {', '.join(kinds)}")
-    write_delta(path, init, init.digest(), tuned.read)
+from rlsubnet.checkpoints.delta_codec import BLOCK, Codes
+from rlsubnet.checkpoints.delta_file import Delta
+from rlsubnet.checkpoints.delta_init import (
+    InitDigests,
+    check_shapes,
+    init_block,
+    init_blocks,
+    refuse_init,
+)
+from rlsubnet.checkpoints.delta_manifest import DeltaFile
+from rlsubnet.checkpoints.delta_source import StoredWeights
+from rlsubnet.checkpoints.layout import COMPANIONS, read_stored
+from rlsubnet.checkpoints.safetensors_file import NUMPY_TYPES, TensorInfo, encode_header
+from rlsubnet.checkpoints.store import DTYPES, Checkpoint
+from rlsubnet.files import replacing, sha256
+from rlsubnet.measure.parameters import canonical_name, natural_order
 
 
 class PatchedCheckpoint(Checkpoint):
@@ -34,44 +31,119 @@ class PatchedCheckpoint(Checkpoint):
     Args:
         init: the checkpoint before finetuning.
         path: the delta file.
-        init_sha256: digest of ``init``, where it is known already.
+        digests: those of ``init``, where several deltas share it.
 
     Raises:
-        ValueError: the delta is damaged or of another init.
+        ValueError: the delta is damaged, of another init, or holds a type that is not measured.
     """
 
-    def __init__(self, init: Checkpoint, path: Path | str, init_sha256: str = "") -> None:
+    def __init__(
+        self, init: Checkpoint, path: Path | str, digests: InitDigests | None = None
+    ) -> None:
         self.delta = Delta(path)
-        self.path, self._init = self.delta.path, init
-        expected, found = self.delta.metadata["init_sha256"], init_sha256 or init.digest()
-        if expected != found:
-            raise ValueError(
-                f"{self.path}: a delta of another init: expected digest {expected}, "
-                f"{init.path} has {found}"
-            )
+        self.path = self.delta.path
+        manifest = self.delta.manifest
+        digests = digests or InitDigests(StoredWeights(init.path))
+        digests.check(manifest, self.path)
         self.delta.check_data()
-        self.tensors = {
-            name: TensorInfo(name, info.dtype, info.shape, self.path, name)
-            for name, info in init.tensors.items()
-        }
-        if {name: (t.dtype, t.shape) for name, t in self.tensors.items()} != self.delta.tensors:
-            raise ValueError(f"{self.path}: damaged: its tensors are not those of {init.path}")
         self.scales, self.tied, self.buffers = {}, init.tied, init.buffers
+        self._base: dict[str, TensorInfo | None] = {}
+        tensors = {}
+        for stored_name, tensor in manifest.tensors.items():
+            name = canonical_name(stored_name)
+            if name in (*init.tied, *init.buffers):
+                continue
+            if tensor.dtype not in DTYPES[:-1] or init.scales:
+                raise ValueError(
+                    f"{self.path}: tensor {stored_name}: expected dtype {', '.join(DTYPES[:-1])}, "
+                    f"found {tensor.dtype}; unpack the delta first"
+                )
+            source = tensor.same_as or stored_name
+            tensors[name] = TensorInfo(name, tensor.dtype, tensor.shape, self.path, source)
+            self._base[name] = digests.tensors[tensor.init] if tensor.init else None
+        self.tensors = {name: tensors[name] for name in sorted(tensors, key=natural_order)}
 
     def read_range(self, name: str, start: int, count: int) -> np.ndarray:
         """Return ``count`` tuned weights from ``start`` of the flattened tensor, as stored."""
-        weights = self._init.read_range(name, start, count)
-        changed, tuned = self.delta.read_changes(name, start, count)
-        if tuned.size:
-            weights[changed] = tuned
-        return weights
+        info = self.tensors[name]
+        pieces: list[Codes] = []
+        for first in range(start // BLOCK * BLOCK, start + count, BLOCK):
+            size = min(BLOCK, info.numel - first)
+            before = init_block(read_stored, self._base[name], info.dtype, first, size)
+            block = self.delta.decode(info.stored_name, first // BLOCK, before)
+            pieces.append(block[max(start - first, 0) : start + count - first])
+        kind = NUMPY_TYPES[info.dtype]
+        codes = np.concatenate(pieces) if pieces else np.empty(0, f"u{kind.itemsize}")
+        return codes.view(kind)
 
 
-def unpack(init: Checkpoint, path: Path | str, out: Path | str) -> None:
-    """Write init + delta as a Hugging Face folder: weights bit by bit, init's other files.
+class _Unpacker:
+    """Writes the tuned files of a delta into a folder."""
+
+    def __init__(self, init: StoredWeights, delta: Delta) -> None:
+        self.init, self.delta, self._bases = init, delta, init.by_canonical_name()
+        refuse_init(delta.path, init.where, check_shapes(self._bases, delta.manifest))
+        self._companions = {path.name: path for path in init.side_files()[0]}
+        missing = [
+            name
+            for name, file in delta.manifest.files.items()
+            if file.kind == "init" and name not in self._companions
+        ]
+        if missing:
+            raise ValueError(
+                f"{delta.path}: needs files that {init.where} lacks: {', '.join(missing)}"
+            )
+
+    def tensor_blocks(self, name: str) -> Iterator[Codes]:
+        """Yield a tuned tensor in blocks, and check that init and result are the right ones."""
+        tensor = self.delta.manifest.tensors[name]
+        stored = tensor.same_as or name
+        base = self._bases[tensor.init] if tensor.init else None
+        before, after = hashlib.sha256(), hashlib.sha256()
+        blocks = init_blocks(self.init.read, base, tensor.dtype, tensor.numel, before.update)
+        for number, codes in enumerate(blocks):
+            decoded = self.delta.decode(stored, number, codes)
+            after.update(decoded.data)
+            yield decoded
+        expected = self.delta.manifest.init[tensor.init].sha256 if tensor.init else ""
+        if base is not None and before.hexdigest() != expected:
+            InitDigests(self.init).check(self.delta.manifest, self.delta.path)  # names them all
+        if after.hexdigest() != tensor.sha256:
+            raise ValueError(
+                f"{self.delta.path}: tensor {name}: expected digest {tensor.sha256}, found "
+                f"{after.hexdigest()}: the delta is damaged"
+            )
+
+    def write_weights(self, path: Path, header: bytes, names: list[str]) -> None:
+        """Write one safetensors file."""
+        with path.open("wb") as stream:
+            stream.write(header)
+            for name in names:
+                for block in self.tensor_blocks(name):
+                    stream.write(block.data)
+
+    def write_file(self, folder: Path, name: str, file: DeltaFile) -> None:
+        """Write one file of the tuned checkpoint and compare it with its digest."""
+        path = folder / name
+        if file.kind == "weights":
+            self.write_weights(path, self.delta.member_bytes(file.member), list(file.tensors))
+        elif file.kind == "init":
+            shutil.copyfile(self._companions[name], path)
+        else:
+            path.write_bytes(self.delta.member_bytes(file.member))
+        if (found := sha256(path)) != file.sha256:
+            source = f"{self.init.where}/{name}" if file.kind == "init" else self.delta.path
+            raise ValueError(f"{source}: expected {name} of digest {file.sha256}, found {found}")
+
+
+def unpack(init: StoredWeights, path: Path | str, out: Path | str) -> None:
+    """Write init + delta as the folder that was packed, every file byte by byte.
+
+    Where weights in memory or ``.bin`` files were packed: one ``model.safetensors``, and the config
+    and tokenizer of init if the delta has no files of its own.
 
     Args:
-        init: the checkpoint before finetuning.
+        init: the checkpoint before finetuning; its own layout does not matter.
         path: the delta file.
         out: folder to make.
 
@@ -81,25 +153,21 @@ def unpack(init: Checkpoint, path: Path | str, out: Path | str) -> None:
     out = Path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ValueError(f"{out}: exists; expected the path of a new folder")
-    patched = PatchedCheckpoint(init, path)
-    names = sorted(patched.tensors)
-    entries = {name: (patched.tensors[name].dtype, patched.tensors[name].shape) for name in names}
-    digest = hashlib.sha256()
+    unpacker = _Unpacker(init, Delta(path))
+    manifest = unpacker.delta.manifest
     with replacing(out) as folder:
         folder.mkdir()
-        with (folder / "model.safetensors").open("wb") as stream:
+        for name, file in manifest.files.items():
+            unpacker.write_file(folder, name, file)
+        if not any(file.kind == "weights" for file in manifest.files.values()):
+            names = sorted(manifest.tensors)
+            entries = {
+                name: (manifest.tensors[name].dtype, manifest.tensors[name].shape) for name in names
+            }
             # transformers wants to know which framework wrote the file.
-            stream.write(encode_header(entries, {"format": "pt"}))
-            for name, (dtype, shape) in entries.items():
-                digest.update(digest_line(name, dtype, shape))
-                for piece in patched.read_chunks(name):
-                    digest.update(piece.tobytes())
-                    stream.write(piece.tobytes())
-        if (expected := patched.delta.metadata["tuned_sha256"]) != digest.hexdigest():
-            raise ValueError(
-                f"{path}: expected weights of digest {expected}, found {digest.hexdigest()}"
-            )
-        source = config_file(init.path).parent
-        for name in COMPANIONS:
-            if (source / name).is_file():
-                shutil.copyfile(source / name, folder / name)
+            header = encode_header(entries, {"format": "pt"})
+            unpacker.write_weights(folder / "model.safetensors", header, names)
+        if not manifest.files:
+            for name in COMPANIONS:
+                if (init.folder / name).is_file():
+                    shutil.copyfile(init.folder / name, folder / name)

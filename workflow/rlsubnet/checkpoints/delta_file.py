@@ -1,237 +1,294 @@
-"""The delta format, tuned = init + delta: lossless, written and read a tensor at a time.
+"""The delta file, tuned = init + delta: written a block at a time, any part of it read alone.
 
-A safetensors file. Of each tensor in which finetuning changed a bit it holds
-
-* ``NAME.changed``: U8, where the stored bits differ, one bit per weight, packed as in a mask
-  (``np.packbits(bitorder="little")`` of the flattened tensor);
-* ``NAME.weights``: in the tensor's own type, what the tuned checkpoint stores there, in order.
-
-The bits are replaced, not added to: the result is exact, and NaN or -0.0 are no special case. In a
-bfloat16 model a delta of density d takes d + 1/16 of the full file (1/16: one bit beside sixteen);
-lists of positions would be smaller below a density of a few per cent only.
-
-Metadata: ``format``; ``init_sha256`` and ``tuned_sha256``, the digests of the two checkpoints;
-``data_sha256`` of all bytes behind the header; ``tensors`` (JSON: name -> [dtype, shape]) of every
-tensor, changed or not.
+A zip archive whose members are stored as they are: ``manifest.json`` says what they mean,
+``tensors/N`` holds the blocks of a changed tensor (``delta_codec``), ``headers/N`` what precedes
+the tensors in a file of the tuned checkpoint, ``files/N`` a file that is not the init's.
+docs/DELTA_FORMAT.md describes it for other readers.
 """
 
-import hashlib
-import json
-import math
-from collections.abc import Callable
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from rlsubnet.checkpoints.masks import Shape
-from rlsubnet.checkpoints.safetensors_file import (
-    ITEM_BYTES,
-    NUMPY_TYPES,
-    encode_header,
-    read_header,
-    read_range,
+from rlsubnet.checkpoints.delta_codec import (
+    BLOCK,
+    HEADER,
+    Codes,
+    decode_block,
+    read_changes,
 )
-from rlsubnet.checkpoints.store import Checkpoint, digest_line
+from rlsubnet.checkpoints.delta_manifest import (
+    FORMAT,
+    KINDS,
+    Manifest,
+    encode_manifest,
+    parse_manifest,
+)
+from rlsubnet.checkpoints.safetensors_file import ITEM_BYTES, read_header
 from rlsubnet.files import replacing
-from rlsubnet.measure.sparsity import bitwise_changed
 
-FORMAT = "rlsubnet-delta-1"
-DTYPES = ("BF16", "F16", "F32")
-CHANGED, WEIGHTS = ".changed", ".weights"
-# Weights per entry of the table of where to find changes; a multiple of 8.
-BLOCK = 1 << 15
-
-
-def check_storable(checkpoint: Checkpoint) -> None:
-    """Check that every tensor is of a type that a delta can hold.
-
-    Raises:
-        ValueError: naming the first one that is not.
-    """
-    for name, info in checkpoint.tensors.items():
-        if info.dtype not in DTYPES:
-            raise ValueError(
-                f"{checkpoint.path}: tensor {name}: a delta holds {', '.join(DTYPES)}, "
-                f"found {info.dtype}"
-            )
+OLD_FORMAT = "rlsubnet-delta-1"
+MANIFEST = "manifest.json"
+# A zip member needs long sizes in front when it may grow beyond 4 GiB.
+_LONG = 1 << 31
+_LOCAL_HEADER_BYTES = 30
+# What zipfile raises on damage: RuntimeError where a bit says that a member is encrypted, OSError
+# where an offset lies before the file.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, struct.error, OSError)
 
 
-def write_delta(
-    path: Path | str, init: Checkpoint, init_sha256: str, read_tuned: Callable[[str], np.ndarray]
-) -> str:
-    """Write the delta of weights in memory or on disk, one tensor at a time.
+class DeltaWriter:
+    """An open delta file; use :func:`writing_delta`."""
 
-    Args:
-        path: where the file appears once it is complete.
-        init: the checkpoint before finetuning.
-        init_sha256: its digest.
-        read_tuned: returns a tensor after finetuning, as ``init.read`` returns the one before.
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+        self._members = 0
 
-    Returns:
-        The digest of the tuned checkpoint, as :meth:`Checkpoint.digest` would give it.
+    def _info(self, folder: str, method: int) -> zipfile.ZipInfo:
+        # Named by number: what a checkpoint calls its tensors need not be fit for a path.
+        info = zipfile.ZipInfo(f"{folder}/{self._members:06d}")
+        info.compress_type = method
+        self._members += 1
+        return info
 
-    Raises:
-        ValueError: a tensor is of a type that a delta cannot hold, or has another shape or type
-            after finetuning.
-    """
-    check_storable(init)
-    names = sorted(init.tensors)  # the order of the digest
-    tensors = {name: (init.tensors[name].dtype, init.tensors[name].shape) for name in names}
-    metadata = {"format": FORMAT, "init_sha256": init_sha256, "tensors": json.dumps(tensors)}
-    # Sizes are known at the end only, and the header comes first: keep room for the longest.
-    longest: dict[str, tuple[str, Shape]] = {}
-    for name, (dtype, shape) in tensors.items():
-        longest |= _entries(name, dtype, math.prod(shape), math.prod(shape))
-    digests = {"tuned_sha256": "0" * 64, "data_sha256": "0" * 64}
-    room = len(encode_header(longest, metadata | digests))
+    def add_blocks(self, blocks: Iterable[bytes], nbytes: int) -> str:
+        """Write a tensor's blocks; return the member's name, empty if no block changes anything.
 
-    entries: dict[str, tuple[str, Shape]] = {}
-    tuned_sha256, data_sha256 = hashlib.sha256(), hashlib.sha256()
-    with replacing(path) as temporary, temporary.open("wb") as stream:
-        stream.seek(room)
-        for name, (dtype, shape) in tensors.items():
-            before, after = init.read(name), read_tuned(name)
-            if (after.shape, after.dtype) != (before.shape, before.dtype):
-                raise ValueError(
-                    f"{path}: tensor {name}: expected {before.dtype} {list(before.shape)} as in "
-                    f"{init.path}, found {after.dtype} {list(after.shape)}"
-                )
-            tuned_sha256.update(digest_line(name, dtype, shape))
-            tuned_sha256.update(after.tobytes())
-            changed = bitwise_changed(before, after).reshape(-1)
-            if not changed.any():
+        Args:
+            blocks: what ``encode_block`` returned, in order.
+            nbytes: bytes of the whole tensor.
+        """
+        unchanged, pending = HEADER.pack(0, 0, 0), iter(blocks)
+        skipped = 0
+        for block in pending:
+            if block == unchanged:
+                skipped += 1
                 continue
-            weights = after.reshape(-1)[changed]
-            entries |= _entries(name, dtype, changed.size, weights.size)
-            for data in (np.packbits(changed, bitorder="little").tobytes(), weights.tobytes()):
-                data_sha256.update(data)
-                stream.write(data)
-        digests = {"tuned_sha256": tuned_sha256.hexdigest(), "data_sha256": data_sha256.hexdigest()}
-        stream.seek(0)
-        stream.write(encode_header(entries, metadata | digests, room))
-    return digests["tuned_sha256"]
+            info = self._info("tensors", zipfile.ZIP_STORED)
+            with self._archive.open(info, "w", force_zip64=nbytes >= _LONG) as stream:
+                stream.write(skipped * unchanged + block)
+                for following in pending:
+                    stream.write(following)
+            return info.filename
+        return ""
+
+    def add_bytes(self, folder: str, data: bytes) -> str:
+        """Write a small file, compressed; return the member's name."""
+        info = self._info(folder, zipfile.ZIP_DEFLATED)
+        self._archive.writestr(info, data)
+        return info.filename
+
+    def finish(self, manifest: Manifest) -> None:
+        """Write the manifest, the last member."""
+        info = zipfile.ZipInfo(MANIFEST)
+        info.compress_type = zipfile.ZIP_DEFLATED
+        self._archive.writestr(info, encode_manifest(manifest))
 
 
-def _entries(name: str, dtype: str, numel: int, changes: int) -> dict[str, tuple[str, Shape]]:
-    return {name + CHANGED: ("U8", ((numel + 7) // 8,)), name + WEIGHTS: (dtype, (changes,))}
+@contextmanager
+def writing_delta(path: Path | str) -> Iterator[DeltaWriter]:
+    """Yield a writer; the file appears under ``path`` when the block ends well.
+
+    Raises:
+        ValueError: the name says that the file is something else.
+    """
+    if Path(path).suffix in (".safetensors", ".bin"):
+        raise ValueError(f"{path}: a delta is no {Path(path).suffix} file; name it x.delta")
+    with (
+        replacing(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
+    ):
+        yield DeltaWriter(archive)
 
 
 def is_delta(path: Path | str) -> bool:
     """Return whether a path is that of a delta file.
 
     Raises:
-        ValueError: it is a damaged safetensors file.
+        ValueError: it is a delta of a format that is not read any more, or a damaged safetensors
+            file.
     """
     path = Path(path)
-    if not path.is_file() or path.suffix != ".safetensors":
+    if not path.is_file():
         return False
-    return read_header(path)[1].get("format") == FORMAT
+    if path.suffix == ".safetensors":
+        if read_header(path)[1].get("format") == OLD_FORMAT:
+            raise ValueError(
+                f"{path}: a delta of format {OLD_FORMAT}, expected {FORMAT}; write it again"
+            )
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return MANIFEST in archive.namelist()
+    except (zipfile.BadZipFile, OSError):
+        return False
+
+
+@dataclass(frozen=True)
+class _Block:
+    offset: int
+    nbytes: int
+    changes: int
+    escapes: int
 
 
 class Delta:
-    """A delta file, opened; the changes of a piece of a tensor are read at a time.
+    """A delta file, opened; the changes of a block are read at a time.
 
     Attributes:
         path: the file.
-        metadata: ``init_sha256``, ``tuned_sha256``, ``data_sha256``.
-        tensors: name -> (dtype, shape) of every tensor of the checkpoint, changed or not.
+        manifest: what it holds.
 
     Raises:
-        ValueError: the file is no delta, or its tensors do not fit their shapes.
+        ValueError: the file is no delta, is damaged, or its entries do not fit each other.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         if not self.path.is_file():
             raise ValueError(f"{self.path}: no such delta file")
-        self._stored, self.metadata = read_header(self.path)
-        if self.metadata.get("format") != FORMAT:
-            found = self.metadata.get("format", "a file without format")
-            raise ValueError(f"{self.path}: not a delta: expected format {FORMAT}, found {found}")
+        is_delta(self.path)  # says so if its format is an old one
         try:
-            self.tensors: dict[str, tuple[str, Shape]] = {
-                str(name): (str(dtype), tuple(map(int, shape)))
-                for name, (dtype, shape) in json.loads(self.metadata["tensors"]).items()
-            }
-            for key in ("init_sha256", "tuned_sha256", "data_sha256"):
-                int(self.metadata[key], 16)
+            with zipfile.ZipFile(self.path) as archive:
+                if MANIFEST not in archive.namelist():
+                    raise ValueError(f"{self.path}: not a delta: it holds no {MANIFEST}")
+                self._members = {info.filename: info for info in archive.infolist()}
+                text = archive.read(MANIFEST)
+        except _DAMAGED as error:
+            raise ValueError(
+                f"{self.path}: not a complete delta file, damaged or cut short ({error})"
+            ) from error
+        try:
+            found, self.manifest = parse_manifest(text)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{self.path}: its metadata is damaged ({error!r})") from error
-        self._check_entries()
-        self._blocks: tuple[str, np.ndarray] | None = None
+            raise ValueError(f"{self.path}: its manifest is damaged ({error!r})") from error
+        if found != FORMAT:
+            raise ValueError(f"{self.path}: not a delta: expected format {FORMAT}, found {found}")
+        self._check_manifest()
+        self._tables: dict[str, list[_Block]] = {}
 
-    def _check_entries(self) -> None:
-        expected: dict[str, tuple[str, Shape]] = {}
-        for name, (dtype, shape) in self.tensors.items():
-            if dtype not in DTYPES:
-                raise ValueError(f"{self.path}: tensor {name}: found type {dtype!r}")
-            if name + WEIGHTS in self._stored:
-                expected |= _entries(name, dtype, math.prod(shape), self.changes(name))
-        found = {name: (info.dtype, info.shape) for name, info in self._stored.items()}
-        if differing := sorted(
-            name for name in expected | found if expected.get(name) != found.get(name)
-        ):
-            raise ValueError(f"{self.path}: damaged: entries do not fit: {', '.join(differing)}")
-
-    def changes(self, name: str) -> int:
-        """Return how many weights of a tensor differ from init."""
-        return self._stored[name + WEIGHTS].numel if name + WEIGHTS in self._stored else 0
-
-    def numel(self, name: str) -> int:
-        """Return the number of weights of a tensor."""
-        return math.prod(self.tensors[name][1])
+    def _check_manifest(self) -> None:
+        faults = []
+        for name, tensor in self.manifest.tensors.items():
+            if tensor.dtype not in ITEM_BYTES:
+                faults.append(f"tensor {name}: found type {tensor.dtype!r}")
+            if tensor.init and tensor.init not in self.manifest.init:
+                faults.append(f"tensor {name}: no init tensor {tensor.init}")
+            if tensor.same_as and tensor.same_as not in self.manifest.tensors:
+                faults.append(f"tensor {name}: no tensor {tensor.same_as}")
+            if tensor.member and tensor.member not in self._members:
+                faults.append(f"tensor {name}: no member {tensor.member}")
+        for name, file in self.manifest.files.items():
+            # They become paths below the folder that is unpacked into.
+            if Path(name).name != name or any(character in name for character in "\\\0"):
+                faults.append(f"file {name!r}: not a plain file name")
+            if file.kind not in KINDS:
+                faults.append(f"file {name}: found kind {file.kind!r}")
+            if (file.kind != "init") and file.member not in self._members:
+                faults.append(f"file {name}: no member {file.member}")
+            faults += [
+                f"file {name}: no tensor {part}"
+                for part in file.tensors
+                if part not in self.manifest.tensors
+            ]
+        if faults:
+            raise ValueError(f"{self.path}: damaged: {'; '.join(faults)}")
 
     @property
     def full_bytes(self) -> int:
         """Return the bytes of the weights of the full checkpoint."""
-        return sum(
-            self.numel(name) * ITEM_BYTES[dtype] for name, (dtype, _) in self.tensors.items()
-        )
+        return sum(tensor.nbytes for tensor in self.manifest.tensors.values())
 
     def check_data(self) -> None:
-        """Read all of the file once and compare it with the digest that it was written with.
+        """Read the whole file once and compare every member with its checksum.
 
         Raises:
             ValueError: a byte is not what was written.
         """
-        digest = hashlib.sha256()
-        with self.path.open("rb") as stream:
-            stream.seek(min((info.offset for info in self._stored.values()), default=0))
-            while self._stored and (block := stream.read(1 << 20)):
-                digest.update(block)
-        if digest.hexdigest() != self.metadata["data_sha256"]:
-            raise ValueError(f"{self.path}: damaged: its bytes are not those that were written")
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                damaged = archive.testzip()
+        except _DAMAGED as error:
+            raise ValueError(f"{self.path}: damaged ({error})") from error
+        if damaged is not None:
+            raise ValueError(f"{self.path}: damaged: the bytes of {damaged} are not those written")
 
-    def read_changes(self, name: str, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return which of ``count`` flat weights from ``start`` changed, and what they became.
-
-        Returns:
-            Bool array of ``count``, and as many stored weights as it has true entries.
+    def member_bytes(self, member: str) -> bytes:
+        """Return a small member: a header or a stored file, its checksum checked.
 
         Raises:
-            ValueError: the two entries of the tensor do not fit each other.
+            ValueError: it is damaged.
         """
-        if not self.changes(name):
-            return np.zeros(count, np.bool_), np.empty(0, NUMPY_TYPES[self.tensors[name][0]])
-        before = self._changes_before(name)
-        first, stop = start // BLOCK * BLOCK, start + count
-        packed = read_range(self._stored[name + CHANGED], first // 8, (stop - first + 7) // 8)
-        bits = np.unpackbits(packed, count=stop - first, bitorder="little").view(np.bool_)
-        changed = bits[start - first :]
-        skipped = int(before[first // BLOCK]) + int(bits[: start - first].sum())
-        return changed, read_range(self._stored[name + WEIGHTS], skipped, int(changed.sum()))
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                return archive.read(member)
+        except _DAMAGED as error:
+            raise ValueError(f"{self.path}: member {member}: damaged ({error})") from error
 
-    def _changes_before(self, name: str) -> np.ndarray:
-        """Return the number of changes in front of each block, kept for the last tensor."""
-        if self._blocks is not None and self._blocks[0] == name:
-            return self._blocks[1]
-        info = self._stored[name + CHANGED]
-        packed = read_range(info, 0, info.numel)
-        starts = range(0, packed.size, BLOCK // 8)
-        counts = np.add.reduceat(np.bitwise_count(packed), starts, dtype=np.int64)
-        spare = packed.size * 8 - self.numel(name)
-        if int(counts.sum()) != self.changes(name) or (spare and packed[-1] >> (8 - spare)):
-            raise ValueError(f"{self.path}: damaged: changes of {name} and their places differ")
-        before = np.concatenate([[0], np.cumsum(counts)])
-        self._blocks = name, before
-        return before
+    def stored_bytes(self, name: str) -> int:
+        """Return the bytes that a tensor takes in the file."""
+        member = self.manifest.tensors[name].member
+        return self._members[member].file_size if member else 0
+
+    def _blocks(self, name: str) -> list[_Block]:
+        """Return where each block of a tensor lies; their headers are read once."""
+        if name not in self._tables:
+            tensor = self.manifest.tensors[name]
+            info = self._members[tensor.member]
+            table = []
+            with self.path.open("rb") as stream:
+                stream.seek(info.header_offset)
+                local = stream.read(_LOCAL_HEADER_BYTES)
+                lengths = (int.from_bytes(local[at : at + 2], "little") for at in (26, 28))
+                offset = info.header_offset + _LOCAL_HEADER_BYTES + sum(lengths)
+                end = offset + info.file_size
+                while offset < end:
+                    stream.seek(offset)
+                    header = stream.read(HEADER.size)
+                    if len(header) < HEADER.size:
+                        break
+                    nbytes, changes, escapes = HEADER.unpack(header)
+                    table.append(_Block(offset + HEADER.size, nbytes, changes, escapes))
+                    offset += HEADER.size + nbytes
+            expected = -(-tensor.numel // BLOCK), tensor.changed, end
+            found = len(table), sum(block.changes for block in table), offset
+            if found != expected:
+                raise ValueError(f"{self.path}: tensor {name}: damaged: its blocks do not fit it")
+            self._tables[name] = table
+        return self._tables[name]
+
+    def _payload(self, block: _Block) -> bytes:
+        with self.path.open("rb") as stream:
+            stream.seek(block.offset)
+            return stream.read(block.nbytes)
+
+    def decode(self, name: str, number: int, before: Codes) -> Codes:
+        """Return block ``number`` of a tensor, given the same weights of init.
+
+        Raises:
+            ValueError: the block is damaged.
+        """
+        if not self.manifest.tensors[name].member:
+            return before
+        block = self._blocks(name)[number]
+        try:
+            return decode_block(before, block.changes, block.escapes, self._payload(block))
+        except ValueError as error:
+            raise ValueError(f"{self.path}: tensor {name}, block {number}: {error}") from error
+
+    def changed(self, name: str) -> np.ndarray:
+        """Return which weights of a tensor changed, as flat bool."""
+        tensor = self.manifest.tensors[name]
+        changed = np.zeros(tensor.numel, np.bool_)
+        kind = np.dtype(f"u{ITEM_BYTES[tensor.dtype]}")
+        for number, block in enumerate(self._blocks(name) if tensor.member else ()):
+            part = changed[number * BLOCK : (number + 1) * BLOCK]
+            counts = block.changes, block.escapes
+            part[:] = read_changes(kind, part.size, *counts, self._payload(block))[0]
+        return changed

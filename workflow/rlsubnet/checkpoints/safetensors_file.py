@@ -14,15 +14,26 @@ from typing import Any
 import numpy as np
 
 MAX_HEADER_BYTES = 100_000_000
-ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "F8_E4M3": 1, "U8": 1}
 # bfloat16 and fp8 arrive as their codes; numpy has no such types.
 NUMPY_TYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype("<u2"),
     "F16": np.dtype("<f2"),
     "F32": np.dtype("<f4"),
+    "F64": np.dtype("<f8"),
     "F8_E4M3": np.dtype("u1"),
+    "F8_E5M2": np.dtype("u1"),
+    "F8_E8M0": np.dtype("u1"),
+    "BOOL": np.dtype("u1"),
     "U8": np.dtype("u1"),
+    "I8": np.dtype("i1"),
+    "U16": np.dtype("<u2"),
+    "I16": np.dtype("<i2"),
+    "U32": np.dtype("<u4"),
+    "I32": np.dtype("<i4"),
+    "U64": np.dtype("<u8"),
+    "I64": np.dtype("<i8"),
 }
+ITEM_BYTES = {name: kind.itemsize for name, kind in NUMPY_TYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -95,7 +106,7 @@ def _parse_entry(path: Path, name: str, entry: object, start: int) -> tuple[Tens
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):
         raise ValueError(f"{where}: data_offsets must be two numbers of bytes, found {offsets!r}")
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise ValueError(f"{where}: expected dtype BF16, F16, F32 or F8_E4M3, found {dtype!r}")
+        raise ValueError(f"{where}: expected dtype {', '.join(ITEM_BYTES)}, found {dtype!r}")
     tensor = TensorInfo(name, dtype, tuple(shape), path, name, start + offsets[0])
     if offsets[1] - offsets[0] != tensor.nbytes:
         raise ValueError(
@@ -110,7 +121,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
 
     Raises:
         ValueError: the file is cut short, or its header is damaged: overlapping tensors, bytes
-            that belong to none, a shape that does not fit its bytes, a type we cannot measure.
+            that belong to none, a shape that does not fit its bytes, a type we do not know.
     """
     header, start, size = _read_json_header(path)
     metadata = header.pop("__metadata__", {})

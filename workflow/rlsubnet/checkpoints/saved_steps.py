@@ -6,16 +6,18 @@ from pathlib import Path
 
 from rlsubnet.checkpoints.delta import PatchedCheckpoint
 from rlsubnet.checkpoints.delta_file import is_delta
+from rlsubnet.checkpoints.delta_init import InitDigests
+from rlsubnet.checkpoints.delta_source import StoredWeights
 from rlsubnet.checkpoints.store import Checkpoint
 
-STEP_FILES = "step-*.safetensors"
+STEP_FILES = "step-*.delta"
 
 
 def step_file(step: int) -> str:
     """Return the name of the file that a run saves a step in.
 
     >>> step_file(5)
-    'step-000005.safetensors'
+    'step-000005.delta'
     """
     return STEP_FILES.replace("*", f"{step:06d}")
 
@@ -23,7 +25,7 @@ def step_file(step: int) -> str:
 def step_number(path: Path | str) -> int:
     """Return the last number in the own name of a saved step.
 
-    >>> step_number("runs/grpo/global_step_320"), step_number("steps/step-000005.safetensors")
+    >>> step_number("runs/grpo/global_step_320"), step_number("steps/step-000005.delta")
     (320, 5)
     """
     numbers = re.findall(r"\d+", Path(path).name)
@@ -47,6 +49,8 @@ def find_steps(
     found: list[Path] = []
     for path in map(Path, paths):
         inside = sorted(path.glob(STEP_FILES)) if path.is_dir() else []
+        # Of an older format; refused by name when it is opened.
+        inside = inside or sorted(path.glob("step-*.safetensors"))
         found += inside or [path]
     steps = [step_number(path) for path in found] if numbers is None else list(numbers)
     if len(steps) != len(found):
@@ -64,8 +68,8 @@ def open_steps(init: Checkpoint, steps: Mapping[int, Path]) -> dict[int, Checkpo
         ValueError: a path is no checkpoint, or a delta is damaged or of another init.
     """
     deltas = {step for step, path in steps.items() if is_delta(path)}
-    digest = init.digest() if deltas else ""
+    digests = InitDigests(StoredWeights(init.path)) if deltas else None
     return {
-        step: PatchedCheckpoint(init, path, digest) if step in deltas else Checkpoint(path)
+        step: PatchedCheckpoint(init, path, digests) if step in deltas else Checkpoint(path)
         for step, path in steps.items()
     }

@@ -1,64 +1,49 @@
 """Subcommand ``delta``: a tuned checkpoint as a sparse change of its init, lossless."""
 
 import argparse
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rlsubnet.commands._pair import CHECKPOINT_HELP
 from rlsubnet.commands._parser import add_command
 
-if TYPE_CHECKING:
-    from rlsubnet.checkpoints.delta_file import Delta
-
 DESCRIPTION = """\
-Store a tuned checkpoint as what differs from its init: which weights changed a bit, and what they
-became. Lossless, and checked by digest: a delta opens with its own init alone. At 77 % sparsity it
-is about 30 % of a bfloat16 checkpoint. Reads and writes one tensor at a time."""
+Store a tuned checkpoint as what differs from its init: which weights changed, and by how many steps
+of their type. Lossless: every file of the tuned folder comes back byte by byte. Checked by digest:
+each block is decoded again while it is packed, and a delta opens with its own init alone. At 77 %
+sparsity it is about a tenth of a bfloat16 checkpoint. Memory does not grow with the model."""
 
 
 def run_pack(options: argparse.Namespace) -> None:
     """Write the delta of a pair and say how large it is."""
-    from rlsubnet.checkpoints.delta import pack
     from rlsubnet.checkpoints.delta_file import Delta
-    from rlsubnet.checkpoints.store import Checkpoint
+    from rlsubnet.checkpoints.delta_pack import pack
+    from rlsubnet.checkpoints.delta_source import StoredWeights
+    from rlsubnet.commands._delta_summary import notes, size_line
 
-    pack(Checkpoint(options.init), Checkpoint(options.tuned), options.out)
-    print(size_line(Delta(options.out)))
+    pack(StoredWeights(options.init), StoredWeights(options.tuned), options.out)
+    delta = Delta(options.out)
+    print(size_line(delta))
+    for line in notes(delta):
+        print(f"note: {line}")
 
 
 def run_unpack(options: argparse.Namespace) -> None:
     """Write the tuned checkpoint as a Hugging Face folder."""
     from rlsubnet.checkpoints.delta import unpack
-    from rlsubnet.checkpoints.store import Checkpoint
+    from rlsubnet.checkpoints.delta_source import StoredWeights
 
-    unpack(Checkpoint(options.init), options.delta, options.out)
+    unpack(StoredWeights(options.init), options.delta, options.out)
 
 
 def run_show(options: argparse.Namespace) -> None:
-    """Print what a delta holds, a line for each tensor."""
+    """Print what a delta holds: by layer, matrix kind and tensor, and its files."""
     from rlsubnet.checkpoints.delta_file import Delta
+    from rlsubnet.commands._delta_summary import as_json, summary
 
     delta = Delta(options.delta)
     delta.check_data()
-    print(f"init   {delta.metadata['init_sha256']}")
-    print(f"tuned  {delta.metadata['tuned_sha256']}")
-    print(size_line(delta))
-    print(f"\n{'changed':>15}{'of':>15}{'%':>9}  tensor")
-    for name in delta.tensors:
-        changes, numel = delta.changes(name), delta.numel(name)
-        share = 100 * changes / numel if numel else 0.0
-        print(f"{changes:>15,}{numel:>15,}{share:>9.2f}  {name}")
-
-
-def size_line(delta: "Delta") -> str:
-    """Return the share of changed weights, and the size beside that of a full copy."""
-    changes = sum(map(delta.changes, delta.tensors))
-    numel = sum(map(delta.numel, delta.tensors))
-    size, full = delta.path.stat().st_size, delta.full_bytes
-    return (
-        f"{changes:,} of {numel:,} weights changed ({changes / max(numel, 1):.2%}); "
-        f"{size:,} bytes, {size / max(full, 1):.1%} of a full copy ({full:,})"
-    )
+    print(json.dumps(as_json(delta), indent=2) if options.json else summary(delta))
 
 
 def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -68,9 +53,9 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
         "delta",
         run_show,
         "store a tuned checkpoint as its sparse, lossless difference from init",
-        "rlsubnet delta pack models/sft runs/dpo/final --out dpo.delta.safetensors\n"
-        "  rlsubnet delta show dpo.delta.safetensors\n"
-        "  rlsubnet delta unpack models/sft dpo.delta.safetensors --out dpo",
+        "rlsubnet delta pack models/sft runs/dpo/final --out dpo.delta\n"
+        "  rlsubnet delta show dpo.delta\n"
+        "  rlsubnet delta unpack models/sft dpo.delta --out dpo",
         DESCRIPTION,
     )
     actions = parser.add_subparsers(
@@ -82,7 +67,7 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
         "pack",
         run_pack,
         "write the delta of a pair of checkpoints",
-        "rlsubnet delta pack models/sft runs/dpo/final --out dpo.delta.safetensors",
+        "rlsubnet delta pack models/sft runs/dpo/final --out dpo.delta",
     )
     pack.add_argument("init", metavar="INIT", help=f"before finetuning: {CHECKPOINT_HELP}")
     pack.add_argument("tuned", metavar="TUNED", help="after finetuning: the same kinds")
@@ -93,9 +78,9 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
         "unpack",
         run_unpack,
         "write init + delta as a Hugging Face folder",
-        "rlsubnet delta unpack models/sft dpo.delta.safetensors --out dpo",
-        "Write init + delta as a Hugging Face folder: the tuned weights bit by bit, config and\n"
-        "tokenizer of init.",
+        "rlsubnet delta unpack models/sft dpo.delta --out dpo",
+        "Write init + delta as the Hugging Face folder that was packed: the same files with the\n"
+        "same bytes, compared by digest. Init may be laid out in other shards than it was.",
     )
     unpack.add_argument("init", metavar="INIT", help=f"before finetuning: {CHECKPOINT_HELP}")
     unpack.add_argument("delta", metavar="DELTA", help="what `rlsubnet delta pack` wrote")
@@ -106,6 +91,7 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
         "show",
         run_show,
         "print which share of each tensor changed, and the size beside a full copy",
-        "rlsubnet delta show dpo.delta.safetensors",
+        "rlsubnet delta show dpo.delta",
     )
     show.add_argument("delta", metavar="DELTA", help="what `rlsubnet delta pack` wrote")
+    show.add_argument("--json", action="store_true", help="print all of it as JSON")

@@ -154,15 +154,15 @@ def run_evaluate_steps_olmes(options: argparse.Namespace) -> None:
     """Run olmes on the start and on every saved step, and write the scores of all."""
     from rlsubnet.checkpoints.delta import unpack
     from rlsubnet.checkpoints.delta_file import is_delta
+    from rlsubnet.checkpoints.delta_source import StoredWeights
     from rlsubnet.checkpoints.saved_steps import find_steps, step_file
-    from rlsubnet.checkpoints.store import Checkpoint
     from rlsubnet.evaluation.results import STEP_SCORE_COLUMNS
     from rlsubnet.files import write_csv
 
     settings, environment = _checked(options)
     print(*contamination_lines(options.contamination), sep="\n", flush=True)
     steps = find_steps(options.saved)
-    init = Checkpoint(options.init)
+    init = StoredWeights(options.init)
     whole = options.raw / "unpacked-step"
     rows: list[dict[str, Any]] = []
     for step, path in {0: options.init, **steps}.items():

@@ -7,7 +7,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from rlsubnet.checkpoints.delta_file import Delta, write_delta
+from rlsubnet.checkpoints.delta_file import Delta
+from rlsubnet.checkpoints.delta_init import InitDigests
+from rlsubnet.checkpoints.delta_pack import write_delta
+from rlsubnet.checkpoints.delta_source import StoredWeights
 from rlsubnet.checkpoints.saved_steps import step_file
 from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.files import replacing
@@ -33,7 +36,7 @@ class StepSaver:
     def __init__(
         self, folder: Path, recipe: Recipe, init: Checkpoint, model: PreTrainedModel
     ) -> None:
-        self._folder, self._init, self._init_sha256 = folder, init, init.digest()
+        self._folder, self._init = folder, init
         self._parameters = dict(model.named_parameters())
         self._due = range(recipe.checkpoint_every, recipe.steps + 1, recipe.checkpoint_every)
         expected = {name: f"BF16 {list(p.shape)}" for name, p in self._parameters.items()}
@@ -67,9 +70,7 @@ class StepSaver:
     def save(self, step: int) -> None:
         """Save the model as it is after ``step`` steps, where this is due."""
         if step in self._due:
-            write_delta(
-                self._folder / step_file(step), self._init, self._init_sha256, self._stored_bits
-            )
+            write_delta(self._folder / step_file(step), self._init, self._stored_bits)
 
     def _stored_bits(self, name: str) -> np.ndarray:
         """Return a weight as a saved model stores it: the codes of bfloat16 numbers."""
@@ -84,11 +85,19 @@ class StepSaver:
             ValueError: their weights differ.
         """
         last = Delta(self._folder / step_file(self._due[-1]))
-        expected, found = final.digest(), last.metadata["tuned_sha256"]
-        if expected != found:
+        digests = InitDigests(StoredWeights(final.path))
+        saved = last.manifest.tensors
+        differing = [
+            name
+            for name in sorted({*saved, *digests.tensors})
+            if name not in saved
+            or name not in digests.tensors
+            or saved[name].sha256 != digests.sha256(name)
+        ]
+        if differing:
             raise ValueError(
-                f"{last.path}: expected the weights of the final model, digest {expected}, "
-                f"found {found}"
+                f"{last.path}: expected the weights of the final model, these tensors differ: "
+                f"{', '.join(differing)}"
             )
 
     def move_to(self, folder: Path) -> None:
