@@ -1,11 +1,12 @@
 """The Hugging Face hub: what a repository holds at one commit, and its files, checked."""
 
 import hashlib
+import io
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.errors import (
@@ -21,6 +22,9 @@ from huggingface_hub.utils import build_hf_headers
 
 from rlsubnet import __version__
 from rlsubnet.files import sha256
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 # Seconds to wait after each failure in a row; then the download gives up. New bytes end the row.
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
@@ -124,21 +128,43 @@ class Repository:
             verify(path, file)
         return fetched
 
-    def _gather(self, file: RemoteFile, commit: str, gathered: Path) -> int:
-        """Append to ``gathered`` until it has the listed size; return the number of new bytes."""
-        url = hf_hub_url(
+    def read_head(self, file: RemoteFile, commit: str, count: int) -> bytes:
+        """Return the first ``count`` bytes of a file, which is not kept.
+
+        A part has no digest: what is read here must be compared with the whole file later.
+
+        Raises:
+            ValueError: the hub refuses the file, or does not answer ranges.
+            OSError: the network failed too often in a row.
+        """
+        gathered = _Limited(count)
+
+        def read() -> None:
+            gathered.seek(0)
+            gathered.truncate()
+            http_get(
+                self._address(file, commit),
+                gathered,
+                headers=_headers({"Range": f"bytes=0-{count - 1}"}),
+                expected_size=count,
+                displayed_filename=file.name,
+            )
+
+        self._retrying(read, f"hf:{self.name}: {file.name}")
+        return gathered.getvalue()
+
+    def _address(self, file: RemoteFile, commit: str) -> str:
+        return hf_hub_url(
             self.name,
             file.name,
             repo_type=self.kind,
             revision=commit,
             endpoint=self.api.endpoint,
         )
-        # Compressed replies would make sizes and ranges count something else than the file's bytes.
-        headers = build_hf_headers(
-            library_name="rlsubnet",
-            library_version=__version__,
-            headers={"Accept-Encoding": "identity"},
-        )
+
+    def _gather(self, file: RemoteFile, commit: str, gathered: Path) -> int:
+        """Append to ``gathered`` until it has the listed size; return the number of new bytes."""
+        url, headers = self._address(file, commit), _headers()
 
         def append() -> None:
             with gathered.open("r+b") as stream:
@@ -210,6 +236,30 @@ class Repository:
         if status in (401, 403):
             return ValueError(f"{what}: access refused ({status}) at {page}; check HF_TOKEN")
         return ValueError(f"{what}: {_one_line(error)}")
+
+
+class _Limited(io.BytesIO):
+    """Memory for a part of a file; refuses the whole of it from a server that ignores ranges."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = limit
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        """Take more bytes."""
+        if self.tell() + len(memoryview(data)) > self._limit:
+            raise ValueError(f"expected {self._limit} bytes, found more: no answer to a range")
+        return super().write(data)
+
+
+def _headers(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    # Compressed replies would make sizes and ranges count something else than the file's bytes.
+    headers: dict[str, str] = build_hf_headers(
+        library_name="rlsubnet",
+        library_version=__version__,
+        headers={"Accept-Encoding": "identity", **(more or {})},
+    )
+    return headers
 
 
 def _is_transient(error: Exception) -> bool:

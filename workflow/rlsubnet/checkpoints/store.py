@@ -1,7 +1,7 @@
 """A checkpoint on disk, opened without reading its weights; one piece in memory at a time."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,6 @@ HEADS = ("lm_head.weight", "embed_out.weight")
 DTYPES = ("BF16", "F16", "F32", block_fp8.DTYPE)
 
 
-def _stored_chunks(info: TensorInfo) -> Iterator[np.ndarray]:
-    for start in range(0, info.numel, CHUNK):
-        yield read_stored(info, start, min(CHUNK, info.numel - start))
-
-
 def refuse_not_finite(info: TensorInfo, start: int, weights: np.ndarray) -> None:
     """Refuse NaN and Inf among the weights of a tensor from ``start`` on.
 
@@ -41,13 +36,13 @@ def refuse_not_finite(info: TensorInfo, start: int, weights: np.ndarray) -> None
         )
 
 
-def digest_line(name: str, dtype: str, shape: Sequence[int]) -> bytes:
-    """Return what :meth:`Checkpoint.digest` hashes in front of a tensor's bytes.
+def digest_line(info: TensorInfo, found: str) -> bytes:
+    """Return what :meth:`Checkpoint.digest` hashes of a tensor whose bytes have a digest.
 
-    >>> digest_line("lm_head.weight", "BF16", (24, 16))
-    b'lm_head.weight BF16 [24, 16]\\n'
+    >>> digest_line(TensorInfo("lm_head.weight", "BF16", (24, 16), Path(), ""), "c0ffee")
+    b'lm_head.weight BF16 [24, 16] c0ffee\\n'
     """
-    return f"{name} {dtype} {list(shape)}\n".encode()
+    return f"{info.name} {info.dtype} {list(info.shape)} {found}\n".encode()
 
 
 class Checkpoint:
@@ -62,16 +57,20 @@ class Checkpoint:
         tied: heads stored a second time beside the embedding they equal; counted once, not here.
         buffers: tensors that are computed and not trained (rotary frequencies); not counted.
 
+    Args:
+        path: the folder or file.
+        stored: its tensors by stored name, where they are known already.
+
     Raises:
         ValueError: a file is damaged, missing or unsafe; the message names it.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, stored: Mapping[str, TensorInfo] | None = None) -> None:
         self.path = Path(path)
         self.tensors: dict[str, TensorInfo] = {}
         self.buffers: tuple[str, ...] = ()
         self.tied: tuple[str, ...] = ()
-        for stored_name, info in read_tensors(self.path).items():
+        for stored_name, info in (stored or read_tensors(self.path)).items():
             name = canonical_name(stored_name)
             if name in self.tensors:
                 other = self.tensors[name].stored_name
@@ -153,29 +152,34 @@ class Checkpoint:
     def digest(self) -> str:
         """Return the SHA-256 of the weights, whatever files they are spread over.
 
-        Hashed, per tensor in order of name: a line ``name dtype [shape]``, then the stored bytes;
-        after an fp8 weight also its scales, whose line ends in ``block [rows, columns]``.
+        Hashed, per tensor in order of name: a line ``name dtype [shape]`` and the SHA-256 of the
+        stored bytes; after an fp8 weight also its scales, with ``block [rows, columns]`` before the
+        digest. A digest per tensor can be taken in any order, as shards come.
         """
         digest = hashlib.sha256()
-        with open_reader(CHUNK) as reader:
-            for name in sorted(self.tensors):
-                info = self.tensors[name]
-                digest.update(digest_line(name, info.dtype, info.shape))
-                for piece in self._digested_chunks(reader, name):
-                    digest.update(np.ascontiguousarray(piece).data)
-                if name in self.scales:
-                    scale, block = self.scales[name].stored, self.scales[name].block
-                    line = f"{scale.name} {scale.dtype} {list(scale.shape)} block {list(block)}\n"
-                    digest.update(line.encode())
-                    for piece in _stored_chunks(scale):
-                        digest.update(piece.tobytes())
+        for name in sorted(self.tensors):
+            digest.update(digest_line(self.tensors[name], self.tensor_digest(name)))
+            if name in self.scales:
+                scale, block = self.scales[name].stored, self.scales[name].block
+                found = self.stored_digest(scale)
+                digest.update(digest_line(scale, f"block {list(block)} {found}"))
         return digest.hexdigest()
 
-    def _digested_chunks(self, reader: Reader, name: str) -> Iterator[np.ndarray]:
+    def tensor_digest(self, name: str) -> str:
+        """Return the SHA-256 of a tensor's bytes, of fp8 codes as they are stored."""
         info = self.tensors[name]
+        if name in self.scales:
+            return self.stored_digest(info)
+        digest = hashlib.sha256()
+        with open_reader(CHUNK) as reader:
+            for start in range(0, info.numel, CHUNK):
+                piece = self.read_with(reader, name, start, min(CHUNK, info.numel - start))
+                digest.update(np.ascontiguousarray(piece).data)
+        return digest.hexdigest()
+
+    def stored_digest(self, info: TensorInfo) -> str:
+        """Return the SHA-256 of what a file holds of a tensor."""
+        digest = hashlib.sha256()
         for start in range(0, info.numel, CHUNK):
-            count = min(CHUNK, info.numel - start)
-            if name in self.scales:
-                yield read_stored(info, start, count)
-            else:
-                yield self.read_with(reader, name, start, count)
+            digest.update(read_stored(info, start, min(CHUNK, info.numel - start)).data)
+        return digest.hexdigest()
