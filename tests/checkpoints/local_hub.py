@@ -37,6 +37,8 @@ class LocalHub:
     stalled: threading.Event = field(default_factory=threading.Event)
     released: threading.Event = field(default_factory=threading.Event)
     address: str = ""
+    name: str = REPOSITORY
+    others: "list[LocalHub]" = field(default_factory=list)
 
     def fetched(self) -> list[str]:
         """Return the names of the files that were asked for, in order."""
@@ -70,21 +72,22 @@ def make_handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
             hub.authorizations.append((path, self.headers.get("Authorization")))
             api = f"/api/{hub.kind}/"
             folder = "" if hub.kind == "models" else f"/{hub.kind}"
-            files = f"{folder}/{REPOSITORY}/resolve/{COMMIT}/"
-            if path.startswith(api):
-                self.answer_api(path.removeprefix(api))
-            elif path.startswith(files):
-                self.answer_file(path.removeprefix(files))
-            elif path.startswith("/cdn/"):
-                self.send_file(path.removeprefix("/cdn/"))
-            else:
-                self.refuse(404, "EntryNotFound")
+            for one in (hub, *hub.others):
+                files, cdn = f"{folder}/{one.name}/resolve/{COMMIT}/", f"/cdn/{one.name}/"
+                if path.startswith(f"{api}{one.name}/"):
+                    self.answer_api(one, path.removeprefix(api))
+                elif path.startswith(files):
+                    self.answer_file(one, path.removeprefix(files))
+                elif path.startswith(cdn):
+                    self.send_file(one, path.removeprefix(cdn))
+                else:
+                    continue
+                return
+            self.refuse(404, "RepoNotFound" if path.startswith(api) else "EntryNotFound")
 
-        def answer_api(self, path: str) -> None:
+        def answer_api(self, hub: LocalHub, path: str) -> None:
             name, _, revision = path.partition("/revision/")
-            if name != REPOSITORY:
-                self.refuse(404, "RepoNotFound")
-            elif revision not in ("main", COMMIT):
+            if revision not in ("main", COMMIT):
                 self.refuse(404, "RevisionNotFound")
             elif hub.faults.get("listing"):
                 self.refuse(hub.faults["listing"].pop(0))
@@ -93,7 +96,7 @@ def make_handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
                 body = {"id": name, "sha": COMMIT, "siblings": hub.siblings()}
                 self.send(200, json.dumps(body).encode())
 
-        def answer_file(self, name: str) -> None:
+        def answer_file(self, hub: LocalHub, name: str) -> None:
             hub.requests.append((name, self.headers.get("Range")))
             fault = hub.faults[name].pop(0) if hub.faults.get(name) else None
             if fault == "gated":
@@ -101,20 +104,32 @@ def make_handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
             elif fault == "moved":
                 # Another host name, as the hub's storage has: no token may travel there.
                 port = self.server.server_address[1]
-                self.send(302, b"", Location=f"http://localhost:{port}/cdn/{name}")
+                self.send(302, b"", Location=f"http://localhost:{port}/cdn/{hub.name}/{name}")
             elif isinstance(fault, int):
                 self.refuse(fault)
+            elif fault and fault[0] == "busy":
+                self.send(429, b"{}", **{"Retry-After": str(fault[1])})
             else:
-                self.send_file(name, fault)
+                self.send_file(hub, name, fault)
 
-        def send_file(self, name: str, fault: tuple[str, int] | None = None) -> None:
+        def send_file(self, hub: LocalHub, name: str, fault: tuple[str, int] | None = None) -> None:
             content = hub.files[name]
-            start = int((self.headers.get("Range") or "bytes=0-")[len("bytes=") : -1])
+            wanted = (self.headers.get("Range") or "bytes=0-")[len("bytes=") :]
+            start, last = int(wanted.partition("-")[0]), wanted.partition("-")[2]
+            content = content[: int(last) + 1] if last else content
+            if fault and fault[0] == "corrupt":
+                content = content[: fault[1]] + b"?" + content[fault[1] + 1 :]
+                fault = None
+            elif fault and fault[0] == "long":
+                content, fault = content + b"x" * fault[1], None
+            elif fault and fault[0] == "short":
+                content, fault = content[: max(start + 1, len(content) - fault[1])], None
             assert self.headers["Accept-Encoding"] == "identity"
             assert start < len(content), "a range that a real server would refuse"
-            self.send_response(206 if start else 200)
+            ranged = bool(start or last)
+            self.send_response(206 if ranged else 200)
             self.send_header("Content-Length", str(len(content) - start))
-            if start:
+            if ranged:
                 self.send_header(
                     "Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}"
                 )

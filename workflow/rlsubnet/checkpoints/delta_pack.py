@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from rlsubnet.checkpoints.delta_source import StoredWeights
 from rlsubnet.checkpoints.layout import read_stored
 from rlsubnet.checkpoints.safetensors_file import NUMPY_TYPES, TensorInfo
 from rlsubnet.checkpoints.store import EMBEDDINGS, HEADS, Checkpoint
+from rlsubnet.checkpoints.visiting import Visit
 from rlsubnet.files import sha256
 from rlsubnet.measure.parameters import canonical_name, natural_order
 
@@ -116,9 +117,26 @@ class _Packer:
         return tuple(sorted(set(self._init) - present, key=natural_order))
 
 
+def _parts(
+    init: StoredWeights, tuned: StoredWeights, left_out: Container[str]
+) -> dict[tuple[tuple[Path, ...], tuple[Path, ...]], list[str]]:
+    """Return the tuned tensors by the files of the two sides that they need."""
+    parts: dict[tuple[tuple[Path, ...], tuple[Path, ...]], list[str]] = {}
+    bases = init.by_canonical_name()
+    for name in sorted(tuned.tensors, key=natural_order):
+        info = tuned.tensors[name]
+        base = find_init(canonical_name(name), info.dtype, info.shape, bases)
+        if name not in left_out:
+            key = () if base is None else (base.file,), (info.file,)
+            parts.setdefault(key, []).append(name)
+    return parts
+
+
 def _tied(tuned: StoredWeights) -> dict[str, str]:
     """Return head -> embedding where both are stored with the same bytes."""
-    found = {}
+    found: dict[str, str] = {}
+    if tuned.side.sizes():  # they may lie in different shards of the hub
+        return found
     embeddings = [name for name in tuned.tensors if canonical_name(name).endswith(EMBEDDINGS)]
     for head, a in tuned.tensors.items():
         for name in embeddings if canonical_name(head) in HEADS else ():
@@ -140,10 +158,14 @@ def pack(init: StoredWeights, tuned: StoredWeights, path: Path | str) -> Manifes
         packer = _Packer(writer, pool, init.by_canonical_name(), init.read)
         tuned.by_canonical_name()  # two tensors of one name would have one init
         copies = _tied(tuned)
-        for name in sorted(tuned.tensors, key=natural_order):
-            if name not in copies:
+        parts = _parts(init, tuned, copies)
+        visit = Visit((init.side, tuned.side), list(parts))
+        for place, number in enumerate(visit.order):
+            visit.bring(place)
+            for name in list(parts.values())[number]:
                 info = tuned.tensors[name]
                 packer.add(name, info.dtype, info.shape, tuned.blocks(info))
+        visit.end()
         for name, other in copies.items():
             packer.add_copy(name, other)
         files, left_out = _pack_files(writer, pool, init, tuned)
@@ -163,18 +185,17 @@ def _pack_files(
         left_out += [path.name for path in tuned.weight_files]
         left_out += [path.name for path in side if path.name.endswith(".bin.index.json")]
         side, paths = [path for path in side if path.name not in left_out], []
-    digests = {path: pool.submit(sha256, path) for path in [*paths, *side]}
+    digests = {path: pool.submit(sha256, path) for path in side}
+    digests |= {path: pool.submit(tuned.file_sha256, path) for path in paths}
     for path in paths:
         inside = [info for info in tuned.tensors.values() if info.file == path]
         # A tensor without weights lies where the next one does, and comes before it.
         inside.sort(key=lambda info: (info.offset, info.nbytes))
-        with path.open("rb") as stream:
-            header = stream.read(inside[0].offset)
         files[path.name] = DeltaFile(
-            path.stat().st_size,
+            tuned.file_size(path),
             digests[path].result(),
             "weights",
-            writer.add_bytes("headers", header),
+            writer.add_bytes("headers", tuned.header(path, inside[0].offset)),
             tuple(info.stored_name for info in inside),
         )
     for path in side:

@@ -8,6 +8,8 @@ import numpy as np
 from rlsubnet.checkpoints.delta_codec import BLOCK, Codes, as_codes
 from rlsubnet.checkpoints.layout import RECORD, read_stored, read_tensors
 from rlsubnet.checkpoints.safetensors_file import TensorInfo
+from rlsubnet.checkpoints.visiting import Here, Side
+from rlsubnet.files import sha256
 from rlsubnet.measure.parameters import canonical_name
 
 # What holds weights, or what training left behind; of these a delta knows safetensors only.
@@ -38,6 +40,7 @@ class StoredWeights:
         folder: the folder of its files.
         tensors: stored name -> TensorInfo.
         weight_files: the files that hold them, in order of name.
+        side: brings these files to the disk before they are read.
 
     Raises:
         ValueError: a file is damaged, missing or unsafe; the message names it.
@@ -49,6 +52,7 @@ class StoredWeights:
         self.weight_files = sorted({info.file for info in self.tensors.values()})
         if not self.folder.is_dir():
             self.folder = self.folder.parent
+        self.side: Side = Here()
 
     def by_canonical_name(self) -> dict[str, TensorInfo]:
         """Return the tensors without the prefixes of trainers in their names.
@@ -73,6 +77,19 @@ class StoredWeights:
         """Yield a tensor in blocks, as unsigned integers."""
         for start in range(0, info.numel, BLOCK):
             yield as_codes(self.read(info, start, min(BLOCK, info.numel - start)))
+
+    def header(self, path: Path, size: int) -> bytes:
+        """Return the first bytes of a weight file."""
+        with path.open("rb") as stream:
+            return stream.read(size)
+
+    def file_size(self, path: Path) -> int:
+        """Return the size of a weight file."""
+        return path.stat().st_size
+
+    def file_sha256(self, path: Path) -> str:
+        """Return the digest of a weight file."""
+        return sha256(path)
 
     def side_files(self) -> tuple[list[Path], list[str]]:
         """Return the files that belong to the model beside its weights, and names of the others.

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # Seconds to wait after each failure in a row; then the download gives up. New bytes end the row.
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+# How often a file is fetched in all whose bytes are not those that the hub lists.
+FETCHES = 3
 TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
 LISTING_TIMEOUT = 30.0
 
@@ -111,21 +113,28 @@ class Repository:
         """Make ``folder/file.name`` and check it; return the number of bytes that were fetched.
 
         A complete file is not fetched again, but its digest is computed again: the previous call
-        may have ended with the machine. A partial one is continued by a range request.
+        may have ended with the machine. A partial one is continued by a range request. One with a
+        wrong digest is fetched anew, a few times: it may have been damaged on its way.
 
         Raises:
-            ValueError: wrong digest, or the hub refuses the file.
-            OSError: the network failed too often in a row, or the disk is full.
+            ValueError: the hub refuses the file.
+            OSError: the network failed too often in a row, the digest was wrong every time
+                (``WrongDigest``), or the disk is full.
         """
-        path = folder / file.name
-        gathered = folder / file.incomplete
-        fetched = 0
-        if not path.exists():
-            fetched = self._gather(file, commit, gathered)
-            verify(gathered, file)
-            gathered.rename(path)
-        else:
-            verify(path, file)
+        path, gathered, fetched = folder / file.name, folder / file.incomplete, 0
+        for left in reversed(range(FETCHES)):
+            here = path if path.exists() else gathered
+            if here is gathered:
+                fetched += self._gather(file, commit, gathered)
+            try:
+                verify(here, file)
+            except WrongDigest as error:
+                if not left:
+                    raise
+                self.report(f"hf:{self.name}: {error}; fetched anew")
+            else:
+                here.rename(path)
+                break
         return fetched
 
     def read_head(self, file: RemoteFile, commit: str, count: int) -> bytes:
@@ -169,6 +178,9 @@ class Repository:
         def append() -> None:
             with gathered.open("r+b") as stream:
                 start = stream.seek(0, 2)
+                if start > file.size:  # the hub, or what answered for it, sent more than it lists
+                    start = stream.seek(0)
+                    stream.truncate()
                 # hf_hub_download drops a partial file when its process ends; http_get goes on.
                 http_get(
                     url,
@@ -181,8 +193,6 @@ class Repository:
 
         gathered.parent.mkdir(parents=True, exist_ok=True)
         gathered.touch()
-        if gathered.stat().st_size > file.size:
-            gathered.write_bytes(b"")
         start = gathered.stat().st_size
         self._retrying(
             append, f"hf:{self.name}: {file.name}", progress=lambda: gathered.stat().st_size
@@ -286,17 +296,21 @@ def git_blob_sha1(path: Path) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
+class WrongDigest(OSError):
+    """The bytes of a file are not those that the hub lists; like a cut, it may pass."""
+
+
 def verify(path: Path, file: RemoteFile) -> None:
     """Check size and digest of ``path``; a file that fails is removed, so nothing builds on it.
 
     Raises:
-        ValueError: with what was found and what the hub lists.
+        WrongDigest: with what was found and what the hub lists.
     """
     size = path.stat().st_size
     found = sha256(path) if file.algorithm == "sha256" else git_blob_sha1(path)
     if (size, found) != (file.size, file.digest):
         path.unlink()
-        raise ValueError(
+        raise WrongDigest(
             f"{file.name}: downloaded {size} bytes with {file.algorithm} {found}, expected "
             f"{file.size} bytes with {file.digest}; removed"
         )

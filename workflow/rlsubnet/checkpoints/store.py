@@ -11,6 +11,7 @@ from rlsubnet.checkpoints import block_fp8
 from rlsubnet.checkpoints.layout import config_file, read_config, read_stored, read_tensors
 from rlsubnet.checkpoints.reader import Reader, open_reader
 from rlsubnet.checkpoints.safetensors_file import TensorInfo
+from rlsubnet.checkpoints.visiting import Here
 from rlsubnet.measure.bfloat16 import count_not_finite
 from rlsubnet.measure.parameters import canonical_name, natural_order
 
@@ -45,7 +46,7 @@ def digest_line(info: TensorInfo, found: str) -> bytes:
     return f"{info.name} {info.dtype} {list(info.shape)} {found}\n".encode()
 
 
-class Checkpoint:
+class Checkpoint(Here):
     """The weights of a Hugging Face folder (or of one file), read when asked for.
 
     Attributes:
@@ -137,6 +138,13 @@ class Checkpoint:
         if self.is_plain(name):
             return reader.read(self.tensors[name], start, count)
         return self.read_range(name, start, count)
+
+    def files(self, name: str) -> set[Path]:
+        """Return the files that hold a tensor and what it is read with."""
+        infos = [self.tensors[name]]
+        if name in self.scales:
+            infos.append(self.scales[name].stored)
+        return {info.file for info in infos}
 
     def read_chunks(self, name: str, chunk: int = CHUNK) -> Iterator[np.ndarray]:
         """Yield a tensor in flat pieces of at most ``chunk`` weights."""

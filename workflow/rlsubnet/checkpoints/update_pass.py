@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +14,7 @@ from rlsubnet.checkpoints.compare import Pair
 from rlsubnet.checkpoints.differ import diff_tensors
 from rlsubnet.checkpoints.mask_file import LATER, MaskFile, hidden_file
 from rlsubnet.checkpoints.unfinished import Unfinished
+from rlsubnet.checkpoints.visiting import Visit
 from rlsubnet.measure.fused import Tally, Wanted
 
 # Counts up when what a part holds changes its meaning.
@@ -55,15 +56,22 @@ def parts_of(pair: Pair) -> list[list[str]]:
     return list(parts.values())
 
 
-def _stamp(path: Path) -> list[int]:
-    """Return what changes when a file does."""
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ino]
-
-
-def _files(pair: Pair) -> list[Path]:
+def visit_of(pair: Pair, parts: Sequence[Sequence[str]]) -> Visit:
+    """Return the way through the parts of a pair that keeps few of its files on the disk."""
     sides = (pair.init, pair.tuned)
-    return sorted({side.tensors[name].file for side in sides for name in pair.shapes})
+    files = [
+        [{file for name in names for file in side.files(name)} for side in sides] for names in parts
+    ]
+    return Visit(sides, files)
+
+
+def _stamps(pair: Pair) -> dict[str, list[Any]]:
+    """Return for every file what changes when it does."""
+    return {
+        str(file): side.stamp(file)
+        for side in (pair.init, pair.tuned)
+        for file in sorted({side.tensors[name].file for name in pair.shapes})
+    }
 
 
 def _question(pair: Pair, wanted: Wanted, mask: Path | None) -> dict[str, Any]:
@@ -76,13 +84,13 @@ def _question(pair: Pair, wanted: Wanted, mask: Path | None) -> dict[str, Any]:
         "by_exponent": wanted.by_exponent,
         "checkpoints": [str(side.path.resolve()) for side in (pair.init, pair.tuned)],
         "shapes_sha256": hashlib.sha256(shapes.encode()).hexdigest(),
-        "files": {str(file): _stamp(file) for file in _files(pair)},
+        "files": _stamps(pair),
     }
 
 
 def _refuse_changed(question: dict[str, Any], pair: Pair) -> None:
-    for file in _files(pair):
-        if _stamp(file) != question["files"][str(file)]:
+    for file, stamp in _stamps(pair).items():
+        if stamp != question["files"][file]:
             raise ValueError(f"{file}: changed while it was read; measure the pair again")
 
 
@@ -175,12 +183,15 @@ def measure_update(
         listener.note("an interrupted pass was of other inputs or options: begun anew")
     found: dict[str, Tally] = {}
     with _under_way(pair, wanted, mask, unfinished) as file:
-        for number, names in enumerate(parts):
+        visit = visit_of(pair, parts)
+        for place, number in enumerate(visit.order):
+            names = parts[number]
             if saved := unfinished.load(number):
                 listener.note(f"part {number + 1} of {len(parts)}: measured before, not read again")
                 listener.skip(sum(map(pair.nbytes, names)))
                 found |= _decode(saved, wanted)
                 continue
+            visit.bring(place)
             tallies = diff_tensors(
                 pair,
                 wanted,
@@ -196,6 +207,7 @@ def measure_update(
                 if file:
                     file.flush()
                 unfinished.save(number, _encode(tallies))
+        visit.end()
         if file:
             file.finish(_digests(pair))
     return {name: found[name] for name in pair.shapes}

@@ -11,16 +11,21 @@ if TYPE_CHECKING:
     from rlsubnet.checkpoints.compare import Pair
     from rlsubnet.measure.fused import Tally, Wanted
 
-CHECKPOINT_HELP = "Hugging Face folder (sharded or not) or one .safetensors or .bin file"
+CHECKPOINT_HELP = (
+    "Hugging Face folder (sharded or not), one .safetensors or .bin file, or "
+    "hf:organization/name@revision, read shard by shard"
+)
 
 
 def open_pair(options: argparse.Namespace) -> "Pair":
     """Return the pair INIT, TUNED; a mismatch raises ValueError."""
     from rlsubnet.checkpoints.compare import pair_checkpoints
-    from rlsubnet.checkpoints.store import Checkpoint
+    from rlsubnet.checkpoints.opening import open_checkpoint
 
     common_rows = getattr(options, "common_rows", ())
-    return pair_checkpoints(Checkpoint(options.init), Checkpoint(options.tuned), common_rows)
+    return pair_checkpoints(
+        open_checkpoint(options.init), open_checkpoint(options.tuned), common_rows
+    )
 
 
 def add_pair(parser: argparse.ArgumentParser, common_rows: bool = True) -> None:

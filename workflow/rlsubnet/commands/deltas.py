@@ -18,10 +18,10 @@ def run_pack(options: argparse.Namespace) -> None:
     """Write the delta of a pair and say how large it is."""
     from rlsubnet.checkpoints.delta_file import Delta
     from rlsubnet.checkpoints.delta_pack import pack
-    from rlsubnet.checkpoints.delta_source import StoredWeights
+    from rlsubnet.checkpoints.opening import open_weights
     from rlsubnet.commands._delta_summary import notes, size_line
 
-    pack(StoredWeights(options.init), StoredWeights(options.tuned), options.out)
+    pack(open_weights(options.init), open_weights(options.tuned), options.out)
     delta = Delta(options.out)
     print(size_line(delta))
     for line in notes(delta):
@@ -31,9 +31,9 @@ def run_pack(options: argparse.Namespace) -> None:
 def run_unpack(options: argparse.Namespace) -> None:
     """Write the tuned checkpoint as a Hugging Face folder."""
     from rlsubnet.checkpoints.delta import unpack
-    from rlsubnet.checkpoints.delta_source import StoredWeights
+    from rlsubnet.checkpoints.opening import open_weights
 
-    unpack(StoredWeights(options.init), options.delta, options.out)
+    unpack(open_weights(options.init), options.delta, options.out)
 
 
 def run_show(options: argparse.Namespace) -> None:
