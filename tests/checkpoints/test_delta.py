@@ -231,6 +231,31 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
     assert max(peaks) < 30e6 < tuned.joinpath("model.safetensors").stat().st_size
 
 
+@pytest.mark.parametrize(("drift", "sparsity", "most"), [(2.05e-5, 0.77, 0.12), (6e-6, 0.93, 0.05)])
+def test_a_delta_is_as_small_as_sparsity_allows(
+    tmp_path: Path, drift: float, sparsity: float, most: float
+) -> None:
+    """bfloat16 weights N(0, 0.02) that drifted independently; a full file is 1."""
+    generator = torch.Generator().manual_seed(0)
+    before = {
+        f"model.layers.{layer}.mlp.up_proj.weight": 0.02
+        * torch.randn(512, 1024, generator=generator)
+        for layer in range(4)
+    }
+    before = {name: tensor.bfloat16() for name, tensor in before.items()}
+    after = {
+        name: (tensor + drift * torch.randn(tensor.shape, generator=generator)).bfloat16()
+        for name, tensor in before.items()
+    }
+    init = write_checkpoint(tmp_path / "init", before, "sharded")
+    tuned = write_checkpoint(tmp_path / "tuned", after, "sharded")
+    tensors = round_trip(tmp_path, init, tuned).tensors.values()
+    changed = sum(tensor.changed for tensor in tensors) / sum(tensor.numel for tensor in tensors)
+    assert 1 - changed == pytest.approx(sparsity, abs=0.005)
+    full = sum(path.stat().st_size for path in tuned.glob("*.safetensors"))
+    assert (tmp_path / "x.delta").stat().st_size <= most * full
+
+
 def test_an_init_that_differs_is_refused_with_the_names(
     pair: tuple[Path, Path], tmp_path: Path
 ) -> None:

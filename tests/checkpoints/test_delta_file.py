@@ -201,7 +201,13 @@ def test_the_command_packs_shows_and_unpacks(
     assert {t["tensor"]: t["changed"] for t in shown["tensors"]} == changes
     assert main(["delta", "unpack", init, path, "--out", out]) == 0
     assert contents(Path(out)) == contents(pair[1])
-    assert main(["delta", "unpack", tuned, path, "--out", out + "2"]) == 1
+    again = tmp_path / "again.delta"
+    assert main(["delta", "pack", init, tuned, str(again)]) == 0
+    assert again.read_bytes() == Path(path).read_bytes()
+    assert main(["delta", "pack", init, tuned]) == 1
+    assert main(["delta", "pack", init, tuned, path, "--out", path]) == 1
+    assert "expected one OUT, found 2" in capsys.readouterr().err
+    assert main(["delta", "unpack", tuned, path, out + "2"]) == 1
     error = capsys.readouterr().err
     assert "rlsubnet delta: error: " in error
     assert HEAD in error

@@ -14,6 +14,24 @@ each block is decoded again while it is packed, and a delta opens with its own i
 sparsity it is about a tenth of a bfloat16 checkpoint. Memory does not grow with the model."""
 
 
+def _add_out(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add OUT, the last path or --out as the other commands have it."""
+    parser.add_argument("place", nargs="?", type=Path, metavar="OUT", help=what)
+    parser.add_argument("--out", type=Path, metavar="OUT", help="the same")
+
+
+def _out(options: argparse.Namespace) -> Path:
+    """Return OUT.
+
+    Raises:
+        ValueError: it is missing, or given twice.
+    """
+    given = [path for path in (options.place, options.out) if path is not None]
+    if len(given) != 1:
+        raise ValueError(f"expected one OUT, found {len(given)}: {', '.join(map(str, given))}")
+    return Path(given[0])
+
+
 def run_pack(options: argparse.Namespace) -> None:
     """Write the delta of a pair and say how large it is."""
     from rlsubnet.checkpoints.delta_file import Delta
@@ -21,8 +39,9 @@ def run_pack(options: argparse.Namespace) -> None:
     from rlsubnet.checkpoints.opening import open_weights
     from rlsubnet.commands._delta_summary import notes, size_line
 
-    pack(open_weights(options.init), open_weights(options.tuned), options.out)
-    delta = Delta(options.out)
+    out = _out(options)
+    pack(open_weights(options.init), open_weights(options.tuned), out)
+    delta = Delta(out)
     print(size_line(delta))
     for line in notes(delta):
         print(f"note: {line}")
@@ -33,7 +52,7 @@ def run_unpack(options: argparse.Namespace) -> None:
     from rlsubnet.checkpoints.delta import unpack
     from rlsubnet.checkpoints.opening import open_weights
 
-    unpack(open_weights(options.init), options.delta, options.out)
+    unpack(open_weights(options.init), options.delta, _out(options))
 
 
 def run_show(options: argparse.Namespace) -> None:
@@ -53,9 +72,9 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
         "delta",
         run_show,
         "store a tuned checkpoint as its sparse, lossless difference from init",
-        "rlsubnet delta pack models/sft runs/dpo/final --out dpo.delta\n"
+        "rlsubnet delta pack models/sft runs/dpo/final dpo.delta\n"
         "  rlsubnet delta show dpo.delta\n"
-        "  rlsubnet delta unpack models/sft dpo.delta --out dpo",
+        "  rlsubnet delta unpack models/sft dpo.delta dpo",
         DESCRIPTION,
     )
     actions = parser.add_subparsers(
@@ -67,24 +86,24 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
         "pack",
         run_pack,
         "write the delta of a pair of checkpoints",
-        "rlsubnet delta pack models/sft runs/dpo/final --out dpo.delta",
+        "rlsubnet delta pack models/sft runs/dpo/final dpo.delta",
     )
     pack.add_argument("init", metavar="INIT", help=f"before finetuning: {CHECKPOINT_HELP}")
     pack.add_argument("tuned", metavar="TUNED", help="after finetuning: the same kinds")
-    pack.add_argument("--out", type=Path, required=True, metavar="FILE", help="delta to write")
+    _add_out(pack, "delta to write")
 
     unpack = add_command(
         actions,
         "unpack",
         run_unpack,
         "write init + delta as a Hugging Face folder",
-        "rlsubnet delta unpack models/sft dpo.delta --out dpo",
+        "rlsubnet delta unpack models/sft dpo.delta dpo",
         "Write init + delta as the Hugging Face folder that was packed: the same files with the\n"
         "same bytes, compared by digest. Init may be laid out in other shards than it was.",
     )
     unpack.add_argument("init", metavar="INIT", help=f"before finetuning: {CHECKPOINT_HELP}")
     unpack.add_argument("delta", metavar="DELTA", help="what `rlsubnet delta pack` wrote")
-    unpack.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
+    _add_out(unpack, "folder to make")
 
     show = add_command(
         actions,
