@@ -22,6 +22,7 @@ from rlsubnet.backends.verl.prompts import check_prompts, check_record
 from rlsubnet.backends.verl.report import read_report
 from rlsubnet.backends.verl.training import check_start, environment
 from rlsubnet.checkpoints.delta import PatchedCheckpoint
+from rlsubnet.checkpoints.delta_source import StoredWeights
 from rlsubnet.checkpoints.masks import save_mask
 from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.files import write_jsonl
@@ -127,20 +128,20 @@ def test_saves_become_deltas_and_disappear_while_the_newest_stays(tmp_path: Path
         write_checkpoint(out, nudge(weights, seed=int(actor.parent.name.rpartition("_")[2])))
 
     saves, steps = tmp_path / "saves", tmp_path / "steps"
-    keeper = Keeper(init, saves, steps, merge)
+    keeper = Keeper(StoredWeights(init.path), saves, steps, merge)
     saved(saves, 2, 4)
     keeper.keep_finished()
-    assert [path.name for path in steps.iterdir()] == ["step-000002.safetensors"]
+    assert [path.name for path in steps.iterdir()] == ["step-000002.delta"]
     assert [path.name for path in saves.glob("global_step_*")] == ["global_step_4"]
     saved(saves, 6)
     assert keeper.finish(tmp_path / "final") == 6
     assert sorted(path.name for path in steps.iterdir()) == [
-        f"step-00000{step}.safetensors" for step in (2, 4, 6)
+        f"step-00000{step}.delta" for step in (2, 4, 6)
     ]
     assert not list(saves.glob("global_step_*"))
-    last = PatchedCheckpoint(init, steps / "step-000006.safetensors")
+    last = PatchedCheckpoint(init, steps / "step-000006.delta")
     assert last.digest() == Checkpoint(tmp_path / "final").digest()
-    middle = PatchedCheckpoint(init, steps / "step-000004.safetensors")
+    middle = PatchedCheckpoint(init, steps / "step-000004.delta")
     expected = nudge(weights, seed=4)["lm_head.weight"].view(torch.int16).numpy().view("uint16")
     assert (middle.read("lm_head.weight") == expected).all()
 
@@ -148,7 +149,9 @@ def test_saves_become_deltas_and_disappear_while_the_newest_stays(tmp_path: Path
 def test_a_run_that_saved_nothing_is_an_error(tmp_path: Path) -> None:
     init = Checkpoint(write_checkpoint(tmp_path / "init", make_weights()))
     with pytest.raises(ValueError, match="verl ended well and saved no step"):
-        Keeper(init, tmp_path / "saves", None, lambda actor, out: None).finish(tmp_path / "final")
+        Keeper(StoredWeights(init.path), tmp_path / "saves", None, lambda actor, out: None).finish(
+            tmp_path / "final"
+        )
 
 
 # The process.

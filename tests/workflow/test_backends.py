@@ -136,7 +136,9 @@ def test_weight_decay_in_a_masked_run_is_refused_for_every_trainer(large):
 
 def test_a_process_needs_a_gpu(large):
     large.edit("config.yaml", lambda text: text + "resources: {train_open_instruct: {gpus: 4}}\n")
-    expected = "processes: expected one per GPU, resources.train_open_instruct.gpus x nodes = 4, found 8"
+    expected = (
+        "processes: expected one per GPU, resources.train_open_instruct.gpus x nodes = 4, found 8"
+    )
     assert expected in refusal(large)
     large.set_cell("runs.tsv", "big", "set", "processes=4")
     assert large.load().runs["big"].set == "processes=4"

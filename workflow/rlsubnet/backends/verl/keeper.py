@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rlsubnet.backends.verl.checkpoints import actor_folder, finished_steps
-from rlsubnet.checkpoints.delta import pack
+from rlsubnet.checkpoints.delta_pack import pack
+from rlsubnet.checkpoints.delta_source import StoredWeights
 from rlsubnet.checkpoints.saved_steps import step_file
-from rlsubnet.checkpoints.store import Checkpoint
 
 # Writes a save's actor folder as a Hugging Face folder.
 Merge = Callable[[Path, Path], None]
@@ -25,7 +25,7 @@ class Keeper:
         merge: writes one save as a model folder.
     """
 
-    def __init__(self, init: Checkpoint, saves: Path, steps: Path | None, merge: Merge) -> None:
+    def __init__(self, init: StoredWeights, saves: Path, steps: Path | None, merge: Merge) -> None:
         self._init, self._saves, self._steps, self._merge = init, saves, steps, merge
 
     def keep_finished(self) -> None:
@@ -51,5 +51,5 @@ class Keeper:
     def _keep(self, step: int, merged: Path) -> None:
         self._merge(actor_folder(self._saves, step), merged)
         if self._steps is not None:
-            pack(self._init, Checkpoint(merged), self._steps / step_file(step))
+            pack(self._init, StoredWeights(merged), self._steps / step_file(step))
         shutil.rmtree(self._saves / f"global_step_{step}")

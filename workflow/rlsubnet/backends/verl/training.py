@@ -15,6 +15,7 @@ from rlsubnet.backends.verl.keeper import Keeper
 from rlsubnet.backends.verl.metrics import read_metrics
 from rlsubnet.backends.verl.overrides import Places, command
 from rlsubnet.backends.verl.report import read_report
+from rlsubnet.checkpoints.delta_source import StoredWeights
 from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.files import replacing, sha256, write_csv, write_json
 from rlsubnet.training.runlog import ONLINE_METRICS, git_commit
@@ -144,7 +145,7 @@ def run_training(
         merge_step(actor, places.init, out, python, variables)
 
     deltas = None if outputs.steps is None else places.scratch / "steps"
-    keeper = Keeper(start, places.saves, deltas, merge)
+    keeper = Keeper(StoredWeights(places.init), places.saves, deltas, merge)
     run_verl(row, places, python, threads, keeper)
     rows = read_metrics(places.log, row["recipe"])
     final = places.scratch / "final"
