@@ -107,8 +107,8 @@ def test_a_full_prime_run_leaves_the_model_its_metrics_and_its_saved_steps(
         assert (prime_full / "final" / name).read_bytes() == (place.init / name).read_bytes()
     assert json.loads((prime_full / "final" / "manifest.json").read_text())["steps"] == 4
     assert [path.name for path in sorted((prime_full / "steps").iterdir())] == [
-        "step-000003.safetensors",  # checkpoint_every, and the last one
-        "step-000004.safetensors",
+        "step-000003.delta",  # checkpoint_every, and the last one
+        "step-000004.delta",
     ]
     rows = metrics_of(prime_full)
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
