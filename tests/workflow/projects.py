@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from rlsubnet.sheets import Scale, load_config, load_scale
 
@@ -51,6 +52,16 @@ class Sheets:
         return load_scale(load_config([self.folder / "config.yaml"]), self.root)
 
 
+class Job(NamedTuple):
+    """One job of a dry run; files as Snakemake prints them."""
+
+    rule: str
+    wildcards: dict[str, str]
+    inputs: list[str]
+    outputs: list[str]
+    resources: dict[str, str]
+
+
 class Project:
     """A folder with the workflow and the micro scale, as a clone would have them."""
 
@@ -86,20 +97,34 @@ class Project:
             command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=600
         )
 
-    def plan(self, *arguments: str, scale: str = "micro") -> dict[str, set[str]]:
-        """Return what a dry run would do: rule -> the wildcards of its jobs, ``""`` if none."""
+    def jobs(self, *arguments: str, scale: str = "micro") -> list[Job]:
+        """Return what a dry run would do, job by job."""
         result = self.snakemake("--dry-run", *arguments, scale=scale)
         output = result.stdout + result.stderr
         assert result.returncode == 0, output
-        jobs: dict[str, set[str]] = {}
+        jobs = []
         for block in re.split(r"\n\n|\n(?=\[\w{3} \w{3})", output):
             if rule := re.search(r"^(?:local)?rule (\w+):$", block, flags=re.MULTILINE):
-                values = re.search(r"^    wildcards: (.*)$", block, flags=re.MULTILINE)
-                parts = values[1].split(", ") if values else []
-                name = "".join(part.split("=", 1)[1] for part in parts)
-                jobs.setdefault(rule[1], set()).add(name)
+                lines = re.findall(r"^    (\w+): (.*)$", block, flags=re.MULTILINE)
+                parts = {key: value.split(", ") for key, value in lines}
+                jobs.append(
+                    Job(
+                        rule[1],
+                        dict(part.split("=", 1) for part in parts.get("wildcards", [])),
+                        parts.get("input", []),
+                        parts.get("output", []),
+                        dict(part.split("=", 1) for part in parts.get("resources", [])),
+                    )
+                )
         assert jobs or "Nothing to be done" in output, output
         return jobs
+
+    def plan(self, *arguments: str, scale: str = "micro") -> dict[str, set[str]]:
+        """Return what a dry run would do: rule -> the wildcards of its jobs, ``""`` if none."""
+        planned: dict[str, set[str]] = {}
+        for job in self.jobs(*arguments, scale=scale):
+            planned.setdefault(job.rule, set()).add("".join(job.wildcards.values()))
+        return planned
 
     @staticmethod
     def trained(plan: dict[str, set[str]]) -> set[str]:
