@@ -11,8 +11,8 @@ def scale(micro):
     """Return the micro scale, trained from a released model of 1,000 weights on one GPU."""
     micro.replace("config.yaml", "models:\n", "models:\n  b: {source: x, parameters: 1000}\n")
     micro.set_cell("runs.tsv", "sft", "init", "b")
-    micro.edit("config.yaml", lambda text: text + "resources: {train: {gpus: 1, runtime: 30}, "
-               "evaluate: {gpus: 2, runtime: 15}}\n")  # fmt: skip
+    micro.edit("config.yaml", lambda text: text + "resources: {train: {gpus: 1, runtime: 30, "
+               "disk_mb: 2}, evaluate: {gpus: 2, runtime: 15, disk_mb: 3}}\n")  # fmt: skip
     return micro.load()
 
 
@@ -26,18 +26,18 @@ def test_an_item_needs_all_that_its_checkpoints_wait_for(scale):
 def test_costs_are_time_limits_times_gpus_and_bytes_of_what_is_kept(scale):
     costs = item_costs(scale)
     # Three runs of half an hour on one GPU, two evaluations of a quarter on two. Model and three
-    # runs of 2,000 bytes, one mask of a bit a weight.
-    assert costs["table3"] == Cost(3, 3 * 0.5 + 2 * 0.5, 4 * 2000 + 125)
+    # runs of 2,000 bytes, one mask of a bit a weight. An evaluation fills more than a training.
+    assert costs["table3"] == Cost(3, 3 * 0.5 + 2 * 0.5, 4 * 2000 + 125, 3e6)
     # Two runs after the same start; two masks. One run saves three steps: of each a bit for every
     # weight and two bytes for a quarter of them.
-    assert costs["table4"] == Cost(3, 1.5, 4 * 2000 + 2 * 125 + 3 * (125 + 500))
+    assert costs["table4"] == Cost(3, 1.5, 4 * 2000 + 2 * 125 + 3 * (125 + 500), 2e6)
     assert "table5" not in costs
 
 
 def test_the_whole_counts_what_items_share_once(scale):
     # base is pretrained and stands in a pair: five runs, all evaluated, and the saved steps of one
     # for Figure 7. The weights of base have no count.
-    assert item_costs(scale)["all"] == Cost(5, 5 * 0.5 + 6 * 0.5, 5 * 2000 + 3 * 125 + 3 * 625)
+    assert item_costs(scale)["all"] == Cost(5, 5 * 0.5 + 6 * 0.5, 5 * 2000 + 3 * 125 + 3 * 625, 3e6)
 
 
 def test_the_command_prints_the_paper_scale(repository, monkeypatch, capsys):
@@ -50,5 +50,7 @@ def test_the_command_prints_the_paper_scale(repository, monkeypatch, capsys):
     assert int(lines["table4"][0]) == 4
     # Figure 7: one run of PRIME, and one GPU for 8 hours to evaluate its saved steps.
     assert lines["fig7"][:2] == ["1", "584"]
+    # Under way PRIME fills the most: two saves of 30.5 GB, a merged model twice, 21 deltas.
+    assert (lines["table4"][3], lines["fig7"][3], lines["table1"][3]) == ("86", "192", "0")
     assert main(["plan", "--scale", "nowhere"]) == 1
     assert "config/nowhere/config.yaml" in capsys.readouterr().err

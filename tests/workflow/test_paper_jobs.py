@@ -62,6 +62,8 @@ def test_every_job_asks_for_what_the_config_says_of_its_kind(paper, jobs):
         wanted = paper.config["resources"][KINDS[job.rule]]
         assert job.resources["mem_mb"] == str(wanted["mem_mb"])
         assert job.resources["runtime"] == str(wanted["runtime"])
+        if wanted["disk_mb"]:
+            assert job.resources["disk_mb"] == str(wanted["disk_mb"])
         gpus = f"gpu:{wanted['gpus']}" if wanted["gpus"] else None
         assert job.resources.get("gres") == gpus, job.rule
 

@@ -275,7 +275,8 @@ def test_defaults_are_filled(micro):
     config = load_config([micro.folder / "config.yaml"])
     assert config["cached"] is False
     assert config["measure"]["tolerances"] == [1e-8, 1e-7, 1e-6, 1e-5, 1e-4]
-    assert config["resources"]["train"] == {"mem_mb": 1500, "runtime": 60, "threads": 1, "gpus": 0}
+    wanted = {"mem_mb": 1500, "runtime": 60, "threads": 1, "gpus": 0, "nodes": 1, "disk_mb": 0}
+    assert config["resources"]["train"] == wanted
     assert config["models"]["tiny"]["architecture"]["num_key_value_heads"] == 1
     assert "style" not in config["data"]["mc"]
 

@@ -38,7 +38,8 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
         "rlsubnet plan --scale paper",
         "Say for each table and figure, and for the whole scale, how many runs it needs, how many\n"
         "GPU hours these take at most (time limits times GPUs of the config's `resources`), and\n"
-        "how much disk its models, runs and masks fill. What items share is counted in each.",
+        "how much disk its models, runs and masks fill; then what its largest job fills while it\n"
+        "runs. What items share is counted in each.",
     )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--scale", metavar="NAME", help="config/NAME/config.yaml in this folder")

@@ -43,13 +43,14 @@ class Cost:
     Attributes:
         runs: training runs.
         gpu_hours: time limits of training and evaluation, times their GPUs.
-        disk: bytes of models, runs with their saved steps, and masks that are kept; what a job
-            needs under way comes on top.
+        disk: bytes of models, runs with their saved steps, and masks that are kept.
+        under_way: bytes that the job with the most fills while it runs, what it keeps included.
     """
 
     runs: int
     gpu_hours: float
     disk: float
+    under_way: float
 
 
 def _checkpoint(scale: Scale, name: str) -> Needs:
@@ -130,7 +131,16 @@ def cost_of(scale: Scale, needs: Needs) -> Cost:
     )
     pairs = [scale.pairs[mask.partition("__")[0]] for mask in needs.masks]
     masks = sum(parameters_of(scale, pair.init) / 8 for pair in pairs)
-    return Cost(len(needs.runs), training + evaluation, stored + trained + masks)
+    return Cost(
+        len(needs.runs), training + evaluation, stored + trained + masks, _under_way(scale, needs)
+    )
+
+
+def _under_way(scale: Scale, needs: Needs) -> float:
+    kinds = {training_kind(scale, run) for run in needs.runs}
+    if needs.evaluated or needs.evaluated_steps:
+        kinds.add("evaluate")
+    return max((1e6 * scale.config["resources"][kind]["disk_mb"] for kind in kinds), default=0.0)
 
 
 def item_costs(scale: Scale) -> dict[str, Cost]:
@@ -157,6 +167,8 @@ def _union(needs: Iterable[Needs]) -> Needs:
 
 def cost_lines(costs: dict[str, Cost]) -> Iterator[str]:
     """Yield a table of costs, disk in GB."""
-    yield f"{'item':<10}{'runs':>6}{'GPU hours, at most':>20}{'disk, GB':>12}"
+    heads = ("item", "runs", "GPU hours, at most", "disk, GB", "under way, GB")
+    yield "{:<10}{:>6}{:>20}{:>12}{:>15}".format(*heads)
     for item, cost in costs.items():
-        yield f"{item:<10}{cost.runs:>6}{cost.gpu_hours:>20,.0f}{cost.disk / 1e9:>12,.0f}"
+        kept, most = cost.disk / 1e9, cost.under_way / 1e9
+        yield f"{item:<10}{cost.runs:>6}{cost.gpu_hours:>20,.0f}{kept:>12,.0f}{most:>15,.0f}"

@@ -47,10 +47,17 @@ def job_resources(wanted: Mapping[str, Any], site: Mapping[str, Any], kind: str)
     chosen = {**site, **site.get("kinds", {}).get(kind, {})}
     return {
         "runtime": wanted["runtime"],
+        **_disk(wanted),
         **_gpus(wanted, chosen),
         **_nodes(wanted),
         **_slurm(chosen, _partition(wanted, site, kind)),
     }
+
+
+def _disk(wanted: Mapping[str, Any]) -> Resources:
+    # Where it is not stated, Snakemake takes a guess of its own.
+    size = wanted.get("disk_mb", 0)
+    return {"disk_mb": size} if size else {}
 
 
 def _gpus(wanted: Mapping[str, Any], chosen: Mapping[str, Any]) -> Resources:
