@@ -150,3 +150,15 @@ def test_prompts_survive_the_way_into_parquet_and_verls_own_data_set(tmp_path: P
         assert item["extra_info"] == record["extra_info"]
         assert item["data_source"] == GRADERS["math"][0]
         assert list(item["raw_prompt"]) == record["prompt"]
+
+
+def test_prompts_that_are_too_few_once_long_ones_are_left_out_end_the_run_at_once() -> None:
+    from rlsubnet.backends.verl.trainer.prime_trainer import PrimeTrainer
+
+    config = composed("prime")
+    trainer = object.__new__(PrimeTrainer)  # before Ray, workers and models
+    trainer.config, trainer.total_training_steps = config, config.trainer.total_training_steps
+    # 14,591 of the 14,973 prompts: 56 whole batches of 256, in place of 58.
+    trainer.train_dataset, trainer.train_dataloader = range(14_591), range(56)
+    with pytest.raises(ValueError, match="14591 prompts of at most 1024 tokens are 840 steps in"):
+        trainer.fit()

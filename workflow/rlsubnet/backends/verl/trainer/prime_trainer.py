@@ -33,7 +33,19 @@ class PrimeTrainer(RayPPOTrainer):
     """
 
     def fit(self) -> None:
-        """Train until the last step, saving the policy on the way."""
+        """Train until the last step, saving the policy on the way.
+
+        Raises:
+            ValueError: the prompts end before; verl has left out those that are too long.
+        """
+        epochs = self.config.trainer.total_epochs
+        steps = len(self.train_dataloader) * epochs
+        if steps < self.total_training_steps:
+            raise ValueError(
+                f"{len(self.train_dataset)} prompts of at most {self.config.data.max_prompt_length}"
+                f" tokens are {steps} steps in {epochs} epochs, expected at least "
+                f"{self.total_training_steps}"
+            )
         logger = Tracking(
             project_name=self.config.trainer.project_name,
             experiment_name=self.config.trainer.experiment_name,
@@ -43,7 +55,7 @@ class PrimeTrainer(RayPPOTrainer):
         self.global_steps = 0
         self._load_checkpoint()  # resume_mode is `disable`: this only offloads the policy
         every = self.config.trainer.save_freq
-        for _ in range(self.config.trainer.total_epochs):
+        for _ in range(epochs):
             for prompts in self.train_dataloader:
                 if self.global_steps == self.total_training_steps:
                     return
@@ -56,11 +68,6 @@ class PrimeTrainer(RayPPOTrainer):
                     with marked_timer("save_checkpoint", timing):
                         self._save_checkpoint()
                 logger.log(metrics | prefixed(timing, "timing_s/"), step=self.global_steps)
-        if self.global_steps != self.total_training_steps:
-            raise ValueError(
-                f"the prompts end after {self.global_steps} steps, expected "
-                f"{self.total_training_steps}: trainer.total_epochs is too small"
-            )
 
     def learn(self, prompts: DataProto, timing: dict[str, float]) -> dict[str, Any]:
         """Do one step and return what it measured.
