@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from rlsubnet.backends.olmes.suites import tasks_of
 from rlsubnet.sheets import contamination_files, load_config, load_scale, resolved_row
 
 
@@ -55,3 +56,10 @@ def test_what_a_model_learned_from_is_what_its_start_learned_from_too(repository
     run = dataclasses.replace(scale.runs["dpo"], init="prime")
     further = dataclasses.replace(scale, runs={**scale.runs, "dpo": run})
     assert contamination_files(further, "dpo") == [report("tulu"), report("gsm8k_math")]
+
+
+def test_whatever_is_asked_is_looked_for_in_training_prompts(repository):
+    config = paper(repository).config
+    asked = [*config["evaluation"]["suites"], *config["evaluation"]["step_suites"]]
+    names = {task.name.removeprefix("table3a_") for task in tasks_of(asked)}
+    assert names == set(config["contamination"]["items"])
