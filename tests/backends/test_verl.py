@@ -18,7 +18,7 @@ from rlsubnet.backends.verl.checkpoints import actor_folder, merge_step
 from rlsubnet.backends.verl.overrides import Places, overrides
 from rlsubnet.backends.verl.prompts import write_parquet
 from rlsubnet.backends.verl.row import parse_row
-from rlsubnet.checkpoints.masks import save_mask
+from rlsubnet.checkpoints.masks import load_mask, save_mask
 from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.objectives.prime import prime_advantages
 from tests.backends import verl_runs
@@ -27,6 +27,10 @@ pytestmark = [
     pytest.mark.verl,
     pytest.mark.skipif(find_spec("verl") is None, reason="verl is not installed: make test-verl"),
 ]
+
+
+# One of the rows that the differ writes for each tensor.
+EXACT = ("exact", "1e-05")
 
 
 class Workplace:
@@ -116,6 +120,18 @@ def test_a_full_prime_run_leaves_the_model_its_metrics_and_its_saved_steps(
     assert all(row["grad_norm"] and row["tokens"] for row in rows)
     assert rows[0]["grad_norm_masked"] is None
     assert not (prime_full / "verl").exists(), "verl's own saves are deleted"
+
+
+def test_the_mask_holds_what_the_differ_counts_in_the_merged_model(
+    place: Workplace, prime_full: Path, prime_mask: Path
+) -> None:
+    out = place.folder / "updates.csv"
+    verl_runs.rlsubnet("updates", place.init, prime_full / "final", "--out", out)
+    rows = [row for row in csv.DictReader(out.open()) if (row["rule"], row["atol"]) == EXACT]
+    changed = {row["tensor"]: int(row["bitwise_changed"]) for row in rows}
+    mask = load_mask(prime_mask)
+    assert changed == {name: int(mask.read(name).sum()) for name in mask.names}
+    print(f"PRIME: {sum(changed.values())} of 23584 weights changed")
 
 
 def test_a_masked_prime_run_leaves_the_frozen_weights_bit_by_bit(
