@@ -28,16 +28,15 @@ def test_costs_are_time_limits_times_gpus_and_bytes_of_what_is_kept(scale):
     # Three runs of half an hour on one GPU, two evaluations of a quarter on two. Model and three
     # runs of 2,000 bytes, one mask of a bit a weight. An evaluation fills more than a training.
     assert costs["table3"] == Cost(3, 3 * 0.5 + 2 * 0.5, 4 * 2000 + 125, 3e6)
-    # Two runs after the same start; two masks. One run saves three steps: of each a bit for every
-    # weight and two bytes for a quarter of them.
-    assert costs["table4"] == Cost(3, 1.5, 4 * 2000 + 2 * 125 + 3 * (125 + 500), 2e6)
+    # Two runs after the same start; two masks. One run saves three steps, each a tenth of a model.
+    assert costs["table4"] == Cost(3, 1.5, 4 * 2000 + 2 * 125 + 3 * 200, 2e6)
     assert "table5" not in costs
 
 
 def test_the_whole_counts_what_items_share_once(scale):
     # base is pretrained and stands in a pair: five runs, all evaluated, and the saved steps of one
     # for Figure 7. The weights of base have no count.
-    assert item_costs(scale)["all"] == Cost(5, 5 * 0.5 + 6 * 0.5, 5 * 2000 + 3 * 125 + 3 * 625, 3e6)
+    assert item_costs(scale)["all"] == Cost(5, 5 * 0.5 + 6 * 0.5, 5 * 2000 + 3 * 125 + 3 * 200, 3e6)
 
 
 def test_the_command_prints_the_paper_scale(repository, monkeypatch, capsys):
@@ -51,6 +50,6 @@ def test_the_command_prints_the_paper_scale(repository, monkeypatch, capsys):
     # Figure 7: one run of PRIME, and one GPU for 8 hours to evaluate its saved steps.
     assert lines["fig7"][:2] == ["1", "584"]
     # Under way PRIME fills the most: two saves of 30.5 GB, a merged model twice, 21 deltas.
-    assert (lines["table4"][3], lines["fig7"][3], lines["table1"][3]) == ("86", "192", "0")
+    assert (lines["table4"][3], lines["fig7"][3], lines["table1"][3]) == ("86", "124", "0")
     assert main(["plan", "--scale", "nowhere"]) == 1
     assert "config/nowhere/config.yaml" in capsys.readouterr().err

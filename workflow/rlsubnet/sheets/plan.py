@@ -11,9 +11,9 @@ from rlsubnet.sheets.scale import ITEMS, Pair, Scale
 EVALUATED = ("table3", "gains")
 STEPS_EVALUATED = ("fig7",)
 BFLOAT16 = 2.0
-# Bytes a weight of a saved step, see `checkpoints.delta_file`: a bit for each weight and two bytes
-# for each changed one, by Figure 5 a quarter at most.
-DELTA = 1 / 8 + BFLOAT16 / 4
+# Bytes a weight of a saved step: a tenth of the model where a quarter of the weights changed
+# (docs/DELTA_FORMAT.md), by Figure 5 the most.
+DELTA = BFLOAT16 / 10
 
 
 @dataclass

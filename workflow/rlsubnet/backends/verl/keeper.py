@@ -16,7 +16,7 @@ Merge = Callable[[Path, Path], None]
 class Keeper:
     """Merges, packs and deletes what verl saves, while it trains: the disk holds one save or two.
 
-    At 7.6e9 weights a save is 30 GB, a merged model 15 GB and a delta about 5 GB.
+    At 7.6e9 weights a save is 30 GB, a merged model 15 GB and a delta about 1.5 GB.
 
     Args:
         init: what the run started from.
