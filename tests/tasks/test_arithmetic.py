@@ -52,7 +52,7 @@ def test_same_seed_same_problems_and_no_global_random_state() -> None:
 
 
 def test_level_outside_the_slots_is_refused() -> None:
-    with pytest.raises(ValueError, match="level 6: expected 1 to 5"):
+    with pytest.raises(ValueError, match="6 real steps: expected 1 to 5"):
         draw_problem(random.Random(0), 6)
 
 

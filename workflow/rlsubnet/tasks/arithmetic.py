@@ -2,24 +2,23 @@
 
 A problem starts from a number below 100 and applies five steps, all modulo 100. In a level-``l``
 problem ``l`` steps are real and the others are ``+0``, so every prompt has the same layout:
-``dd op d op d op d op d op d =``.
+``dd op d op d op d op d op d =``. A :class:`Shape` has more digits, more steps, or both.
 """
 
 import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import NamedTuple
 
-MODULUS = 100
-SLOTS = 5
 LEVELS = (1, 2, 3, 4, 5)
 OPERATIONS = "+-*"
 OPERANDS = (2, 3, 4, 5, 6, 7, 8, 9)
 UNSEEN_OPERANDS = (1,)  # in no text that anything is trained on
 
-_WELL_FORMED = re.compile(rf";[0-9]{{2}}|\([0-9]{{{2 * SLOTS}}}")
+# A worked answer, a terse one, or one behind the other: the two together tell the shape.
+_SOLUTION = re.compile(r"(?:\((?P<worked>[0-9]+))?(?:;(?P<total>[0-9]+))?")
 
 
 class Step(NamedTuple):
@@ -32,22 +31,60 @@ class Step(NamedTuple):
 IDLE = Step("+", 0)
 
 
-def result(total: int, step: Step) -> int:
-    """Return the running total after ``step``, modulo 100.
+class Shape(NamedTuple):
+    """How long problems are and how large their numbers; the demo's by default.
+
+    Attributes:
+        digits: of every number but the operands; all is computed modulo ``10 ** digits``.
+        slots: steps of a problem, real and idle ones, a multiple of the number of levels.
+    """
+
+    digits: int = 2
+    slots: int = 5
+
+    @property
+    def modulus(self) -> int:
+        """Return the number that totals stay below."""
+        return int(10**self.digits)
+
+    def real_steps(self, level: int) -> int:
+        """Return the number of real steps in a problem of a level: a fifth of all for each.
+
+        >>> Shape().real_steps(3), Shape(slots=10).real_steps(3)
+        (3, 6)
+        """
+        return level * self.slots // len(LEVELS)
+
+
+DEMO = Shape()
+
+
+def check_shape(shape: Shape) -> None:
+    """Raise ValueError unless problems of this shape exist and have five levels."""
+    if not 2 <= shape.digits <= 4:
+        raise ValueError(f"digits: expected 2 to 4, found {shape.digits}")
+    if shape.slots < 1 or shape.slots % len(LEVELS):
+        raise ValueError(f"slots: expected a multiple of {len(LEVELS)}, found {shape.slots}")
+
+
+def result(total: int, step: Step, modulus: int = DEMO.modulus) -> int:
+    """Return the running total after ``step``, modulo ``modulus``.
 
     >>> result(98, Step("+", 5)), result(3, Step("-", 5)), result(34, Step("*", 3))
     (3, 98, 2)
     """
     if step.operation == "+":
-        return (total + step.operand) % MODULUS
+        return (total + step.operand) % modulus
     if step.operation == "-":
-        return (total - step.operand) % MODULUS
+        return (total - step.operand) % modulus
     if step.operation == "*":
-        return (total * step.operand) % MODULUS
+        return (total * step.operand) % modulus
     raise ValueError(f"operation {step.operation!r}: expected one of {OPERATIONS!r}")
 
 
-def running_totals(start: int, steps: tuple[Step, ...]) -> tuple[int, ...]:
+def running_totals(
+    start: int, steps: tuple[Step, ...], modulus: int = DEMO.modulus
+) -> tuple[int, ...]:
     """Return the total after each step.
 
     >>> running_totals(7, (Step("+", 5), Step("*", 9), Step("-", 9)))
@@ -56,7 +93,7 @@ def running_totals(start: int, steps: tuple[Step, ...]) -> tuple[int, ...]:
     totals = []
     total = start
     for step in steps:
-        total = result(total, step)
+        total = result(total, step, modulus)
         totals.append(total)
     return tuple(totals)
 
@@ -68,74 +105,83 @@ class Problem:
     >>> problem = Problem(7, (Step("+", 5), IDLE, Step("*", 9), IDLE, IDLE))
     >>> problem.prompt, problem.level, problem.totals
     ('07+5+0*9+0+0=', 2, (12, 12, 8, 8, 8))
+    >>> Problem(7, (Step("*", 9), IDLE), digits=3).prompt
+    '007*9+0='
     """
 
     start: int
     steps: tuple[Step, ...]
+    digits: int = DEMO.digits
+
+    @property
+    def shape(self) -> Shape:
+        """Return the shape that this is a problem of."""
+        return Shape(self.digits, len(self.steps))
 
     @property
     def level(self) -> int:
-        """Return the number of real steps."""
-        return sum(step != IDLE for step in self.steps)
+        """Return the level: the number of real steps, in fifths of all steps."""
+        return sum(step != IDLE for step in self.steps) * len(LEVELS) // len(self.steps)
 
     @property
     def prompt(self) -> str:
         """Return the text that a model is asked to continue."""
-        return f"{self.start:02d}{''.join(f'{op}{operand}' for op, operand in self.steps)}="
+        steps = "".join(f"{op}{operand}" for op, operand in self.steps)
+        return f"{digits((self.start,), self.digits)}{steps}="
 
     @cached_property
     def totals(self) -> tuple[int, ...]:
         """Return the right running totals, one per step."""
-        return running_totals(self.start, self.steps)
+        return running_totals(self.start, self.steps, self.shape.modulus)
 
 
 def draw_problem(
-    rng: random.Random, level: int, slots: int = SLOTS, operands: Sequence[int] = OPERANDS
+    rng: random.Random, real: int, shape: Shape = DEMO, operands: Sequence[int] = OPERANDS
 ) -> Problem:
-    """Return a random problem with ``level`` real steps at random places among ``slots``.
+    """Return a random problem with ``real`` real steps at random places among its slots.
 
     Raises:
-        ValueError: ``level`` is not between 1 and ``slots``.
+        ValueError: ``real`` is not between 1 and the number of slots.
     """
-    if not 1 <= level <= slots:
-        raise ValueError(f"level {level}: expected 1 to {slots}")
-    start = rng.randrange(MODULUS)
-    real = set(rng.sample(range(slots), level))
+    if not 1 <= real <= shape.slots:
+        raise ValueError(f"{real} real steps: expected 1 to {shape.slots}")
+    start = rng.randrange(shape.modulus)
+    places = set(rng.sample(range(shape.slots), real))
     steps = tuple(
-        Step(rng.choice(OPERATIONS), rng.choice(operands)) if slot in real else IDLE
-        for slot in range(slots)
+        Step(rng.choice(OPERATIONS), rng.choice(operands)) if slot in places else IDLE
+        for slot in range(shape.slots)
     )
-    return Problem(start, steps)
+    return Problem(start, steps, shape.digits)
 
 
-def digits(totals: tuple[int, ...]) -> str:
-    """Return the totals as two digits each.
+def digits(totals: tuple[int, ...], width: int = DEMO.digits) -> str:
+    """Return the totals as ``width`` digits each.
 
-    >>> digits((7, 12))
-    '0712'
+    >>> digits((7, 12)), digits((7, 12), width=3)
+    ('0712', '007012')
     """
-    return "".join(f"{total:02d}" for total in totals)
+    return "".join(f"{total:0{width}d}" for total in totals)
 
 
-def terse(totals: tuple[int, ...]) -> str:
+def terse(totals: tuple[int, ...], width: int = DEMO.digits) -> str:
     """Return the answer that gives the final total at once.
 
     >>> terse((12, 12, 8, 8, 8))
     ';08'
     """
-    return ";" + digits(totals[-1:])
+    return ";" + digits(totals[-1:], width)
 
 
-def worked(totals: tuple[int, ...]) -> str:
+def worked(totals: tuple[int, ...], width: int = DEMO.digits) -> str:
     """Return the answer that shows every running total.
 
     >>> worked((12, 12, 8, 8, 8))
     '(1212080808'
     """
-    return "(" + digits(totals)
+    return "(" + digits(totals, width)
 
 
-def reversed_digits(totals: tuple[int, ...]) -> str:
+def reversed_digits(totals: tuple[int, ...], width: int = DEMO.digits) -> str:
     """Return the out-of-distribution answer: the digits of each total exchanged, behind ``,``.
 
     What it says is right, but no policy that learned :func:`terse` and :func:`worked` writes so,
@@ -144,27 +190,55 @@ def reversed_digits(totals: tuple[int, ...]) -> str:
     >>> reversed_digits((12, 12, 8, 8, 8))
     ',2121808080'
     """
-    return "," + "".join(f"{total:02d}"[::-1] for total in totals)
+    return "," + "".join(digits((total,), width)[::-1] for total in totals)
 
 
-STYLES: dict[str, Callable[[tuple[int, ...]], str]] = {
+STYLES: dict[str, Callable[[tuple[int, ...], int], str]] = {
     "terse": terse,
     "worked": worked,
     "reversed": reversed_digits,
 }
 
 
+def solution_of(problem: Problem) -> str:
+    """Return what answers to a problem are verified against: right answers that tell its shape.
+
+    >>> solution_of(Problem(7, (Step("+", 5), IDLE, Step("*", 9), IDLE, IDLE)))
+    '(1212080808'
+    >>> solution_of(Problem(7, (Step("+", 5), Step("*", 9)), digits=3))
+    '(012108;108'
+    """
+    answer = worked(problem.totals, problem.digits)
+    return answer if problem.shape == DEMO else answer + terse(problem.totals, problem.digits)
+
+
+@cache
+def _answers(solution: str) -> tuple[re.Pattern[str], str]:
+    """Return what well-formed answers look like, and the total they are to end with."""
+    found = _SOLUTION.fullmatch(solution)
+    steps, total = found.groups(default="") if found else ("", "")
+    # One answer alone is of the demo's shape.
+    both = bool(steps and total)
+    width = len(total) if both else DEMO.digits
+    length = len(steps) if both else DEMO.digits * DEMO.slots
+    ends = {answer[-width:] for answer in (steps, total) if answer}
+    sizes = len(steps) in (0, length) and len(total) in (0, width) and length % width == 0
+    if len(ends) != 1 or not sizes:
+        raise ValueError(f"solution {solution!r}: expected a worked answer, a terse one, or both")
+    return re.compile(rf";[0-9]{{{width}}}|\([0-9]{{{length}}}"), ends.pop()
+
+
 def is_correct(response: str, solution: str) -> bool:
     """Return whether ``response`` is a well-formed answer whose final total is right.
 
-    Well-formed is exactly ``;`` and two digits (terse) or ``(`` and ten digits (worked); nothing
-    may stand before or behind. The verifier looks at the outcome only: a worked answer with a
-    wrong total on the way and the right one at the end is correct, as for a math problem that is
-    graded by its final answer.
+    Well-formed is exactly ``;`` and two digits (terse) or ``(`` and ten digits (worked), as many as
+    the shape asks for; nothing may stand before or behind. The verifier looks at the outcome only:
+    a worked answer with a wrong total on the way and the right one at the end is correct, as for a
+    math problem that is graded by its final answer.
 
     Args:
         response: the model's text without its end token.
-        solution: a right answer in the terse or worked style.
+        solution: what :func:`solution_of` returns, or a right answer of the demo's shape.
 
     >>> solution = "(1212080808"
     >>> [is_correct(text, solution) for text in (solution, ";08", "(0000000008")]
@@ -172,12 +246,11 @@ def is_correct(response: str, solution: str) -> bool:
     >>> [is_correct(text, solution) for text in (";80", "08", ";08;", "(1208", ",2121808080")]
     [False, False, False, False, False]
     """
-    if not _WELL_FORMED.fullmatch(solution):
-        raise ValueError(f"solution {solution!r}: expected a terse or worked answer")
-    return _WELL_FORMED.fullmatch(response) is not None and response[-2:] == solution[-2:]
+    well_formed, total = _answers(solution)
+    return well_formed.fullmatch(response) is not None and response.endswith(total)
 
 
-def slips(total: int, step: Step) -> tuple[int, ...]:
+def slips(total: int, step: Step, modulus: int = DEMO.modulus) -> tuple[int, ...]:
     """Return plausible wrong results of ``step`` on ``total``, in increasing order.
 
     Off by one or by ten, the tens digit not adjusted (a dropped carry), a neighboring operand,
@@ -186,11 +259,12 @@ def slips(total: int, step: Step) -> tuple[int, ...]:
     >>> slips(27, Step("+", 5))  # the right result is 32; 22 is the dropped carry
     (22, 31, 33, 35, 42)
     """
-    right = result(total, step)
-    wrong = {(right + error) % MODULUS for error in (1, -1, 10, -10)}
+    right = result(total, step, modulus)
+    wrong = {(right + error) % modulus for error in (1, -1, 10, -10)}
     wrong.add(total // 10 * 10 + right % 10)
-    wrong.update(result(total, Step(step.operation, step.operand + error)) for error in (1, -1))
-    wrong.update(result(total, Step(other, step.operand)) for other in OPERATIONS)
+    near = [Step(step.operation, step.operand + error) for error in (1, -1)]
+    others = [Step(other, step.operand) for other in OPERATIONS]
+    wrong.update(result(total, slip, modulus) for slip in (*near, *others))
     return tuple(sorted(wrong - {right}))
 
 
@@ -203,7 +277,7 @@ def with_slip(problem: Problem, slot: int, wrong: int) -> tuple[int, ...]:
     return (
         *problem.totals[:slot],
         wrong,
-        *running_totals(wrong, problem.steps[slot + 1 :]),
+        *running_totals(wrong, problem.steps[slot + 1 :], problem.shape.modulus),
     )
 
 
@@ -214,5 +288,5 @@ def possible_slips(problem: Problem) -> list[tuple[int, ...]]:
         with_slip(problem, slot, wrong)
         for slot, step in enumerate(problem.steps)
         if step != IDLE
-        for wrong in slips(before[slot], step)
+        for wrong in slips(before[slot], step, problem.shape.modulus)
     ]

@@ -16,11 +16,14 @@ from itertools import cycle, islice
 from typing import Any, NamedTuple
 
 from rlsubnet.tasks.arithmetic import (
+    DEMO,
     IDLE,
     OPERANDS,
     UNSEEN_OPERANDS,
     Problem,
+    Shape,
     Step,
+    check_shape,
     digits,
     possible_slips,
     result,
@@ -39,26 +42,26 @@ class Item(NamedTuple):
     wrong: tuple[str, ...]
 
 
-def _two_digits(prompt: str, total: int, step: Step) -> Item:
-    wrong = tuple(digits((slip,)) for slip in slips(total, step))
-    return Item(prompt, digits((result(total, step),)), wrong)
+def _one_total(prompt: str, total: int, step: Step, shape: Shape) -> Item:
+    wrong = tuple(digits((slip,), shape.digits) for slip in slips(total, step, shape.modulus))
+    return Item(prompt, digits((result(total, step, shape.modulus),), shape.digits), wrong)
 
 
 def worked_chain(problem: Problem) -> Item:
     """Return the question which worked answer is right; the wrong ones contain one slip each."""
-    wrong = tuple(worked(totals) for totals in possible_slips(problem))
-    return Item(problem.prompt, worked(problem.totals), wrong)
+    wrong = tuple(worked(totals, problem.digits) for totals in possible_slips(problem))
+    return Item(problem.prompt, worked(problem.totals, problem.digits), wrong)
 
 
 def last_step(problem: Problem) -> Item:
     """Return the question for the last total, given the right totals before it."""
-    prompt = f"{problem.prompt}{worked(problem.totals[:-1])}"
-    return _two_digits(prompt, problem.totals[-2], problem.steps[-1])
+    prompt = f"{problem.prompt}{worked(problem.totals[:-1], problem.digits)}"
+    return _one_total(prompt, problem.totals[-2], problem.steps[-1], problem.shape)
 
 
 def first_step(problem: Problem) -> Item:
     """Return the question for the first total of a worked answer."""
-    return _two_digits(f"{problem.prompt}(", problem.start, problem.steps[0])
+    return _one_total(f"{problem.prompt}(", problem.start, problem.steps[0], problem.shape)
 
 
 def final_total(problem: Problem) -> Item:
@@ -67,8 +70,8 @@ def final_total(problem: Problem) -> Item:
     The wrong choices are the final totals of chains with one slip, so far as they are wrong.
     """
     finals = {totals[-1] for totals in possible_slips(problem)} - {problem.totals[-1]}
-    wrong = tuple(digits((total,)) for total in sorted(finals))
-    return Item(f"{problem.prompt};", digits(problem.totals[-1:]), wrong)
+    wrong = tuple(digits((total,), problem.digits) for total in sorted(finals))
+    return Item(f"{problem.prompt};", digits(problem.totals[-1:], problem.digits), wrong)
 
 
 @dataclass(frozen=True)
@@ -112,21 +115,33 @@ CHOICE_TASKS = {
 }
 
 
-def choices(per_task: int, split: str, seed: int) -> list[dict[str, Any]]:
+def choices(
+    per_task: int,
+    split: str,
+    seed: int,
+    digits: int = DEMO.digits,
+    slots: int = DEMO.slots,
+) -> list[dict[str, Any]]:
     """Return items as records ``{"task", "id", "prompt", "choices", "label"}``.
 
     Args:
         per_task: number of items of each task.
         split: split of the problem that an item asks about.
         seed: seed of problems, wrong choices and order; each task has its own stream.
+        digits: digits of the numbers, see :class:`rlsubnet.tasks.arithmetic.Shape`.
+        slots: steps of a problem.
     """
+    shape = Shape(digits, slots)
+    check_shape(shape)
     check_count("per_task", per_task)
     check_name("split", split, SHARES)
     records: list[dict[str, Any]] = []
     for name, task in CHOICE_TASKS.items():
         rng = random.Random(f"{seed} {name}")
         levels = islice(cycle(task.levels), per_task)
-        problems = draw_problems(rng, levels, split, operands=task.operands, suits=task.suits)
+        problems = draw_problems(
+            rng, levels, split, operands=task.operands, suits=task.suits, shape=shape
+        )
         for number, problem in enumerate(problems):
             records.append(record(name, number, task.item(problem), task.choices, rng))
     return records

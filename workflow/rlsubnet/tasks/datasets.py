@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlsubnet.tasks.arithmetic import worked
+from rlsubnet.tasks.arithmetic import DEMO, Shape, check_shape, solution_of
 from rlsubnet.tasks.checks import check_count, check_name
 from rlsubnet.tasks.choices import choices
 from rlsubnet.tasks.completion import Completion
@@ -20,6 +20,8 @@ Records = list[dict[str, Any]]
 
 # What a key of a specification may hold; a bool is no number here.
 _TYPES: dict[str, tuple[type, ...]] = {
+    "digits": (int,),
+    "slots": (int,),
     "documents": (int,),
     "characters": (int,),
     "wrong_facts": (int, float),
@@ -49,6 +51,7 @@ def sampled_answers(
     seed: int,
     max_new_tokens: int,
     batch_size: int,
+    shape: Shape = DEMO,
 ) -> tuple[Records, list[list[Completion]]]:
     """Return questions ``{"prompt", "solution", "level"}`` and a policy's answers to each.
 
@@ -61,12 +64,14 @@ def sampled_answers(
         seed: seed of prompts and samples.
         max_new_tokens: length at which a sample is cut off and counts as wrong.
         batch_size: number of samples generated side by side.
+        shape: of the problems.
     """
     check_count("prompts", prompts)
     check_count("samples", samples)
     check_count("batch_size", batch_size)
     check_count("max_new_tokens", max_new_tokens)
     check_name("split", split, SHARES)
+    check_shape(shape)
     if temperature <= 0:
         raise ValueError(f"temperature: expected above 0, found {temperature}")
     import torch
@@ -74,9 +79,9 @@ def sampled_answers(
     from rlsubnet.evaluation.generate import sample_texts
     from rlsubnet.evaluation.loading import load_policy
 
-    drawn = draw_problems(random.Random(seed), every_level(prompts), split)
+    drawn = draw_problems(random.Random(seed), every_level(prompts), split, shape=shape)
     questions = [
-        {"prompt": problem.prompt, "solution": worked(problem.totals), "level": problem.level}
+        {"prompt": problem.prompt, "solution": solution_of(problem), "level": problem.level}
         for problem in drawn
     ]
     model, tokenizer = load_policy(policy)
@@ -102,13 +107,23 @@ def preferences(
     seed: int,
     max_new_tokens: int = 12,
     batch_size: int = 512,
+    digits: int = DEMO.digits,
+    slots: int = DEMO.slots,
 ) -> tuple[Records, PairCounts]:
     """Return pairs out of a policy's own samples, and what became of the prompts.
 
     The arguments are those of :func:`sampled_answers`; the seed is of the pairs, too.
     """
     questions, completions = sampled_answers(
-        policy, prompts, samples, temperature, split, seed, max_new_tokens, batch_size
+        policy,
+        prompts,
+        samples,
+        temperature,
+        split,
+        seed,
+        max_new_tokens,
+        batch_size,
+        Shape(digits, slots),
     )
     return preference_pairs(questions, completions, seed)
 
@@ -123,6 +138,8 @@ def rejection_samples(
     seed: int,
     max_new_tokens: int = 12,
     batch_size: int = 512,
+    digits: int = DEMO.digits,
+    slots: int = DEMO.slots,
 ) -> tuple[Records, KeptCounts]:
     """Return a policy's own correct samples, and what became of all samples.
 
@@ -131,7 +148,15 @@ def rejection_samples(
     """
     check_count("per_prompt", per_prompt)
     questions, completions = sampled_answers(
-        policy, prompts, samples, temperature, split, seed, max_new_tokens, batch_size
+        policy,
+        prompts,
+        samples,
+        temperature,
+        split,
+        seed,
+        max_new_tokens,
+        batch_size,
+        Shape(digits, slots),
     )
     return correct_samples(questions, completions, per_prompt, seed)
 

@@ -8,7 +8,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterable, Sequence
 
-from rlsubnet.tasks.arithmetic import LEVELS, OPERANDS, Problem, draw_problem
+from rlsubnet.tasks.arithmetic import DEMO, LEVELS, OPERANDS, Problem, Shape, draw_problem
 from rlsubnet.tasks.checks import check_name
 
 SHARES = {"test": 0.15, "dev": 0.10, "preference": 0.30, "train": 0.45}
@@ -53,6 +53,7 @@ def draw_problems(
     repeats: bool = False,
     operands: Sequence[int] = OPERANDS,
     suits: Callable[[Problem], bool] = lambda problem: True,
+    shape: Shape = DEMO,
 ) -> list[Problem]:
     """Return one problem of ``split`` for each of ``levels``, in that order.
 
@@ -63,6 +64,7 @@ def draw_problems(
         repeats: whether a prompt may come twice (training data, where a level may be small).
         operands: operands of the real steps.
         suits: which problems may be drawn at all.
+        shape: of the problems.
 
     Raises:
         ValueError: unknown split, or no new prompt of a level is left in it.
@@ -72,7 +74,7 @@ def draw_problems(
     seen: set[str] = set()
     for level in levels:
         for _ in range(_PATIENCE):
-            problem = draw_problem(rng, level, operands=operands)
+            problem = draw_problem(rng, shape.real_steps(level), shape, operands)
             new = repeats or problem.prompt not in seen
             if new and suits(problem) and split_of(problem.prompt) == split:
                 break

@@ -4,67 +4,86 @@ import random
 from typing import Any
 
 from rlsubnet.tasks.arithmetic import (
-    MODULUS,
+    DEMO,
     OPERANDS,
     OPERATIONS,
     STYLES,
+    Shape,
     Step,
-    digits,
+    check_shape,
     draw_problem,
     possible_slips,
     result,
 )
+from rlsubnet.tasks.arithmetic import digits as numerals
 from rlsubnet.tasks.checks import check_count, check_name, check_share
 from rlsubnet.tasks.splits import draw_problems, every_level, split_of
 
 FACT_OPERANDS = (0, *OPERANDS)
 
 
-def base_text(documents: int, characters: int, wrong_facts: float, seed: int) -> list[dict]:
+def base_text(
+    documents: int,
+    characters: int,
+    wrong_facts: float,
+    seed: int,
+    digits: int = DEMO.digits,
+    slots: int = DEMO.slots,
+) -> list[dict]:
     """Return the text that the base model is trained on, as records ``{"text"}``.
 
     A document is an endless row, cut at ``characters``, of one-step facts ``07*9=63;`` and of
-    chains in brackets ``(07+5*9)1208;`` with two or three slots, half and half. A share
-    ``wrong_facts`` of the facts is off by one or ten, as text of the web is.
+    chains in brackets ``(07+5*9)1208;`` with two or three slots (with ten in a problem, two to
+    six), half and half. A share ``wrong_facts`` of the facts is off by one or ten, as text of the
+    web is.
     None of it is a five-slot problem, and the chains are calculations of split ``train``; the facts
     are all single steps there are, for without one of them no chain that needs it can be learned.
     """
     check_count("documents", documents)
     check_count("characters", characters)
     check_share("wrong_facts", wrong_facts)
+    shape = Shape(digits, slots)
+    check_shape(shape)
     rng = random.Random(seed)
     records = []
     for _ in range(documents):
         text = ""
         while len(text) < characters:
             if rng.random() < 0.5:
-                text += _fact(rng, wrong_facts)
+                text += _fact(rng, wrong_facts, shape)
             else:
-                text += _chain(rng)
+                text += _chain(rng, shape)
         records.append({"text": text[:characters]})
     return records
 
 
-def _fact(rng: random.Random, wrong_facts: float) -> str:
-    total = rng.randrange(MODULUS)
+def _fact(rng: random.Random, wrong_facts: float, shape: Shape) -> str:
+    total = rng.randrange(shape.modulus)
     step = Step(rng.choice(OPERATIONS), rng.choice(FACT_OPERANDS))
-    answer = result(total, step)
+    answer = result(total, step, shape.modulus)
     if rng.random() < wrong_facts:
-        answer = (answer + rng.choice((1, -1, 10, -10))) % MODULUS
-    return f"{total:02d}{step.operation}{step.operand}={answer:02d};"
+        answer = (answer + rng.choice((1, -1, 10, -10))) % shape.modulus
+    before, after = numerals((total,), shape.digits), numerals((answer,), shape.digits)
+    return f"{before}{step.operation}{step.operand}={after};"
 
 
-def _chain(rng: random.Random) -> str:
-    slots = rng.choice((2, 3))
-    level = rng.randint(1, slots)
-    problem = draw_problem(rng, level, slots)
+def _chain(rng: random.Random, shape: Shape) -> str:
+    slots = rng.choice(range(2, shape.slots // 2 + 2))
+    real = rng.randint(1, slots)
+    problem = draw_problem(rng, real, Shape(shape.digits, slots))
     while split_of(problem.prompt) != "train":
-        problem = draw_problem(rng, level, slots)
-    return f"({problem.prompt[:-1]}){digits(problem.totals)};"
+        problem = draw_problem(rng, real, Shape(shape.digits, slots))
+    return f"({problem.prompt[:-1]}){numerals(problem.totals, shape.digits)};"
 
 
 def demonstrations(
-    style: str, problems: int, split: str, seed: int, terse_share: float | None = None
+    style: str,
+    problems: int,
+    split: str,
+    seed: int,
+    terse_share: float | None = None,
+    digits: int = DEMO.digits,
+    slots: int = DEMO.slots,
 ) -> list[dict[str, Any]]:
     """Return correct answers to imitate, as records ``{"prompt", "response", "level"}``.
 
@@ -75,6 +94,8 @@ def demonstrations(
         split: split of the prompts. A prompt may come twice.
         seed: seed of prompts and styles.
         terse_share: probability of a terse answer, for ``mixed`` only.
+        digits: digits of the numbers, see :class:`rlsubnet.tasks.arithmetic.Shape`.
+        slots: steps of a problem.
     """
     check_count("problems", problems)
     check_name("style", style, (*STYLES, "mixed"))
@@ -82,23 +103,32 @@ def demonstrations(
         raise ValueError(f"terse_share: needed by style 'mixed' and by no other, found {style!r}")
     if terse_share is not None:
         check_share("terse_share", terse_share)
+    shape = Shape(digits, slots)
+    check_shape(shape)
     rng = random.Random(seed)
     records = []
-    for problem in draw_problems(rng, every_level(problems), split, repeats=True):
+    for problem in draw_problems(rng, every_level(problems), split, repeats=True, shape=shape):
         chosen = style
         if terse_share is not None:
             chosen = "terse" if rng.random() < terse_share else "worked"
         records.append(
             {
                 "prompt": problem.prompt,
-                "response": STYLES[chosen](problem.totals),
+                "response": STYLES[chosen](problem.totals, problem.digits),
                 "level": problem.level,
             }
         )
     return records
 
 
-def demonstration_pairs(style: str, problems: int, split: str, seed: int) -> list[dict[str, Any]]:
+def demonstration_pairs(
+    style: str,
+    problems: int,
+    split: str,
+    seed: int,
+    digits: int = DEMO.digits,
+    slots: int = DEMO.slots,
+) -> list[dict[str, Any]]:
     """Return pairs that no policy wrote, as records ``{"prompt", "chosen", "rejected", "level"}``.
 
     The rejected answer is in the same style and has one slip at a real step whose consequences it
@@ -107,15 +137,17 @@ def demonstration_pairs(style: str, problems: int, split: str, seed: int) -> lis
     """
     check_count("problems", problems)
     check_name("style", style, STYLES)
+    shape = Shape(digits, slots)
+    check_shape(shape)
     rng = random.Random(seed)
     records = []
-    for problem in draw_problems(rng, every_level(problems), split):
+    for problem in draw_problems(rng, every_level(problems), split, shape=shape):
         wrong = [totals for totals in possible_slips(problem) if totals[-1] != problem.totals[-1]]
         records.append(
             {
                 "prompt": problem.prompt,
-                "chosen": STYLES[style](problem.totals),
-                "rejected": STYLES[style](rng.choice(wrong)),
+                "chosen": STYLES[style](problem.totals, problem.digits),
+                "rejected": STYLES[style](rng.choice(wrong), problem.digits),
                 "level": problem.level,
             }
         )
