@@ -61,7 +61,7 @@ def test_an_unknown_algorithm_is_refused_with_the_known_ones() -> None:
 def test_cross_entropy_is_weighted_by_tokens() -> None:
     logps = torch.tensor([[-1.0, -2.0], [-4.0, 0.0]])
     mask = torch.tensor([[True, True], [True, False]])
-    terms = ALGORITHMS["sft"].terms(Scores(logps, mask), RECIPE)
+    terms = ALGORITHMS["sft"].terms(Scores(logps, mask, int(mask.sum())), RECIPE)
     assert (terms.loss.item(), terms.weight) == (7.0, 3)
 
 
@@ -69,7 +69,7 @@ def test_the_reward_of_dpo_is_the_summed_margin_of_its_pairs() -> None:
     # Rows: chosen 1, chosen 2, rejected 1, rejected 2; response sums -1, -3, -4, -2.
     logps = torch.tensor([[-1.0, 0.0], [-1.0, -2.0], [-3.0, -1.0], [-2.0, 0.0]])
     mask = logps != 0
-    scores = Scores(logps, mask, reference=torch.tensor([-2.0, -2.0, -2.0, -2.0]))
+    scores = Scores(logps, mask, 6, reference=torch.tensor([-2.0, -2.0, -2.0, -2.0]))
     plain = ALGORITHMS["dpo"].terms(scores, RECIPE)
     # Margins with beta 0.5: 0.5 * ((-1 + 2) - (-4 + 2)) = 1.5 and 0.5 * ((-3 + 2) - 0) = -0.5.
     assert (plain.logged["reward"].item(), plain.weight) == (1.0, 2)
@@ -83,13 +83,16 @@ PAIR_LOGPS = torch.tensor([[-1.0, 0.0], [-1.0, -2.0], [-3.0, -1.0], [-2.0, 0.0]]
 PAIRS = Scores(
     PAIR_LOGPS,
     PAIR_LOGPS != 0,
+    tokens=6,
     reference=torch.tensor([-2.0, -2.0, -2.0, -2.0]),
     reference_point=torch.tensor(0.25),
 )
 
 
 def test_simpo_divides_by_tokens_and_asks_for_no_reference() -> None:
-    terms = ALGORITHMS["simpo"].terms(Scores(PAIRS.logps, PAIRS.mask), replace(RECIPE, gamma=1.0))
+    terms = ALGORITHMS["simpo"].terms(
+        Scores(PAIRS.logps, PAIRS.mask, PAIRS.tokens), replace(RECIPE, gamma=1.0)
+    )
     # Means per token -1, -1.5 and -2, -2: margins 0.5 * (1, 0.5).
     assert (terms.logged["reward"].item(), terms.weight) == (0.75, 2)
     assert terms.loss.item() == pytest.approx(sum(math.log1p(math.exp(1 - m)) for m in (0.5, 0.25)))
@@ -97,7 +100,7 @@ def test_simpo_divides_by_tokens_and_asks_for_no_reference() -> None:
 
 def test_orpo_adds_likelihood_and_odds_and_asks_for_no_reference() -> None:
     terms = ALGORITHMS["orpo"].terms(
-        Scores(PAIRS.logps, PAIRS.mask), replace(RECIPE, odds_weight=2.0)
+        Scores(PAIRS.logps, PAIRS.mask, PAIRS.tokens), replace(RECIPE, odds_weight=2.0)
     )
     odds = [math.exp(mean) / (1 - math.exp(mean)) for mean in (-1.0, -1.5, -2.0, -2.0)]
     ratios = odds[0] / odds[2], odds[1] / odds[3]

@@ -6,7 +6,7 @@ import torch
 from rlsubnet.evaluation.loading import load_model
 from rlsubnet.objectives.policy_gradient import whitened
 from rlsubnet.objectives.prime import prime_advantages
-from rlsubnet.training.batches import take_rows
+from rlsubnet.training.batches import row_parts, take_rows
 from rlsubnet.training.credit import ProcessCredit, ValueHead
 from rlsubnet.training.model import score_batch
 from rlsubnet.training.online import Experience, gather
@@ -120,7 +120,7 @@ def test_one_update_of_the_reward_model_is_adamw_at_twice_the_rate(
     masters = [p.detach().clone().requires_grad_() for p in model.parameters()]
     lr = 2e-3 if settings.reward_lr is None else settings.reward_lr
     adamw = torch.optim.AdamW(masters, lr=lr, eps=settings.eps, weight_decay=0.0)
-    for rows in torch.arange(32).chunk(settings.reward_updates):
+    for rows in row_parts(slice(0, 32), settings.reward_updates):
         q = score_batch(model, take_rows(batch, rows)) - seen.reference[rows]
         chance = torch.sigmoid(0.05 * q.sum(1))
         o = outcomes[rows]

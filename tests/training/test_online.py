@@ -23,6 +23,7 @@ from rlsubnet.files import write_jsonl
 from rlsubnet.training import online
 from rlsubnet.training.credit import ValueHead
 from rlsubnet.training.online import Experience, gather, policy_step
+from rlsubnet.training.readings import read
 from rlsubnet.training.resume import STATE
 from rlsubnet.training.rollouts import noise_seed
 from rlsubnet.training.run import run_training
@@ -78,7 +79,7 @@ def test_the_gradient_of_one_step_agrees_with_reinforce_one_response_at_a_time(
     found = learner(algorithm, policy, settings)
     before = masters(found)
     experience = gather(found, questions(problems, policy, 8), seed=1)
-    row = policy_step(found, experience, step=1)
+    (row,) = read([policy_step(found, experience, step=1)])
     after = masters(found)
 
     model = load_model(policy)
@@ -147,13 +148,13 @@ def test_the_divergence_from_the_start_pulls_back(policy: Path, problems: Path) 
     settings = recipe(**GRADIENT, kl_coef=1.0)
     found = learner("grpo", policy, settings)
     asked = [question._replace(solution=";77") for question in questions(problems, policy, 8)]
-    at_start = policy_step(found, gather(found, asked, seed=1), step=1)
+    (at_start,) = read([policy_step(found, gather(found, asked, seed=1), step=1)])
     assert at_start["kl"] == pytest.approx(0.0, abs=1e-9)
     assert at_start["grad_norm"] == pytest.approx(0.0, abs=1e-5)
     with torch.no_grad():
         for weight in found.policy.parameters():
             weight.mul_(1.1)
-    moved = policy_step(found, gather(found, asked, seed=1), step=1)
+    (moved,) = read([policy_step(found, gather(found, asked, seed=1), step=1)])
     assert moved["kl"] > 1e-3
     assert moved["loss"] == moved["kl"]
     assert moved["grad_norm"] > 1e-3

@@ -104,14 +104,14 @@ def test_gradients_of_parts_are_summed_in_float32_and_divided_once() -> None:
         give_gradient(weight, torch.tensor([gradient]), optimizer)
     assert weight.grad is None
     norms = optimizer.step(lr=0.1, divisor=3)
-    assert norms == (86.0, None)
+    assert (norms.full.value(), norms.masked) == (86.0, None)
 
 
 def test_clipping_scales_the_gradient_to_the_largest_norm() -> None:
     weight = Parameter(torch.zeros(2))
     optimizer = MasterOptimizer({"w": weight}, recipe(clip=1.0, eps=1.0))
     give_gradient(weight, torch.tensor([3.0, 4.0]), optimizer)
-    assert optimizer.step(lr=1.0, divisor=1).full == 5.0
+    assert optimizer.step(lr=1.0, divisor=1).full.value() == 5.0
     # Clipped to (0.6, 0.8); with eps 1 the first update is g / (|g| + 1).
     expected = torch.tensor([-0.6 / 1.6, -0.8 / 1.8])
     torch.testing.assert_close(optimizer.masters["w"].detach(), expected, rtol=1e-5, atol=0)

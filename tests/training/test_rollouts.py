@@ -29,7 +29,7 @@ def group(*correct: bool, finished: bool = True) -> Group:
     [
         ({"prompt": "1="}, r"line 2: no key 'solution'; found \['prompt'\]"),
         ({"prompt": "one", "solution": ";07"}, "line 2: the tokenizer has no tokens for a part of"),
-        ({"prompt": "1=", "solution": "7"}, "line 2: solution '7': expected a terse or worked"),
+        ({"prompt": "1=", "solution": "7"}, "line 2: solution '7': expected a worked answer"),
         ({"prompt": 1, "solution": ";07"}, "line 2: "),
     ],
 )

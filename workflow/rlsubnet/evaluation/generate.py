@@ -7,6 +7,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlsubnet.evaluation.prompts import read_prompts
+from rlsubnet.evaluation.static_cache import (
+    draw_tokens,
+    fits_static_cache,
+    generate_static,
+    refuse_not_finite,
+)
 from rlsubnet.tasks.completion import Completion
 from rlsubnet.tasks.tokenizer import encode_prompt, end_token
 
@@ -49,6 +55,17 @@ def generate(
             generator, several greedy samples, or logits that are not finite.
     """
     _check(max_new_tokens, temperature, generator, samples)
+    if model.device.type == "cuda" and fits_static_cache(model):
+        return generate_static(
+            model,
+            prompt_ids,
+            max_new_tokens,
+            temperature,
+            generator,
+            eos_token_id=eos_token_id,
+            pad_token_id=pad_token_id,
+            samples=samples,
+        )
     state = read_prompts(model, prompt_ids)
     if samples > 1:
         repeated = torch.arange(len(prompt_ids), device=model.device).repeat_interleave(samples)
@@ -145,13 +162,8 @@ def _batches(items: Sequence[list[int]], size: int) -> Iterator[Sequence[list[in
 def _choose(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
     logits = logits.float()
     if not torch.isfinite(logits).all():
-        raise ValueError("the model's logits are not finite: are there NaN weights?")
-    if temperature == 0 or generator is None:
-        return logits.argmax(-1)
-    # -log(U) of a uniform U in (0, 1] is exponential; a 0 would make the noise infinite.
-    exponential = torch.empty(logits.shape, device=generator.device)
-    exponential.exponential_(generator=generator).clamp_(min=1e-30)
-    return (logits / temperature - exponential.log().to(logits.device)).argmax(-1)
+        refuse_not_finite()
+    return draw_tokens(logits, temperature, generator)
 
 
 def _check(

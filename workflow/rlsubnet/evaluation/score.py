@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlsubnet.evaluation.generate import sample_texts
 from rlsubnet.evaluation.likelihood import response_logprobs
 from rlsubnet.evaluation.results import Answer
 from rlsubnet.evaluation.settings import Settings
+from rlsubnet.evaluation.static_cache import noise_generator
 from rlsubnet.tasks.arithmetic import is_correct
 from rlsubnet.tasks.tokenizer import encode_prompt, encode_response, encode_text
 
@@ -42,7 +42,7 @@ def generation_answers(
             samples,
             max_new_tokens=settings.max_new_tokens,
             temperature=temperature,
-            generator=torch.Generator().manual_seed(settings.seed),
+            generator=noise_generator(model.device, settings.seed),
             batch_size=settings.batch_size,
         )
         for problem, group in zip(problems, completions, strict=True):

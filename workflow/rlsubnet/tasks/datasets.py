@@ -74,10 +74,9 @@ def sampled_answers(
     check_shape(shape)
     if temperature <= 0:
         raise ValueError(f"temperature: expected above 0, found {temperature}")
-    import torch
-
     from rlsubnet.evaluation.generate import sample_texts
     from rlsubnet.evaluation.loading import load_policy
+    from rlsubnet.evaluation.static_cache import noise_generator
 
     drawn = draw_problems(random.Random(seed), every_level(prompts), split, shape=shape)
     questions = [
@@ -92,7 +91,7 @@ def sampled_answers(
         samples,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
-        generator=torch.Generator().manual_seed(seed),
+        generator=noise_generator(model.device, seed),
         batch_size=batch_size,
     )
     return questions, completions

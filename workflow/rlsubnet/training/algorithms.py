@@ -36,6 +36,7 @@ class Scores:
     Attributes:
         logps: log-probabilities of the tokens, ``[rows, K]``, 0 outside the responses.
         mask: bool, ``[rows, K]``.
+        tokens: how often ``mask`` is True.
         reference: log-probability of each row's response under the model before finetuning,
             ``[rows]``; None for an algorithm without reference.
         reference_point: z_0 of the whole batch that this one is a part of, a scalar; None for an
@@ -44,6 +45,7 @@ class Scores:
 
     logps: Tensor
     mask: Tensor
+    tokens: int
     reference: Tensor | None = None
     reference_point: Tensor | None = None
 
@@ -110,7 +112,7 @@ def _sample(prompt: str, response: str, tokenizer: "PreTrainedTokenizerBase") ->
 
 def likelihood_terms(scores: Scores, recipe: Recipe) -> Terms:
     """Return the cross entropy; its mean is over the response tokens of the whole batch."""
-    return Terms(cross_entropy(scores.logps), int(scores.mask.sum()))
+    return Terms(cross_entropy(scores.logps), scores.tokens)
 
 
 def _responses(scores: Scores) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlsubnet.training.device import to_device
+
 T = TypeVar("T")
 
 
@@ -79,6 +81,8 @@ class Batch:
         blocks: the rows in one or two parts, and how many columns of ``inputs`` each part needs:
             short rows are computed apart where that saves much padding.
         indices: position of each row in the list of all samples, ``[rows]``: see :func:`collate`.
+        widths: how many columns of ``inputs`` each row needs, known without asking the device.
+        learned: how many targets each row has, likewise.
     """
 
     inputs: Tensor
@@ -86,6 +90,13 @@ class Batch:
     mask: Tensor
     blocks: tuple[tuple[Tensor, int], ...]
     indices: Tensor
+    widths: tuple[int, ...]
+    learned: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Return the number of targets in all rows."""
+        return sum(self.learned)
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
@@ -197,37 +208,55 @@ def collate(
         tokens[row, : len(sample.tokens)] = sample.tokens
         mask[row, sample.given : len(sample.tokens)] = True
     rows = [index * members + member for index, member in positions]
-    blocks = tuple(
-        (torch.tensor(part, device=device), max(lengths[row] for row in part) - 1)
-        for part in length_blocks(lengths)
-    )
+    # The last token predicts nothing that counts.
+    widths = tuple(length - 1 for length in lengths)
     return Batch(
-        # The last token predicts nothing that counts.
-        inputs=torch.from_numpy(tokens[:, :-1]).to(device),
-        targets=torch.from_numpy(tokens[:, given:]).to(device),
-        mask=torch.from_numpy(mask[:, given:]).to(device),
-        blocks=blocks,
-        indices=torch.tensor(rows, device=device),
+        inputs=to_device(tokens[:, :-1], device),
+        targets=to_device(tokens[:, given:], device),
+        mask=to_device(mask[:, given:], device),
+        blocks=_blocks(length_blocks(lengths), widths, device),
+        indices=to_device(np.array(rows), device),
+        widths=widths,
+        learned=tuple(len(sample.tokens) - sample.given for sample in samples),
     )
 
 
-def take_rows(batch: Batch, rows: Tensor) -> Batch:
+def _blocks(
+    parts: Sequence[list[int]], widths: Sequence[int], device: torch.device
+) -> tuple[tuple[Tensor, int], ...]:
+    return tuple(
+        (to_device(np.array(part), device), max(widths[row] for row in part)) for part in parts
+    )
+
+
+def take_rows(batch: Batch, rows: slice) -> Batch:
     """Return ``rows`` of a batch as a batch of its own, with the same columns.
 
     >>> examples = [(Sample([1, 5, 6, 7, 8, 9, 2], 2),), (Sample([1, 5, 6, 2], 2),)]
     >>> batch = collate(examples, [0, 1], pad=0, device=torch.device("cpu"))
-    >>> part = take_rows(batch, torch.tensor([1]))
+    >>> part = take_rows(batch, slice(1, 2))
     >>> part.targets.tolist(), part.blocks[0][1]  # of 6 inputs this row needs 3
     ([[6, 2, 0, 0, 0]], 3)
     """
-    mask = batch.mask[rows]
-    columns = mask.shape[1]
-    given = batch.inputs.shape[1] - columns
-    # The last target that counts, counted from 1; argmax finds the first True from behind.
-    ends = columns - mask.flip(1).int().argmax(1)
-    widths = (given + ends).tolist()
-    blocks = tuple(
-        (torch.tensor(part, device=rows.device), max(widths[row] for row in part))
-        for part in length_blocks(widths)
+    widths = batch.widths[rows]
+    return Batch(
+        inputs=batch.inputs[rows],
+        targets=batch.targets[rows],
+        mask=batch.mask[rows],
+        blocks=_blocks(length_blocks(widths), widths, batch.inputs.device),
+        indices=batch.indices[rows],
+        widths=widths,
+        learned=batch.learned[rows],
     )
-    return Batch(batch.inputs[rows], batch.targets[rows], mask, blocks, batch.indices[rows])
+
+
+def row_parts(rows: slice, parts: int) -> list[slice]:
+    """Return ``rows`` in ``parts`` of equal size, the last one smaller where they do not divide.
+
+    >>> row_parts(slice(4, 9), 2)
+    [slice(4, 7, None), slice(7, 9, None)]
+    """
+    size = -(-(rows.stop - rows.start) // parts)
+    return [
+        slice(start, min(start + size, rows.stop)) for start in range(rows.start, rows.stop, size)
+    ]

@@ -18,7 +18,7 @@ from rlsubnet.objectives.policy_gradient import (
     whitened,
 )
 from rlsubnet.objectives.prime import outcome_loss, prime_advantages
-from rlsubnet.training.batches import take_rows
+from rlsubnet.training.batches import row_parts, take_rows
 from rlsubnet.training.model import score_batch, score_tokens
 from rlsubnet.training.optimizer import MasterOptimizer
 from rlsubnet.training.recipe import Recipe
@@ -139,7 +139,7 @@ class ValueCredit:
         """See :class:`CreditAssigner`."""
         batch, recipe = rollouts.batch, self._recipe
 
-        def values(rows: Tensor) -> Tensor:
+        def values(rows: slice) -> Tensor:
             scores = score_tokens(
                 self._policy, take_rows(batch, rows), recipe.temperature, self.head
             )
@@ -188,17 +188,17 @@ class ProcessCredit:
         """Update the reward model on the outcomes, then ask it for the rewards of the tokens."""
         batch, outcomes, recipe = rollouts.batch, rollouts.outcomes, self._recipe
 
-        def logps(rows: Tensor) -> Tensor:
+        def logps(rows: slice) -> Tensor:
             return score_batch(self._model, take_rows(batch, rows), recipe.temperature)
 
-        for part in all_rows(rollouts).chunk(recipe.reward_updates):
-            for rows in part.chunk(recipe.accumulate):
+        for part in row_parts(all_rows(rollouts), recipe.reward_updates):
+            for rows in row_parts(part, recipe.accumulate):
                 loss = outcome_loss(
                     logps(rows), reference[rows], outcomes[rows], recipe.reward_beta
                 )
                 loss.backward()
                 self._optimizer.accumulate()
-            self._optimizer.step(self._lr, divisor=len(part))
+            self._optimizer.step(self._lr, divisor=part.stop - part.start)
         updated = without_gradient(logps, rollouts, recipe)
         return Credit(
             prime_advantages(
@@ -218,17 +218,17 @@ class ProcessCredit:
         self._optimizer.load_state(state)
 
 
-def all_rows(rollouts: Rollouts) -> Tensor:
-    """Return the numbers of all rows."""
-    return torch.arange(len(rollouts.outcomes), device=rollouts.outcomes.device)
+def all_rows(rollouts: Rollouts) -> slice:
+    """Return all rows."""
+    return slice(0, len(rollouts.outcomes))
 
 
 @torch.no_grad()
 def without_gradient(
-    score: Callable[[Tensor], Tensor], rollouts: Rollouts, recipe: Recipe
+    score: Callable[[slice], Tensor], rollouts: Rollouts, recipe: Recipe
 ) -> Tensor:
     """Return ``score(rows)`` of all rows, computed in as many parts as are trained on at a time."""
-    parts = all_rows(rollouts).chunk(recipe.updates * recipe.accumulate)
+    parts = row_parts(all_rows(rollouts), recipe.updates * recipe.accumulate)
     return torch.cat([score(rows) for rows in parts])
 
 

@@ -19,11 +19,11 @@ from rlsubnet.training.batches import (
     mismatched_examples,
     split_batch,
 )
-from rlsubnet.training.journal import Journal
+from rlsubnet.training.journal import Journal, errors_of
 from rlsubnet.training.model import score_batch
 from rlsubnet.training.optimizer import MasterOptimizer
+from rlsubnet.training.readings import mean
 from rlsubnet.training.recipe import Recipe, Row, learning_rate
-from rlsubnet.training.runlog import metrics_row
 
 
 @torch.no_grad()
@@ -73,10 +73,11 @@ def train_step(
     recipe: Recipe,
     step: int,
 ) -> dict[str, Any]:
-    """Update the model once on a batch that comes in parts, and return the row of the metrics.
+    """Update the model once on a batch that comes in parts, and return what the metrics say of it.
 
     Losses are summed over the parts and divided once by their common weight: the mean is over the
-    tokens (or pairs) of the whole batch, not a mean of the parts' means.
+    tokens (or pairs) of the whole batch, not a mean of the parts' means. Nothing is read from the
+    device: what is computed there comes as :class:`rlsubnet.training.readings.Reading`.
 
     Args:
         model: its weights are updated.
@@ -89,29 +90,27 @@ def train_step(
         step: counted from 1.
     """
     weight, tokens = 0, 0
-    sums: dict[str, float] = defaultdict(float)
+    sums: dict[str, list[Tensor]] = defaultdict(list)
     for batch in batches:
         rows = None if reference is None else reference[batch.indices]
-        scores = Scores(score_batch(model, batch), batch.mask, rows, point)
+        scores = Scores(score_batch(model, batch), batch.mask, batch.tokens, rows, point)
         terms = algorithm.terms(scores, recipe)
         terms.loss.backward()
         optimizer.accumulate()
         weight += terms.weight
-        tokens += int(batch.mask.sum())
-        sums["loss"] += terms.loss.item()
-        for column, value in terms.logged.items():
-            sums[column] += value.item()
+        tokens += batch.tokens
+        for column, value in {"loss": terms.loss, **terms.logged}.items():
+            sums[column].append(value.detach())
     lr = learning_rate(recipe, step)
     norms = optimizer.step(lr, divisor=weight)
-    means = {column: value / weight for column, value in sums.items()}
-    return metrics_row(
-        step=step,
-        **means,
-        grad_norm=norms.full,
-        grad_norm_masked=norms.masked,
-        lr=lr,
-        tokens=tokens,
-    )
+    return {
+        "step": step,
+        **{column: mean(values, weight) for column, values in sums.items()},
+        "grad_norm": norms.full,
+        "grad_norm_masked": norms.masked,
+        "lr": lr,
+        "tokens": tokens,
+    }
 
 
 def train(
@@ -161,12 +160,10 @@ def train(
         if mismatched_reference is not None:
             others = [collate(mismatched, part, pad, model.device) for part in parts]
             point = reference_point(model, others, mismatched_reference)
-        try:
+        with errors_of(row.run, step):
             metrics = train_step(
                 model, optimizer, algorithm, batches, reference, point, recipe, step
             )
-        except ValueError as error:
-            raise ValueError(f"run {row.run}, step {step}: {error}") from error
         journal.note(metrics)
         if recipe.save_every and step % recipe.save_every == 0:
             journal.save(optimizer.state())

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlsubnet.objectives.policy_gradient import policy_loss, reference_kl, value_loss
 from rlsubnet.tasks.tokenizer import padding_token
-from rlsubnet.training.batches import example_order, take_rows
+from rlsubnet.training.batches import example_order, row_parts, take_rows
 from rlsubnet.training.credit import (
     ASSIGNERS,
     Credit,
@@ -20,9 +20,10 @@ from rlsubnet.training.credit import (
     all_rows,
     without_gradient,
 )
-from rlsubnet.training.journal import Journal
+from rlsubnet.training.journal import Journal, errors_of
 from rlsubnet.training.model import score_batch, score_tokens
 from rlsubnet.training.optimizer import MasterOptimizer
+from rlsubnet.training.readings import mean
 from rlsubnet.training.recipe import Recipe, Row, learning_rate
 from rlsubnet.training.rollouts import (
     Question,
@@ -31,7 +32,6 @@ from rlsubnet.training.rollouts import (
     make_rollouts,
     noise_seed,
 )
-from rlsubnet.training.runlog import ONLINE_METRICS, metrics_row
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def gather(learner: Learner, questions: Sequence[Question], seed: int) -> Experi
     rollouts = make_rollouts(groups, recipe, padding_token(tokenizer), learner.policy.device)
 
     def scored_by(model: PreTrainedModel) -> Tensor:
-        def logps(rows: Tensor) -> Tensor:
+        def logps(rows: slice) -> Tensor:
             return score_batch(model, take_rows(rollouts.batch, rows), recipe.temperature)
 
         return without_gradient(logps, rollouts, recipe)
@@ -119,7 +119,7 @@ def gather(learner: Learner, questions: Sequence[Question], seed: int) -> Experi
 
 
 def policy_step(learner: Learner, experience: Experience, step: int) -> dict[str, Any]:
-    """Update the policy once and return the row of the metrics.
+    """Update the policy once and return what the metrics say of it, nothing read from the device.
 
     The loss is the mean over the tokens that the step learns from: the surrogate of the algorithm,
     ``kl_coef`` times the KL divergence, less ``entropy_coef`` times the entropy, and PPO's value
@@ -131,10 +131,10 @@ def policy_step(learner: Learner, experience: Experience, step: int) -> dict[str
         step: counted from 1.
     """
     recipe, rollouts = learner.recipe, experience.rollouts
-    share = all_rows(rollouts).chunk(recipe.updates)[(step - 1) % recipe.updates]
-    tokens = int(rollouts.batch.mask[share].sum())
-    sums: dict[str, float] = defaultdict(float)
-    for rows in share.chunk(recipe.accumulate):
+    share = row_parts(all_rows(rollouts), recipe.updates)[(step - 1) % recipe.updates]
+    tokens = sum(rollouts.batch.learned[share])
+    sums: dict[str, list[Tensor]] = defaultdict(list)
+    for rows in row_parts(share, recipe.accumulate):
         batch = take_rows(rollouts.batch, rows)
         scores = score_tokens(
             learner.policy,
@@ -158,21 +158,20 @@ def policy_step(learner: Learner, experience: Experience, step: int) -> dict[str
         loss.backward()
         learner.optimizer.accumulate()
         for column, value in (("loss", loss), ("kl", kl), ("entropy", entropy)):
-            sums[column] += value.item()
+            sums[column].append(value.detach())
     lr = learning_rate(recipe, step)
     norms = learner.optimizer.step(lr, divisor=tokens)
     learner.credit.update(divisor=tokens)
-    return metrics_row(
-        ONLINE_METRICS,
-        step=step,
-        **{column: value / tokens for column, value in sums.items()},
-        reward=rollouts.reward,
-        response_length=rollouts.response_length,
-        grad_norm=norms.full,
-        grad_norm_masked=norms.masked,
-        lr=lr,
-        tokens=tokens,
-    )
+    return {
+        "step": step,
+        **{column: mean(values, tokens) for column, values in sums.items()},
+        "reward": rollouts.reward,
+        "response_length": rollouts.response_length,
+        "grad_norm": norms.full,
+        "grad_norm_masked": norms.masked,
+        "lr": lr,
+        "tokens": tokens,
+    }
 
 
 def save_is_due(recipe: Recipe, step: int) -> bool:
@@ -218,13 +217,12 @@ def train_online(
     for number, indices in enumerate(order, start=done // recipe.updates + 1):
         first = (number - 1) * recipe.updates + 1
         last = min(first + recipe.updates - 1, recipe.steps)
-        step = first
-        try:
+        with errors_of(row.run, first):
             experience = gather(learner, _pick(questions, indices), noise_seed(row.seed, number))
-            for step in range(first, last + 1):
-                journal.note(policy_step(learner, experience, step))
-        except ValueError as error:
-            raise ValueError(f"run {row.run}, step {step}: {error}") from error
+        for step in range(first, last + 1):
+            with errors_of(row.run, step):
+                metrics = policy_step(learner, experience, step)
+            journal.note(metrics)
         if save_is_due(recipe, last):
             journal.save({"policy": optimizer.state(), "credit": learner.credit.state()})
     if optimizer.mask is not None:

@@ -1,5 +1,6 @@
 """An optimizer on float32 masters of weights that the model holds rounded to bfloat16."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -8,15 +9,17 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from rlsubnet.training.device import read_every
 from rlsubnet.training.masking import GradientMask
+from rlsubnet.training.readings import Reading
 from rlsubnet.training.recipe import Recipe
 
 
 class GradientNorms(NamedTuple):
     """Norms of one step's gradient before clipping: whole, and its part inside the mask."""
 
-    full: float
-    masked: float | None
+    full: Reading
+    masked: Reading | None
 
 
 def _inner_optimizer(masters: list[Parameter], recipe: Recipe) -> torch.optim.Optimizer:
@@ -31,6 +34,15 @@ def _inner_optimizer(masters: list[Parameter], recipe: Recipe) -> torch.optim.Op
         weight_decay=recipe.weight_decay,
         fused=fused,
     )
+
+
+def check_norm(norm: float) -> None:
+    """Raise ValueError where a gradient's norm is not finite."""
+    if not math.isfinite(norm):
+        raise ValueError(
+            f"the gradient's norm is {norm}: the learning rate is too high, "
+            "or the weights were not finite to begin with"
+        )
 
 
 class MasterOptimizer:
@@ -52,12 +64,15 @@ class MasterOptimizer:
         masters: name -> float32 master.
         inner: the ``torch.optim`` optimizer that updates the masters.
         mask: what :func:`rlsubnet.training.masking.attach_mask` returned, once it is attached.
+        waits: whether a step reads its norm and refuses one that is not finite before anything
+            moves; without, it is for the reader of the metrics to refuse it.
     """
 
     def __init__(self, parameters: Mapping[str, Parameter], recipe: Recipe) -> None:
         self._parameters = dict(parameters)
         self._recipe = recipe
         self.mask: GradientMask | None = None
+        self.waits = all(read_every(p.device) == 1 for p in parameters.values())
         # Copies, also of float32 weights: the model's own are overwritten with rounded values.
         self.masters = {
             name: Parameter(parameter.detach().to(torch.float32, copy=True))
@@ -104,11 +119,8 @@ class MasterOptimizer:
         if self.mask is not None and self._recipe.mask_at == "pre_clip":
             self.mask.apply()
             norm = get_total_norm(gradients)
-        if not torch.isfinite(norm):
-            raise ValueError(
-                f"the gradient's norm is {norm.item()}: the learning rate is too high, "
-                "or the weights were not finite to begin with"
-            )
+        if self.waits:
+            check_norm(norm.item())
         if self._recipe.clip is not None:
             clip_grads_with_norm_(self.masters.values(), self._recipe.clip, norm)
         self.inner.param_groups[0]["lr"] = lr
@@ -116,14 +128,15 @@ class MasterOptimizer:
         self._round()
         masked = None
         if self.mask is not None:
-            masked = get_total_norm(gradients).item() / self._clip_factor(norm.item())
+            masked = Reading((get_total_norm(gradients), norm), self._unclipped)
         for master in self.masters.values():
             master.grad = None
-        return GradientNorms(full.item(), masked)
+        return GradientNorms(Reading((full,)), masked)
 
-    def _clip_factor(self, norm: float) -> float:
-        """Return what clipping multiplied the gradient with; the formula of torch."""
-        return 1.0 if self._recipe.clip is None else min(1.0, self._recipe.clip / (norm + 1e-6))
+    def _unclipped(self, clipped: float, norm: float) -> float:
+        """Return a norm as it was before the gradient was clipped; the formula of torch."""
+        clip = self._recipe.clip
+        return clipped / (1.0 if clip is None else min(1.0, clip / (norm + 1e-6)))
 
     def state(self) -> dict[str, Any]:
         """Return everything the next steps depend on: masters and moments."""

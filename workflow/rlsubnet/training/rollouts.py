@@ -10,10 +10,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlsubnet.evaluation.generate import completion, generate
+from rlsubnet.evaluation.static_cache import noise_generator
 from rlsubnet.objectives.prime import preferred_groups
 from rlsubnet.tasks.arithmetic import is_correct
 from rlsubnet.tasks.tokenizer import encode_prompt, end_token, padding_token
 from rlsubnet.training.batches import Batch, Sample, collate, from_records
+from rlsubnet.training.device import to_device
 from rlsubnet.training.recipe import Recipe
 
 
@@ -104,7 +106,7 @@ def draw_groups(
         [question.prompt for question in questions],
         recipe.max_new_tokens,
         recipe.temperature,
-        torch.Generator().manual_seed(seed),
+        noise_generator(model.device, seed),
         eos_token_id=eos,
         pad_token_id=padding_token(tokenizer),
         samples=recipe.samples,
@@ -151,7 +153,7 @@ def make_rollouts(
     outcomes = [float(correct) for group in kept for correct in group.correct]
     return Rollouts(
         batch=collate(examples, range(len(examples)), pad, device),
-        outcomes=torch.tensor(outcomes, device=device),
+        outcomes=to_device(np.array(outcomes, np.float32), device),
         reward=sum(right) / len(right),
         response_length=sum(len(s.tokens) - s.given for s in drawn) / len(drawn),
     )

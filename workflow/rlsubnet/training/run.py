@@ -16,6 +16,7 @@ from rlsubnet.files import read_jsonl, replacing, sha256, write_csv, write_json
 from rlsubnet.tasks.tokenizer import build_tokenizer, load_tokenizer, padding_token
 from rlsubnet.training.algorithms import ONLINE, find_algorithm, make_examples
 from rlsubnet.training.batches import Example, mismatched_examples
+from rlsubnet.training.device import attention_on, read_every
 from rlsubnet.training.journal import Journal
 from rlsubnet.training.loop import train
 from rlsubnet.training.masking import attach_mask
@@ -36,7 +37,7 @@ from rlsubnet.training.steps import StepSaver
 
 
 @contextmanager
-def deterministic() -> Iterator[None]:
+def deterministic(device: torch.device) -> Iterator[None]:
     """Let torch use only kernels that give the same bits each time, or raise where it has none."""
     # cuBLAS needs a fixed workspace for that; read when CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -47,7 +48,8 @@ def deterministic() -> Iterator[None]:
     # Filling every new tensor would cost time and is of use only to find bugs.
     settings.fill_uninitialized_memory = False
     try:
-        yield
+        with attention_on(device):
+            yield
     finally:
         torch.use_deterministic_algorithms(before)
         settings.fill_uninitialized_memory = filled
@@ -189,7 +191,7 @@ def run_training(
         "data": sha256(data),
         "mask": None if mask is None else sha256(mask),
     }
-    with deterministic():
+    with deterministic(pick_device(device)):
         model, tokenizer = start_model(row, init)
         # Called on the class: transformers wraps the method in a way that hides its types.
         torch.nn.Module.to(model, pick_device(device), getattr(torch, row.recipe.compute))
@@ -203,14 +205,17 @@ def run_training(
             saver = StepSaver(resume / "steps", row.recipe, Checkpoint(init), model)
         with wandb_logging(row, resume.parent / "wandb") as log:
             belongs_to = {**what_bits_depend_on(row), "inputs_sha256": inputs, **where}
-            rows = learn(optimizer, Journal(row, resume, belongs_to, log, saver))
+            columns = ONLINE_METRICS if online else METRICS
+            every = read_every(model.device)
+            journal = Journal(row, resume, belongs_to, log, saver, columns, every)
+            rows = learn(optimizer, journal)
         with replacing(out) as folder:
             folder.mkdir()
             save_model(model, tokenizer, folder, init)
             if saver is not None:
                 saver.check_final(Checkpoint(folder))
             write_json(folder / "manifest.json", manifest(row, inputs, where))
-    write_csv(metrics, rows, ONLINE_METRICS if online else METRICS)
+    write_csv(metrics, rows, columns)
     if saver is not None and steps is not None:
         # First the state: without the saved steps a run cannot continue from it.
         (resume / STATE).unlink(missing_ok=True)

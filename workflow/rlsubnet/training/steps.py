@@ -67,9 +67,13 @@ class StepSaver:
                 f"{', '.join(missing)}; delete {self._folder.parent} to start from the beginning"
             )
 
+    def is_due(self, step: int) -> bool:
+        """Return whether the model is saved after ``step`` steps."""
+        return step in self._due
+
     def save(self, step: int) -> None:
         """Save the model as it is after ``step`` steps, where this is due."""
-        if step in self._due:
+        if self.is_due(step):
             write_delta(self._folder / step_file(step), self._init, self._stored_bits)
 
     def _stored_bits(self, name: str) -> np.ndarray:

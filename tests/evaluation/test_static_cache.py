@@ -1,0 +1,99 @@
+"""Decoding into a cache of fixed size gives the tokens of decoding into a growing one."""
+
+import pytest
+import torch
+
+from rlsubnet.evaluation import static_cache
+from rlsubnet.evaluation.generate import generate
+from rlsubnet.evaluation.static_cache import fits_static_cache, generate_static, noise_generator
+from tests.evaluation.tiny_models import tiny_model
+
+EOS, PAD = 2, 0
+ENDS = {"eos_token_id": EOS, "pad_token_id": PAD}
+PROMPTS = [[1, 5, 6, 7], [1, 9], [1, 4, 4, 13, 8, 16], [1], [1, 20, 11]]
+
+
+def ending_model(family: str = "qwen2"):
+    """Return a model whose likeliest token is the end token now and then."""
+    model = tiny_model(family)
+    with torch.no_grad():
+        model.lm_head.weight[EOS] *= 1.6
+    return model
+
+
+def padded(rows: torch.Tensor, width: int) -> list[list[int]]:
+    return [row + [PAD] * (width - len(row)) for row in rows.tolist()]
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama"])
+@pytest.mark.parametrize("tokens", [1, 2, 20])
+def test_greedy_tokens_are_those_of_a_growing_cache(family: str, tokens: int) -> None:
+    model = ending_model(family)
+    expected = generate(model, PROMPTS, tokens, **ENDS)
+    found = generate_static(model, PROMPTS, tokens, **ENDS)
+    width = max(found.shape[1], expected.shape[1])
+    assert padded(found, width) == padded(expected, width)
+
+
+def test_rows_end_at_different_places_in_the_example_above() -> None:
+    rows = generate(ending_model(), PROMPTS, 20, **ENDS).tolist()
+    assert len({row.index(EOS) if EOS in row else 20 for row in rows}) >= 3
+
+
+def test_decoding_stops_soon_after_every_row_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(static_cache, "CHECK_EVERY", 4)
+    model = tiny_model()
+    with torch.no_grad():
+        model.lm_head.weight.zero_()  # all logits are equal: greedy takes token 0
+    rows = generate_static(model, PROMPTS, 40, eos_token_id=0, pad_token_id=3)
+    assert rows.tolist() == [[0, 3, 3, 3]] * len(PROMPTS)
+
+
+def test_samples_of_one_prompt_stand_side_by_side_and_come_from_the_softmax() -> None:
+    model = tiny_model(spread=0.2)
+    prompts, draws = [[1, 5, 13, 6, 16], [1, 9]], 20_000
+    rows = generate_static(
+        model, prompts, 1, 0.7, noise_generator(model.device, 1), samples=draws, **ENDS
+    )
+    for number, prompt in enumerate(prompts):
+        with torch.no_grad():
+            chances = (model(torch.tensor([prompt])).logits[0, -1] / 0.7).softmax(-1)
+        drawn = rows[number * draws : (number + 1) * draws, 0]
+        shares = torch.bincount(drawn, minlength=24) / draws
+        # Five standard errors of the likeliest token.
+        assert (shares - chances).abs().max() < 5 * 0.5 / draws**0.5
+
+
+def test_a_seed_gives_the_same_samples_again() -> None:
+    model = tiny_model()
+    first, again, other = (
+        generate_static(
+            model, PROMPTS, 9, 1.0, noise_generator(model.device, seed), samples=3, **ENDS
+        )
+        for seed in (1, 1, 2)
+    )
+    assert first.tolist() == again.tolist() != other.tolist()
+
+
+def test_logits_that_are_not_finite_are_refused() -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.lm_head.weight[5] = float("nan")
+    with pytest.raises(ValueError, match="logits are not finite"):
+        generate_static(model, PROMPTS, 9, **ENDS)
+
+
+def test_layers_that_look_at_a_window_keep_the_growing_cache() -> None:
+    model = tiny_model()
+    assert fits_static_cache(model)
+    model.config.layer_types = ["full_attention", "sliding_attention"]
+    assert not fits_static_cache(model)
+
+
+def test_the_way_kernels_are_chosen_is_left_as_it_was() -> None:
+    torch.use_deterministic_algorithms(True)
+    try:
+        generate_static(tiny_model(), PROMPTS, 3, **ENDS)
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
