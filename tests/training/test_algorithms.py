@@ -140,6 +140,6 @@ def test_every_recipe_key_of_some_algorithms_only_is_in_the_schema() -> None:
     # What is left is of the loop and the optimizer, for every algorithm.
     assert shared == {
         *("steps", "batch_size", "lr", "schedule", "warmup_ratio", "optimizer"),
-        *("weight_decay", "beta1", "beta2", "eps", "clip", "accumulate", "compute"),
-        *("mask_at", "save_every", "checkpoint_every"),
+        *("weight_decay", "beta1", "beta2", "eps", "clip", "accumulate", "compute", "compile"),
+        *("recompute", "mask_at", "save_every", "checkpoint_every", "sparsity_every"),
     }

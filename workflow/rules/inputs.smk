@@ -140,9 +140,10 @@ def provenance_of(wildcards):
     if row["backend"] == "native":
         # Neither saving nor a name that all these runs share changes a bit of the result.
         del row["backend"], row["recipe"]["save_every"]
-        if not row["recipe"]["checkpoint_every"]:
-            del row["recipe"][
-                "checkpoint_every"
-            ]  # nor does the mere existence of this key
+        del row["recipe"]["recompute"]
+        # Nor does the mere existence of these keys.
+        for key in ("checkpoint_every", "compile", "sparsity_every"):
+            if not row["recipe"][key]:
+                del row["recipe"][key]
     del row["wandb"]  # nor does logging
     return canonical(row)

@@ -50,15 +50,16 @@ def check_native(recipe: Mapping[str, Any], masked: bool, algorithm: str = "") -
             lies between ``accuracy_low`` and ``accuracy_high``, or the models saved along the run
             leave out the last, lie amid the updates of a batch, or have no init to be changes of.
     """
-    if recipe["batch_size"] % recipe["accumulate"]:
+    parts = recipe["accumulate"] or 1  # null: to be chosen by memory, from those that divide
+    if recipe["batch_size"] % parts:
         raise ValueError(
             f"accumulate: expected a divisor of batch_size {recipe['batch_size']}, "
             f"found {recipe['accumulate']}"
         )
-    if recipe["batch_size"] % (recipe["updates"] * recipe["accumulate"]):
+    if recipe["batch_size"] % (recipe["updates"] * parts):
         raise ValueError(
             f"updates: expected updates * accumulate to divide batch_size {recipe['batch_size']}, "
-            f"found {recipe['updates']} * {recipe['accumulate']}"
+            f"found {recipe['updates']} * {parts}"
         )
     if recipe["accuracy_low"] > recipe["accuracy_high"]:
         raise ValueError(

@@ -192,7 +192,7 @@ class ProcessCredit:
             return score_batch(self._model, take_rows(batch, rows), recipe.temperature)
 
         for part in row_parts(all_rows(rollouts), recipe.reward_updates):
-            for rows in row_parts(part, recipe.accumulate):
+            for rows in row_parts(part, recipe.parts):
                 loss = outcome_loss(
                     logps(rows), reference[rows], outcomes[rows], recipe.reward_beta
                 )
@@ -228,7 +228,7 @@ def without_gradient(
     score: Callable[[slice], Tensor], rollouts: Rollouts, recipe: Recipe
 ) -> Tensor:
     """Return ``score(rows)`` of all rows, computed in as many parts as are trained on at a time."""
-    parts = row_parts(all_rows(rollouts), recipe.updates * recipe.accumulate)
+    parts = row_parts(all_rows(rollouts), recipe.updates * recipe.parts)
     return torch.cat([score(rows) for rows in parts])
 
 

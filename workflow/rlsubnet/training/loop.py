@@ -19,11 +19,22 @@ from rlsubnet.training.batches import (
     mismatched_examples,
     split_batch,
 )
+from rlsubnet.training.changed import ChangedWeights
 from rlsubnet.training.journal import Journal, errors_of
 from rlsubnet.training.model import score_batch
 from rlsubnet.training.optimizer import MasterOptimizer
 from rlsubnet.training.readings import mean
 from rlsubnet.training.recipe import Recipe, Row, learning_rate
+
+
+def with_sparsity(
+    metrics: dict[str, Any], changed: ChangedWeights | None, recipe: Recipe
+) -> dict[str, Any]:
+    """Return what the metrics say of a step, with the sparsity so far where that is due."""
+    every, step = recipe.sparsity_every, metrics["step"]
+    if changed is None or not every or (step % every and step != recipe.steps):
+        return metrics
+    return {**metrics, "sparsity": changed.sparsity()}
 
 
 @torch.no_grad()
@@ -121,6 +132,7 @@ def train(
     examples: Sequence[Example],
     pad: int,
     journal: Journal,
+    changed: ChangedWeights | None = None,
 ) -> list[dict[str, Any]]:
     """Train for ``row.recipe.steps`` steps and return the metrics of all of them.
 
@@ -135,6 +147,7 @@ def train(
         examples: all of the data set.
         pad: token id for padding.
         journal: the run's; takes note of every step.
+        changed: counts what differs from the start; needed where the recipe asks for counts.
 
     Raises:
         ValueError: there are too few examples, or the gradient is not finite; the message names
@@ -144,7 +157,7 @@ def train(
     reference = mismatched_reference = None
     mismatched = mismatched_examples(examples) if algorithm.mismatched else []
     # As many at a time as are trained on at a time: that many fit into memory.
-    size = recipe.batch_size // recipe.accumulate
+    size = recipe.batch_size // recipe.parts
     if algorithm.reference:
         reference = reference_logps(model, examples, pad, size)
     if algorithm.mismatched:
@@ -154,7 +167,7 @@ def train(
     journal.start()
     order = example_order(len(examples), recipe.batch_size, row.seed, done + 1, recipe.steps)
     for step, indices in enumerate(order, start=done + 1):
-        parts = split_batch(examples, indices, recipe.accumulate)
+        parts = split_batch(examples, indices, recipe.parts)
         batches = [collate(examples, part, pad, model.device) for part in parts]
         point = None
         if mismatched_reference is not None:
@@ -164,7 +177,7 @@ def train(
             metrics = train_step(
                 model, optimizer, algorithm, batches, reference, point, recipe, step
             )
-        journal.note(metrics)
+        journal.note(with_sparsity(metrics, changed, recipe))
         if recipe.save_every and step % recipe.save_every == 0:
             journal.save(optimizer.state())
     if optimizer.mask is not None:

@@ -1,7 +1,8 @@
 """Models and their folders: from random weights or a Hugging Face folder, and back to one."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,6 +59,31 @@ def new_model(
     return model.eval()
 
 
+def prepare_training(model: PreTrainedModel, compiled: bool, recompute: bool) -> None:
+    """Let the model's layers be compiled, or its activations be computed twice, in training.
+
+    Layers are compiled one by one: they are alike, so that one of them is compiled for all.
+
+    Raises:
+        ValueError: the model has dropout, which computing twice would turn on.
+    """
+    if recompute:
+        dropout = {
+            key: value
+            for key, value in model.config.to_dict().items()
+            if key.endswith(("dropout", "pdrop")) and value
+        }
+        if dropout:
+            raise ValueError(f"recompute: expected a model without dropout, found {dropout}")
+        # Earlier releases of transformers call it otherwise.
+        current = getattr(model, "activation_checkpointing_enable", None)
+        (current or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    if compiled:
+        layers: Any = model.base_model.layers
+        for layer in layers:
+            layer.compile(dynamic=True)
+
+
 def save_model(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -106,6 +132,35 @@ class TokenScores(NamedTuple):
     values: Tensor | None
 
 
+# Models that take, in place of a mask, one for each kind of their layers.
+_MASKS_BY_KIND = ("qwen2", "qwen3")
+
+
+def _causal(model: PreTrainedModel) -> dict[str, Any]:
+    """Return how a model is told that attention is causal and nothing else.
+
+    Without any mask transformers looks for packed sequences, for which it waits for the device; to
+    some models one can say that there is no mask to make.
+    """
+    kinds = set(getattr(model.config, "layer_types", None) or ())
+    told = model.config.model_type in _MASKS_BY_KIND and kinds == {"full_attention"}
+    return {"attention_mask": {"full_attention": None}} if told else {}
+
+
+@contextmanager
+def _recomputing(model: PreTrainedModel) -> Iterator[None]:
+    """Let a forward pass drop its activations where the model was prepared so.
+
+    transformers does so in training mode alone, in which it refuses to fill a cache.
+    """
+    wanted = getattr(model.base_model, "gradient_checkpointing", False) and torch.is_grad_enabled()
+    model.train(wanted)
+    try:
+        yield
+    finally:
+        model.eval()
+
+
 def score_batch(model: PreTrainedModel, batch: Batch, temperature: float = 1.0) -> Tensor:
     """Return the model's log-probabilities of a batch's targets, ``[rows, K]``, 0 elsewhere.
 
@@ -119,10 +174,13 @@ def score_batch(model: PreTrainedModel, batch: Batch, temperature: float = 1.0) 
     """
 
     def score(inputs: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-        logits = model(input_ids=inputs, use_cache=False, logits_to_keep=targets.shape[1]).logits
+        logits = model(
+            input_ids=inputs, use_cache=False, logits_to_keep=targets.shape[1], **_causal(model)
+        ).logits
         return token_logps(_at(temperature, logits), targets, mask)[None]
 
-    return _in_blocks(batch, score)[0]
+    with _recomputing(model):
+        return _in_blocks(batch, score)[0]
 
 
 def score_tokens(
@@ -149,6 +207,7 @@ def score_tokens(
             use_cache=False,
             logits_to_keep=kept,
             output_hidden_states=head is not None,
+            **_causal(model),
         )
         logits = _at(temperature, output.logits)
         entropies = token_entropies(logits if entropy_gradient else logits.detach(), mask)
@@ -158,7 +217,8 @@ def score_tokens(
             channels.append(values.masked_fill(~mask, 0.0))
         return torch.stack(channels)
 
-    scores = _in_blocks(batch, score)
+    with _recomputing(model):
+        scores = _in_blocks(batch, score)
     return TokenScores(scores[0], scores[1], None if head is None else scores[2])
 
 

@@ -2,17 +2,20 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlsubnet.objectives.policy_gradient import policy_loss, reference_kl, value_loss
 from rlsubnet.tasks.tokenizer import padding_token
 from rlsubnet.training.batches import example_order, row_parts, take_rows
+from rlsubnet.training.changed import ChangedWeights
 from rlsubnet.training.credit import (
     ASSIGNERS,
     Credit,
@@ -21,6 +24,7 @@ from rlsubnet.training.credit import (
     without_gradient,
 )
 from rlsubnet.training.journal import Journal, errors_of
+from rlsubnet.training.loop import with_sparsity
 from rlsubnet.training.model import score_batch, score_tokens
 from rlsubnet.training.optimizer import MasterOptimizer
 from rlsubnet.training.readings import mean
@@ -103,7 +107,9 @@ def gather(learner: Learner, questions: Sequence[Question], seed: int) -> Experi
         seed: of the noise the responses are drawn with.
     """
     recipe, tokenizer = learner.recipe, learner.tokenizer
-    groups = draw_groups(learner.policy, tokenizer, questions, recipe, seed)
+    # Layers are compiled for training; decoding has its own way of being quick.
+    with torch.compiler.set_stance("force_eager") if recipe.compile else nullcontext():
+        groups = draw_groups(learner.policy, tokenizer, questions, recipe, seed)
     rollouts = make_rollouts(groups, recipe, padding_token(tokenizer), learner.policy.device)
 
     def scored_by(model: PreTrainedModel) -> Tensor:
@@ -134,7 +140,7 @@ def policy_step(learner: Learner, experience: Experience, step: int) -> dict[str
     share = row_parts(all_rows(rollouts), recipe.updates)[(step - 1) % recipe.updates]
     tokens = sum(rollouts.batch.learned[share])
     sums: dict[str, list[Tensor]] = defaultdict(list)
-    for rows in row_parts(share, recipe.accumulate):
+    for rows in row_parts(share, recipe.parts):
         batch = take_rows(rollouts.batch, rows)
         scores = score_tokens(
             learner.policy,
@@ -188,7 +194,11 @@ def save_is_due(recipe: Recipe, step: int) -> bool:
 
 
 def train_online(
-    row: Row, learner: Learner, questions: Sequence[Question], journal: Journal
+    row: Row,
+    learner: Learner,
+    questions: Sequence[Question],
+    journal: Journal,
+    changed: ChangedWeights | None = None,
 ) -> list[dict[str, Any]]:
     """Train for ``row.recipe.steps`` steps and return the metrics of all of them.
 
@@ -201,6 +211,7 @@ def train_online(
         learner: with the weights it starts from.
         questions: all of the data set.
         journal: the run's; takes note of every step.
+        changed: counts what differs from the start; needed where the recipe asks for counts.
 
     Raises:
         ValueError: there are too few questions, or something is not finite; the message names the
@@ -222,7 +233,7 @@ def train_online(
         for step in range(first, last + 1):
             with errors_of(row.run, step):
                 metrics = policy_step(learner, experience, step)
-            journal.note(metrics)
+            journal.note(with_sparsity(metrics, changed, recipe))
         if save_is_due(recipe, last):
             journal.save({"policy": optimizer.state(), "credit": learner.credit.state()})
     if optimizer.mask is not None:

@@ -45,14 +45,17 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "beta2": (_share, "a number from 0 to below 1"),
     "eps": (_above_zero, "a number above 0"),
     "clip": (_null_or(_above_zero), "a number above 0, or null"),
-    "accumulate": (_whole(1), "a whole number of at least 1"),
+    "accumulate": (_null_or(_whole(1)), "a whole number of at least 1, or null"),
     "compute": (lambda value: value in ("float32", "bfloat16"), "float32 or bfloat16"),
+    "compile": (lambda value: isinstance(value, bool), "true or false"),
+    "recompute": (lambda value: isinstance(value, bool), "true or false"),
     "beta": (_above_zero, "a number above 0"),
     "gamma": (_number(0), "a number of at least 0"),
     "odds_weight": (_above_zero, "a number above 0"),
     "mask_at": (lambda value: value in ("post_clip", "pre_clip"), "post_clip or pre_clip"),
     "save_every": (_whole(0), "a whole number of at least 0"),
     "checkpoint_every": (_whole(0), "a whole number of at least 0"),
+    "sparsity_every": (_whole(0), "a whole number of at least 0"),
     "samples": (_whole(2), "a whole number of at least 2"),
     "temperature": (_above_zero, "a number above 0"),
     "max_new_tokens": (_whole(1), "a whole number of at least 1"),
@@ -91,14 +94,18 @@ class Recipe:
         eps: AdamW's term that keeps the denominator above 0.
         clip: largest gradient norm; None clips nothing.
         accumulate: parts that a batch is computed in, to save memory; the result stays the same
-            but for rounding.
+            but for rounding. None: as few as the GPU's memory allows, see :func:`fewest_parts`.
         compute: precision of forward and backward; the weights are bfloat16 values either way.
+        compile: whether torch compiles the layers for training, which changes rounding.
+        recompute: whether activations are computed twice to save memory; changes no bit.
         beta: temperature of DPO and KTO, scale of SimPO's reward.
         gamma: SimPO's target margin.
         odds_weight: ORPO's lambda, the weight of the odds ratio beside the likelihood.
         mask_at: where a mask meets the gradient, after clipping (the paper) or before.
         save_every: steps between two saved states to resume from; 0 saves none.
         checkpoint_every: steps between two saved models, the trajectory of the run; 0 saves none.
+        sparsity_every: steps between two counts of the weights that differ from the start, a column
+            of the metrics; 0 counts none.
         samples: online algorithms: responses per prompt; a step learns from ``batch_size`` prompts.
         temperature: of the sampling, and of the probabilities that are trained.
         max_new_tokens: length at which a response is cut off and counts as wrong.
@@ -140,14 +147,17 @@ class Recipe:
     beta2: float = 0.999
     eps: float = 1e-8
     clip: float | None = 1.0
-    accumulate: int = 1
+    accumulate: int | None = 1
     compute: str = "float32"
+    compile: bool = False
+    recompute: bool = False
     beta: float = 0.1
     gamma: float = 0.5
     odds_weight: float = 0.1
     mask_at: str = "post_clip"
     save_every: int = 50
     checkpoint_every: int = 0
+    sparsity_every: int = 0
     samples: int = 8
     temperature: float = 1.0
     max_new_tokens: int = 12
@@ -170,15 +180,16 @@ class Recipe:
         for key, (holds, expected) in RULES.items():
             if not holds(found := getattr(self, key)):
                 raise ValueError(f"recipe key {key}: expected {expected}, found {found!r}")
-        if self.batch_size % self.accumulate:
+        parts = self.accumulate or 1
+        if self.batch_size % parts:
             raise ValueError(
                 f"recipe key accumulate: expected a divisor of batch_size {self.batch_size}, "
                 f"found {self.accumulate}"
             )
-        if self.batch_size % (self.updates * self.accumulate):
+        if self.batch_size % (self.updates * parts):
             raise ValueError(
                 f"recipe key updates: expected updates * accumulate to divide batch_size "
-                f"{self.batch_size}, found {self.updates} * {self.accumulate}"
+                f"{self.batch_size}, found {self.updates} * {parts}"
             )
         if self.optimizer == "sgd" and self.weight_decay:
             raise ValueError(
@@ -199,6 +210,12 @@ class Recipe:
                 f"recipe key checkpoint_every: expected a multiple of updates {self.updates}, "
                 f"found {self.checkpoint_every}"
             )
+
+    @property
+    def parts(self) -> int:
+        """Return ``accumulate``, once it is known."""
+        assert self.accumulate is not None, "a run replaces null by a number before it starts"
+        return self.accumulate
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:

@@ -1,8 +1,10 @@
 """One run from files to files: what ``rlsubnet train`` does."""
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +18,22 @@ from rlsubnet.files import read_jsonl, replacing, sha256, write_csv, write_json
 from rlsubnet.tasks.tokenizer import build_tokenizer, load_tokenizer, padding_token
 from rlsubnet.training.algorithms import ONLINE, find_algorithm, make_examples
 from rlsubnet.training.batches import Example, mismatched_examples
+from rlsubnet.training.changed import ChangedWeights
 from rlsubnet.training.device import attention_on, read_every
 from rlsubnet.training.journal import Journal
 from rlsubnet.training.loop import train
 from rlsubnet.training.masking import attach_mask
-from rlsubnet.training.model import new_model, save_model
+from rlsubnet.training.memory import bytes_per_token, device_memory, fewest_parts
+from rlsubnet.training.model import new_model, prepare_training, save_model
 from rlsubnet.training.online import new_learner, train_online
 from rlsubnet.training.optimizer import MasterOptimizer
 from rlsubnet.training.recipe import Row
 from rlsubnet.training.resume import STATE, remove_state
 from rlsubnet.training.rollouts import make_questions
 from rlsubnet.training.runlog import (
-    METRICS,
-    ONLINE_METRICS,
     environment,
     manifest,
+    metrics_columns,
     wandb_logging,
 )
 from rlsubnet.training.steps import StepSaver
@@ -105,7 +108,29 @@ def check_lengths(lengths: Iterable[int], model: PreTrainedModel, data: Path) ->
 
 
 # What trains, and returns the rows of the metrics.
-Learn = Callable[[MasterOptimizer, Journal], list[dict[str, Any]]]
+Learn = Callable[[MasterOptimizer, Journal, ChangedWeights | None], list[dict[str, Any]]]
+
+
+def in_parts(row: Row, model: PreTrainedModel, longest: int, sequences: int) -> Row:
+    """Return the row with a number of parts where its recipe leaves them to memory.
+
+    Args:
+        row: the run.
+        model: on its device.
+        longest: tokens of the longest sequence of all data.
+        sequences: sequences in a batch.
+    """
+    recipe = row.recipe
+    if recipe.accumulate is not None:
+        return row
+    parts = fewest_parts(
+        longest * sequences // recipe.updates,
+        recipe.batch_size // recipe.updates,
+        bytes_per_token(model.config, recipe.recompute),
+        device_memory(model.device),
+    )
+    print(f"{row.run}: a batch is computed in {parts} part(s)", file=sys.stderr, flush=True)
+    return replace(row, recipe=replace(recipe, accumulate=parts))
 
 
 def learn_offline(
@@ -125,8 +150,10 @@ def learn_offline(
     for checked in [examples, *([mismatched_examples(examples)] if algorithm.mismatched else [])]:
         check_lengths((max(len(s.tokens) for s in example) for example in checked), model, data)
     pad = padding_token(tokenizer)
-    return lambda optimizer, journal: train(
-        row, model, optimizer, algorithm, examples, pad, journal
+    longest = max(len(sample.tokens) for example in examples for sample in example)
+    divided = in_parts(row, model, longest, len(examples[0]) * row.recipe.batch_size)
+    return lambda optimizer, journal, changed: train(
+        divided, model, optimizer, algorithm, examples, pad, journal, changed
     )
 
 
@@ -145,9 +172,14 @@ def learn_online(
     room = row.recipe.max_new_tokens
     check_lengths((len(question.prompt) + room for question in questions), model, data)
 
-    def learn(optimizer: MasterOptimizer, journal: Journal) -> list[dict[str, Any]]:
-        learner = new_learner(row.algorithm, model, optimizer, tokenizer, row.recipe)
-        return train_online(row, learner, questions, journal)
+    longest = max(len(question.prompt) for question in questions) + room
+    divided = in_parts(row, model, longest, row.recipe.samples * row.recipe.batch_size)
+
+    def learn(
+        optimizer: MasterOptimizer, journal: Journal, changed: ChangedWeights | None
+    ) -> list[dict[str, Any]]:
+        learner = new_learner(row.algorithm, model, optimizer, tokenizer, divided.recipe)
+        return train_online(divided, learner, questions, journal, changed)
 
     return learn
 
@@ -197,6 +229,8 @@ def run_training(
         torch.nn.Module.to(model, pick_device(device), getattr(torch, row.recipe.compute))
         learn = (learn_online if online else learn_offline)(row, data, model, tokenizer)
         optimizer = MasterOptimizer(dict(model.named_parameters()), row.recipe)
+        prepare_training(model, row.recipe.compile, row.recipe.recompute)
+        changed = ChangedWeights(model) if row.recipe.sparsity_every else None
         if mask is not None:
             optimizer.mask = attach_mask(optimizer.inner, optimizer.masters, load_mask(mask))
         where = environment(model.device)
@@ -205,10 +239,10 @@ def run_training(
             saver = StepSaver(resume / "steps", row.recipe, Checkpoint(init), model)
         with wandb_logging(row, resume.parent / "wandb") as log:
             belongs_to = {**what_bits_depend_on(row), "inputs_sha256": inputs, **where}
-            columns = ONLINE_METRICS if online else METRICS
+            columns = metrics_columns(online, sparsity=changed is not None)
             every = read_every(model.device)
             journal = Journal(row, resume, belongs_to, log, saver, columns, every)
-            rows = learn(optimizer, journal)
+            rows = learn(optimizer, journal, changed)
         with replacing(out) as folder:
             folder.mkdir()
             save_model(model, tokenizer, folder, init)
@@ -243,5 +277,5 @@ def check_steps(row: Row, init: Path | None, steps: Path | None) -> None:
 def what_bits_depend_on(row: Row) -> dict[str, Any]:
     """Return the row without what changes no bit of the result: logging and saving."""
     values = row.as_dict()
-    del values["wandb"], values["recipe"]["save_every"]
+    del values["wandb"], values["recipe"]["save_every"], values["recipe"]["recompute"]
     return values

@@ -30,6 +30,19 @@ METRICS = ("step", "loss", "reward", "kl", "grad_norm", "grad_norm_masked", "lr"
 #   response_length   tokens, mean over the responses drawn
 ONLINE_METRICS = (*METRICS, "entropy", "response_length")
 
+# Files of runs with ``sparsity_every`` have one more:
+#   sparsity          share of weights that are as at the start, at 1e-5, after the step
+
+
+def metrics_columns(online: bool, sparsity: bool) -> tuple[str, ...]:
+    """Return the columns of a run's metrics.
+
+    >>> metrics_columns(online=True, sparsity=True)[-2:]
+    ('response_length', 'sparsity')
+    """
+    return (*(ONLINE_METRICS if online else METRICS), *(("sparsity",) if sparsity else ()))
+
+
 PACKAGES = ("rlsubnet", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 
 

@@ -1,0 +1,161 @@
+"""What a GPU run does differently, on a CPU: the same numbers, read later, in other parts."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partialmethod
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlsubnet.evaluation.static_cache import generate_static
+from rlsubnet.measure.sparsity import total_counts, update_counts
+from rlsubnet.training import memory, optimizer, rollouts, run
+from rlsubnet.training.model import prepare_training
+from rlsubnet.training.recipe import Row
+from tests.evaluation.tiny_models import tiny_model
+from tests.training.training_runs import bits, column, metrics, row, weights
+
+Train = Callable[..., Path]
+
+
+@pytest.fixture
+def reads_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read metrics four steps at a time, and no norm before a step, as on a GPU."""
+    for module in (run, optimizer):
+        monkeypatch.setattr(module, "read_every", lambda device: 4)
+
+
+def test_metrics_read_later_are_the_same(train: Train, request: pytest.FixtureRequest) -> None:
+    at_once = train(row("dpo", checkpoint_every=3), "at_once")
+    request.getfixturevalue("reads_later")
+    assert bits(train(row("dpo", checkpoint_every=3), "later")) == bits(at_once)
+
+
+def test_metrics_of_an_online_run_read_later_are_the_same(
+    train_online: Train, request: pytest.FixtureRequest
+) -> None:
+    what = replace(row("prime", samples=4, max_new_tokens=4), data="problems")
+    at_once = train_online(what, "at_once")
+    request.getfixturevalue("reads_later")
+    assert bits(train_online(what, "later")) == bits(at_once)
+
+
+@pytest.mark.usefixtures("reads_later")
+def test_a_gradient_that_was_not_finite_is_refused_when_it_is_read(
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    step = optimizer.MasterOptimizer.step
+    steps = []
+
+    def spoiled(self: optimizer.MasterOptimizer, lr: float, divisor: float):
+        steps.append(lr)
+        if len(steps) == 2:
+            next(iter(self.masters.values())).grad.fill_(math.nan)  # type: ignore[union-attr]
+        return step(self, lr, divisor)
+
+    monkeypatch.setattr(optimizer.MasterOptimizer, "step", spoiled)
+    with pytest.raises(ValueError, match="^run sft, step 2: the gradient's norm is nan"):
+        train(row("sft"), "run")  # which saves its state every two steps
+    assert len(steps) == 2
+    assert not (tmp_path / "run" / "resume" / "state.pt").exists()
+
+
+@pytest.mark.parametrize("algorithm", ["sft", "dpo"])
+def test_computing_activations_twice_changes_no_bit(train: Train, algorithm: str) -> None:
+    once = train(row(algorithm), "once")
+    assert bits(train(row(algorithm, recompute=True), "twice")) == bits(once)
+
+
+def test_an_online_run_that_computes_activations_twice_still_decodes(train_online: Train) -> None:
+    what = replace(row("grpo", samples=4, max_new_tokens=4), data="problems")
+    twice = replace(what, recipe=replace(what.recipe, recompute=True))
+    assert bits(train_online(twice, "twice")) == bits(train_online(what, "once"))
+
+
+def test_dropout_forbids_computing_activations_twice() -> None:
+    model = tiny_model()
+    model.config.attention_dropout = 0.1
+    with pytest.raises(ValueError, match="without dropout, found {'attention_dropout': 0.1}"):
+        prepare_training(model, compiled=False, recompute=True)
+
+
+def test_compiled_layers_train_to_nearly_the_same_weights(
+    train_online: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # All of torch.compile but its code generator, which takes half a minute.
+    compiling = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(compiling, backend="aot_eager"))
+    what = replace(row("grpo", samples=4, max_new_tokens=4, steps=3, lr=1e-2), data="problems")
+    plain = train_online(what, "plain")
+    compiled = train_online(replace(what, recipe=replace(what.recipe, compile=True)), "compiled")
+    assert column(compiled, "grad_norm") == pytest.approx(column(plain, "grad_norm"), rel=1e-2)
+    same = [
+        (weights(plain / "final")[name] == found).mean()
+        for name, found in weights(compiled / "final").items()
+    ]
+    assert sum(same) / len(same) > 0.9
+
+
+def test_without_a_gpu_a_batch_that_memory_may_divide_is_whole(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train(row("sft"), "whole")
+    assert bits(train(row("sft", accumulate=None), "by_memory")) == bits(whole)
+    assert "sft: a batch is computed in 1 part(s)" in capsys.readouterr().err
+
+
+def test_a_small_memory_divides_a_batch_as_accumulate_does(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    four = train(row("sft", accumulate=4), "four")
+    # The longest of eight is `<s>`, four characters, `(010)` and `</s>`: 88 tokens at most.
+    room = 88 * memory.bytes_per_token(tiny_config(), recompute=False)
+    monkeypatch.setattr(run, "device_memory", lambda device: int(room / 4 / memory.SHARE))
+    assert bits(train(row("sft", accumulate=None), "by_memory")) == bits(four)
+    assert "in 4 part(s)" in capsys.readouterr().err
+
+
+def tiny_config():
+    from rlsubnet.tasks.tokenizer import build_tokenizer
+    from rlsubnet.training.model import new_model
+    from tests.training.training_runs import ARCHITECTURE
+
+    return new_model(ARCHITECTURE, build_tokenizer(), seed=0).config
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_the_sparsity_on_the_way_is_that_of_the_saved_model(
+    train: Train, train_online: Train, base: Path, policy: Path, online: bool
+) -> None:
+    if online:
+        what = replace(row("grpo", samples=4, max_new_tokens=4, sparsity_every=4), data="problems")
+        init, folder = policy, train_online(what)
+    else:
+        init, folder = base, train(row("dpo", sparsity_every=4))
+    cells = [line["sparsity"] for line in metrics(folder)]
+    assert [bool(cell) for cell in cells] == [False, False, False, True, False, True]
+    tuned = weights(folder / "final")
+    expected = total_counts(update_counts(w, tuned[name]) for name, w in weights(init).items())
+    assert 0 < expected.sparsity("official", 1e-5) < 1
+    assert float(cells[-1]) == pytest.approx(expected.sparsity("official", 1e-5), rel=1e-6)
+
+
+def test_an_online_run_draws_from_a_static_cache_as_on_a_gpu(
+    train_online: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollouts, "generate", generate_static)
+    what: Row = replace(row("grpo", samples=4, max_new_tokens=4, lr=1e-2), data="problems")
+    folder = train_online(what)
+    assert max(column(folder, "reward")) > 0.0
+    assert bits(folder) == bits(train_online(what, "again"))
+
+
+def test_the_noise_of_a_seed_does_not_depend_on_other_generators() -> None:
+    from rlsubnet.evaluation.static_cache import noise_generator
+
+    torch.manual_seed(1)
+    first = torch.rand(3, generator=noise_generator(torch.device("cpu"), 5))
+    torch.manual_seed(2)
+    assert torch.equal(first, torch.rand(3, generator=noise_generator(torch.device("cpu"), 5)))
