@@ -4,6 +4,7 @@
 rule data:
     input:
         policy=policy_of,
+        source=source_of,
     output:
         ensure("<work>/data/{data}.jsonl", non_empty=True),
     log:

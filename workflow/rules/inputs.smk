@@ -60,6 +60,12 @@ def policy_of(wildcards):
     return [sheets.checkpoint_folder(SCALE, policy)] if policy else []
 
 
+def source_of(wildcards):
+    """Return the local file that a data set is read from, nothing where it is made up."""
+    spec = config["data"][wildcards.data]
+    return [spec["source"]] if spec["kind"] in sheets.WORD_KINDS else []
+
+
 def init_of(wildcards):
     """Return the checkpoint a run starts from; pretraining starts from an architecture."""
     run = run_of(wildcards)

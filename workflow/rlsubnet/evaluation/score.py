@@ -11,8 +11,8 @@ from rlsubnet.evaluation.likelihood import response_logprobs
 from rlsubnet.evaluation.results import Answer
 from rlsubnet.evaluation.settings import Settings
 from rlsubnet.evaluation.static_cache import noise_generator
-from rlsubnet.tasks.arithmetic import is_correct
 from rlsubnet.tasks.tokenizer import encode_prompt, encode_response, encode_text
+from rlsubnet.tasks.verify import is_correct
 
 Records = Sequence[Mapping[str, Any]]
 

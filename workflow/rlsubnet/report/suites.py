@@ -6,6 +6,7 @@ from typing import Any
 
 from rlsubnet.backends.olmes.suites import SUITES
 from rlsubnet.sheets import suite_kind
+from rlsubnet.sheets.backends import PROBLEM_KINDS
 from rlsubnet.tasks.choices import CHOICE_TASKS
 
 LIKELIHOOD = "log-likelihood"
@@ -60,8 +61,8 @@ def asked(config: Mapping[str, Any], suite: str) -> Asked:
             {name: task.paper for name, task in tasks.items() if task.paper},
             math500=any(task.levels for task in tasks.values()),
         )
-    if kind == "problems":
-        return Asked(kind, math500=True)
+    if kind in PROBLEM_KINDS:
+        return Asked("problems", math500=kind == "problems")
     made = CHOICE_TASKS if kind == "choices" else {}
     return Asked(
         kind,

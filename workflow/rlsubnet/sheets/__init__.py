@@ -1,5 +1,6 @@
 """What a scale consists of: its config and its three sheets, checked before any job starts."""
 
+from rlsubnet.sheets.backends import WORD_KINDS
 from rlsubnet.sheets.config import complete_config, load_config
 from rlsubnet.sheets.faults import SheetError
 from rlsubnet.sheets.layout import (
@@ -24,6 +25,7 @@ __all__ = [
     "Run",
     "Scale",
     "SheetError",
+    "WORD_KINDS",
     "checkpoint_folder",
     "complete_config",
     "contamination_file",

@@ -8,7 +8,10 @@ from rlsubnet.sheets.decay import check_decay
 from rlsubnet.sheets.tables import Row
 from rlsubnet.sheets.verl import check_verl, implied_by_verl
 
-PAIR_KINDS = ("preferences", "demonstration_pairs")
+PAIR_KINDS = ("preferences", "demonstration_pairs", "word_preferences")
+PROBLEM_KINDS = ("problems", "word_problems")
+# Read from a local file of word problems.
+WORD_KINDS = ("word_problems", "word_demonstrations", "word_preferences")
 # Pairs of messages, read by trainers that bring their own tokenization.
 MESSAGE_PAIR_KINDS = ("tulu_preferences", "rollout_pairs")
 ITEM_KIND = "eval_items"
@@ -100,10 +103,10 @@ def _check_saved_steps(recipe: Mapping[str, Any], algorithm: str) -> None:
 
 DATA_KINDS: dict[str, tuple[str, ...]] = {
     "pretrain": ("base_text",),
-    "sft": ("demonstrations",),
+    "sft": ("demonstrations", "word_demonstrations"),
     "rft": ("rejection_samples",),
     **dict.fromkeys(("dpo", "dpo_norm", "simpo", "kto", "orpo"), PAIR_KINDS),
-    **dict.fromkeys(("grpo", "raft", "ppo", "prime"), ("problems",)),
+    **dict.fromkeys(("grpo", "raft", "ppo", "prime"), PROBLEM_KINDS),
 }
 
 BACKENDS: dict[str, Backend] = {

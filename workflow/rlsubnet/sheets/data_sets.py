@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rlsubnet.sheets.backends import ITEM_KIND, MIXTURE, PAIR_KINDS
+from rlsubnet.sheets.backends import ITEM_KIND, MIXTURE, PAIR_KINDS, PROBLEM_KINDS
 from rlsubnet.sheets.faults import SheetError, unknown_name
 from rlsubnet.sheets.suites import OLMES_SUITES, suite_kind
 from rlsubnet.sheets.tables import Row
 
-SUITE_KINDS = ("problems", "choices", *PAIR_KINDS)
+SUITE_KINDS = (*PROBLEM_KINDS, "choices", *PAIR_KINDS)
 
 
 def check_data(config: Mapping[str, Any], runs: Mapping[str, Row]) -> None:
@@ -38,7 +38,7 @@ def _check_parts(config: Mapping[str, Any], name: str) -> None:
 def check_suites(config: Mapping[str, Any]) -> None:
     """Raise unless runs can be evaluated on the suites named."""
     suites, olmes = config["evaluation"], config["evaluation"]["backend"] == "olmes"
-    for key, kinds in (("suites", SUITE_KINDS), ("step_suites", ("problems",))):
+    for key, kinds in (("suites", SUITE_KINDS), ("step_suites", PROBLEM_KINDS)):
         place = f"scale {config['scale']}, key evaluation.{key}"
         known = OLMES_SUITES if olmes else config["data"]
         for name in suites[key]:

@@ -13,8 +13,10 @@ from rlsubnet.tasks.completion import Completion
 from rlsubnet.tasks.preference import PairCounts, preference_pairs
 from rlsubnet.tasks.problems import problems
 from rlsubnet.tasks.rejection import KeptCounts, correct_samples
+from rlsubnet.tasks.sampling import sample_answers
 from rlsubnet.tasks.splits import SHARES, draw_problems, every_level
 from rlsubnet.tasks.texts import base_text, demonstration_pairs, demonstrations
+from rlsubnet.tasks.word_data import word_demonstrations, word_preferences, word_problems
 
 Records = list[dict[str, Any]]
 
@@ -39,6 +41,9 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "split": (str,),
     "style": (str,),
     "policy": (str,),
+    "source": (str,),
+    "rows": (list,),
+    "template": (str,),
 }
 
 
@@ -68,31 +73,16 @@ def sampled_answers(
     """
     check_count("prompts", prompts)
     check_count("samples", samples)
-    check_count("batch_size", batch_size)
-    check_count("max_new_tokens", max_new_tokens)
     check_name("split", split, SHARES)
     check_shape(shape)
-    if temperature <= 0:
-        raise ValueError(f"temperature: expected above 0, found {temperature}")
-    from rlsubnet.evaluation.generate import sample_texts
-    from rlsubnet.evaluation.loading import load_policy
-    from rlsubnet.evaluation.static_cache import noise_generator
-
     drawn = draw_problems(random.Random(seed), every_level(prompts), split, shape=shape)
     questions = [
         {"prompt": problem.prompt, "solution": solution_of(problem), "level": problem.level}
         for problem in drawn
     ]
-    model, tokenizer = load_policy(policy)
-    completions = sample_texts(
-        model,
-        tokenizer,
-        [problem.prompt for problem in drawn],
-        samples,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        generator=noise_generator(model.device, seed),
-        batch_size=batch_size,
+    texts = [problem.prompt for problem in drawn]
+    completions = sample_answers(
+        policy, texts, samples, temperature, seed, max_new_tokens, batch_size
     )
     return questions, completions
 
@@ -168,6 +158,9 @@ GENERATORS: dict[str, Callable[..., Any]] = {
     "choices": choices,
     "preferences": preferences,
     "rejection_samples": rejection_samples,
+    "word_problems": word_problems,
+    "word_demonstrations": word_demonstrations,
+    "word_preferences": word_preferences,
 }
 
 
@@ -178,8 +171,7 @@ def build(name: str, spec: Mapping[str, Any], policy: Path | None = None) -> tup
         name: name of the data set, for messages.
         spec: its entry in the config's ``data:``; ``kind`` picks the generator, the other keys are
             the generator's arguments.
-        policy: model folder of the run that ``spec["policy"]`` names, for the kinds
-            ``preferences`` and ``rejection_samples``.
+        policy: model folder that ``spec["policy"]`` names, for kinds that have that key.
 
     Raises:
         ValueError: unknown kind; a key that is unknown, missing, of the wrong type or out of
@@ -197,8 +189,8 @@ def build(name: str, spec: Mapping[str, Any], policy: Path | None = None) -> tup
     check_keys(name, kind, arguments)
     if ("policy" in arguments) != (policy is not None):
         raise ValueError(
-            f"data set {name}: a policy folder goes with the key policy of kinds preferences and "
-            f"rejection_samples; found policy {arguments.get('policy')!r} and folder {policy}"
+            f"data set {name}: a policy folder goes with the key policy of kinds that need one; "
+            f"found policy {arguments.get('policy')!r} and folder {policy}"
         )
     if policy is not None:
         arguments["policy"] = policy

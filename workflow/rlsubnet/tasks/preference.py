@@ -1,12 +1,12 @@
 """Preference pairs from a policy's own samples: a correct answer against a wrong one."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rlsubnet.tasks.arithmetic import is_correct
 from rlsubnet.tasks.completion import Completion
 from rlsubnet.tasks.tokenizer import CHARACTERS
+from rlsubnet.tasks.verify import is_correct
 
 
 class PairCounts(NamedTuple):
@@ -42,6 +42,7 @@ def preference_pairs(
     problems: Sequence[Mapping[str, Any]],
     completions: Sequence[Sequence[Completion]],
     seed: int,
+    is_usable: Callable[[Completion], bool] = is_usable,
 ) -> tuple[list[dict[str, Any]], PairCounts]:
     """Return one pair per prompt that has both kinds of samples, and counts of all prompts.
 
@@ -52,6 +53,7 @@ def preference_pairs(
         problems: records ``{"prompt", "solution", "level"}``.
         completions: the samples of each problem.
         seed: seed of the draws.
+        is_usable: whether a wrong sample can be trained on.
 
     Returns:
         Records ``{"prompt", "chosen", "rejected", "level"}`` in the order of ``problems``, and the

@@ -4,8 +4,8 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rlsubnet.tasks.arithmetic import is_correct
 from rlsubnet.tasks.completion import Completion
+from rlsubnet.tasks.verify import is_correct
 
 
 class KeptCounts(NamedTuple):

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlsubnet.evaluation.generate import completion, generate
 from rlsubnet.evaluation.static_cache import noise_generator
 from rlsubnet.objectives.prime import preferred_groups
-from rlsubnet.tasks.arithmetic import is_correct
 from rlsubnet.tasks.tokenizer import encode_prompt, end_token, padding_token
+from rlsubnet.tasks.verify import is_correct
 from rlsubnet.training.batches import Batch, Sample, collate, from_records
 from rlsubnet.training.device import to_device
 from rlsubnet.training.recipe import Recipe
