@@ -69,6 +69,16 @@ def test_data_are_in_distribution_when_drawn_by_the_policy_or_taught_to_its_star
     assert data_of(scale, scale.runs["sft"]) == OTHER_DATA
 
 
+def test_a_policy_that_is_asked_and_does_not_answer_makes_no_distribution(scale):
+    # Word problems name a policy for the form of their prompts; their answers are people's.
+    people = {"kind": "word_demonstrations", "policy": "own", "source": "rows.jsonl"}
+    own = {"kind": "word_preferences", "policy": "own", "source": "rows.jsonl", "samples": 8}
+    data = {**scale.config["data"], "people": people, "answers": own}
+    asked = dataclasses.replace(scale, config={**scale.config, "data": data})
+    assert data_of(asked, make_run("sft", init="own", data="people")) == OTHER_DATA
+    assert data_of(asked, make_run("dpo", init="own", data="answers")) == ANSWERS_OF_THE_START
+
+
 def test_one_round_on_other_data_takes_a_run_out_of_distribution(scale):
     second = make_run("round_2", init="round_1", algorithm="sft", data="demonstrations")
     rounds = with_runs(scale, make_run("round_1"), second)

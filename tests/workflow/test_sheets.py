@@ -292,6 +292,17 @@ def test_a_later_file_lies_over_an_earlier_one(micro):
         load_config([micro.folder / "config.yaml", over])
 
 
+def test_a_model_named_at_the_top_is_the_model_called_own(micro):
+    over = micro.root / "over.yaml"
+    over.write_text("model: /models/mine\n", encoding="utf-8")
+    models = load_config([micro.folder / "config.yaml", over])["models"]
+    assert models["own"] == {"source": "/models/mine", "revision": "main", "bytes_per_parameter": 2}
+    assert "tiny" in models
+    over.write_text("model: ''\n", encoding="utf-8")
+    with pytest.raises(SheetError, match=r"over.yaml, key model: "):
+        load_config([micro.folder / "config.yaml", over])
+
+
 def test_no_run_learns_from_problems_that_are_held_out(micro):
     micro.set_cell("runs.tsv", "dpo", "algorithm", "grpo")
     micro.set_cell("runs.tsv", "dpo", "data", "arith")

@@ -6,13 +6,13 @@ from typing import Any
 
 from rlsubnet.report.columns import tolerance_name
 from rlsubnet.sheets import Pair, Run, Scale
-from rlsubnet.sheets.backends import BACKENDS
+from rlsubnet.sheets.backends import ANSWERED_KINDS, BACKENDS
 from rlsubnet.sheets.recipes import ONLINE_KEYS, resolved_recipe
 from rlsubnet.training.recipe import Recipe, learning_rate
 
 ONLINE = ONLINE_KEYS["samples"]
-# Recipe keys that say what is saved on the way and change nothing of the result.
-_SAVING = ("save_every", "checkpoint_every")
+# Recipe keys about what is saved, counted or kept on the way; the result has the same bits.
+_SAVING = ("save_every", "checkpoint_every", "sparsity_every", "recompute")
 
 DRAWN_WHILE_TRAINING = "answers of the policy, drawn while it is trained"
 ANSWERS_OF_THE_START = "answers of the start"
@@ -89,7 +89,9 @@ def data_of(scale: Scale, run: Run) -> str:
     """
     if run.algorithm in ONLINE:
         return DRAWN_WHILE_TRAINING
-    if scale.config["data"][run.data].get("policy") == run.init:
+    spec = scale.config["data"][run.data]
+    # Word problems name a policy for the form of their prompts, too.
+    if spec.get("policy") == run.init and spec["kind"] in ANSWERED_KINDS:
         return ANSWERS_OF_THE_START
     if run.init in scale.runs and scale.runs[run.init].data == run.data:
         return DATA_OF_THE_START

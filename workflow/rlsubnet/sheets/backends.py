@@ -12,6 +12,8 @@ PAIR_KINDS = ("preferences", "demonstration_pairs", "word_preferences")
 PROBLEM_KINDS = ("problems", "word_problems")
 # Read from a local file of word problems.
 WORD_KINDS = ("word_problems", "word_demonstrations", "word_preferences")
+# Made of the answers of the policy that they name.
+ANSWERED_KINDS = ("preferences", "rejection_samples", "word_preferences")
 # Pairs of messages, read by trainers that bring their own tokenization.
 MESSAGE_PAIR_KINDS = ("tulu_preferences", "rollout_pairs")
 ITEM_KIND = "eval_items"

@@ -56,6 +56,19 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return result
 
 
+def with_own_model(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``config`` with its ``model`` as the source of the model called ``own``.
+
+    On a command line only the keys of the top level can be given.
+
+    >>> with_own_model({"model": "/models/small"})["models"]
+    {'own': {'source': '/models/small'}}
+    """
+    if "model" not in config:
+        return dict(config)
+    return merged(config, {"models": {"own": {"source": config["model"]}}})
+
+
 def complete_config(config: Mapping[str, Any], files: Sequence[Path | str] = ()) -> dict[str, Any]:
     """Return ``config`` with every default filled; its own values are left as they are.
 
@@ -68,7 +81,7 @@ def complete_config(config: Mapping[str, Any], files: Sequence[Path | str] = ())
         SheetError: the config breaks the schema, or a file holds the same key twice.
     """
     contents = {str(path): read_yaml(path) for path in files}
-    result = copy.deepcopy(dict(config))
+    result = with_own_model(copy.deepcopy(dict(config)))
     error = first_error(result, load_schema("config"))
     if error is not None:
         path = [str(part) for part in error.absolute_path]
