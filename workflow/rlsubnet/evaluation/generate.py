@@ -55,17 +55,32 @@ def generate(
             generator, several greedy samples, or logits that are not finite.
     """
     _check(max_new_tokens, temperature, generator, samples)
-    if model.device.type == "cuda" and fits_static_cache(model):
-        return generate_static(
-            model,
-            prompt_ids,
-            max_new_tokens,
-            temperature,
-            generator,
-            eos_token_id=eos_token_id,
-            pad_token_id=pad_token_id,
-            samples=samples,
-        )
+    static = model.device.type == "cuda" and fits_static_cache(model)
+    return (generate_static if static else generate_growing)(
+        model,
+        prompt_ids,
+        max_new_tokens,
+        temperature,
+        generator,
+        eos_token_id=eos_token_id,
+        pad_token_id=pad_token_id,
+        samples=samples,
+    )
+
+
+@torch.inference_mode()
+def generate_growing(
+    model: PreTrainedModel,
+    prompt_ids: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    generator: torch.Generator | None = None,
+    *,
+    eos_token_id: int,
+    pad_token_id: int,
+    samples: int = 1,
+) -> Tensor:
+    """Return what :func:`generate` returns; same arguments. Rows that have ended cost nothing."""
     state = read_prompts(model, prompt_ids)
     if samples > 1:
         repeated = torch.arange(len(prompt_ids), device=model.device).repeat_interleave(samples)

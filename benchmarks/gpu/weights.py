@@ -1,0 +1,64 @@
+"""Measures on weights that are on the device: counting changes, and ranks."""
+
+import torch
+
+from benchmarks.figure import Figure, ratio
+from benchmarks.gpu.clock import in_turn
+from benchmarks.gpu.size import Size
+from benchmarks.gpu.training import Bench
+from rlsubnet.measure.device import count_changed, update_rank
+
+
+def diff_figures(bench: Bench, repeats: int) -> list[Figure]:
+    """Return the bytes of both models a second while changes are counted, beside a copy."""
+    tuned = {name: parameter.detach() for name, parameter in bench.model.named_parameters()}
+    init = {name: weight.clone() for name, weight in tuned.items()}
+    nbytes = 2 * sum(weight.nbytes for weight in init.values())
+    source = torch.cat([weight.flatten() for weight in init.values()])
+    target = torch.empty_like(source)
+    # A copy reads one model and writes one: as many bytes as a count reads.
+    times = in_turn(
+        [lambda: count_changed(init, tuned).changed, lambda: target.copy_(source)],
+        bench.device,
+        repeats,
+        bench.size.steps,
+    )
+    counting, copying = ([nbytes / t / 1e9 for t in found] for found in times)
+    return [
+        ratio(
+            f"counting changed weights beside a copy of as many bytes, {bench.size.name}",
+            counting,
+            copying,
+            "GB/s",
+            ("count", "copy"),
+            more_is_better=True,
+        )
+    ]
+
+
+def rank_figures(size: Size, device: torch.device, repeats: int) -> list[Figure]:
+    """Return the time of a rank beside torch.linalg.matrix_rank, and whether they differ."""
+    noise = torch.Generator(device).manual_seed(1)
+    init = torch.randn(size.matrix, generator=noise, device=device, dtype=torch.float32) * 0.02
+    drift = torch.randn(size.matrix, generator=noise, device=device, dtype=torch.float32) * 2e-5
+    init = init.bfloat16()
+    tuned = (init.float() + drift).bfloat16()
+    delta = (tuned - init).float()
+    ours, theirs = in_turn(
+        [lambda: update_rank(init, tuned), lambda: torch.linalg.matrix_rank(delta)],
+        device,
+        repeats,
+    )
+    rows, columns = size.matrix
+    what = f"rank of an update of {rows} x {columns}"
+    wrong = abs(int(update_rank(init, tuned)) - int(torch.linalg.matrix_rank(delta)))
+    return [
+        ratio(
+            f"{what} beside torch.linalg.matrix_rank",
+            [1e3 * t for t in ours],
+            [1e3 * t for t in theirs],
+            "ms",
+            ("rlsubnet", "torch"),
+        ),
+        Figure(f"{what}: difference of the two", (float(wrong),), "", 0, at_least=False),
+    ]

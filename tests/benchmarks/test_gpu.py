@@ -1,0 +1,98 @@
+"""The benchmark of a GPU runs its whole code on a CPU, says so, and promises nothing there."""
+
+import doctest
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Qwen2Config
+
+from benchmarks.figure import Unavailable
+from benchmarks.gpu import size
+from benchmarks.gpu.size import HALF_BILLION, Size, forward_flops
+from benchmarks.suite.gpu import figures
+from rlsubnet.training.model import new_model
+
+
+def run(repository: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["PYTHONPATH"] = f"workflow{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu", *map(str, arguments)],
+        cwd=repository,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.mark.slow
+def test_a_miniature_prints_every_figure_and_that_none_is_of_a_gpu(
+    repository: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "results.md"
+    done = run(repository, "--miniature", "--repeats", 1, "--out", out)
+    assert done.returncode == 0, done.stderr
+    text = out.read_text(encoding="utf-8")
+    assert text in done.stdout
+    assert "not figures of a GPU" in text.splitlines()[0]
+    for what in (
+        "SFT step, miniature |",
+        "DPO step, miniature |",
+        "GRPO, learning, miniature |",
+        "more time of a DPO step, miniature |",
+        "rollouts, 8 responses of 8 tokens, miniature |",
+        "counting changed weights beside a copy",
+        "beside torch.linalg.matrix_rank",
+    ):
+        assert what in text
+    assert ("rlsubnet" in text and ", TRL " in text) or "TRL is not installed" in text
+    # No share of a peak, and no goal but that two ranks agree.
+    assert "MFU" not in text
+    goals = [line.split("|")[3].strip() for line in text.splitlines() if line.startswith("| ")]
+    assert [goal for goal in goals if goal not in ("", "goal")] == ["at most 0 : met"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_does_not_pretend(repository: Path) -> None:
+    done = run(repository)
+    assert done.returncode == 2
+    assert "there is no GPU; --miniature runs the same code on a CPU" in done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_among_all_benchmarks_it_says_what_it_needs(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="needs a GPU"):
+        figures(tmp_path, repeats=1)
+
+
+def test_the_examples_of_the_operations_hold() -> None:
+    assert doctest.testmod(size).failed == 0
+
+
+def test_operations_are_two_for_every_weight_of_a_matrix_and_token() -> None:
+    small = Size(
+        "", {**HALF_BILLION.architecture, "num_hidden_layers": 2}, 40, 1, 1, 1, 1, 1, (1, 1)
+    )
+    model = new_model(small.architecture, size.word_tokenizer(40), seed=0)
+    matrices = sum(p.numel() for p in model.parameters() if p.ndim == 2)
+    # Embedding and head share their weights: the head is the one use of them that multiplies.
+    tokens = 7
+    attention = 2 * tokens * 2 * 896 * tokens
+    expected = 2 * matrices * tokens + attention
+    assert forward_flops(small, rows=1, length=tokens, scored=tokens) == expected
+
+
+def test_the_shape_is_that_of_half_a_billion_weights() -> None:
+    # Qwen2.5-0.5B has 494,032,768 weights.
+    config = Qwen2Config(**HALF_BILLION.architecture, vocab_size=HALF_BILLION.vocabulary)
+    with torch.device("meta"):
+        from transformers import Qwen2ForCausalLM
+
+        model = Qwen2ForCausalLM(config)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 494_032_768
