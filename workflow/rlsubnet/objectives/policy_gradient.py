@@ -28,10 +28,15 @@ def last_tokens(mask: Tensor) -> Tensor:
     return mask & (mask.flip(1).cumsum(1).flip(1) == 1)
 
 
-def whitened(values: Tensor, mask: Tensor) -> Tensor:
+def whitened(values: Tensor, mask: Tensor, count: int | None = None) -> Tensor:
     """Return ``(values - mean) / sqrt(variance + 1e-8)`` over the tokens in the mask, 0 outside.
 
     Mean and unbiased variance are those of all tokens of the batch together, as in verl.
+
+    Args:
+        values: one per token.
+        mask: bool, of the same shape.
+        count: how often ``mask`` is True; None asks it, for which the program waits for a GPU.
 
     Raises:
         ValueError: the mask has fewer than two tokens, which have no variance.
@@ -43,7 +48,7 @@ def whitened(values: Tensor, mask: Tensor) -> Tensor:
     tensor([[-1.,  0.,  0.],
             [ 1.,  0.,  0.]])
     """
-    count = int(mask.sum())
+    count = int(mask.sum()) if count is None else count
     if count < 2:
         raise ValueError(f"found {count} response tokens, expected at least 2 to normalize over")
     mean = values.masked_fill(~mask, 0.0).sum() / count

@@ -141,7 +141,13 @@ def rloo_rewards(rewards: Tensor, outcomes: Tensor, mask: Tensor, samples: int) 
 
 
 def prime_advantages(
-    logps: Tensor, reference: Tensor, outcomes: Tensor, mask: Tensor, samples: int, beta: float
+    logps: Tensor,
+    reference: Tensor,
+    outcomes: Tensor,
+    mask: Tensor,
+    samples: int,
+    beta: float,
+    count: int | None = None,
 ) -> Tensor:
     """Return PRIME's advantages of the tokens: whitened returns of the leave-one-out rewards.
 
@@ -152,6 +158,8 @@ def prime_advantages(
         mask: True on response tokens.
         samples: size of a group.
         beta: as in :func:`outcome_loss`.
+        count: of response tokens, where it is known: see
+            :func:`rlsubnet.objectives.policy_gradient.whitened`.
 
     Worked by hand: phi still is the reference, so only outcomes count: returns 5, 5 and -5, -5,
     mean 0, unbiased variance 100 / 3.
@@ -164,4 +172,5 @@ def prime_advantages(
             [-0.8660, -0.8660]])
     """
     rewards = process_rewards(logps, reference, mask, beta)
-    return whitened(returns_to_go(rloo_rewards(rewards, outcomes, mask, samples), mask), mask)
+    returns = returns_to_go(rloo_rewards(rewards, outcomes, mask, samples), mask)
+    return whitened(returns, mask, count)

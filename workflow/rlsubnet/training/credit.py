@@ -150,7 +150,7 @@ class ValueCredit:
         targets = generalized_advantages(
             rewards, without_gradient(values, rollouts, recipe), batch.mask, recipe.gae_lambda
         )
-        return Credit(whitened(targets.advantages, batch.mask), targets.returns)
+        return Credit(whitened(targets.advantages, batch.mask, batch.tokens), targets.returns)
 
     def update(self, divisor: float) -> None:
         """Update the head; ``divisor`` is the number of tokens that the gradient sums over."""
@@ -202,7 +202,13 @@ class ProcessCredit:
         updated = without_gradient(logps, rollouts, recipe)
         return Credit(
             prime_advantages(
-                updated, reference, outcomes, batch.mask, recipe.samples, recipe.reward_beta
+                updated,
+                reference,
+                outcomes,
+                batch.mask,
+                recipe.samples,
+                recipe.reward_beta,
+                batch.tokens,
             )
         )
 

@@ -1,0 +1,88 @@
+"""The configurations of config/gpu run from end to end on a CPU, in a small size."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from rlsubnet.files import read_jsonl
+from rlsubnet.sheets import ITEMS, load_config, load_scale, waist_files
+from rlsubnet.tasks.verify import is_correct
+from tests.workflow.miniatures import SCALE, make_miniature, set_cell
+from tests.workflow.projects import Project
+
+HERE = Path(__file__).parent
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def finish(project: Project, *targets: str) -> Path:
+    result = project.snakemake(*targets, scale=SCALE)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return project.root
+
+
+@pytest.mark.slow
+def test_a_model_from_scratch_goes_through_every_rule(project: Project) -> None:
+    config = "config/gpu/config.yaml"
+    runs = ("base", "sft", "dpo", "dpo_seed123", "prime", "prime_sub")
+    make_miniature(project.root, config, HERE / "gpu/scratch.yaml", runs)
+    set_cell(project.root / "config/gpu/runs.tsv", "prime", "set", "checkpoint_every=2")
+    root = finish(project)
+    files = waist_files(load_scale(load_config([root / f"config/{SCALE}/config.yaml"]), root))
+    folders = {Path(file).parent.name for file in files}
+    assert folders >= {"updates", "ranks", "overlap", "trajectory", "metrics", "scores"}
+    for file in files:
+        assert (root / file).stat().st_size > 0
+    for item in ITEMS:
+        folder, kind = ("figures", "pdf") if item.startswith("fig") else ("tables", "csv")
+        assert (root / f"results/gpu/{folder}/{item}.{kind}").stat().st_size > 0
+    frozen = rows_of(root / "results/gpu/frozen/prime_sub.csv")
+    assert sum(int(row["frozen"]) for row in frozen) > 0
+    assert [row["tensor"] for row in frozen if int(row["frozen_changed"])] == []
+    # Counted on the way every two of four steps; the last count is that of the table.
+    cells = [row["sparsity"] for row in rows_of(root / "results/gpu/metrics/prime.csv")]
+    assert [bool(cell) for cell in cells] == [False, True, False, True]
+    (printed,) = (
+        r for r in rows_of(root / "results/gpu/tables/table1.csv") if r["tuned"] == "prime"
+    )
+    assert 100 * float(cells[-1]) == pytest.approx(float(printed["sparsity_percent"]), abs=1e-3)
+
+
+@pytest.mark.slow
+def test_ones_own_model_learns_word_problems_by_every_rule(project: Project, shared: Path) -> None:
+    pytest.importorskip("math_verify", reason="the extra `words` is not installed")
+    runs = ("sft", "dpo", "dpo_random", "prime", "prime_sub")
+    make_miniature(project.root, "config/gpu/own-model.yaml", HERE / "gpu/own.yaml", ("own", *runs))
+    set_cell(project.root / "config/gpu/own-model/runs.tsv", "prime", "set", "checkpoint_every=1")
+    (project.root / "own").mkdir()
+    for name, file in {
+        "model": "stories260k",
+        "train.jsonl": "gsm8k/train.jsonl",
+        "test.jsonl": "gsm8k/test.jsonl",
+        "svamp.json": "svamp/SVAMP.json",
+    }.items():
+        (project.root / "own" / name).symlink_to(shared / "data" / file)
+    results = "results/own-model"
+    masked = [f"{results}/frozen/{run}.csv" for run in ("dpo_random", "prime_sub")]
+    root = finish(project, "table1", "table3", "fig7", *masked)
+    pairs = read_jsonl(root / "work/own-model/data/preferences.jsonl")
+    solutions = {
+        problem["prompt"]: problem["solution"]
+        for problem in read_jsonl(root / "work/own-model/data/problems.jsonl")
+    }
+    assert len(pairs) >= 2
+    for pair in pairs:
+        assert is_correct(pair["chosen"], solutions[pair["prompt"]])
+        assert not is_correct(pair["rejected"], solutions[pair["prompt"]])
+    for file in masked:
+        rows = rows_of(root / file)
+        assert sum(int(row["frozen"]) for row in rows) > 0
+        assert [row["tensor"] for row in rows if int(row["frozen_changed"])] == []
+    scores = rows_of(root / results / "scores/prime_sub.csv")
+    assert {row["task"] for row in scores} == {"gsm8k_sampled", "gsm8k_greedy", "prefacc"}
+    (whole,) = (r for r in scores if (r["task"], r["level"]) == ("gsm8k_sampled", "all"))
+    assert int(whole["n"]) == 6 * 2
