@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from rlsubnet.measure.bfloat16 import to_bfloat16
+from rlsubnet.measure.kernels import VARIABLE
 from rlsubnet.measure.overlap import (
     OverlapCounts,
     TensorOverlap,
@@ -13,7 +15,9 @@ from rlsubnet.measure.overlap import (
     exponent_counts,
     overlap_beside_nulls,
     overlap_counts,
+    popcount,
 )
+from rlsubnet.measure.shared_bits import WORTH_COMPILING, choose_shared_bits, numpy_shared_bits
 
 
 def beside_nulls(*tensors: TensorOverlap, draws: int = 50) -> dict[str, dict[str, float]]:
@@ -45,6 +49,50 @@ def test_packed_bits_and_exponents_count_the_same_weights(
     sums = exponent_counts(masks[0], masks[1], init).sum(axis=0)
     expected = (shape, masks[0].sum(), masks[1].sum(), (masks[0] & masks[1]).sum())
     assert OverlapCounts(*sums.tolist()) == counts == OverlapCounts(*map(int, expected))
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 191, 192, 193, 5000, 100_000])
+def test_every_bit_is_counted_once(size: int) -> None:
+    for packed in (
+        np.random.default_rng(size).integers(0, 256, size, np.uint8),
+        np.full(size, 255, np.uint8),
+    ):
+        assert popcount(packed) == int(np.unpackbits(packed).sum())
+
+
+@pytest.mark.parametrize("numel", [1, 8, 63, 64, 65, 10_003])
+@pytest.mark.parametrize("kind", [np.uint16, np.float16, np.float32])
+def test_compiled_loops_count_what_numpy_counts(numel: int, kind: type) -> None:
+    numba_shared_bits = pytest.importorskip("rlsubnet.measure.shared_bits_numba").numba_shared_bits
+    rng = np.random.default_rng(numel)
+    init = 0.02 * rng.standard_normal(numel)
+    weights = to_bfloat16(init.astype(np.float32)) if kind is np.uint16 else init.astype(kind)
+    first, second = rng.random(numel) < 0.3, rng.random(numel) < 0.6
+    packed = [np.packbits(mask, bitorder="little") for mask in (first, second)]
+    by_hand = exponent_counts(first, second, weights)
+    counts = OverlapCounts(numel, *(int(m.sum()) for m in (first, second, first & second)))
+    for way in (numpy_shared_bits, numba_shared_bits):
+        assert way(*packed, numel, None) == (counts, None)
+        sizes, groups = way(*packed, numel, weights)
+        assert sizes == counts
+        assert (groups == by_hand).all()
+
+
+def test_compiled_loops_refuse_a_start_that_is_no_number() -> None:
+    numba_shared_bits = pytest.importorskip("rlsubnet.measure.shared_bits_numba").numba_shared_bits
+    bits, init = np.zeros(1, np.uint8), np.array([0x3F80, 0xFFC1], np.uint16)
+    for way in (numpy_shared_bits, numba_shared_bits):
+        with pytest.raises(ValueError, match="1 of 2 weights before finetuning are no finite"):
+            way(bits, bits, 2, init)
+
+
+def test_compiled_loops_are_for_many_weights_by_exponent(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba")
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert choose_shared_bits("auto", WORTH_COMPILING, True) is not numpy_shared_bits
+    assert choose_shared_bits("auto", WORTH_COMPILING - 1, True) is numpy_shared_bits
+    assert choose_shared_bits("auto", 1 << 40, False) is numpy_shared_bits
+    assert choose_shared_bits("numba", 1, False) is not numpy_shared_bits
 
 
 def test_weights_are_told_apart_by_their_bfloat16_exponent_whatever_their_sign() -> None:

@@ -48,6 +48,9 @@ def test_runs_that_share_only_their_start_exceed_the_uniform_null_and_meet_the_l
     assert found["uniform"].o1 == pytest.approx(0.595, abs=0.01)
     assert found["uniform"].lift > 1.55
     assert found["per_tensor"].lift > 1.55
+    # Within half a point, of 24 between it and the uniform null.
+    assert abs(found["per_magnitude"].o1 - found["per_magnitude"].o1_null) < 0.005
+    assert abs(found["per_magnitude"].o2 - found["per_magnitude"].o2_null) < 0.005
     # Over seeds the lift is 1.000 with a standard deviation of 0.002.
     assert found["per_magnitude"].lift == pytest.approx(1.0, abs=0.01)
     assert 0.98 < found["per_magnitude"].ci_low < found["per_magnitude"].ci_high < 1.02
@@ -66,6 +69,8 @@ def test_runs_that_move_the_same_weights_exceed_every_null() -> None:
     found = compare_runs(
         lambda tensor, run: SIGMA * importance[tensor] * run.standard_normal(NUMEL)
     )
+    # Ten points and more, where half a point is what drift alone leaves.
+    assert found["per_magnitude"].o1 > found["per_magnitude"].o1_null + 0.1
     assert found["per_magnitude"].lift > 1.25
     assert found["per_magnitude"].ci_low > 1.25
     assert found["uniform"].lift > found["per_magnitude"].lift + 0.2

@@ -7,17 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlsubnet.checkpoints.compare import read_finite
+from rlsubnet.checkpoints.differ import keep_freed_memory
 from rlsubnet.checkpoints.masks import Mask
 from rlsubnet.checkpoints.store import CHUNK, Checkpoint
-from rlsubnet.measure.overlap import (
-    EXPONENTS,
-    OverlapCounts,
-    TensorOverlap,
-    chance_overlap,
-    exponent_counts,
-    overlap_counts,
-)
+from rlsubnet.measure.overlap import EXPONENTS, OverlapCounts, TensorOverlap, chance_overlap
 from rlsubnet.measure.parameters import natural_order
+from rlsubnet.measure.shared_bits import choose_shared_bits
+
+# Weights per read of two masks alone: a MiB of each.
+MASK_CHUNK = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -92,28 +90,38 @@ def _rule(mask: Mask) -> str:
     return rule if rule in ("bitwise", "unknown") else f"{rule} at {mask.metadata.get('atol')}"
 
 
-def _bits(packed: np.ndarray, size: int) -> np.ndarray:
-    return np.unpackbits(packed, count=size, bitorder="little").view(np.bool_)
-
-
-def tensor_overlaps(masks: MaskPair, chunk: int = CHUNK) -> Iterator[tuple[str, TensorOverlap]]:
+def tensor_overlaps(
+    masks: MaskPair, chunk: int | None = None, kernel: str = "auto"
+) -> Iterator[tuple[str, TensorOverlap]]:
     """Yield each tensor's name and what the two subnetworks share in it, in natural order.
+
+    Args:
+        masks: the pair.
+        chunk: weights read at a time, a multiple of 8; neither this nor the kernel shows in what is
+            counted.
+        kernel: see ``measure.kernels``.
 
     Raises:
         ValueError: bits beyond a mask's last weight are set, or weights of the start are NaN or
             Inf; names file and tensor.
     """
+    chunk = chunk or (CHUNK if masks.init else MASK_CHUNK)
     assert chunk % 8 == 0, "a piece of a mask starts at a whole byte"
-    for name in sorted(masks.first.names, key=natural_order):
+    keep_freed_memory()
+    names = sorted(masks.first.names, key=natural_order)
+    total = sum(math.prod(masks.first.shape(name)) for name in names)
+    shared_bits = choose_shared_bits(kernel, total, by_exponent=masks.init is not None)
+    for name in names:
         numel, start = math.prod(masks.first.shape(name)), 0
         counts = OverlapCounts()
         by_exponent = np.zeros((EXPONENTS, 4), np.int64)
         pieces = (mask.read_packed_chunks(name, chunk // 8) for mask in (masks.first, masks.second))
         for first, second in zip(*pieces, strict=True):
             size = min(chunk, numel - start)
-            counts += overlap_counts(first, second, size)
-            if masks.init:
-                weights = read_finite(masks.init, name, start, size)
-                by_exponent += exponent_counts(_bits(first, size), _bits(second, size), weights)
+            weights = read_finite(masks.init, name, start, size) if masks.init else None
+            sizes, groups = shared_bits(first, second, size, weights)
+            counts += sizes
+            if groups is not None:
+                by_exponent += groups
             start += size
         yield name, TensorOverlap(counts, chance_overlap(by_exponent) if masks.init else None)

@@ -44,8 +44,8 @@ def add_pair(parser: argparse.ArgumentParser, common_rows: bool = True) -> None:
         )
 
 
-def add_pass_options(parser: argparse.ArgumentParser) -> None:
-    """Add how a pass over a pair is done; none of it changes a number."""
+def add_kernel(parser: argparse.ArgumentParser) -> None:
+    """Add ``--kernel``, which changes no number."""
     parser.add_argument(
         "--kernel",
         choices=("auto", "numpy", "numba"),
@@ -53,6 +53,11 @@ def add_pass_options(parser: argparse.ArgumentParser) -> None:
         help="numba: compiled loops (pip install 'rlsubnet[fast]'); auto takes them where they are "
         "installed and worth their import; all give the same integers (default: auto)",
     )
+
+
+def add_pass_options(parser: argparse.ArgumentParser) -> None:
+    """Add how a pass over a pair is done; none of it changes a number."""
+    add_kernel(parser)
     parser.add_argument(
         "--threads",
         type=int,

@@ -1,4 +1,4 @@
-"""Subcommand overlap: how much two subnetworks share, beside what chance would give."""
+"""Subcommands on masks: overlap, beside what chance would give, and union."""
 
 import argparse
 import math
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlsubnet.commands._pair import CHECKPOINT_HELP
+from rlsubnet.commands._pair import CHECKPOINT_HELP, add_kernel
 from rlsubnet.commands._parser import add_command
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def run_overlap(options: argparse.Namespace) -> None:
     masks = pair_masks(
         load_mask(options.mask1), load_mask(options.mask2), init, options.common_rows
     )
-    tensors = [tensor for _, tensor in tensor_overlaps(masks)]
+    tensors = [tensor for _, tensor in tensor_overlaps(masks, kernel=options.kernel)]
     try:
         overlaps = overlap_beside_nulls(tensors, np.random.default_rng(options.seed))
     except ValueError as error:
@@ -95,8 +95,39 @@ def run_overlap(options: argparse.Namespace) -> None:
     print(_summary(masks, tensors, overlaps))
 
 
+def run_union(options: argparse.Namespace) -> None:
+    """Write the union of masks, and print what share of it each of them is."""
+    from rlsubnet.checkpoints.masks import load_mask
+    from rlsubnet.checkpoints.union import unite_masks
+
+    masks = [load_mask(path) for path in options.masks]
+    ever, sizes = unite_masks(masks, options.out)
+    numel = sum(math.prod(masks[0].shape(name)) for name in masks[0].names)
+    if not numel:
+        raise ValueError(f"{masks[0].path}: a mask of no weights")
+    print(f"{ever:,} of {numel:,} weights ({ever / numel:.2%}) are in at least one mask; in each:")
+    for mask, size in zip(masks, sizes, strict=True):
+        share = f"{size / ever:.2%} of the union" if ever else "the union is empty"
+        print(f"{size:>15,} ({share})  {mask.path}")
+
+
+def _add_union(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = add_command(
+        subcommands,
+        "union",
+        run_union,
+        "the weights that are in at least one of several masks: ever updated",
+        "rlsubnet union step50.safetensors step100.safetensors --out ever.safetensors",
+        "Write the union of masks of one start, such as those of a run's saved steps: the weights\n"
+        "that were ever updated (Figure 6). Reads a piece at a time.",
+    )
+    parser.add_argument("masks", nargs="+", metavar="MASK", help="masks (`rlsubnet mask`)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="mask to write")
+
+
 def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add overlap."""
+    """Add overlap and union."""
+    _add_union(subcommands)
     parser = add_command(
         subcommands,
         "overlap",
@@ -125,6 +156,7 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
         metavar="NAME",
         help="tensors of INIT with more rows than the masks cover (a resized vocabulary)",
     )
+    add_kernel(parser)
     parser.add_argument(
         "--seed", type=int, default=0, help="of the bootstrap behind the intervals (default: 0)"
     )

@@ -1,4 +1,4 @@
-"""Which kernel does the pass of ``measure.fused``: numpy alone, or compiled by numba."""
+"""Which kernel does the work: numpy alone, or loops compiled by numba."""
 
 import importlib.util
 import os
@@ -11,20 +11,19 @@ VARIABLE = "RLSUBNET_KERNEL"
 WORTH_COMPILING = 4 << 30
 
 
-def choose_kernel(name: str, nbytes: int) -> Kernel:
-    """Return a kernel by name; all of them give the same integers and bits.
+def wants_numba(name: str, worthwhile: bool) -> bool:
+    """Return whether compiled loops do the work.
 
     Args:
-        name: ``numpy``, ``numba``, or ``auto``: numba where it is installed and the checkpoints are
-            large enough to repay its import. The environment variable RLSUBNET_KERNEL stands in
-            for ``auto``.
-        nbytes: stored bytes of both checkpoints.
+        name: ``numpy``, ``numba``, or ``auto``: numba where it is installed and repays its import.
+            The environment variable RLSUBNET_KERNEL stands in for ``auto``.
+        worthwhile: whether there is enough to do for that.
 
     Raises:
         ValueError: an unknown name, or numba is asked for and not installed.
 
-    >>> choose_kernel("numpy", 1 << 40).__name__
-    'numpy_kernel'
+    >>> wants_numba("numpy", worthwhile=True)
+    False
     """
     wish = os.environ.get(VARIABLE, "auto") if name == "auto" else name
     if wish not in KERNELS:
@@ -32,7 +31,20 @@ def choose_kernel(name: str, nbytes: int) -> Kernel:
     installed = importlib.util.find_spec("numba") is not None
     if wish == "numba" and not installed:
         raise ValueError("kernel numba needs numba: pip install 'rlsubnet[fast]'")
-    if wish == "numpy" or not installed or (wish == "auto" and nbytes < WORTH_COMPILING):
+    return wish == "numba" or (wish == "auto" and installed and worthwhile)
+
+
+def choose_kernel(name: str, nbytes: int) -> Kernel:
+    """Return a kernel by name; all of them give the same integers and bits.
+
+    Args:
+        name: see ``wants_numba``.
+        nbytes: stored bytes of both checkpoints.
+
+    >>> choose_kernel("numpy", 1 << 40).__name__
+    'numpy_kernel'
+    """
+    if not wants_numba(name, worthwhile=nbytes >= WORTH_COMPILING):
         return numpy_kernel
     from rlsubnet.measure.fused_numba import numba_kernel
 
