@@ -29,7 +29,9 @@ def test_bits_are_packed_from_the_lowest(tmp_path: Path) -> None:
         max_size=4,
     )
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None
+)
 def test_a_mask_reads_back_as_it_was_saved(tmp_path: Path, masks: dict[str, np.ndarray]) -> None:
     save_mask(tmp_path / "m.safetensors", masks, METADATA)
     mask = load_mask(tmp_path / "m.safetensors")
