@@ -7,11 +7,11 @@ Prints JSON: seconds of wall and CPU of each repetition.
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from benchmarks.timing import in_turn
 from rlsubnet.checkpoints.compare import Pair, pair_checkpoints
 from rlsubnet.checkpoints.differ import diff_tensors
 from rlsubnet.checkpoints.mask_file import MaskFile
@@ -44,18 +44,10 @@ def plain_read(pair: Pair) -> None:
         list(pool.map(work, range(threads)))
 
 
-def timed(action: Callable[[], object]) -> tuple[float, float]:
-    """Return the seconds of wall and of CPU that a call took."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    action()
-    return time.perf_counter() - wall, time.process_time() - cpu
-
-
 def main() -> None:
     """Time a plain read, the counts, counts and mask, and counts, mask and exponents, in turn."""
     init, tuned, repeats, kernel = sys.argv[1:]
     pair = pair_checkpoints(Checkpoint(init), Checkpoint(tuned))
-    found: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory(dir=Path(init).parent) as folder:
         mask = MaskFile(Path(folder, "m"), pair.shapes, {}, keep=False)
         passes: dict[str, Callable[[], object]] = {
@@ -68,12 +60,8 @@ def main() -> None:
                 pair, Wanted(TOLERANCES, by_exponent=True), kernel=kernel, take_mask=mask.write
             ),
         }
-        for repetition in range(int(repeats) + 1):
-            for name, action in passes.items():
-                seconds = timed(action)
-                # The first round warms the cache and imports the kernel.
-                if repetition:
-                    found.setdefault(name, []).append(seconds)
+        # The first round warms the cache and imports the kernel.
+        found = in_turn(passes, int(repeats))
         mask.discard()
     nbytes = sum(map(pair.nbytes, pair.shapes))
     print(json.dumps({"nbytes": nbytes, "seconds": found}))
