@@ -65,6 +65,16 @@ def visit_of(pair: Pair, parts: Sequence[Sequence[str]]) -> Visit:
     return Visit(sides, files)
 
 
+def visited(pair: Pair) -> Iterator[list[str]]:
+    """Yield the names of tensors part by part, each while its files are on the disk."""
+    parts = parts_of(pair)
+    visit = visit_of(pair, parts)
+    for place, number in enumerate(visit.order):
+        visit.bring(place)
+        yield parts[number]
+    visit.end()
+
+
 def _stamps(pair: Pair) -> dict[str, list[Any]]:
     """Return for every file what changes when it does."""
     return {

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from rlsubnet.checkpoints.pair_notes import pair_notes
 from rlsubnet.measure.parameters import parse_parameter
 from rlsubnet.measure.sparsity import (
     RULES,
@@ -20,30 +21,6 @@ def _line(label: str, counts: UpdateCounts, atol: float) -> str:
     shares = "".join(f"{100 * counts.sparsity(rule, atol):>10.2f}" for rule in RULES)
     changed = 100 * counts.bitwise_changed / counts.numel if counts.numel else 0.0
     return f"{label:<28}{counts.numel:>15,}{shares}{changed:>10.2f}"
-
-
-def _warnings(pair: "Pair") -> list[str]:
-    """Return what a reader must know before quoting a number."""
-    notes = []
-    for name, (before, after) in pair.resized.items():
-        notes.append(f"{name} has {before} and {after} rows: the first {min(before, after)} count")
-    if differing := pair.differing_dtypes:
-        kinds = sorted({f"{a} against {b}" for a, b in differing.values()})
-        notes.append(
-            f"stored types differ in {len(differing)} tensors ({', '.join(kinds)}): official and "
-            "bitwise round both to bfloat16, exact compares in float32"
-        )
-    for side, checkpoint in (("init", pair.init), ("tuned", pair.tuned)):
-        if quantized := [name for name in pair.shapes if name in checkpoint.scales]:
-            notes.append(
-                f"{side}: {len(quantized)} tensors are fp8 codes with block scales: the bfloat16 "
-                "weights that they stand for are compared"
-            )
-        for name in checkpoint.tied:
-            notes.append(f"{side}: {name} equals the embedding it is tied to and counts once")
-        if checkpoint.buffers:
-            notes.append(f"{side}: {len(checkpoint.buffers)} rotary buffers are no weights")
-    return notes
 
 
 def update_summary(pair: "Pair", counts: Mapping[str, UpdateCounts]) -> str:
@@ -73,5 +50,5 @@ def update_summary(pair: "Pair", counts: Mapping[str, UpdateCounts]) -> str:
         ]
         for key, part in groups.items():
             lines.append(_line("(outside layers)" if key is None else str(key), part, shown))
-    lines += [f"warning: {note}" for note in _warnings(pair)]
+    lines += [f"warning: {note}" for note in pair_notes(pair)]
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from rlsubnet.threads import MOST_THREADS, bound_linear_algebra, checked_threads
 
 if TYPE_CHECKING:
     from rlsubnet.checkpoints.compare import Pair
+    from rlsubnet.checkpoints.ranks import MatrixRank
 
 RANK_COLUMNS = [
     "tensor",
@@ -35,39 +36,31 @@ TRAJECTORY_COLUMNS = [
 ]
 
 
+def _rank_row(rank: "MatrixRank") -> dict[str, Any]:
+    return {
+        "tensor": rank.tensor,
+        "layer": "" if rank.place.layer is None else rank.place.layer,
+        "matrix": rank.place.matrix,
+        "rows": rank.shape[0],
+        "cols": rank.shape[1],
+        "rank": rank.measured.rank,
+        "max_rank": rank.max_rank,
+        "stable_rank": repr(rank.measured.stable_rank),
+        "effective_rank": repr(rank.measured.effective_rank),
+        "rank_of_random_control": rank.control,
+    }
+
+
 def _rank_rows(pair: "Pair", seed: int, device: str) -> list[dict[str, Any]]:
-    import numpy as np
+    from rlsubnet.checkpoints.ranks import matrix_ranks
+    from rlsubnet.checkpoints.update_pass import visited
 
-    from rlsubnet.checkpoints.compare import read_delta, tensor_generator
-    from rlsubnet.measure.parameters import parse_parameter
-    from rlsubnet.measure.rank import has_rank, random_control, rank_alone, update_rank
-
-    rows: list[dict[str, Any]] = []
-    for name, shape in pair.shapes.items():
-        if not has_rank(name, shape) or not pair.numel(name):
-            continue
-        whole = read_delta(pair, name)
-        place = parse_parameter(name)
-        # A stack of matrices (experts in one tensor) gives one row each.
-        for index in np.ndindex(shape[:-2]):
-            label = name + "".join(f"[{i}]" for i in index)
-            delta = whole[index]
-            measured = update_rank(delta, device)
-            control = random_control(delta, tensor_generator(seed, label))
-            rows.append(
-                {
-                    "tensor": label,
-                    "layer": "" if place.layer is None else place.layer,
-                    "matrix": place.matrix,
-                    "rows": delta.shape[0],
-                    "cols": delta.shape[1],
-                    "rank": measured.rank,
-                    "max_rank": min(delta.shape),
-                    "stable_rank": repr(measured.stable_rank),
-                    "effective_rank": repr(measured.effective_rank),
-                    "rank_of_random_control": rank_alone(control, device),
-                }
-            )
+    found = {
+        name: list(matrix_ranks(pair, name, seed, device))
+        for names in visited(pair)
+        for name in names
+    }
+    rows = [_rank_row(rank) for name in pair.shapes for rank in found[name]]
     if not rows:
         raise ValueError(f"{pair.init.path}: no matrix to take a rank of")
     return rows
