@@ -47,6 +47,12 @@ figures: setup ## draw all tables and figures again from results/ alone
 report: setup ## write results/demo/report.html again
 	$(BIN)/snakemake --quiet all --report results/demo/report.html
 
+status: setup ## say what is done, running, failed and missing, per table and figure
+	@$(BIN)/rlsubnet status $(ARGS)
+
+resume: setup ## go on after a killed run: cancel what it left, unlock, continue
+	@$(BIN)/rlsubnet resume $(ARGS)
+
 test: setup-dev ## run the tests, with coverage of the typed core
 	$(BIN)/python -m pytest --durations=10 --cov=rlsubnet.measure --cov=rlsubnet.checkpoints \
 	  --cov=rlsubnet.training --cov-report=term

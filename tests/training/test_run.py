@@ -208,6 +208,17 @@ def test_a_state_of_another_row_is_refused_with_what_differs(
     train(row("sft", save_every=1), "run")
 
 
+@pytest.mark.parametrize("kept", [0.0, 0.2, 0.5, 0.9, 0.999])
+def test_a_state_that_was_cut_short_is_refused(
+    monkeypatch: pytest.MonkeyPatch, train: Train, tmp_path: Path, kept: float
+) -> None:
+    interrupted(monkeypatch, train, "run", after=5)
+    file = tmp_path / "run" / "resume" / STATE
+    os.truncate(file, int(kept * file.stat().st_size))
+    with pytest.raises(ValueError, match=r"state\.pt: damaged, or .*; delete .*resume to start"):
+        train(row("sft"), "run")
+
+
 def test_a_damaged_state_is_refused(train: Train, tmp_path: Path) -> None:
     (tmp_path / "run" / "resume").mkdir(parents=True)
     (tmp_path / "run" / "resume" / STATE).write_bytes(b"not a state")

@@ -64,10 +64,15 @@ def write_csv(path: Path | str, rows: Sequence[Mapping[str, Any]], columns: Sequ
         writer.writerows(rows)
 
 
+def json_text(value: Any) -> str:
+    """Return ``value`` as indented JSON with sorted keys, and a newline."""
+    return json.dumps(value, indent=2, sort_keys=True) + "\n"
+
+
 def write_json(path: Path | str, value: Any) -> None:
     """Write ``value`` as indented JSON with sorted keys."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        temporary.write_text(json_text(value), encoding="utf-8")
 
 
 def write_jsonl(path: Path | str, records: Iterable[Mapping[str, Any]]) -> int:

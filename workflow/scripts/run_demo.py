@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 
-import psutil
 from time_left import TimeLeft, Training, said, training
 
+from rlsubnet.running.processes import workers_here
+from rlsubnet.running.resume import snakemake
 from rlsubnet.sheets import Scale, SheetError, load_config, load_scale
 from rlsubnet.sheets.recipes import resolved_recipe
 
@@ -139,25 +140,6 @@ def time_left() -> TimeLeft:
         return TimeLeft()
     runs = Path(scale.config["work"]) / "runs"
     return TimeLeft(expected_trainings(scale, {p.parent.name for p in runs.glob("*/final")}))
-
-
-def snakemake(*arguments: str) -> list[str]:
-    """Return the command line of the Snakemake that belongs to this Python."""
-    return [sys.executable, "-m", "snakemake", *arguments]
-
-
-def workers_here() -> list[tuple[psutil.Process, str]]:
-    """Return other processes of this folder that run Snakemake or one of its jobs, and as what."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            words = " ".join(process.cmdline()[:4])
-            here = process.pid != os.getpid() and Path(process.cwd()) == Path.cwd()
-        except (psutil.Error, OSError):
-            continue
-        if here and re.search(r"(bin/snakemake|-m snakemake|bin/rlsubnet)\b", words):
-            found.append((process, words))
-    return found
 
 
 def clear_stale_lock() -> None:

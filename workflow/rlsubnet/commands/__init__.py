@@ -15,6 +15,7 @@ from rlsubnet.commands import (
     open_instruct,
     published,
     reporting,
+    running,
     training,
     verl,
 )
@@ -22,4 +23,4 @@ from rlsubnet.commands import (
 _PREPARING = (checking, downloading, data, published)
 _TRAINING = (training, open_instruct, verl)
 _EVALUATING = (evaluating, olmes)
-COMMAND_MODULES = (*_PREPARING, *_TRAINING, measuring, deltas, *_EVALUATING, reporting)
+COMMAND_MODULES = (*_PREPARING, *_TRAINING, measuring, deltas, *_EVALUATING, reporting, running)

@@ -1,5 +1,6 @@
 """The state a killed run starts again from: one file, complete or absent."""
 
+import errno
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,9 +52,10 @@ def load_state(folder: Path, belongs_to: Mapping[str, Any]) -> dict[str, Any] | 
         # To the CPU: a copy on the device would double what the optimizer holds there.
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         saved = state["belongs_to"]
-    except OSError:
-        raise
     except Exception as error:  # torch.load has no error of its own for a damaged file
+        # Cut short, it makes torch look for the end of the archive before the file's beginning.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         raise ValueError(
             f"{file}: damaged, or not a saved state; delete {folder} to start from the beginning"
         ) from error

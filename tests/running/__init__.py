@@ -1,0 +1,1 @@
+"""Status and resume of a workflow."""

@@ -1,0 +1,91 @@
+"""What Slurm's queue holds of a workflow, and taking it out."""
+
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rlsubnet.running.snakemake_log import Run
+
+# A line of squeue: number, job name (the id of Snakemake's run), state, time, node or reason.
+FORMAT = "%i|%j|%T|%M|%R"
+INTERVAL = 1.0  # seconds between two looks at the queue
+
+
+class Queued(NamedTuple):
+    """A Slurm job that has not ended."""
+
+    number: str
+    name: str
+    state: str
+    elapsed: str
+    where: str
+
+
+def has_slurm() -> bool:
+    """Return whether this machine knows Slurm."""
+    return shutil.which("squeue") is not None
+
+
+def _ask(words: Sequence[str]) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    if done.returncode:
+        raise ValueError(f"{words[0]} failed: {done.stderr.strip()}")
+    return done.stdout
+
+
+def parse_queue(text: str) -> list[Queued]:
+    r"""Return the jobs that squeue names.
+
+    >>> parse_queue("27|5e-7|RUNNING|0:34|n1\n")
+    [Queued(number='27', name='5e-7', state='RUNNING', elapsed='0:34', where='n1')]
+    """
+    return [Queued(*line.split("|", 4)) for line in text.splitlines() if line]
+
+
+def queued(names: Sequence[str]) -> list[Queued]:
+    """Return the jobs of these names that wait, run or are about to end.
+
+    Raises:
+        ValueError: Slurm does not answer.
+    """
+    if not names:
+        return []
+    return parse_queue(
+        _ask(["squeue", "--noheader", f"--format={FORMAT}", "--name", ",".join(names)])
+    )
+
+
+def queue_of(run: Run) -> tuple[dict[str, Queued], str]:
+    """Return the jobs of a run that have not ended, by number, and why they are not known."""
+    if not run.slurm_id or run.ended:
+        return {}, ""
+    if not has_slurm():
+        return {}, "there is no squeue on this machine"
+    try:
+        return {job.number: job for job in queued([run.slurm_id])}, ""
+    except (ValueError, subprocess.TimeoutExpired) as error:
+        return {}, str(error).partition("\n")[0]
+
+
+def cancel(names: Sequence[str], patience: float) -> list[Queued]:
+    """Cancel all jobs of these names and wait until none is left; return what there was.
+
+    Raises:
+        ValueError: Slurm does not answer, or some are still there after ``patience`` seconds.
+    """
+    found = queued(names)
+    if not found:
+        return []
+    _ask(["scancel", *(job.number for job in found)])
+    deadline = time.monotonic() + patience
+    while left := queued(names):
+        if time.monotonic() > deadline:
+            numbers = ", ".join(job.number for job in left)
+            raise ValueError(
+                f"Slurm jobs {numbers} were cancelled {patience:.0f} s ago and have not ended; "
+                "what they may still write would be taken for results. Ask again later"
+            )
+        time.sleep(INTERVAL)
+    return found

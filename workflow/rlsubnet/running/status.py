@@ -1,0 +1,242 @@
+"""Which tables and figures are done, and what the others wait for."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlsubnet.running.slurm import Queued
+from rlsubnet.running.snakemake_log import DONE, FAILED, RUNNING, WAITING, Job, Run
+from rlsubnet.sheets import ITEMS, Scale, checkpoint_folder, data_file, item_files, mask_file
+from rlsubnet.sheets.plan import item_needs
+
+INTERRUPTED, MISSING, OUTDATED = "interrupted", "missing", "outdated"
+# What is said of an item, the first that holds of any of its jobs.
+URGENCY = (FAILED, RUNNING, WAITING, INTERRUPTED)
+LINES = 5  # of the log of a failed job
+
+
+@dataclass
+class Item:
+    """A table or figure.
+
+    Attributes:
+        name: of the item.
+        state: ``done``, ``outdated`` (a file it reads is newer), ``failed``, ``running``,
+            ``waiting``, ``interrupted`` (its jobs were under way when Snakemake was killed) or
+            ``missing``.
+        files: how many of the files that it reads are there.
+        of: how many it reads.
+        jobs: those under way or failed on which it waits.
+    """
+
+    name: str
+    state: str
+    files: int
+    of: int
+    jobs: list[Job] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where a scale stands.
+
+    Attributes:
+        items: every table and figure.
+        run: the last one here, its jobs settled, or None.
+        queue: its jobs that Slurm knows, by number.
+        silence: why Slurm's queue is not known, empty where it is, or is not needed.
+        alive: whether its Snakemake is at work on this machine.
+    """
+
+    items: Sequence[Item]
+    run: Run | None
+    queue: Mapping[str, Queued]
+    silence: str
+    alive: bool
+
+
+def item_outputs(scale: Scale, item: str) -> list[Path]:
+    """Return what the rule of an item makes."""
+    results = Path(scale.config["results"])
+    if item.startswith("fig"):
+        return [results / "figures" / f"{item}.{kind}" for kind in ("png", "pdf")]
+    return [results / "tables" / f"{item}.{kind}" for kind in ("csv", "md", "tex")]
+
+
+def item_sources(scale: Scale, item: str) -> set[str]:
+    """Return every file and folder that an item waits for: what it reads, and what that is from."""
+    needs = item_needs(scale, item)
+    for other in ITEMS if item == "verdicts" else ():
+        needs |= item_needs(scale, other)
+    found = {*item_files(scale, item), *map(str, item_outputs(scale, item))}
+    found |= {checkpoint_folder(scale, name) for name in needs.runs | needs.models}
+    found |= {data_file(scale, scale.runs[run].data) for run in needs.runs}
+    for mask in needs.masks:
+        pair, _, kind = mask.partition("__")
+        found.add(mask_file(scale, pair, kind))
+    return found
+
+
+def settle(run: Run, queue: Mapping[str, Queued], alive: bool) -> None:
+    """Correct the states of a run's jobs by what the queue says and whether Snakemake lives.
+
+    Its log alone does not tell a job that runs from one that waits in Slurm's queue, or whose
+    Snakemake was killed.
+    """
+    for job in run.jobs.values():
+        if job.state not in (RUNNING, WAITING):
+            continue
+        if job.slurm in queue:
+            job.state = WAITING if queue[job.slurm].state == "PENDING" else RUNNING
+        elif not alive:
+            job.state = INTERRUPTED
+
+
+def item_status(scale: Scale, item: str, run: Run | None) -> Item:
+    """Return the state of one item.
+
+    Args:
+        scale: for its sheets and folders.
+        item: name of the table or figure.
+        run: the last one here, its jobs settled; None in a fresh clone, where times say nothing.
+    """
+    jobs = run.jobs.values() if run else ()
+    reads = [Path(file) for file in item_files(scale, item)]
+    outputs = item_outputs(scale, item)
+    there = [path for path in reads if path.exists()]
+    sources = item_sources(scale, item)
+    open_jobs = [
+        job for job in jobs if job.state in URGENCY and not sources.isdisjoint(job.outputs)
+    ]
+    states = {job.state for job in open_jobs}
+    if found := next((state for state in URGENCY if state in states), None):
+        state = found
+    elif len(there) < len(reads) or not all(path.exists() for path in outputs):
+        state = MISSING
+    elif run and reads and max(map(_time, reads)) > min(map(_time, outputs)):
+        state = OUTDATED
+    else:
+        state = DONE
+    return Item(item, state, len(there), len(reads), open_jobs)
+
+
+def _time(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def all_items(scale: Scale, run: Run | None) -> list[Item]:
+    """Return the state of every item that some row names, and of the verdicts."""
+    return [item_status(scale, item, run) for item in ITEMS if item_files(scale, item)]
+
+
+def last_lines(file: str, count: int = LINES) -> list[str]:
+    """Return the last lines of a log, none where there is no such file."""
+    path = Path(file)
+    if not file or not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [line.rstrip() for line in lines if line.strip()][-count:]
+
+
+def job_name(job: Job) -> str:
+    """Return a job as rule and wildcards."""
+    return f"{job.rule} {job.name}".rstrip()
+
+
+def words_of(job: Job) -> list[str]:
+    """Return the last words of a job: of its own log, else of its Slurm job's."""
+    return last_lines(job.log) or last_lines(job.slurm_log)
+
+
+def described(job: Job, queue: Mapping[str, Queued]) -> str:
+    """Return one line about a job.
+
+    >>> job = Job("train", "7", "dpo", state="running", attempt=2, slurm="12")
+    >>> described(job, {"12": Queued("12", "id", "RUNNING", "0:34", "n1")})
+    'train dpo: running, attempt 2, Slurm job 12, 0:34 on n1'
+    """
+    parts = [job.state]
+    parts += [f"attempt {job.attempt}"] if job.attempt > 1 else []
+    parts += [f"Slurm job {job.slurm}"] if job.slurm else []
+    if job.slurm in queue:
+        found = queue[job.slurm]
+        parts.append(f"{found.elapsed} {'on ' if job.state == RUNNING else ''}{found.where}")
+    return f"{job_name(job)}: {', '.join(parts)}"
+
+
+def status_lines(report: Report) -> Iterator[str]:
+    """Yield the whole report."""
+    items, run = report.items, report.run
+    yield f"{'item':<10}{'state':<13}{'reads':>9}  waits for"
+    for item in items:
+        shown = [f"{job_name(job)} ({job.state})" for job in item.jobs[:3]]
+        more = [f"{len(item.jobs) - 3} more"] if len(item.jobs) > 3 else []
+        waits_for = ", ".join(shown + more)
+        line = f"{item.name:<10}{item.state:<13}{item.files:>5}/{item.of:<3}  {waits_for}"
+        yield line.rstrip()
+    done = sum(item.state == DONE for item in items)
+    yield f"{done} of {len(items)} tables and figures are done"
+    if run is None:
+        yield "no run in this folder"
+        return
+    yield ""
+    finished = sum(job.state == DONE for job in run.jobs.values())
+    yield f"last run: {run.file}, {finished} of {len(run.jobs)} jobs done, {_ending(report)}"
+    if report.silence:
+        yield f"  states are those of Snakemake's log alone: {report.silence}"
+    for job in run.jobs.values():
+        if job.state in URGENCY:
+            yield f"  {described(job, report.queue)}"
+        if job.state == FAILED:
+            yield from (f"    | {line}" for line in words_of(job))
+            yield f"    log: {job.log or 'none'}" + (f", {job.slurm_log}" if job.slurm_log else "")
+
+
+def _ending(report: Report) -> str:
+    if report.run and report.run.ended:
+        return "ended"
+    return "under way" if report.alive else "killed: `rlsubnet resume` goes on"
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """Return the report for programs."""
+    return {
+        "items": [
+            {
+                "item": item.name,
+                "state": item.state,
+                "files": item.files,
+                "of": item.of,
+                "waits_for": [job_name(job) for job in item.jobs],
+            }
+            for item in report.items
+        ],
+        "run": None if report.run is None else _run_as_json(report.run, report),
+    }
+
+
+def _run_as_json(run: Run, report: Report) -> dict[str, Any]:
+    jobs = list(run.jobs.values())
+    return {
+        "log": str(run.file),
+        "ended": run.ended,
+        "under_way": report.alive,
+        "slurm_answers": not report.silence,
+        "done": sum(job.state == DONE for job in jobs),
+        "jobs": [_job_as_json(job, report.queue) for job in jobs if job.state in URGENCY],
+    }
+
+
+def _job_as_json(job: Job, queue: Mapping[str, Queued]) -> dict[str, Any]:
+    return {
+        "rule": job.rule,
+        "wildcards": job.name,
+        "state": job.state,
+        "attempt": job.attempt,
+        "slurm_job": job.slurm or None,
+        "slurm_state": queue[job.slurm].state if job.slurm in queue else None,
+        "log": job.log or None,
+        "slurm_log": job.slurm_log or None,
+        "last_lines": words_of(job) if job.state == FAILED else [],
+    }
