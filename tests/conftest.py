@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.workflow.projects import Project
+
 # No test may fail because the machine is busy.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
-
-from tests.workflow.projects import Project
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
