@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -163,18 +164,34 @@ def test_every_command_writes_what_it_writes_of_folders(
     assert contents(tmp_path / "out") == contents(folders[1])
 
 
+def test_a_card_and_the_ranks_fetch_every_shard_once_too(
+    hub: LocalHub, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    for command, part in (("card", r"<nav.*(?=<section id=.about)"), ("rank", ".*")):
+        results = []
+        for place, pair in (("here", map(str, folders)), ("there", (f"hf:{INIT}", f"hf:{TUNED}"))):
+            for one in (hub, *hub.others):
+                one.requests.clear()
+            out = tmp_path / f"{command}-{place}"
+            assert main([command, *pair, "--out", str(out)]) == 0
+            results += re.findall(part, out.read_text(encoding="utf-8"), re.DOTALL)[:1]
+        assert results[0] == results[1]
+        for one in (hub, *hub.others):
+            shards = [name for name in one.files if name.endswith(".safetensors")]
+            assert sorted(shard_requests(one)) == sorted(shards)
+
+
 def test_commands_without_a_plan_read_them_too(
     hub: LocalHub, folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     mask = str(tmp_path / "m")
     assert main(["mask", f"hf:{INIT}", f"hf:{TUNED}", "--out", mask]) == 0
-    for command in (["rank", "--out"], ["frozen", "--mask", mask, "--out"]):
-        results = []
-        for pair in (map(str, folders), (f"hf:{INIT}", f"hf:{TUNED}")):
-            out = tmp_path / f"{command[0]}{len(results)}.csv"
-            assert main([command[0], *pair, *command[1:], str(out)]) == 0
-            results.append(out.read_bytes())
-        assert results[0] == results[1]
+    results = []
+    for pair in (map(str, folders), (f"hf:{INIT}", f"hf:{TUNED}")):
+        out = tmp_path / f"{len(results)}.csv"
+        assert main(["frozen", *pair, "--mask", mask, "--out", str(out)]) == 0
+        results.append(out.read_bytes())
+    assert results[0] == results[1]
 
 
 def test_few_shards_lie_on_the_disk_at_a_time(

@@ -12,7 +12,8 @@ def pair_notes(pair: Pair) -> list[str]:
         kinds = sorted({f"{a} against {b}" for a, b in differing.values()})
         notes.append(
             f"stored types differ in {len(differing)} tensors ({', '.join(kinds)}): official and "
-            "bitwise round both to bfloat16, exact compares in float32"
+            "bitwise round both to bfloat16, exact compares in float32, where a change of type "
+            "alone moves weights"
         )
     for side, checkpoint in (("init", pair.init), ("tuned", pair.tuned)):
         if quantized := [name for name in pair.shapes if name in checkpoint.scales]:

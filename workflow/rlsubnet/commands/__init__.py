@@ -5,6 +5,7 @@ Modules here import only argparse and light helpers at the top: a subcommand imp
 """
 
 from rlsubnet.commands import (
+    card,
     checking,
     data,
     deltas,
@@ -23,4 +24,5 @@ from rlsubnet.commands import (
 _PREPARING = (checking, downloading, data, published)
 _TRAINING = (training, open_instruct, verl)
 _EVALUATING = (evaluating, olmes)
-COMMAND_MODULES = (*_PREPARING, *_TRAINING, measuring, deltas, *_EVALUATING, reporting, running)
+_MEASURING = (measuring, deltas, card)
+COMMAND_MODULES = (*_PREPARING, *_TRAINING, *_MEASURING, *_EVALUATING, reporting, running)
