@@ -65,3 +65,8 @@ def write_checkpoint(
             save_file({n: t.contiguous() for n, t in part.items()}, folder / file)
     (folder / "config.json").write_text(json.dumps(config or {"tie_word_embeddings": False}))
     return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of every file of a folder."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}

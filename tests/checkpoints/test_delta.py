@@ -18,7 +18,7 @@ from rlsubnet.checkpoints.delta_pack import pack, write_delta
 from rlsubnet.checkpoints.delta_source import StoredWeights
 from rlsubnet.checkpoints.saved_steps import find_steps, open_steps, step_file
 from rlsubnet.checkpoints.store import Checkpoint
-from tests.checkpoints.checkpoint_files import make_weights, nudge, write_checkpoint
+from tests.checkpoints.checkpoint_files import contents, make_weights, nudge, write_checkpoint
 
 QUERY = "model.layers.0.self_attn.q_proj.weight"
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -27,10 +27,6 @@ HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 def packed(folder: Path, init: Path, tuned: Path) -> Path:
     pack(StoredWeights(init), StoredWeights(tuned), folder / "x.delta")
     return folder / "x.delta"
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def round_trip(folder: Path, init: Path, tuned: Path) -> Manifest:

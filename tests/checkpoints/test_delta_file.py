@@ -20,8 +20,8 @@ from rlsubnet.checkpoints.delta_source import StoredWeights
 from rlsubnet.checkpoints.saved_steps import find_steps, open_steps
 from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.cli import main
-from tests.checkpoints.checkpoint_files import make_weights, write_checkpoint
-from tests.checkpoints.test_delta import HEAD, QUERY, contents, packed
+from tests.checkpoints.checkpoint_files import contents, make_weights, write_checkpoint
+from tests.checkpoints.test_delta import HEAD, QUERY, packed
 
 
 @pytest.fixture

@@ -38,14 +38,6 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "models" / "tiny"
 
 
-@pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Record the waits between attempts, instead of waiting."""
-    seconds: list[float] = []
-    monkeypatch.setattr("time.sleep", seconds.append)
-    return seconds
-
-
 def fetch(hub: LocalHub, out: Path, revision: str = "main", **options: Any) -> list[str]:
     lines: list[str] = []
     download(
