@@ -162,6 +162,22 @@ def test_the_digest_is_that_of_the_folder(
 ) -> None:
     remote = RemoteCheckpoint(RemoteShards(f"hf:{INIT}", report=lambda line: None))
     assert remote.digest() == Checkpoint(hub_folders[0]).digest()
+    # Names in order lie in shards out of order; even so each of them came once.
+    assert len(shard_requests(pair_hub)) == len(remote.shards.shards) == 4
+
+
+def test_an_overlap_takes_its_start_from_the_hub(
+    pair_hub: LocalHub, hub_folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    mask = str(tmp_path / "mask")
+    assert main(["mask", *map(str, hub_folders), "--out", mask]) == 0
+    written = []
+    for init in (str(hub_folders[0]), f"hf:{INIT}"):
+        out = tmp_path / f"{len(written)}.csv"
+        assert main(["overlap", mask, mask, "--init", init, "--out", str(out)]) == 0
+        written.append(out.read_bytes())
+    assert written[0] == written[1]
+    assert b"per_magnitude" in written[0]
 
 
 @pytest.mark.parametrize("source", ["hf:", "hf:a/b/c", "hf:a//b", "hf:a/b@"])

@@ -288,6 +288,13 @@ class RemoteCheckpoint(Checkpoint):
         self.shards.ensure(self.tensors[name].file)
         return super().read_with(reader, name, start, count)
 
+    def digest(self) -> str:
+        """Return the digest as ``Checkpoint.digest`` does, having gone through shards in turn."""
+        scales = [scale.stored for scale in self.scales.values()]
+        for info in sorted((*self.tensors.values(), *scales), key=lambda info: info.file):
+            self.stored_digest(info)
+        return super().digest()
+
     def tensor_digest(self, name: str) -> str:
         """Return the digest of a tensor, taken while its shard was here."""
         return self.stored_digest(self.tensors[name])

@@ -11,10 +11,8 @@ if TYPE_CHECKING:
     from rlsubnet.checkpoints.compare import Pair
     from rlsubnet.measure.fused import Tally, Wanted
 
-CHECKPOINT_HELP = (
-    "Hugging Face folder (sharded or not), one .safetensors or .bin file, or "
-    "hf:organization/name@revision, read shard by shard"
-)
+LOCAL_HELP = "Hugging Face folder (sharded or not) or one .safetensors or .bin file"
+CHECKPOINT_HELP = f"{LOCAL_HELP}, or hf:organization/name@revision, read shard by shard"
 
 
 def open_pair(options: argparse.Namespace) -> "Pair":

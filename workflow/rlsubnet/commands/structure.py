@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlsubnet.commands._device import chosen_device
-from rlsubnet.commands._pair import CHECKPOINT_HELP, add_pair, open_pair
+from rlsubnet.commands._pair import LOCAL_HELP, add_pair, open_pair
 from rlsubnet.commands._parser import add_command
 from rlsubnet.threads import MOST_THREADS, bound_linear_algebra, checked_threads
 
@@ -169,7 +169,7 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
         "Shares are fractions of all weights; never, cancelled and subnetwork are counts up\n"
         "to that step, so that the last row is the run's.",
     )
-    parser.add_argument("init", metavar="INIT", help=f"the start: {CHECKPOINT_HELP}")
+    parser.add_argument("init", metavar="INIT", help=f"the start: {LOCAL_HELP}")
     add_saved_steps(parser)
     parser.add_argument("--steps", type=int, nargs="+", help="step numbers, one per saved step")
     parser.add_argument("--out", type=Path, required=True, metavar="CSV", help="one row per step")
