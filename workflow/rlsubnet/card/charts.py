@@ -223,7 +223,7 @@ def bar_panels(title: str, bars: Sequence[Bar], names: tuple[str, str], x_title:
     panel(_TOP + 16, names[0], lambda bar: bar.upper, tallest, "bar")
     panel(second, names[1], lambda bar: bar.lower, 100.0, "bar accent")
     bottom = second + height
-    every = -(-len(bars) // 10)
+    every = -(-len(bars) // 7)
     for number, bar in enumerate(bars):
         if number % every == 0:
             parts.append(svg.text(_LEFT + number * width, bottom + 18, bar.label))

@@ -102,6 +102,11 @@ class Facts:
         return total
 
     @property
+    def dtypes(self) -> set[str]:
+        """Return the types in which weights are stored, on either side."""
+        return {dtype for tensor in self.tensors for dtype in tensor.dtypes}
+
+    @property
     def layers(self) -> list[int]:
         """Return the numbers of the layers."""
         found = {t.place.layer for t in self.tensors if t.place.layer is not None}

@@ -49,8 +49,12 @@ def _glance(facts: Facts) -> str:
     sparsity = counts.sparsity("official", TABLE_TOLERANCE)
     same = 1 - counts.bitwise_changed / counts.numel
     moved = counts.numel - counts.unchanged["official", TABLE_TOLERANCE]
+    rounded = "" if facts.dtypes == {"BF16"} else " once rounded to bfloat16,"
+    alike = "of the weights have the same bits"
+    if any(tensor.dtypes[0] != tensor.dtypes[1] for tensor in facts.tensors):
+        alike += ", both rounded to bfloat16"
     tiles = [
-        (per_cent(same), "of the weights have the same bits"),
+        (per_cent(same), alike),
         (per_cent(facts.norms.relative, 3), "length of the update beside that of the weights"),
     ]
     if facts.ranks:
@@ -72,8 +76,8 @@ def _glance(facts: Facts) -> str:
     )
     return (
         f'<div class="headline"><div class="big">{escape(per_cent(sparsity, 1))}</div>'
-        f"<p>of the {counts.numel:,} weights are unchanged after finetuning: they moved by no more "
-        f"than {AT}. The paper calls this share the <em>update sparsity</em>. "
+        f"<p>of the {counts.numel:,} weights are unchanged after finetuning:{rounded} they "
+        f"moved by no more than {AT}. The paper calls this share the <em>update sparsity</em>. "
         f"{moved:,} weights moved further.</p></div>"
         f'<ul class="tiles">{boxes}</ul>'
     )

@@ -186,8 +186,8 @@ def by_magnitude(facts: Facts) -> str:
     total = int(counts[:, 0].sum())
     if not bins:
         return section("magnitude", "Small weights and large ones", paragraph("All are zero."))
-    stored = {tensor.dtypes[1] for tensor in facts.tensors}
-    bits = FRACTION_BITS[stored.pop()] if len(stored) == 1 and stored <= set(FRACTION_BITS) else 0
+    # Where float32 is stored, all steps are finer than the tolerance.
+    bits = FRACTION_BITS["BF16"] if facts.dtypes == {"BF16"} else 0
     bars, rows = [], []
     for exponent in bins:
         weights, changed = counts[exponent].tolist()
