@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from rlsubnet.evaluation import likelihood
 from rlsubnet.evaluation.likelihood import response_logprobs
 from tests.evaluation.tiny_models import tiny_model
 
@@ -27,6 +28,23 @@ def test_equals_one_plain_forward_pass_each(family: str, batch_size: int) -> Non
     found = response_logprobs(model, PROMPTS, RESPONSES, batch_size=batch_size)
     expected = [alone(model, *pair) for pair in zip(PROMPTS, RESPONSES, strict=True)]
     assert found == pytest.approx(expected, abs=2e-5)
+
+
+def test_a_large_vocabulary_is_scored_fewer_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    expected = response_logprobs(model, PROMPTS, RESPONSES)
+    sizes: list[int] = []
+    read = likelihood.read_prompts
+
+    def counted(model, prompts):
+        sizes.append(len(prompts))
+        return read(model, prompts)
+
+    monkeypatch.setattr(likelihood, "read_prompts", counted)
+    # Two rows of five tokens and 24 logits each.
+    monkeypatch.setattr(likelihood, "LOGITS", 2 * 5 * 24 + 23)
+    assert response_logprobs(model, PROMPTS, RESPONSES) == pytest.approx(expected, abs=2e-5)
+    assert sizes == [1, 2, 1]  # prompts, of which the first two responses share one
 
 
 def test_uniform_model_gives_log_of_the_vocabulary_per_token() -> None:

@@ -8,6 +8,21 @@ from transformers import PreTrainedModel
 
 from rlsubnet.evaluation.prompts import read_prompts
 
+# Logits that are held at a time, and a few times over: with vocabularies of 10^5 tokens they are
+# what fills a memory.
+LOGITS = 2**30
+
+
+def rows_at_a_time(batch_size: int, width: int, vocabulary: int) -> int:
+    """Return how many responses of at most ``width`` tokens are scored side by side.
+
+    >>> rows_at_a_time(512, width=12, vocabulary=24)
+    512
+    >>> rows_at_a_time(512, width=257, vocabulary=151936)  # 2^30 / (257 * 151936) = 27.5
+    27
+    """
+    return max(1, min(batch_size, LOGITS // (width * vocabulary)))
+
 
 @torch.inference_mode()
 def response_logprobs(
@@ -25,7 +40,7 @@ def response_logprobs(
         model: causal language model.
         prompts: token ids, at least one each.
         responses: token ids, at least one each, in the order of ``prompts``.
-        batch_size: number of sequences side by side.
+        batch_size: number of sequences side by side, fewer where their logits would be too many.
 
     Raises:
         ValueError: an empty prompt or response, or a log-probability that is not finite.
@@ -33,8 +48,10 @@ def response_logprobs(
     if len(prompts) != len(responses) or not all(map(len, responses)):
         raise ValueError("expected as many prompts as responses, each of at least one token")
     sums: list[float] = []
-    for start in range(0, len(prompts), batch_size):
-        stop = start + batch_size
+    width = max(map(len, responses), default=1)
+    size = rows_at_a_time(batch_size, width, model.config.vocab_size)
+    for start in range(0, len(prompts), size):
+        stop = start + size
         batch = _batch_logprobs(model, prompts[start:stop], responses[start:stop])
         sums += batch.tolist()
     return sums
