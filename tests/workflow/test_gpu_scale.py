@@ -25,6 +25,39 @@ def finish(project: Project, *targets: str) -> Path:
     return project.root
 
 
+CONFIGS = ("config/gpu/config.yaml", "config/gpu/own-model.yaml")
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("algorithm", ["dpo", "grpo", "prime"])
+def test_rl_has_two_seeds_its_own_mask_and_a_random_one(
+    repository: Path, config: str, algorithm: str
+) -> None:
+    scale = load_scale(load_config([repository / config]), repository)
+    runs = [run for run in scale.runs.values() if (run.algorithm, run.set) == (algorithm, "")]
+    runs += [run for run in scale.runs.values() if run.run == algorithm and run not in runs]
+    full = {run.seed for run in runs if not run.mask}
+    masks = {run.mask for run in runs if run.seed == 42 and run.mask}
+    assert (full, masks) == ({42, 123}, {algorithm, f"{algorithm}:random"})
+    # As many steps at the same learning rate, without reinforcement.
+    assert scale.runs["sft_rl_lr"].recipe == scale.runs["dpo"].recipe
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_no_job_of_a_gpu_may_take_ten_minutes_or_lose_more_than_half(
+    repository: Path, config: str
+) -> None:
+    settings = load_config([repository / config])
+    for kind in ("data", "train", "evaluate"):
+        assert (settings["resources"][kind]["gpus"], settings["resources"][kind]["runtime"]) == (
+            1,
+            9,
+        )
+    for recipe in settings["recipes"].values():
+        assert 0 < recipe["save_every"] <= recipe["steps"] / 2
+        assert recipe["accumulate"] is None  # as the memory allows
+
+
 @pytest.mark.slow
 def test_a_model_from_scratch_goes_through_every_rule(project: Project) -> None:
     config = "config/gpu/config.yaml"
