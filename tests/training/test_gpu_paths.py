@@ -12,7 +12,8 @@ import torch
 from rlsubnet.evaluation.static_cache import generate_static
 from rlsubnet.measure.sparsity import total_counts, update_counts
 from rlsubnet.training import memory, optimizer, rollouts, run
-from rlsubnet.training.model import prepare_training
+from rlsubnet.training.batches import Sample, collate
+from rlsubnet.training.model import prepare_training, score_batch
 from rlsubnet.training.recipe import Row
 from tests.evaluation.tiny_models import tiny_model
 from tests.training.training_runs import bits, column, metrics, row, weights
@@ -115,6 +116,33 @@ def test_a_small_memory_divides_a_batch_as_accumulate_does(
     monkeypatch.setattr(run, "device_memory", lambda device: int(room / 4 / memory.SHARE))
     assert bits(train(row("sft", accumulate=None), "by_memory")) == bits(four)
     assert "in 4 part(s)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama"])
+def test_attention_without_a_mask_is_causal_attention_written_out(family: str) -> None:
+    examples = [(Sample([1, *range(3, 3 + length), 2], given=2),) for length in (9, 2, 8)]
+    batch = collate(examples, [0, 1, 2], pad=0, device=torch.device("cpu"))
+    quick, plain = tiny_model(family), tiny_model(family)
+    score_batch(quick, batch).sum().backward()
+    plain.set_attn_implementation("eager")
+    mask = torch.tensor(
+        [[t < width for t in range(batch.inputs.shape[1])] for width in batch.widths]
+    )
+    logits = plain(input_ids=batch.inputs, attention_mask=mask.long()).logits
+    kept = logits[:, -batch.targets.shape[1] :].log_softmax(-1)
+    logps = kept.gather(-1, batch.targets[..., None]).squeeze(-1).masked_fill(~batch.mask, 0.0)
+    logps.sum().backward()
+    torch.testing.assert_close(score_batch(quick, batch), logps, rtol=1e-5, atol=1e-5)
+    for (name, found), expected in zip(quick.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("algorithm", ["sft", "dpo"])
+def test_losses_in_bfloat16_are_near_those_in_float32(train: Train, algorithm: str) -> None:
+    full = train(row(algorithm), "float32")
+    half = train(row(algorithm, compute="bfloat16"), "bfloat16")
+    assert column(half, "loss") == pytest.approx(column(full, "loss"), rel=2e-2)
+    assert column(half, "grad_norm") == pytest.approx(column(full, "grad_norm"), rel=1e-1)
 
 
 def tiny_config():
