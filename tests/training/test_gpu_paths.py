@@ -69,6 +69,21 @@ def test_computing_activations_twice_changes_no_bit(train: Train, algorithm: str
     assert bits(train(row(algorithm, recompute=True), "twice")) == bits(once)
 
 
+def test_activations_are_computed_twice_where_one_example_does_not_fit(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    eight = train(row("sft", accumulate=8), "eight")
+    # The longest example has 11 tokens; there is room for those of 10, or of many computed twice.
+    room = 10 * memory.bytes_per_token(tiny_config(), recompute=False)
+    monkeypatch.setattr(run, "device_memory", lambda device: int(room / memory.SHARE))
+    found = train(row("sft", accumulate=8, recompute=None), "by_memory")
+    assert bits(found) == bits(eight)
+    assert "in 8 part(s), activations twice" in capsys.readouterr().err
+    monkeypatch.setattr(run, "device_memory", lambda device: int(2 * room / memory.SHARE))
+    train(row("sft", accumulate=8, recompute=None), "with_room")
+    assert "twice" not in capsys.readouterr().err
+
+
 def test_an_online_run_that_computes_activations_twice_still_decodes(train_online: Train) -> None:
     what = replace(row("grpo", samples=4, max_new_tokens=4), data="problems")
     twice = replace(what, recipe=replace(what.recipe, recompute=True))
@@ -79,7 +94,7 @@ def test_dropout_forbids_computing_activations_twice() -> None:
     model = tiny_model()
     model.config.attention_dropout = 0.1
     with pytest.raises(ValueError, match="without dropout, found {'attention_dropout': 0.1}"):
-        prepare_training(model, compiled=False, recompute=True)
+        prepare_training(model, replace(row("sft").recipe, recompute=True))
 
 
 def test_compiled_layers_train_to_nearly_the_same_weights(

@@ -39,6 +39,15 @@ def bytes_per_token(config: PreTrainedConfig, recompute: bool) -> int:
     return int(kept + 16 * config.vocab_size)
 
 
+def fits(tokens: float, per_token: int, memory: int | None) -> bool:
+    """Return whether activations of so many tokens fit into memory.
+
+    >>> fits(300, 10, memory=6000), fits(301, 10, memory=6000), fits(301, 10, memory=None)
+    (True, False, True)
+    """
+    return memory is None or tokens * per_token <= SHARE * memory
+
+
 def fewest_parts(tokens: int, size: int, per_token: int, memory: int | None) -> int:
     """Return the smallest divisor of ``size`` that cuts a batch into parts that fit into memory.
 
@@ -53,8 +62,5 @@ def fewest_parts(tokens: int, size: int, per_token: int, memory: int | None) -> 
     >>> fewest_parts(1200, 12, 10, memory=6000), fewest_parts(1200, 12, 10, memory=None)
     (4, 1)
     """
-    if memory is None:
-        return 1
-    room = SHARE * memory / per_token
-    fitting = (n for n in range(1, size) if size % n == 0 and tokens / n <= room)
-    return next(fitting, size)
+    divisors = (n for n in range(1, size) if size % n == 0)
+    return next((n for n in divisors if fits(tokens / n, per_token, memory)), size)

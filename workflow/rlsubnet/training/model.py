@@ -22,6 +22,7 @@ from rlsubnet.checkpoints.layout import COMPANIONS
 from rlsubnet.evaluation.loading import without_bars
 from rlsubnet.objectives.logps import token_entropies, token_logps
 from rlsubnet.training.batches import Batch
+from rlsubnet.training.recipe import Recipe
 
 
 def new_model(
@@ -59,15 +60,15 @@ def new_model(
     return model.eval()
 
 
-def prepare_training(model: PreTrainedModel, compiled: bool, recompute: bool) -> None:
-    """Let the model's layers be compiled, or its activations be computed twice, in training.
+def prepare_training(model: PreTrainedModel, recipe: Recipe) -> None:
+    """Let the model's layers be compiled, or its activations be computed twice, as a recipe says.
 
     Layers are compiled one by one: they are alike, so that one of them is compiled for all.
 
     Raises:
         ValueError: the model has dropout, which computing twice would turn on.
     """
-    if recompute:
+    if recipe.recompute:
         dropout = {
             key: value
             for key, value in model.config.to_dict().items()
@@ -78,7 +79,7 @@ def prepare_training(model: PreTrainedModel, compiled: bool, recompute: bool) ->
         # Earlier releases of transformers call it otherwise.
         current = getattr(model, "activation_checkpointing_enable", None)
         (current or model.gradient_checkpointing_enable)({"use_reentrant": False})
-    if compiled:
+    if recipe.compile:
         layers: Any = model.base_model.layers
         for layer in layers:
             layer.compile(dynamic=True)

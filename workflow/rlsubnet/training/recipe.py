@@ -48,7 +48,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "accumulate": (_null_or(_whole(1)), "a whole number of at least 1, or null"),
     "compute": (lambda value: value in ("float32", "bfloat16"), "float32 or bfloat16"),
     "compile": (lambda value: isinstance(value, bool), "true or false"),
-    "recompute": (lambda value: isinstance(value, bool), "true or false"),
+    "recompute": (_null_or(lambda value: isinstance(value, bool)), "true, false or null"),
     "beta": (_above_zero, "a number above 0"),
     "gamma": (_number(0), "a number of at least 0"),
     "odds_weight": (_above_zero, "a number above 0"),
@@ -97,7 +97,8 @@ class Recipe:
             but for rounding. None: as few as the GPU's memory allows, see :func:`fewest_parts`.
         compute: precision of forward and backward; the weights are bfloat16 values either way.
         compile: whether torch compiles the layers for training, which changes rounding.
-        recompute: whether activations are computed twice to save memory; changes no bit.
+        recompute: whether activations are computed twice to save memory; changes no bit. None:
+            where those of a single example would not fit into the GPU's memory.
         beta: temperature of DPO and KTO, scale of SimPO's reward.
         gamma: SimPO's target margin.
         odds_weight: ORPO's lambda, the weight of the odds ratio beside the likelihood.
@@ -150,7 +151,7 @@ class Recipe:
     accumulate: int | None = 1
     compute: str = "float32"
     compile: bool = False
-    recompute: bool = False
+    recompute: bool | None = False
     beta: float = 0.1
     gamma: float = 0.5
     odds_weight: float = 0.1

@@ -23,7 +23,7 @@ from rlsubnet.training.device import attention_on, read_every
 from rlsubnet.training.journal import Journal
 from rlsubnet.training.loop import train
 from rlsubnet.training.masking import attach_mask
-from rlsubnet.training.memory import bytes_per_token, device_memory, fewest_parts
+from rlsubnet.training.memory import bytes_per_token, device_memory, fewest_parts, fits
 from rlsubnet.training.model import new_model, prepare_training, save_model
 from rlsubnet.training.online import new_learner, train_online
 from rlsubnet.training.optimizer import MasterOptimizer
@@ -111,8 +111,8 @@ def check_lengths(lengths: Iterable[int], model: PreTrainedModel, data: Path) ->
 Learn = Callable[[MasterOptimizer, Journal, ChangedWeights | None], list[dict[str, Any]]]
 
 
-def in_parts(row: Row, model: PreTrainedModel, longest: int, sequences: int) -> Row:
-    """Return the row with a number of parts where its recipe leaves them to memory.
+def fitted(row: Row, model: PreTrainedModel, longest: int, sequences: int) -> Row:
+    """Return the row with its recipe decided where it is left to memory: parts, and recomputing.
 
     Args:
         row: the run.
@@ -120,17 +120,20 @@ def in_parts(row: Row, model: PreTrainedModel, longest: int, sequences: int) -> 
         longest: tokens of the longest sequence of all data.
         sequences: sequences in a batch.
     """
-    recipe = row.recipe
-    if recipe.accumulate is not None:
+    recipe, memory = row.recipe, device_memory(model.device)
+    recompute, parts = recipe.recompute, recipe.accumulate
+    if recompute is None:
+        alone = longest * sequences / recipe.batch_size
+        recompute = not fits(alone, bytes_per_token(model.config, recompute=False), memory)
+    if parts is None:
+        per_token = bytes_per_token(model.config, recompute)
+        tokens = longest * sequences // recipe.updates
+        parts = fewest_parts(tokens, recipe.batch_size // recipe.updates, per_token, memory)
+    if (recompute, parts) == (recipe.recompute, recipe.accumulate):
         return row
-    parts = fewest_parts(
-        longest * sequences // recipe.updates,
-        recipe.batch_size // recipe.updates,
-        bytes_per_token(model.config, recipe.recompute),
-        device_memory(model.device),
-    )
-    print(f"{row.run}: a batch is computed in {parts} part(s)", file=sys.stderr, flush=True)
-    return replace(row, recipe=replace(recipe, accumulate=parts))
+    twice = ", activations twice" if recompute else ""
+    print(f"{row.run}: a batch is computed in {parts} part(s){twice}", file=sys.stderr, flush=True)
+    return replace(row, recipe=replace(recipe, accumulate=parts, recompute=recompute))
 
 
 def learn_offline(
@@ -151,10 +154,15 @@ def learn_offline(
         check_lengths((max(len(s.tokens) for s in example) for example in checked), model, data)
     pad = padding_token(tokenizer)
     longest = max(len(sample.tokens) for example in examples for sample in example)
-    divided = in_parts(row, model, longest, len(examples[0]) * row.recipe.batch_size)
-    return lambda optimizer, journal, changed: train(
-        divided, model, optimizer, algorithm, examples, pad, journal, changed
-    )
+    decided = fitted(row, model, longest, len(examples[0]) * row.recipe.batch_size)
+
+    def learn(
+        optimizer: MasterOptimizer, journal: Journal, changed: ChangedWeights | None
+    ) -> list[dict[str, Any]]:
+        prepare_training(model, decided.recipe)
+        return train(decided, model, optimizer, algorithm, examples, pad, journal, changed)
+
+    return learn
 
 
 def learn_online(
@@ -173,13 +181,14 @@ def learn_online(
     check_lengths((len(question.prompt) + room for question in questions), model, data)
 
     longest = max(len(question.prompt) for question in questions) + room
-    divided = in_parts(row, model, longest, row.recipe.samples * row.recipe.batch_size)
+    decided = fitted(row, model, longest, row.recipe.samples * row.recipe.batch_size)
 
     def learn(
         optimizer: MasterOptimizer, journal: Journal, changed: ChangedWeights | None
     ) -> list[dict[str, Any]]:
-        learner = new_learner(row.algorithm, model, optimizer, tokenizer, divided.recipe)
-        return train_online(divided, learner, questions, journal, changed)
+        prepare_training(model, decided.recipe)
+        learner = new_learner(row.algorithm, model, optimizer, tokenizer, decided.recipe)
+        return train_online(decided, learner, questions, journal, changed)
 
     return learn
 
@@ -229,7 +238,6 @@ def run_training(
         torch.nn.Module.to(model, pick_device(device), getattr(torch, row.recipe.compute))
         learn = (learn_online if online else learn_offline)(row, data, model, tokenizer)
         optimizer = MasterOptimizer(dict(model.named_parameters()), row.recipe)
-        prepare_training(model, row.recipe.compile, row.recipe.recompute)
         changed = ChangedWeights(model) if row.recipe.sparsity_every else None
         if mask is not None:
             optimizer.mask = attach_mask(optimizer.inner, optimizer.masters, load_mask(mask))
