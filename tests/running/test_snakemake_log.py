@@ -74,6 +74,31 @@ def test_a_group_that_is_started_again_counts_for_each_member() -> None:
     ]
 
 
+GROUP_FAILURE = """\
+[Sat Nov 21 08:06:48 2026]
+    message: Error in group measure
+    log: /p/group_measure_rank_updates/15.log (check log file(s) for error details)
+    jobs:
+        rule rank:
+            jobid: 14
+            output: ranks/dpo.csv
+            log: logs/rank/dpo.log (check log file(s) for error details)
+        rule updates:
+            jobid: 11
+            output: updates/dpo.csv
+[Sat Nov 21 08:06:48 2026]
+    Error in rule rank:
+        jobid: 14
+"""
+
+
+def test_a_group_that_fails_is_all_of_its_jobs_and_their_slurm_job_stays_known() -> None:
+    jobs = read(GROUPS, GROUP_FAILURE).jobs
+    assert [(job.name, job.state, job.slurm) for job in jobs.values()] == [
+        *(("dpo", FAILED, "15"), ("dpo", FAILED, "15"), ("base_sft", RUNNING, "16"))
+    ]
+
+
 def test_a_job_fails_is_started_again_and_ends_well() -> None:
     states = []
     parts: list[str] = []

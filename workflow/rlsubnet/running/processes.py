@@ -22,15 +22,16 @@ def directors_here() -> list[psutil.Process]:
     return [
         process
         for process, words in workers_here()
-        if DIRECTING.search(words) and JOB not in _words(process)
+        if DIRECTING.search(words) and not _is_job(process)
     ]
 
 
-def _words(process: psutil.Process) -> list[str]:
+def _is_job(process: psutil.Process) -> bool:
+    """Return whether a process is a job's Snakemake, or the shell around it; or has ended."""
     try:
-        return process.cmdline()
-    except psutil.Error:  # it has ended
-        return [JOB]
+        return JOB in " ".join(process.cmdline())
+    except psutil.Error:
+        return True
 
 
 def _others() -> Iterator[tuple[psutil.Process, str]]:

@@ -64,7 +64,8 @@ KEY = re.compile(r"\s+(output|log|jobid|wildcards): (.*)$")
 GROUP = re.compile(r".*Group job (\w+) \(jobs in lexicogr")
 SUBMITTED = re.compile(r"Job (\S+) has been submitted with SLURM jobid (\d+) \(log: (.*)\)")
 FINISHED = re.compile(r"Finished jobid: (\d+)")
-ERROR = re.compile(r"(?:\[.*\] )?Error in (?:rule|group) ")
+# Of a group that failed its jobs are named; then each is said to have failed.
+ERROR = re.compile(r"\s*(?:\[.*\] )?Error in rule |    jobs:$")
 AGAIN = re.compile(r"Trying to restart job (\S+?)\.?$")
 ECHO, FRAME = re.compile(r"Logfile .*:$"), re.compile(r"={9,}$")
 

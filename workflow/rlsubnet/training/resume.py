@@ -33,9 +33,11 @@ def save_state(
     with replacing(folder / STATE) as temporary:
         try:
             torch.save(state, temporary)
-        except RuntimeError as error:  # torch says so of a full disk
-            first_line = str(error).partition("\n")[0]
-            raise OSError(f"{folder / STATE}: cannot be written: {first_line}") from error
+        except RuntimeError as error:  # torch says so of a full disk, in words of its own
+            first_line, free = str(error).partition("\n")[0], shutil.disk_usage(folder).free
+            raise OSError(
+                f"{folder / STATE}: cannot be written, {free:,} bytes are free: {first_line}"
+            ) from error
 
 
 def load_state(folder: Path, belongs_to: Mapping[str, Any]) -> dict[str, Any] | None:
