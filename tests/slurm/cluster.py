@@ -1,0 +1,312 @@
+"""A real Slurm cluster on loopback: munged, slurmctld and two slurmd; root is not needed.
+
+Nothing outside its own folder is written, every daemon is a child of this process, and ``stop``
+ends them, and whatever a job left behind, by process id.
+"""
+
+import ctypes
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psutil
+
+NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol")
+NODES = ("n1", "n2")
+CPUS, MEMORY_MB, GPUS = 8, 8000, 2
+PATIENCE = 60  # seconds for the cluster to come up, or for jobs to go
+# Jobs inherit it; by its value a process is known to belong to one cluster.
+MARK = "LOOPBACK_CLUSTER"
+# Debian's daemons lie where an ordinary user does not look.
+SEARCH_PATH = os.pathsep.join(
+    [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]
+)
+
+CONFIGURATION = """\
+ClusterName=loopback
+SlurmctldHost=localhost(127.0.0.1)
+SlurmctldPort={controller_port}
+CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+CredType=cred/munge
+# Requeued jobs wait for as long as a credential may live, two minutes by default.
+AuthInfo=socket={root}/munge/socket,cred_expire=5
+StateSaveLocation={root}/state
+SlurmdSpoolDir={root}/spool.%n
+SlurmctldPidFile={root}/run/slurmctld.pid
+SlurmdPidFile={root}/run/slurmd.%n.pid
+SlurmctldLogFile={root}/log/slurmctld.log
+SlurmdLogFile={root}/log/slurmd.%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SchedulerType=sched/backfill
+SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0
+AccountingStorageType=accounting_storage/none
+# The memory of a job is looked at every second; one that takes more than it asked for is killed.
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=1
+JobAcctGatherParams=OverMemoryKill
+SwitchType=switch/none
+MpiDefault=none
+ReturnToService=2
+MinJobAge=3600
+KillWait=2
+InactiveLimit=0
+OverTimeLimit=0
+# Long: on a busy machine a node that is slow to answer must not count as lost.
+SlurmdTimeout=300
+GresTypes=gpu
+SlurmdParameters=config_overrides
+NodeName=DEFAULT CPUs={cpus} RealMemory={memory} Gres=gpu:{gpus} State=UNKNOWN
+{nodes}
+PartitionName=main Nodes={names} Default=YES MaxTime=1-0 DefMemPerCPU=100 State=UP
+PartitionName=gpu Nodes={names} MaxTime=1-0 DefMemPerCPU=100 State=UP
+"""
+
+
+def missing_programs() -> list[str]:
+    """Return which programs of Slurm and munge are not installed."""
+    return [name for name in NEEDED if shutil.which(name, path=SEARCH_PATH) is None]
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of the loopback that nothing listens on."""
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def _die_with_parent() -> None:
+    """Have the kernel end this process when the tests are killed: no daemon outlives them."""
+    set_parent_death_signal = 1
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+
+
+class Cluster:
+    """Two nodes of 8 CPUs and 2 pretended GPUs each.
+
+    Attributes:
+        root: folder of configuration, state and logs of the daemons.
+        environment: what a process needs to talk to this cluster.
+    """
+
+    def __init__(self) -> None:
+        # A short path: the path of a socket has at most 107 characters.
+        self.root = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
+        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self.environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("SLURM_")},
+            "SLURM_CONF": str(self.root / "slurm.conf"),
+            MARK: str(self.root),
+            "OMP_NUM_THREADS": "1",
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "PATH": f"{self.root / 'bin'}{os.pathsep}{SEARCH_PATH}",
+        }
+
+    # ------------------------------------------------------------------------------- life
+    def start(self) -> None:
+        """Start all daemons and wait until both nodes are idle."""
+        self._write_files()
+        munge = self.root / "munge"
+        words = ["munged", "--foreground", "--force", f"--socket={munge}/socket"]
+        words += [f"--key-file={munge}/key", f"--seed-file={munge}/seed"]
+        words += [f"--pid-file={self.root}/run/munged.pid"]
+        words += [f"--log-file={self.root}/log/munged.log"]
+        self._start("munged", words)
+        self._wait(lambda: (munge / "socket").exists(), "munged to listen")
+        self._start("slurmctld", ["slurmctld", "-D", "-c", "-f", self.environment["SLURM_CONF"]])
+        for node in NODES:
+            self.start_node(node)
+        self._wait(lambda: set(self.node_states().values()) == {"IDLE"}, "idle nodes")
+
+    def start_node(self, node: str) -> None:
+        """Start the slurmd of a node."""
+        self._start(node, ["slurmd", "-D", "-N", node, "-f", self.environment["SLURM_CONF"]])
+
+    def stop(self) -> None:
+        """End all jobs and daemons, and check that nothing is left."""
+        try:
+            if "slurmctld" in self._daemons:
+                self.ask("scancel", "--user", getpass.getuser())
+                self._wait(lambda: not self.job_states(), "jobs to end")
+        finally:
+            for name in reversed(list(self._daemons)):
+                self._end(self._daemons.pop(name))
+            for process in self.leftovers():
+                process.kill()
+            psutil.wait_procs(self.leftovers(), timeout=10)
+            left = [process.cmdline() for process in self.leftovers()]
+            shutil.rmtree(self.root, ignore_errors=True)
+        assert not left, f"still running: {left}"
+
+    def lose_node(self, node: str) -> None:
+        """Take a node away with all that runs on it, and tell the controller.
+
+        Left alone it would find out by itself after ``SlurmdTimeout``.
+        """
+        daemon = self._daemons.pop(node)
+        daemon.kill()
+        daemon.wait()
+        for step in self._steps():
+            if f"slurmd.{node}.log" in _open_files(step):
+                for process in [step, *step.children(recursive=True)]:
+                    process.kill()
+        self.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")
+
+    def return_node(self, node: str) -> None:
+        """Start a lost node again and wait until it takes jobs."""
+        self.start_node(node)
+        self.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        self._wait(lambda: self.node_states()[node] in ("IDLE", "MIXED"), f"node {node}")
+
+    # -------------------------------------------------------------------------- questions
+    def ask(self, *words: str) -> str:
+        """Return what a program of Slurm prints."""
+        return subprocess.run(
+            words, env=self.environment, check=True, capture_output=True, text=True, timeout=30
+        ).stdout
+
+    def node_states(self) -> dict[str, str]:
+        """Return the state of each node."""
+        try:
+            lines = self.ask("sinfo", "-h", "-N", "-p", "main", "-o", "%N %T").splitlines()
+        except subprocess.CalledProcessError:  # the controller is not up yet
+            return {}
+        return {name: state.upper() for name, state in map(str.split, lines)}
+
+    def job_states(self) -> dict[str, str]:
+        """Return the state of each job that has not ended, by its number."""
+        lines = self.ask("squeue", "-h", "-o", "%i %T").splitlines()
+        return dict(line.split() for line in lines)  # type: ignore[misc]
+
+    def leftovers(self) -> list[psutil.Process]:
+        """Return all processes of jobs of this cluster, and of what watches over them."""
+        return [*self._steps(), *self.job_processes()]
+
+    def job_processes(self) -> list[psutil.Process]:
+        """Return all processes that jobs of this cluster started."""
+        return [p for p in psutil.process_iter() if _mark(p) == str(self.root) and _in_a_job(p)]
+
+    def _steps(self) -> list[psutil.Process]:
+        found = [p for p in psutil.process_iter(["name"]) if p.info["name"] == "slurmstepd"]
+        return [p for p in found if any(str(self.root) in path for path in _open_files(p))]
+
+    # -------------------------------------------------------------------------- internals
+    def _write_files(self) -> None:
+        for name in ("state", "log", "run", "bin", "dev", *(f"spool.{node}" for node in NODES)):
+            (self.root / name).mkdir()
+        (self.root / "munge").mkdir(mode=0o711)
+        self.root.chmod(0o755)
+        key = self.root / "munge" / "key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o400)
+        controller, *ports = free_ports(1 + len(NODES))
+        host = socket.gethostname().partition(".")[0]
+        nodes = "\n".join(
+            f"NodeName={node} NodeAddr=127.0.0.1 NodeHostname={host} Port={port}"
+            for node, port in zip(NODES, ports, strict=True)
+        )
+        text = CONFIGURATION.format(
+            root=self.root,
+            user=getpass.getuser(),
+            controller_port=controller,
+            cpus=CPUS,
+            memory=MEMORY_MB,
+            gpus=GPUS,
+            nodes=nodes,
+            names=",".join(NODES),
+        )
+        (self.root / "slurm.conf").write_text(text)
+        # A link to a device counts as a GPU; a job finds its number in CUDA_VISIBLE_DEVICES.
+        for number in range(GPUS):
+            (self.root / "dev" / f"gpu{number}").symlink_to("/dev/null")
+        (self.root / "gres.conf").write_text(
+            f"AutoDetect=off\nNodeName={','.join(NODES)} Name=gpu Flags=nvidia_gpu_env "
+            f"File={self.root}/dev/gpu[0-{GPUS - 1}]\n"
+        )
+        # Snakemake's plugin drops SLURM_CONF before it starts a job's step. Where it lies in
+        # /etc/slurm that does no harm; here it must be named again.
+        for name in ("srun", "scontrol", "squeue", "scancel"):
+            shim = self.root / "bin" / name
+            program = shutil.which(name, path=SEARCH_PATH)
+            shim.write_text(
+                f'#!/bin/sh\nexport SLURM_CONF={self.root}/slurm.conf\nexec {program} "$@"\n'
+            )
+            shim.chmod(0o755)
+
+    def _start(self, name: str, words: Sequence[str]) -> None:
+        with (self.root / "log" / f"{name}.out").open("ab") as log:
+            self._daemons[name] = subprocess.Popen(
+                words,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=_die_with_parent,
+            )
+
+    @staticmethod
+    def _end(daemon: "subprocess.Popen[bytes]") -> None:
+        daemon.terminate()
+        try:
+            daemon.wait(10)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            daemon.wait()
+
+    def _wait(self, condition, what: str) -> None:  # type: ignore[no-untyped-def]
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            ended = [name for name, daemon in self._daemons.items() if daemon.poll() is not None]
+            if ended or time.monotonic() > deadline:
+                raise AssertionError(f"waited for {what}; ended: {ended}\n{self.logs()}")
+            time.sleep(0.2)
+
+    def logs(self) -> str:
+        """Return the end of what the daemons said."""
+        return "\n".join(f"--- {path.name}\n{text}" for path, text in self._log_tails())
+
+    def _log_tails(self) -> Iterator[tuple[Path, str]]:
+        for path in sorted((self.root / "log").iterdir()):
+            yield path, "\n".join(path.read_text(errors="replace").splitlines()[-15:])
+
+
+def _open_files(process: psutil.Process) -> set[str]:
+    """Return paths and names of a process's open files; of one that has ended, none."""
+    try:
+        paths = [Path(file.path) for file in process.open_files()]
+    except psutil.Error:
+        return set()
+    return {str(path) for path in paths} | {path.name for path in paths}
+
+
+def _variables(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ()
+    except (psutil.Error, OSError):
+        return {}
+
+
+def _mark(process: psutil.Process) -> str | None:
+    return _variables(process).get(MARK)
+
+
+def _in_a_job(process: psutil.Process) -> bool:
+    # Daemons and whoever talks to them have the mark, too, but no job.
+    return "SLURM_JOB_ID" in _variables(process)

@@ -1,0 +1,119 @@
+"""A project on the cluster: its Snakemake as the user starts it, watched from outside."""
+
+import hashlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from tests.slurm.cluster import Cluster
+from tests.workflow.projects import Project
+
+PATIENCE = 900  # seconds for whatever a test waits for: a hung cluster fails, and does not hang
+CONFIG = "config/micro/config.yaml"
+
+
+class Under:
+    """A command that runs in a project, its words in a file.
+
+    Attributes:
+        process: started in a session of its own, as from another terminal.
+        log: what it says.
+    """
+
+    def __init__(self, words: list[str], folder: Path, environment: dict[str, str]) -> None:
+        number = len(list(folder.glob("said-*")))
+        self.log = folder / f"said-{number}.log"
+        with self.log.open("wb") as stream:
+            self.process = subprocess.Popen(
+                words,
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def said(self) -> str:
+        """Return what it has said up to now."""
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def wait(self) -> int:
+        """Return its status."""
+        try:
+            return self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.end()
+            raise AssertionError(f"did not end within {PATIENCE} s:\n{self.said}") from None
+
+    def end(self) -> None:
+        """End it, if it has not ended."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+class ClusterProject:
+    """A project folder whose jobs go to the cluster.
+
+    Attributes:
+        project: the folder with workflow and sheets.
+        cluster: where jobs run.
+    """
+
+    def __init__(self, project: Project, cluster: Cluster, site: str) -> None:
+        self.project, self.cluster = project, cluster
+        (project.root / "config/site.yaml").write_text(site, encoding="utf-8")
+        if not (project.root / "slurm").exists():
+            (project.root / "slurm").symlink_to("profiles/slurm")
+
+    @property
+    def root(self) -> Path:
+        """Return the project folder."""
+        return self.project.root
+
+    def start(self, *words: str) -> Under:
+        """Start a program of Python, such as ``snakemake`` or ``rlsubnet.cli``, in the project."""
+        command = [sys.executable, "-m", *words]
+        return Under(command, self.root, self.cluster.environment)
+
+    def snakemake(self, *targets: str) -> Under:
+        """Start Snakemake as README says, for all items or some files."""
+        return self.start("snakemake", *targets, "--profile", "slurm", "--configfile", CONFIG)
+
+    def training(self, run: str) -> psutil.Process | None:
+        """Return the process that trains a run, if there is one now."""
+        for process in self.cluster.job_processes():
+            try:
+                words = process.cmdline()
+                here = Path(process.cwd()) == self.root
+            except psutil.Error:
+                continue
+            if here and words[2:4] == ["train", run]:
+                return process
+        return None
+
+
+def wait_for(condition: Callable[[], object], what: str, running: Under) -> None:
+    """Wait for something to happen while a command runs; its end before that is a failure."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if running.process.poll() is not None or time.monotonic() > deadline:
+            running.end()
+            raise AssertionError(f"waited for {what}:\n{running.said}")
+        time.sleep(0.1)
+
+
+def digests(root: Path) -> dict[str, str]:
+    """Return the digest of every result of a project, and of every model."""
+    found = [*root.glob("results/**/*"), *root.glob("work/*/runs/*/final/model.safetensors")]
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(found)
+        if path.is_file()
+    }
