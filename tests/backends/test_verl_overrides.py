@@ -88,7 +88,22 @@ def test_more_settings_of_verl_come_last_and_so_win() -> None:
 
 def test_the_entry_point_is_that_of_the_algorithm() -> None:
     words = command(verl_rows.row("grpo_kl"), verl_rows.PLACES, "python")
-    assert list(words[:3]) == ["python", "-m", "rlsubnet.backends.verl.grpo"]
+    start = words.index("--")
+    assert words[:4] == ["python", "-m", "rlsubnet.backends.launch", "ray"]
+    assert words[start + 1 : start + 3] == ["-m", "rlsubnet.backends.verl.grpo"]
+
+
+def test_on_several_nodes_ray_is_the_launcher_s_and_the_processes_are_shared() -> None:
+    row = verl_rows.row("grpo_kl")
+    words = command(row, verl_rows.PLACES._replace(nodes=2), "python", threads=64)
+    assert words[:2] == ["srun", "--nodes=2"]
+    found = as_mapping([word for word in words if "=" in word and not word.startswith("-")])
+    assert (found["trainer.nnodes"], found["trainer.n_gpus_per_node"]) == ("2", "4")
+    assert found["+ray_kwargs.ray_init.address"] == "auto"
+    # Of a Ray that runs already verl may not say how many CPUs it has.
+    assert "ray_kwargs.ray_init.num_cpus" not in found
+    with pytest.raises(ValueError, match="key processes: expected a multiple of 3 nodes, found 8"):
+        command(row, verl_rows.PLACES._replace(nodes=3), "python")
 
 
 def test_a_place_with_blanks_and_signs_is_quoted() -> None:

@@ -1,4 +1,4 @@
-# Training runs whose recipe says `backend: verl`: PRIME and GRPO on the GPUs of one machine.
+# Training runs whose recipe says `backend: verl`: PRIME and GRPO on the GPUs of one node or several.
 
 
 VERL_RUNS = SCALE.runs_of("verl")
@@ -34,7 +34,10 @@ rule train_verl:
         row=lambda wildcards, output: canonical(
             sheets.resolved_row(SCALE, wildcards.run)
         ),
-        where=lambda wildcards, output: installation("verl"),
+        where=lambda wildcards, output: [
+            *installation("verl"),
+            *nodes_of("train_verl"),
+        ],
         mask=lambda wildcards, input: option("--mask", input.mask),
         folder=subpath(output.model, parent=True),
     shell:

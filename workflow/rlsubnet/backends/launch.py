@@ -82,6 +82,23 @@ def srun_arguments(nodes: int) -> list[str]:
     ]
 
 
+def processes_per_node(run: str, processes: int, nodes: int) -> int:
+    """Return how many of a run's processes each node has.
+
+    Raises:
+        ValueError: not all nodes can have the same number.
+
+    >>> processes_per_node("dpo", 16, 2)
+    8
+    """
+    each, rest = divmod(processes, nodes)
+    if rest:
+        raise ValueError(
+            f"run {run}, key processes: expected a multiple of {nodes} nodes, found {processes}"
+        )
+    return each
+
+
 def launched(
     nodes: int, launcher: str, processes: int, python: Path | str, words: Sequence[str]
 ) -> list[str]:
@@ -169,11 +186,13 @@ def ray_arguments(node: Node) -> list[str]:
 
 
 def command_on(node: Node, launcher: str, processes: int, words: Sequence[str]) -> list[str]:
-    """Return the command of one node, without Ray.
+    """Return the command of one node; with Ray that of the only one, where the program starts it.
 
     >>> command_on(Node(), "torchrun", 2, ["train.py"])[1:]
     ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', 'train.py']
     """
+    if launcher == "ray":
+        return [sys.executable, *words]
     if launcher == "torchrun":
         return [sys.executable, "-m", TORCHRUN, *torchrun_arguments(node, processes), *words]
     return [sys.executable, "-m", ACCELERATE, *accelerate_arguments(node, processes), *words]
@@ -218,14 +237,9 @@ def _all_joined(node: Node) -> bool:
 def run_under_ray(node: Node, words: Sequence[str]) -> int:
     """Run this node's part of Ray and, on the first, the program; return the program's status.
 
-    On one node the program starts Ray itself.
-
     Raises:
         ValueError: not all nodes have joined.
     """
-    program = [sys.executable, *words]
-    if node.count == 1:
-        return subprocess.call(program)
     if node.rank:
         _wait(lambda: _listens(node), f"the first node, {node.address}:{node.port}")
     ray = _start_ray(node)
@@ -236,6 +250,7 @@ def run_under_ray(node: Node, words: Sequence[str]) -> int:
             return ray.poll() or 0
         _wait(lambda: _all_joined(node), f"{node.count} nodes to join")
         address = {"RAY_ADDRESS": f"{node.address}:{node.port}"}
+        program = [sys.executable, *words]
         return subprocess.call(program, env={**os.environ, **address})
     finally:
         # Not `ray stop`, which would end the Ray of other jobs on this machine, too.
@@ -253,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         node = this_node(options.nodes, os.environ, ask_program)
-        if options.launcher == "ray":
+        if options.launcher == "ray" and node.count > 1:
             return run_under_ray(node, options.words)
     except (ValueError, subprocess.CalledProcessError) as error:
         print(f"{MODULE}: error: {error}", file=sys.stderr)

@@ -6,11 +6,11 @@ from pathlib import Path
 from rlsubnet.commands._parser import add_command
 
 DESCRIPTION = """\
-Train one run with PRIME or GRPO on the GPUs of this machine, of all weights or of a subnetwork, by
-verl 0.6.1 (envs/verl.yaml). Writes a Hugging Face folder (bfloat16 weights, config and tokenizer of
-the start, manifest.json), the metrics of every step, and with `checkpoint_every` in the recipe the
-models along the run as deltas. verl's saves are merged, packed and deleted while it trains. A run
-that was killed starts over."""
+Train one run with PRIME or GRPO on the GPUs of one node or several, of all weights or of a
+subnetwork, by verl 0.6.1 (envs/verl.yaml). Writes a Hugging Face folder (bfloat16 weights, config
+and tokenizer of the start, manifest.json), the metrics of every step, and with `checkpoint_every`
+in the recipe the models along the run as deltas. verl's saves are merged, packed and deleted while
+it trains. A run that was killed starts over."""
 
 
 def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -66,6 +66,13 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
     parser.add_argument(
         "--threads", type=int, metavar="N", help="CPUs to use; by default all of the machine"
     )
+    parser.add_argument(
+        "--nodes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of the Slurm job that this runs in; they share the recipe's processes (default: 1)",
+    )
 
 
 def run_train_verl(options: argparse.Namespace) -> None:
@@ -81,6 +88,7 @@ def run_train_verl(options: argparse.Namespace) -> None:
         init=options.init.absolute(),
         scratch=options.scratch.absolute(),
         mask=None if options.mask is None else options.mask.absolute(),
+        nodes=options.nodes,
     )
     run_training(
         row,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlsubnet.backends.launch import launched
+from rlsubnet.backends.launch import launched, processes_per_node
 from rlsubnet.backends.open_instruct.row import Recipe, Row
 
 LAUNCHER = "rlsubnet.backends.open_instruct.launcher"
@@ -163,12 +163,7 @@ def command(row: Row, places: Places) -> list[str]:
     Raises:
         ValueError: the nodes cannot have the same number of processes each.
     """
-    each, rest = divmod(row.recipe.processes, places.nodes)
-    if rest:
-        raise ValueError(
-            f"run {row.run}, key processes: expected a multiple of {places.nodes} nodes, "
-            f"found {row.recipe.processes}"
-        )
+    each = processes_per_node(row.run, row.recipe.processes, places.nodes)
     words = [
         *accelerate_arguments(row.recipe, places),
         *("--module", LAUNCHER),

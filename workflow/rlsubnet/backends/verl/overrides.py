@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rlsubnet.backends.launch import launched, processes_per_node
+
 # verl refuses null: a bound that no gradient reaches clips nothing.
 NO_CLIP = 1.0e9
 # verl saves the last step only if it saves at all: an interval that no run reaches.
@@ -18,11 +20,13 @@ class Places(NamedTuple):
         init: Hugging Face folder to start from.
         scratch: folder of this run alone; made anew, removed at the end.
         mask: mask file, or None to train every weight.
+        nodes: machines that train together, all of which see the same files.
     """
 
     init: Path
     scratch: Path
     mask: Path | None = None
+    nodes: int = 1
 
     @property
     def package(self) -> Path:
@@ -177,14 +181,12 @@ def overrides(row: Mapping[str, Any], places: Places, threads: int | None = None
         "trainer.project_name": wandb["project"],
         "trainer.experiment_name": row["run"],
         "trainer.default_local_dir": places.saves,
-        "trainer.n_gpus_per_node": recipe["processes"],
-        "trainer.nnodes": 1,
+        "trainer.n_gpus_per_node": recipe["processes"] // places.nodes,
+        "trainer.nnodes": places.nodes,
         "trainer.save_freq": recipe["checkpoint_every"] or NEVER,
         "trainer.total_epochs": recipe["epochs"],
         "trainer.total_training_steps": recipe["steps"],
-        # A cluster of one's own, whatever else runs on this machine.
-        "+ray_kwargs.ray_init.address": "local",
-        **({} if threads is None else {"ray_kwargs.ray_init.num_cpus": threads}),
+        **_ray(places.nodes, threads),
         # Hydra's own files would land in the folder that the command is started from.
         "hydra.run.dir": places.scratch / "hydra",
         "hydra.output_subdir": None,
@@ -197,9 +199,30 @@ def overrides(row: Mapping[str, Any], places: Places, threads: int | None = None
     ]
 
 
+def _ray(nodes: int, threads: int | None) -> dict[str, Any]:
+    if nodes > 1:
+        # That of the launcher, which says where by RAY_ADDRESS.
+        return {"+ray_kwargs.ray_init.address": "auto"}
+    # A cluster of one's own, whatever else runs on this machine.
+    own = {"+ray_kwargs.ray_init.address": "local"}
+    return own if threads is None else {**own, "ray_kwargs.ray_init.num_cpus": threads}
+
+
 def command(
     row: Mapping[str, Any], places: Places, python: str, threads: int | None = None
 ) -> list[str]:
-    """Return the command line of one row; ``python`` is the interpreter of verl's environment."""
+    """Return the command line of one row.
+
+    Args:
+        row: from :func:`rlsubnet.backends.verl.row.parse_row`.
+        places: where everything lies, and on how many nodes it runs.
+        python: interpreter of verl's environment.
+        threads: CPUs that Ray may count on, on one node; None is all of the machine.
+
+    Raises:
+        ValueError: the nodes cannot have the same number of processes each.
+    """
+    each = processes_per_node(row["run"], row["recipe"]["processes"], places.nodes)
     module = f"rlsubnet.backends.verl.{row['algorithm']}"
-    return [python, "-m", module, *overrides(row, places, threads)]
+    words = ["-m", module, *overrides(row, places, threads)]
+    return launched(places.nodes, "ray", each, python, words)

@@ -111,7 +111,7 @@ def run_training(
     outputs: Outputs,
     threads: int | None = None,
 ) -> None:
-    """Train one run on the GPUs of this machine; a run that was killed starts over.
+    """Train one run on the GPUs of one node or several; a run that was killed starts over.
 
     Args:
         row: from :func:`rlsubnet.backends.verl.row.parse_row`.
