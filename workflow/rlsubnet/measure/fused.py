@@ -134,7 +134,7 @@ def numpy_kernel(
     # Equal bits are no difference, but a file in another type may hide one that bfloat16 rounds.
     differing = moved if init.dtype == tuned.dtype else to_float32(init) != to_float32(tuned)
     places = np.flatnonzero(differing)
-    before, after = init[places], tuned[places]
+    before, after = init.take(places), tuned.take(places)
     exact = difference_bits(before, after)
     rounded = exact if as_bfloat16 else difference_bits(to_bfloat16(before), to_bfloat16(after))
     for row, limits in zip(tally.changed, wanted.limits, strict=True):
