@@ -89,8 +89,7 @@ def moved(before: Codes, folded: Codes) -> Codes:
 
 
 def _deflate(data: bytes) -> bytes:
-    # There is nothing to find for a search of repeats: Huffman codes alone are both faster and
-    # smaller than any level of zlib or zstd that searches (benchmarks/delta.py).
+    # There is nothing to find for a search of repeats: Huffman codes alone are faster and smaller.
     def with_strategy(strategy: int) -> bytes:
         stream = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS, 9, strategy)
         return stream.compress(data) + stream.flush()

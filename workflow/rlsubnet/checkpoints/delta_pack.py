@@ -27,6 +27,7 @@ from rlsubnet.checkpoints.delta_manifest import (
     Shape,
 )
 from rlsubnet.checkpoints.delta_source import StoredWeights
+from rlsubnet.checkpoints.differ import keep_freed_memory
 from rlsubnet.checkpoints.layout import read_stored
 from rlsubnet.checkpoints.safetensors_file import NUMPY_TYPES, TensorInfo
 from rlsubnet.checkpoints.store import EMBEDDINGS, HEADS, Checkpoint
@@ -154,6 +155,7 @@ def pack(init: StoredWeights, tuned: StoredWeights, path: Path | str) -> Manifes
     Everything is read once, a block at a time, and each block is decoded again and compared. A
     tensor that init does not have, or not of this type and row length, is stored whole.
     """
+    keep_freed_memory()
     with writing_delta(path) as writer, ThreadPoolExecutor(_thread_count()) as pool:
         packer = _Packer(writer, pool, init.by_canonical_name(), init.read)
         tuned.by_canonical_name()  # two tensors of one name would have one init
