@@ -10,7 +10,7 @@ import pkgutil
 import platform
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -60,13 +60,22 @@ def page(sections: Mapping[str, Sequence[str]], repeats: int) -> str:
 
 
 def run(name: str, folder: Path, repeats: int) -> list[str]:
-    """Run one benchmark and return its section; a machine that cannot run it is told so there."""
+    """Run one benchmark, print its figures as they come, and return its section of the page.
+
+    What the machine lacks is told there.
+    """
     module = importlib.import_module(f"{suite.__name__}.{name}")
+    found: Iterable[Figure] = module.figures(folder, repeats)
+    section = list(COLUMNS)
+    print(f"{name}:", *section, sep="\n", flush=True)
     try:
-        found: list[Figure] = module.figures(folder, repeats)
+        for figure in found:
+            section.append(line(figure))
+            print(section[-1], flush=True)
     except Unavailable as reason:
-        return [f"Not run: {reason}."]
-    return [*COLUMNS, *map(line, found)]
+        section = [f"Not run: {reason}."]
+        print(*section, flush=True)
+    return section
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -87,7 +96,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name in options.names or names():
             sections[name] = run(name, folder, options.repeats)
-            print(f"{name}:", *sections[name], sep="\n", flush=True)
     if options.out:
         options.out.write_text(page(sections, options.repeats))
 

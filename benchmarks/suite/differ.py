@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.figure import Figure, ratio, spread
@@ -143,10 +144,8 @@ def one_pass(folder: Path, repeats: int) -> list[Figure]:
     return figures
 
 
-def figures(folder: Path, repeats: int) -> list[Figure]:
-    """Return all figures of the differ."""
-    return [
-        *whole_process(folder, max(repeats // 2, 1)),
-        *memory(folder, max(repeats // 2, 1)),
-        *one_pass(folder, 2 * repeats + 1),
-    ]
+def figures(folder: Path, repeats: int) -> Iterator[Figure]:
+    """Yield all figures of the differ."""
+    yield from whole_process(folder, max(repeats // 2, 1))
+    yield from memory(folder, max(repeats // 2, 1))
+    yield from one_pass(folder, 2 * repeats + 1)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.figure import Figure, ratio
@@ -61,6 +62,7 @@ def commands(folder: Path, repeats: int) -> list[Figure]:
     return figures
 
 
-def figures(folder: Path, repeats: int) -> list[Figure]:
-    """Return all figures of the overlap."""
-    return [*in_memory(repeats), *commands(folder, max(repeats // 2, 1))]
+def figures(folder: Path, repeats: int) -> Iterator[Figure]:
+    """Yield all figures of the overlap."""
+    yield from in_memory(repeats)
+    yield from commands(folder, max(repeats // 2, 1))
