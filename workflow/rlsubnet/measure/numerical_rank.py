@@ -20,7 +20,7 @@ EPS32 = float(np.finfo(np.float32).eps)
 # Relative distance to tau within which torch decides, and the same in units of eps * largest.
 WINDOW, WINDOW_EPS = 5e-3, 8
 # Rows, in multiples of the columns, of the subsets that may prove full rank.
-SUBSETS = (1.4, 2.5)
+SUBSETS = (1.1, 1.5, 2.5)
 
 
 @dataclass(frozen=True)
