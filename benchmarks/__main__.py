@@ -39,7 +39,7 @@ def machine() -> str:
             versions.append(f"no {package}")
     return (
         f"{len(os.sched_getaffinity(0))} processors ({model}), {memory:.0f} GiB, "
-        f"{platform.system()} {platform.release()}; Python {platform.python_version()}, "
+        f"{platform.system()}; Python {platform.python_version()}, "
         f"{', '.join(versions)}."
     )
 

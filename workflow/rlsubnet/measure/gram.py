@@ -7,7 +7,7 @@ largest, a singular value that is taken from there is rounding noise.
 import numpy as np
 
 # Rows turned into float64 at a time.
-ROWS = 4096
+ROWS = 1024
 LANCZOS_STEPS, LANCZOS_ACCURACY = 300, 1e-5
 
 

@@ -14,7 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlsubnet.measure.gram import add_gram, eigenvalues_below, is_above, largest_singular_value
+from rlsubnet.measure.gram import (
+    ROWS,
+    add_gram,
+    eigenvalues_below,
+    is_above,
+    largest_singular_value,
+)
 
 EPS32 = float(np.finfo(np.float32).eps)
 # Relative distance to tau within which torch decides, and the same in units of eps * largest.
@@ -100,10 +106,13 @@ def _tall_core(delta: np.ndarray) -> np.ndarray:
 
 def _at_least_largest(core: np.ndarray) -> float:
     """Return a cheap bound: no singular value exceeds sqrt(|A|_1 |A|_inf), nor the norm |A|_F."""
-    sizes = np.abs(core)
-    by_column, by_row = (float(sizes.sum(axis, dtype=np.float64).max()) for axis in (0, 1))
-    frobenius = float(np.sqrt(np.einsum("ij,ij->", core, core, dtype=np.float64)))
-    return min(float(np.sqrt(by_column * by_row)), frobenius)
+    by_column, by_row, squares = np.zeros(core.shape[1]), 0.0, 0.0
+    for start in range(0, core.shape[0], ROWS):
+        sizes = np.abs(core[start : start + ROWS])
+        by_column += sizes.sum(0, dtype=np.float64)
+        by_row = max(by_row, float(sizes.sum(1, dtype=np.float64).max()))
+        squares += float(np.einsum("ij,ij->", sizes, sizes, dtype=np.float64))
+    return float(np.sqrt(min(by_column.max() * by_row, squares)))
 
 
 def _certified(core: np.ndarray, limit: float) -> tuple[bool, np.ndarray, int]:
