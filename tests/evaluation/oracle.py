@@ -25,6 +25,7 @@ class Oracle:
     """
 
     device = torch.device("cpu")
+    config = SimpleNamespace(vocab_size=VOCAB_SIZE)
 
     def __init__(self, answer: Callable[[str], str]) -> None:
         self.answer = answer
