@@ -1,6 +1,7 @@
 """One cluster for all tests of this folder."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -21,8 +22,11 @@ def cluster() -> Iterator[Cluster]:
             pytest.fail(f"{REQUIRED} is set, and there is {reason}")
         pytest.skip(reason)
     cluster = Cluster()
+    # As Ctrl-C, so that whoever ends the tests leaves no job behind.
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         cluster.start()
         yield cluster
     finally:
         cluster.stop()
+        signal.signal(signal.SIGTERM, before)
