@@ -1,10 +1,13 @@
 """Fixtures that every area of the tests may use."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from rlsubnet.threads import VARIABLES
 from tests.workflow.projects import Project
 
 # No test may fail because the machine is busy.
@@ -18,6 +21,16 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def repository() -> Path:
     """Return the root of the checkout."""
     return REPOSITORY
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    """Take back what `rank --threads` asks for in the environment, here that of all tests."""
+    before = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+    yield
+    for name in VARIABLES:
+        os.environ.pop(name, None)
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

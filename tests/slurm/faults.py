@@ -111,6 +111,10 @@ class Drill:
         """Return how each Slurm job of a rule for a run ended."""
         return [self.fact(job, "JobState") for job in self.jobs(rule, run)]
 
+    def has_ended(self, job: tuple[str, str]) -> bool:
+        """Return whether the last Slurm job of a rule for a run ended well."""
+        return self.ends(*job)[-1:] == ["COMPLETED"]
+
     def resumed_after(self, run: str) -> int:
         """Return after which step the last attempt of a run went on; 0 if at none."""
         log = (self.on.root / f"logs/micro/train/{run}.log").read_text(encoding="utf-8")
