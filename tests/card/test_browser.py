@@ -32,12 +32,11 @@ PROBE = """<!DOCTYPE html><html><head><link rel="icon" href="data:,"></head><bod
 const frame = document.getElementById("card");
 const overlap = (a, b) => a.left < b.right - 1 && b.left < a.right - 1
                        && a.top < b.bottom - 1 && b.top < a.bottom - 1;
-frame.onload = async () => {
+frame.onload = () => {
   const page = frame.contentDocument, found = {widths: {}, text: page.body.innerText};
   page.querySelectorAll("details").forEach(part => part.open = true);
   for (const width of [360, 800, 1400]) {
-    frame.style.width = width + "px";
-    await new Promise(requestAnimationFrame);
+    frame.style.width = width + "px"; // what is asked below is laid out anew first
     const outside = [], covered = [];
     page.querySelectorAll("svg.chart").forEach(chart => {
       const box = chart.getBoundingClientRect();
