@@ -5,7 +5,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from rlsubnet.running.processes import directors_here, workers_here
 from rlsubnet.running.slurm import Queued, cancel, has_slurm
@@ -73,6 +76,22 @@ def cancel_orphans(runs: Sequence[Run], patience: float = PATIENCE) -> list[Queu
     return cancel([run.slurm_id for run in runs if run.slurm_id], patience)
 
 
+def kill_strays(runs: Sequence[Run]) -> None:
+    """Kill processes on this machine whose Slurm jobs, of these runs, have left the queue.
+
+    Where Slurm follows processes by their parents (``proctrack/linuxproc``), it loses those whose
+    parent ended first, and a job's Snakemake then waits for ever for what Slurm has killed.
+    """
+    ended = {job.slurm for run in runs for job in run.jobs.values() if job.slurm}
+    for process, words in workers_here():
+        with suppress(psutil.Error):
+            job = process.environ().get("SLURM_JOB_ID")
+            if job in ended:
+                process.kill()
+                process.wait()
+                print(f"killed process {process.pid}, which Slurm left of job {job}: {words}")
+
+
 def wait_for_workers() -> None:
     """Wait for jobs on this machine that outlived their Snakemake."""
     for process, words in workers_here():
@@ -128,6 +147,7 @@ def resume(arguments: Sequence[str], ended_elsewhere: bool = False) -> int:
     config = load_config(config_files(words))
     for job in cancel_orphans(runs):
         print(f"cancelled Slurm job {job.number} ({job.state.lower()}), left by run {job.name}")
+    kill_strays(runs)
     wait_for_workers()
     for path in remove_partial([Path(config[key]) for key in ("work", "results")]):
         print(f"removed {path}, half-written by a job that was killed")
