@@ -21,9 +21,11 @@ SCRIPT = """
 import logging
 import deepspeed, transformers
 from accelerate import Accelerator
-import sys
+import sys, types
 
 STEPS = [(0.0, 2.0, 1.4), (5e-4, 0.5, 1.2)]
+args = types.SimpleNamespace(output_dir="output/dpo__42__1747340000")
+get_cache_ref_logprobs = clean_last_n_checkpoints = None
 
 if __name__ == "__main__":
     assert sys.argv[1:] == ["--exp_name", "dpo"], sys.argv
@@ -117,6 +119,8 @@ def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Engine:
     modules["deepspeed"].initialize = lambda: (engine, None, None, None)
 
     class Accelerator:
+        save_state = load_state = skip_first_batches = len
+
         def reduce(self, tensor: torch.Tensor) -> torch.Tensor:
             return tensor
 
@@ -268,3 +272,23 @@ def test_sums_that_are_laid_out_otherwise_fail_at_the_first_step(launch: Launch)
 def test_a_lost_loss_ends_the_run(launch: Launch) -> None:
     script = SCRIPT.replace("Loss: {loss / 2}", "Loss: nan")
     assert "step 1: the loss is nan" in refusal(launch, launcher.LauncherError, script=script)
+
+
+def test_pairs_that_fill_no_batch_are_no_step(launch: Launch) -> None:
+    # The script logs a third step at the end of its data; DeepSpeed waits for more pairs.
+    script = f'{SCRIPT}    logger.info("  Step: 3, LR: 0.0, Loss: 0.1")\n'
+    assert [step["step"] for step in launch(script=script)] == [1, 2]
+
+
+def test_pairs_that_fill_no_batch_in_front_of_another_epoch_end_the_run(launch: Launch) -> None:
+    script = SCRIPT.replace("{number}", "{number + 1}")
+    assert "step 3: DeepSpeed made 2 updates; the pairs of an epoch fill no whole" in refusal(
+        launch, launcher.LauncherError, script=script
+    )
+
+
+def test_a_script_without_the_functions_that_are_replaced_fails(launch: Launch) -> None:
+    script = SCRIPT.replace("get_cache_ref_logprobs = ", "")
+    assert "the script has no get_cache_ref_logprobs; another script" in refusal(
+        launch, launcher.LauncherError, script=script
+    )

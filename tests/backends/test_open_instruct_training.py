@@ -39,14 +39,14 @@ if behave == "sleep":
     Path(value("--records"), "pid" if child else "child").write_text(str(os.getpid()))
     time.sleep(60)
 records, steps = Path(value("--records")), 3
+out = Path(value("--output_dir"), "__".join([value("--exp_name"), value("--seed")]))
 with open(records / "steps.jsonl", "w") as stream:
     for step in range(1, steps + (behave != "lose")):
         line = dict(step=step, loss=0.5, reward=0.1, grad_norm=2.0, grad_norm_masked=None, lr=1e-3)
         stream.write(json.dumps(line) + "\\n")
 report = {{"steps": steps, "engine": {{"zero_stage": 3}}, "packages": {{"torch": "0"}}}}
 (records / "report.json").write_text(json.dumps(report))
-out = Path(value("--output_dir"), "__".join([value("--exp_name"), value("--seed"), "1747340000"]))
-out.mkdir(parents=True)
+out.mkdir(parents=True, exist_ok=True)
 state = load_file(Path(value("--model_name_or_path")) / "model.safetensors")
 state = {{name: 2 * tensor for name, tensor in state.items()}}
 if behave == "resize":

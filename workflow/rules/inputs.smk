@@ -143,10 +143,11 @@ def contamination_option(wildcards, input):
 def provenance_of(wildcards):
     """Return what a run's result follows from: a run is repeated when this changes."""
     row = sheets.resolved_row(SCALE, wildcards.run)
+    # Saving changes no bit of the result.
+    row["recipe"].pop("save_every", None)
     if row["backend"] == "native":
-        # Neither saving nor a name that all these runs share changes a bit of the result.
-        del row["backend"], row["recipe"]["save_every"]
-        del row["recipe"]["recompute"]
+        # Nor does a name that all these runs share.
+        del row["backend"], row["recipe"]["recompute"]
         # Nor does the mere existence of these keys.
         for key in ("checkpoint_every", "compile", "sparsity_every"):
             if not row["recipe"][key]:

@@ -1,8 +1,8 @@
 # Training runs whose recipe says `backend: open_instruct`: DPO on the GPUs of one node or several.
 
 
-# Its text and `provenance` are what a run follows from, as in rule `train`. An interrupted run starts
-# from the beginning: what it resumes from would be taken for the reference model as well.
+# Its text and `provenance` are what a run follows from, as in rule `train`. An interrupted run goes on
+# from the last save that is whole, in a folder beside the outputs.
 rule train_open_instruct:
     input:
         init=init_of,

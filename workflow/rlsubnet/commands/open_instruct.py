@@ -11,7 +11,8 @@ several, of all weights or of a subnetwork. Its script is run unmodified, from a
 recipe's commit and by the interpreter of its own environment (envs/open-instruct.yaml).
 
 Writes a Hugging Face folder (bfloat16 weights, config and tokenizer of the start, manifest.json)
-and the metrics of every optimizer step. A run that was killed starts from the beginning."""
+and the metrics of every optimizer step. A run that was killed goes on from its last save
+(recipe key save_every), unless row, inputs or environment are others: that is refused."""
 
 
 def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -64,7 +65,8 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
         type=Path,
         required=True,
         metavar="DIR",
-        help="folder of this run alone, emptied first and removed at the end",
+        help="folder of this run alone, with the saves that a killed run goes on from; removed at "
+        "the end",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="model folder to write"

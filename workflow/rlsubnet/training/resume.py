@@ -61,6 +61,24 @@ def load_state(folder: Path, belongs_to: Mapping[str, Any]) -> dict[str, Any] | 
         raise ValueError(
             f"{file}: damaged, or not a saved state; delete {folder} to start from the beginning"
         ) from error
+    check_same_run(file, saved, belongs_to, folder)
+    return state
+
+
+def check_same_run(
+    file: Path, saved: Mapping[str, Any], belongs_to: Mapping[str, Any], folder: Path
+) -> None:
+    """Check that a state belongs to the run that is to go on from it.
+
+    Args:
+        file: that says what it belongs to, for the message.
+        saved: what that is.
+        belongs_to: what it must be.
+        folder: to delete where the run is to start over, for the message.
+
+    Raises:
+        ValueError: they differ; the message says in what.
+    """
     differing = [
         f"{key} was {saved.get(key)!r} and is {belongs_to.get(key)!r}"
         for key in sorted(set(saved) | set(belongs_to))
@@ -71,7 +89,6 @@ def load_state(folder: Path, belongs_to: Mapping[str, Any]) -> dict[str, Any] | 
             f"{file}: saved by another run: {'; '.join(differing)}; "
             f"delete {folder} to start from the beginning"
         )
-    return state
 
 
 def remove_state(folder: Path) -> None:

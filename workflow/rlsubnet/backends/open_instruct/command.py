@@ -30,7 +30,8 @@ class Places:
         python: interpreter of open-instruct's environment.
         init: Hugging Face folder to start from.
         data: JSON lines of ``{"chosen", "rejected"}``.
-        scratch: folder of this run alone; made anew, removed at the end.
+        scratch: folder of this run alone; what it needs to go on after it was killed lies here.
+            Removed at the end.
         mask: mask file, or None to train every weight.
         nodes: machines that train together, all of which see the same files.
     """
@@ -53,8 +54,13 @@ class Places:
 
     @property
     def output(self) -> Path:
-        """Return the folder in which the script makes one of a name that it chooses."""
+        """Return the folder in which the script makes one of its own."""
         return self.scratch / "output"
+
+    @property
+    def belongs_to(self) -> Path:
+        """Return the file that says what the saves follow from."""
+        return self.scratch / "belongs_to.json"
 
     @property
     def records(self) -> Path:
@@ -102,6 +108,13 @@ def launcher_arguments(recipe: Recipe, places: Places) -> list[str]:
     return [*masked, *_flags(records=places.records, engine=engine)]
 
 
+def saving_arguments(recipe: Recipe) -> list[str]:
+    """Return what makes the script save what it can go on from; the newest save is kept."""
+    if not recipe.save_every:
+        return []
+    return _flags(checkpointing_steps=recipe.save_every, keep_last_n_checkpoints=1)
+
+
 def tracking_arguments(wandb: Mapping[str, str]) -> list[str]:
     """Return what turns Weights & Biases on, nothing where it is disabled.
 
@@ -142,6 +155,7 @@ def script_arguments(row: Row, places: Places) -> list[str]:
             use_flash_attn=recipe.flash_attention,
         ),
         *(["--gradient_checkpointing"] if recipe.gradient_checkpointing else []),
+        *saving_arguments(recipe),
         *tracking_arguments(row.wandb),
         *_flags(logging_steps=1, seed=row.seed, output_dir=places.output),
         # Of this run alone: the cache knows a file by name and length, not by content.

@@ -5,7 +5,8 @@
 
 The script trains through ``deepspeed.initialize``. That is wrapped: the engine it returns must be
 what ``--engine`` says, and the mask is attached to its optimizer. A run in which DeepSpeed was
-never used, or an update came without its mask, ends with an error, however well it trained.
+never used, or an update came without its mask, ends with an error, however well it trained. Its
+saves, and going on from one, are :mod:`saving`'s.
 Written to DIR by the first process: ``steps.jsonl``, one line per optimizer step, and
 ``report.json``, versions and counts, last and only if all is well.
 """
@@ -26,19 +27,15 @@ from pathlib import Path
 from typing import Any
 
 from rlsubnet.backends.clipping import clip_factor
+from rlsubnet.backends.open_instruct.saving import PACKAGES, LauncherError, Saver
 from rlsubnet.backends.versions import describe_environment
 
 STEPS, REPORT = "steps.jsonl", "report.json"
-PACKAGES = ("torch", "deepspeed", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
 
 # The script's own words, written by the first process after each optimizer step.
 STEP_LINE = re.compile(r"\s*Step: (\d+), LR: ([-+.e\d]+), Loss: ([-+.e\d]+|nan|inf)")
 # What it adds up in between, of which only the loss is logged: length, loss and reward margin.
 SUMS, LOSS, MARGIN = 20, 0, 5
-
-
-class LauncherError(RuntimeError):
-    """The run is not what was asked for."""
 
 
 @dataclass
@@ -49,7 +46,7 @@ class Watch:
         expected: what the engine must be, see ``expected_engine`` of the command.
         mask: mask file, or None.
         mask_at: ``post_clip`` or ``pre_clip``.
-        steps: where steps are written; None in all processes but the first.
+        saver: its saves; knows where steps are written, which only the first process does.
         engine: what ``deepspeed.initialize`` returned.
         attached: the mask of its optimizer.
         lr: learning rate of the last update.
@@ -57,18 +54,20 @@ class Watch:
             process's part.
         sums: the script's sums over all processes, of the last step.
         inside: norm of the gradient inside the mask, before the clip, of the last update.
+        left_over: the script's step that was no update, or None.
     """
 
     expected: dict[str, Any]
     mask: Path | None = None
     mask_at: str = "post_clip"
-    steps: Path | None = None
+    saver: Saver = field(default_factory=Saver)
     engine: Any = None
     attached: Any = None
     lr: float | None = None
     squares: float = 0.0
     sums: list[float] = field(default_factory=list)
     inside: float | None = None
+    left_over: int | None = None
 
     def adopt(self, engine: Any) -> None:
         """Check an engine, and attach the mask to its optimizer.
@@ -87,6 +86,7 @@ class Watch:
             self.attached = attach.attach_engine_mask(
                 engine, engine.module, self.mask, self.mask_at
             )
+        self.saver.adopt(engine, sys.modules["__main__"])
         # After the mask: it sees the gradient that the update sees.
         engine.optimizer.optimizer.register_step_pre_hook(self.before_update)
 
@@ -116,10 +116,22 @@ class Watch:
     def after_step(self, step: int, loss: float) -> None:
         """Write down one optimizer step.
 
+        At the end of an epoch the script counts a step for the pairs that fill no batch, which
+        DeepSpeed does not make; with it a run ends.
+
         Raises:
-            LauncherError: the loss is lost, or the script's sums are not those that we know.
+            LauncherError: the loss is lost, the script's sums are not those that we know, or it
+                counts other steps than DeepSpeed makes.
         """
-        updates = self.expected["accumulate"]
+        updates, made = self.expected["accumulate"], self.engine.global_steps
+        if step == made + 1 and self.left_over is None:
+            self.left_over = step
+            return
+        if step != made:
+            raise LauncherError(
+                f"step {step}: DeepSpeed made {made} updates; the pairs of an epoch fill no whole "
+                "number of batches, and another epoch follows"
+            )
         if not math.isfinite(loss):
             raise LauncherError(f"step {step}: the loss is {loss}")
         if not self.sums or not math.isclose(self.sums[LOSS] / updates, loss, rel_tol=1e-4):
@@ -128,7 +140,7 @@ class Watch:
                 "another script than the one this was written for"
             )
         norm, before = self.norm(), self.mask_at == "pre_clip" and self.attached is not None
-        assert self.steps is not None, "only the first process logs"
+        assert self.saver.steps is not None, "only the first process logs"
         line = {
             "step": step,
             "loss": loss,
@@ -138,7 +150,7 @@ class Watch:
             "grad_norm_masked": norm if before else self.inside,
             "lr": self.lr,
         }
-        with self.steps.open("a", encoding="utf-8") as stream:
+        with self.saver.steps.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
 
     def check(self) -> None:
@@ -153,7 +165,7 @@ class Watch:
         if not self.engine.global_steps:
             raise LauncherError("the engine made no update")
         if self.mask is not None:
-            self.attached.check_updates(self.engine.global_steps)
+            self.attached.check_updates(self.engine.global_steps - self.saver.done)
 
 
 def engine_settings(engine: Any) -> dict[str, Any]:
@@ -226,6 +238,9 @@ def install(watch: Watch) -> None:
     deepspeed.initialize = returning(deepspeed.initialize, lambda result: watch.adopt(result[0]))
     accelerator: Any = accelerate.Accelerator
     accelerator.reduce = returning(accelerator.reduce, watch.after_reduce)
+    accelerator.save_state = watch.saver.saving(accelerator.save_state)
+    accelerator.load_state = watch.saver.loading(accelerator.load_state)
+    accelerator.skip_first_batches = watch.saver.skipping(accelerator.skip_first_batches)
     model: Any = transformers.PreTrainedModel
     model.resize_token_embeddings = refuse_resize
     # The script's logger: it is run as the main module.
@@ -239,7 +254,7 @@ def write_report(watch: Watch, folder: Path) -> None:
     report = {
         "steps": watch.engine.global_steps,
         "engine": {**watch.expected, "optimizer": type(watch.engine.optimizer).__name__},
-        **describe_environment((*PACKAGES, "flash-attn")),
+        **describe_environment(PACKAGES),
     }
     (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
@@ -264,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         expected=options.engine,
         mask=options.mask,
         mask_at=options.mask_at,
-        steps=options.records / STEPS if first else None,
+        saver=Saver(steps=options.records / STEPS if first else None),
     )
     install(watch)
     sys.argv = [options.script, *options.arguments]

@@ -29,6 +29,7 @@ class Recipe:
     gradient_checkpointing: bool
     flash_attention: bool
     mask_at: str
+    save_every: int
 
     @property
     def batch_size(self) -> int:

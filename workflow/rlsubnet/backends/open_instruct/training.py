@@ -2,9 +2,9 @@
 
 import itertools
 import os
-import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from rlsubnet.backends.open_instruct.command import (
     environment,
 )
 from rlsubnet.backends.open_instruct.launcher import REPORT, STEPS
+from rlsubnet.backends.open_instruct.resuming import go_on_or_begin, output_folder
 from rlsubnet.backends.open_instruct.row import Row
 from rlsubnet.backends.processes import link_package, started
 from rlsubnet.backends.rows import check_bfloat16, check_mask_fits, check_mask_given
@@ -110,10 +111,7 @@ def check_pairs(data: Path, batch_size: int) -> None:
 
 
 def prepare(row: Row, places: Places) -> None:
-    """Make the run's own folder, empty but for what the command needs."""
-    if places.scratch.exists():
-        # What a killed run left: nothing of it can be used again.
-        shutil.rmtree(places.scratch)
+    """Make in the run's own folder what the command needs."""
     places.records.mkdir(parents=True)
     link_package(places.package)
     if row.recipe.clip != AUTO_CLIP:
@@ -139,17 +137,15 @@ def run_command(row: Row, places: Places) -> None:
 
 
 def find_output(row: Row, places: Places) -> Path:
-    """Return the folder that the script made: RUN__SEED__TIME.
+    """Return the folder of the trained weights.
 
     Raises:
-        ValueError: there is not exactly one.
+        ValueError: there is none.
     """
-    found = sorted(places.output.iterdir()) if places.output.is_dir() else []
-    pattern = f"{re.escape(row.run)}__{row.seed}__[0-9]+"
-    if len(found) != 1 or not re.fullmatch(pattern, found[0].name):
-        names = ", ".join(path.name for path in found) or "nothing"
-        raise ValueError(f"{places.output}: expected one folder {pattern}, found {names}")
-    return found[0]
+    folder = output_folder(row, places)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: open-instruct ended well and wrote no weights there")
+    return folder
 
 
 def read_metrics(records: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -181,11 +177,12 @@ def manifest(row: Row, inputs: Mapping[str, Any], report: Mapping[str, Any]) -> 
 
 
 def run_training(row: Row, places: Places, out: Path, metrics: Path) -> None:
-    """Train one run; ``out`` and ``metrics`` are complete or absent.
+    """Train one run; ``out`` and ``metrics`` are complete or absent. A run that was killed goes on.
 
     Args:
         row: the run.
-        places: where everything lies; ``places.scratch`` is gone at the end.
+        places: where everything lies; what a killed run left in ``places.scratch`` is used, and the
+            folder is gone at the end.
         out: Hugging Face folder to write, with ``manifest.json``.
         metrics: CSV file to write.
 
@@ -201,6 +198,8 @@ def run_training(row: Row, places: Places, out: Path, metrics: Path) -> None:
         "data": sha256(places.data),
         "mask": None if places.mask is None else sha256(places.mask),
     }
+    if step := go_on_or_begin(row, places, inputs):
+        print(f"{row.run}: resumed after step {step}", file=sys.stderr, flush=True)
     prepare(row, places)
     run_command(row, places)
     rows, report = read_metrics(places.records)

@@ -1,0 +1,281 @@
+"""The script's saves, from inside of it: whole or absent, and enough to go on from.
+
+With ``--checkpointing_steps`` the script saves DeepSpeed's masters and moments, looks for its last
+save when it starts, and leaves out the batches that were learned from. What it lacks:
+
+* Its output folder has the time in its name, which each process reads from its own clock: no later
+  start finds it, and those of one start need not agree.
+* A process marks a save when its own part is written, not when all are.
+* It loads the save and then computes the reference's log-probabilities, with the half-trained
+  policy. Here they are computed once, by the start's weights, and are a part of every save.
+* It leaves out as many batches of every later epoch, too.
+* The first process of each node deletes old saves, all of them the same ones.
+"""
+
+import functools
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlsubnet.backends.saves import is_marked, mark_saved, read_marker, remove_save
+from rlsubnet.backends.versions import describe_environment
+from rlsubnet.files import read_jsonl, write_jsonl
+
+PACKAGES = (
+    *("torch", "deepspeed", "transformers", "accelerate", "datasets", "tokenizers", "numpy"),
+    "flash-attn",
+)
+# What the script looks for in a save before it loads it.
+SCRIPT_MARKER = "COMPLETED"
+# Functions of the script that are replaced once it runs.
+REFERENCE, CLEAN = "get_cache_ref_logprobs", "clean_last_n_checkpoints"
+# torch 2.6 loads plain values alone unless it is told otherwise; DeepSpeed 0.15 pickles others.
+ANY_PICKLE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+
+# Log-probabilities of one side of the pairs: of each epoch, of each batch, one number a pair.
+Reference = Sequence[Sequence[Any]]
+
+
+class LauncherError(RuntimeError):
+    """The run is not what was asked for."""
+
+
+def complete_saves(output: Path) -> list[Path]:
+    """Return the saves in the script's output folder that are whole, in the order of their steps.
+
+    Args:
+        output: from :func:`without_time`; need not exist.
+    """
+    found = [path for path in output.glob("step_*") if is_marked(path)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
+
+
+def without_time(folder: str) -> str:
+    """Return the script's output folder without the time in its name: RUN__SEED.
+
+    Raises:
+        LauncherError: its name is another one.
+
+    >>> without_time("output/dpo_sub__42__1747340000")
+    'output/dpo_sub__42'
+    """
+    found = re.fullmatch(r"(.*[^/]__\d+)__\d+", folder)
+    if found is None:
+        raise LauncherError(f"the script writes to {folder}: expected a folder RUN__SEED__TIME")
+    return found[1]
+
+
+def pack_reference(reference: Reference) -> list[tuple[Any, list[int]]]:
+    """Return log-probabilities as one tensor an epoch, with the number of pairs of each batch."""
+    import torch
+
+    return [(torch.cat(list(epoch)), [len(batch) for batch in epoch]) for epoch in reference]
+
+
+def unpack_reference(packed: Sequence[tuple[Any, list[int]]]) -> list[list[Any]]:
+    """Return what :func:`pack_reference` was given.
+
+    >>> import torch
+    >>> reference = [[torch.tensor([1.0, 2.0]), torch.tensor([3.0])]]
+    >>> unpack_reference(pack_reference(reference))
+    [[tensor([1., 2.]), tensor([3.])]]
+    """
+    return [list(values.split(sizes)) for values, sizes in packed]
+
+
+def still_to_come(reference: Reference, epoch: int, batches: int) -> list[Sequence[Any]]:
+    """Return log-probabilities by epoch and batch, without the first batches of one epoch.
+
+    >>> still_to_come([["a", "b"], ["c", "d"], ["e", "f"]], epoch=1, batches=1)
+    [['a', 'b'], ['d'], ['e', 'f']]
+    """
+    return [found[batches:] if number == epoch else found for number, found in enumerate(reference)]
+
+
+@contextmanager
+def any_pickle() -> Iterator[None]:
+    """Let torch load pickles of any kind: of this run's own files, which nobody else wrote."""
+    before = os.environ.get(ANY_PICKLE)
+    os.environ[ANY_PICKLE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[ANY_PICKLE]
+        else:
+            os.environ[ANY_PICKLE] = before
+
+
+@dataclass
+class Saver:
+    """One process of a run: what it went on from, and what its saves need.
+
+    Attributes:
+        steps: where steps are written; None in all processes but the first.
+        engine: DeepSpeed's.
+        output: the script's output folder, without the time.
+        loaded: the save that this process went on from, or None.
+        done: updates made before that save.
+        skipped: whether the batches learned from were left out.
+        reference: log-probabilities of the pairs' two sides, of all epochs, packed.
+    """
+
+    steps: Path | None = None
+    engine: Any = None
+    output: Path | None = None
+    loaded: Path | None = None
+    done: int = 0
+    skipped: bool = False
+    reference: dict[str, Any] = field(default_factory=dict)
+
+    def adopt(self, engine: Any, script: Any) -> None:
+        """Replace folder and functions of the script, which runs and has yet to look for a save.
+
+        Args:
+            engine: what it trains with.
+            script: its module.
+
+        Raises:
+            LauncherError: it lacks them.
+        """
+        if missing := [n for n in ("args", REFERENCE, CLEAN) if not hasattr(script, n)]:
+            raise LauncherError(
+                f"the script has no {', '.join(missing)}; "
+                "another script than the one this was written for"
+            )
+        self.engine = engine
+        script.args.output_dir = without_time(script.args.output_dir)
+        self.output = Path(script.args.output_dir)
+        setattr(script, REFERENCE, self.referring(getattr(script, REFERENCE)))
+        setattr(script, CLEAN, self.clean)
+
+    def clean(self, output_dir: str, keep_last_n_checkpoints: int) -> None:
+        """Remove all saves but the newest; also that one the script would remove at its end."""
+        if self.steps is not None:
+            for save in complete_saves(Path(output_dir))[:-1]:
+                remove_save(save)
+
+    def saving(self, save_state: Callable[..., Any]) -> Callable[..., Any]:
+        """Return accelerate's function that saves, with what makes a save whole."""
+
+        @functools.wraps(save_state)
+        def wrapped(accelerator: Any, output_dir: str, **options: Any) -> Any:
+            import torch
+
+            result = save_state(accelerator, output_dir, **options)
+            folder = Path(output_dir)
+            torch.save(self.reference, folder / reference_file())
+            accelerator.wait_for_everyone()  # every process has written its part
+            if self.steps is not None:
+                told = {
+                    "step": self.engine.global_steps,
+                    "environment": describe_environment(PACKAGES),
+                    "metrics": read_jsonl(self.steps),
+                }
+                mark_saved(folder, told)
+            accelerator.wait_for_everyone()
+            return result
+
+        return wrapped
+
+    def loading(self, load_state: Callable[..., Any]) -> Callable[..., Any]:
+        """Return accelerate's function that loads, with a check of what it loaded."""
+
+        @functools.wraps(load_state)
+        def wrapped(accelerator: Any, input_dir: str, **options: Any) -> Any:
+            told = read_marker(Path(input_dir))
+            here = describe_environment(PACKAGES)
+            if told["environment"] != here:
+                raise LauncherError(
+                    f"{input_dir}: saved in another environment, {told['environment']}, "
+                    f"this is {here}; delete {input_dir} to start from the beginning"
+                )
+            with any_pickle():
+                result = load_state(accelerator, input_dir, **options)
+            self.check_loaded(told["step"], input_dir)
+            self.loaded, self.done = Path(input_dir), told["step"]
+            if self.steps is not None:
+                # Steps made after the save are made again.
+                write_jsonl(self.steps, told["metrics"])
+            return result
+
+        return wrapped
+
+    def check_loaded(self, step: int, folder: str) -> None:
+        """Check that engine and moments are those after a step.
+
+        Raises:
+            LauncherError: DeepSpeed loaded nothing, or weights alone; it only warns.
+        """
+        moments = {int(state["step"]) for state in self.engine.optimizer.optimizer.state.values()}
+        found = (self.engine.global_steps, moments)
+        if found != (step, {step}):
+            raise LauncherError(
+                f"{folder}: expected engine and moments after step {step}, found {found}"
+            )
+
+    def skipping(self, skip_first_batches: Callable[..., Any]) -> Callable[..., Any]:
+        """Return accelerate's function that leaves batches out, which does so once."""
+
+        @functools.wraps(skip_first_batches)
+        def wrapped(accelerator: Any, dataloader: Any, num_batches: int = 0) -> Any:
+            if self.skipped:
+                return dataloader
+            self.skipped = True
+            return skip_first_batches(accelerator, dataloader, num_batches)
+
+        return wrapped
+
+    def referring(self, compute: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the script's function of the reference's log-probabilities, or of those saved."""
+
+        def get_cache_ref_logprobs(
+            model: Any,
+            dataloader: Any,
+            accelerator: Any,
+            average: bool,
+            last_save: str | None,
+            batches: int | None,
+            epochs: range,
+            forward: Any,
+        ) -> tuple[Reference, Reference]:
+            if last_save is not None:
+                return self.saved_reference(epochs.start, batches or 0)
+            assert self.output is not None, "the engine was made before"
+            if found := complete_saves(self.output):
+                raise LauncherError(f"{found[-1]}: the script did not go on from it")
+            chosen, rejected = compute(
+                model, dataloader, accelerator, average, None, None, epochs, forward
+            )
+            self.reference = {
+                "chosen": pack_reference(chosen),
+                "rejected": pack_reference(rejected),
+            }
+            return chosen, rejected
+
+        return get_cache_ref_logprobs
+
+    def saved_reference(self, epoch: int, batches: int) -> tuple[Reference, Reference]:
+        """Return log-probabilities of the save, without those of an epoch's first batches.
+
+        Raises:
+            LauncherError: the script says that it went on from a save, and loaded none.
+        """
+        import torch
+
+        if self.loaded is None:
+            raise LauncherError("the script found a save and loaded none")
+        self.reference = torch.load(self.loaded / reference_file(), weights_only=True)
+        chosen, rejected = (unpack_reference(self.reference[s]) for s in ("chosen", "rejected"))
+        return still_to_come(chosen, epoch, batches), still_to_come(rejected, epoch, batches)
+
+
+def reference_file() -> str:
+    """Return the name of the file in a save that holds this process's log-probabilities."""
+    import torch
+
+    return f"reference_{torch.distributed.get_rank()}.pt"
