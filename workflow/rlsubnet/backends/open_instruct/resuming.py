@@ -48,7 +48,8 @@ def go_on_or_begin(row: Row, places: Places, inputs: Mapping[str, Any]) -> int:
             says what to delete.
     """
     belongs_to = json.loads(json.dumps({**what_bits_depend_on(row), "inputs_sha256": inputs}))
-    saves = complete_saves(output_folder(row, places))
+    # With another seed the folder had another name: found as well, and then refused.
+    saves = [save for folder in places.output.glob("*") for save in complete_saves(folder)]
     if not saves:
         if places.scratch.exists():
             shutil.rmtree(places.scratch)
