@@ -7,13 +7,17 @@ interpreter of an environment with its packages; docs/BACKENDS.md says how to ma
 import csv
 import json
 import os
+import signal
 import stat
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rlsubnet.backends.open_instruct.saving import complete_saves
 from rlsubnet.checkpoints.compare import check_frozen, pair_checkpoints
 from rlsubnet.checkpoints.export import check_companions
 from rlsubnet.checkpoints.masks import load_mask
@@ -52,7 +56,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a model, pairs, a mask and a shimmed interpreter."""
     root = tmp_path_factory.mktemp("open_instruct")
     write_model(root / "init")
-    write_pairs(root / "pairs.jsonl", 96)
+    write_pairs(root / "pairs.jsonl", 100)
     write_random_mask(root / "mask.safetensors", root / "init")
     (root / "shims").mkdir()
     (root / "shims" / "sitecustomize.py").write_text(LENIENT, encoding="utf-8")
@@ -62,33 +66,57 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def train(root: Path, run: str, mask: str = "") -> Path:
-    """Train 6 updates of 16 pairs on two processes; return the folder of the run."""
+def arguments(root: Path, run: str, mask: str, folder: str, save_every: int) -> list[str]:
+    """Return the command that trains 6 updates of 16 pairs on two processes; 4 pairs are left."""
     recipe = {"backend": "open_instruct", "lr": 5e-4, "beta": 5.0, "processes": 2, "accumulate": 8}
-    recipe |= {"max_length": 64, "flash_attention": False}
+    recipe |= {"max_length": 64, "flash_attention": False, "save_every": save_every}
     row = {
         **{"run": run, "backend": "open_instruct", "algorithm": "dpo_norm", "init": "sft"},
         **{"data": "pairs", "recipe": recipe, "seed": 42, "mask": mask, "architecture": None},
         "wandb": {"mode": "disabled", "project": "rlsubnet"},
     }
-    variables = {
+    out = root / folder
+    return [
+        *("train_open_instruct", run, "--row", json.dumps(row)),
+        *("--python", str(root / "python"), "--init", str(root / "init")),
+        *("--data", str(root / "pairs.jsonl"), "--scratch", str(out / "scratch")),
+        *("--out", str(out / "final"), "--metrics", str(out / "metrics.csv")),
+        *(["--mask", str(root / "mask.safetensors")] if mask else []),
+    ]
+
+
+def variables(root: Path) -> dict[str, str]:
+    """Return what two processes on CPUs need of the environment."""
+    return {
         **{"DS_ACCELERATOR": "cpu", "TORCHDYNAMO_DISABLE": "1", "OMP_NUM_THREADS": "1"},
         "PATH": f"{root / 'shims'}{os.pathsep}{os.environ['PATH']}",
     }
+
+
+def train(root: Path, run: str, mask: str = "", folder: str = "", save_every: int = 0) -> Path:
+    """Train to the end; return the folder of the run."""
     with pytest.MonkeyPatch.context() as patch:
-        for key, value in variables.items():
+        for key, value in variables(root).items():
             patch.setenv(key, value)
-        status = main(
-            [
-                *("train_open_instruct", run, "--row", json.dumps(row)),
-                *("--python", str(root / "python"), "--init", str(root / "init")),
-                *("--data", str(root / "pairs.jsonl"), "--scratch", str(root / run / "scratch")),
-                *("--out", str(root / run / "final"), "--metrics", str(root / run / "metrics.csv")),
-                *(["--mask", str(root / "mask.safetensors")] if mask else []),
-            ]
-        )
-    assert status == 0
-    return root / run
+        assert main(arguments(root, run, mask, folder or run, save_every)) == 0
+    return root / (folder or run)
+
+
+def kill_after(root: Path, step: int, words: list[str], scratch: Path) -> None:
+    """Start a run, and kill all of its processes once a step was made after a save."""
+    command = [sys.executable, "-m", "rlsubnet.cli", *words]
+    noted, deadline = scratch / "records" / "steps.jsonl", time.monotonic() + 300
+    with subprocess.Popen(command, env={**os.environ, **variables(root)}) as process:
+        try:
+            while not (noted.exists() and noted.read_bytes().count(b"\n") > step):
+                assert process.poll() is None, "it ended before it could be killed"
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+            os.killpg(int(children.split()[0]), signal.SIGKILL)
+            assert process.wait(60) == 1
+        finally:
+            process.terminate()
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +163,7 @@ def test_only_the_weights_differ_from_the_start(bench: Path, sub: Path) -> None:
 
 def test_every_update_is_recorded(full: Path, sub: Path) -> None:
     rows, masked = metrics(full), metrics(sub)
-    # 96 pairs in batches of 16; the warm-up starts at 0, so that the first two losses are log 2.
+    # 100 pairs in batches of 16, and 4 that make no update; the warm-up starts at 0, so that the first two losses are log 2.
     assert [row["step"] for row in rows] == list("123456")
     assert [float(row["loss"]) for row in rows[:2]] == [pytest.approx(0.6931472)] * 2
     assert float(rows[0]["lr"]) == 0.0
@@ -157,3 +185,36 @@ def test_the_manifest_names_versions_engine_and_commit(sub: Path) -> None:
     assert (found["engine"]["clip"], found["engine"]["processes"]) == (1.0, 2)
     assert found["packages"]["deepspeed"]
     assert found["steps"] == 6
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc to look for processes in")
+@pytest.mark.parametrize(("run", "mask"), [("dpo", ""), ("dpo_sub", "dpo")])
+def test_a_killed_run_goes_on_and_ends_with_the_bits_of_one_that_was_not(
+    request: pytest.FixtureRequest,
+    capfd: pytest.CaptureFixture[str],
+    bench: Path,
+    run: str,
+    mask: str,
+) -> None:
+    undisturbed: Path = request.getfixturevalue("sub" if mask else "full")
+    folder = f"{run}_killed"
+    output = bench / folder / "scratch" / "output" / f"{run}__42"
+    # Killed in its third step or later: the steps after the save are to be made again.
+    kill_after(bench, 2, arguments(bench, run, mask, folder, 2), bench / folder / "scratch")
+    saves = complete_saves(output)
+    last = int(saves[-1].name.removeprefix("step_"))
+    # What the script would take for finished, cut off while it was written.
+    half = output / f"step_{last + 1}"
+    half.mkdir()
+    (half / "COMPLETED").write_text("COMPLETED")
+    capfd.readouterr()
+    train(bench, run, mask, folder, save_every=2)
+    said = capfd.readouterr()
+    assert f"{run}: resumed after step {last}" in said.err
+    assert f"Resumed from checkpoint: {saves[-1]}" in said.out
+    weights, metrics = "final/model.safetensors", "metrics.csv"
+    for name in (weights, metrics):
+        resumed = (bench / folder / name).read_bytes()
+        assert resumed == (undisturbed / name).read_bytes(), name
+    if mask:
+        assert changes(bench, bench / folder)[0] == 0
