@@ -163,7 +163,8 @@ def test_only_the_weights_differ_from_the_start(bench: Path, sub: Path) -> None:
 
 def test_every_update_is_recorded(full: Path, sub: Path) -> None:
     rows, masked = metrics(full), metrics(sub)
-    # 100 pairs in batches of 16, and 4 that make no update; the warm-up starts at 0, so that the first two losses are log 2.
+    # 100 pairs in batches of 16, and 4 that make no update. The warm-up starts at 0, so that the
+    # first two losses are log 2.
     assert [row["step"] for row in rows] == list("123456")
     assert [float(row["loss"]) for row in rows[:2]] == [pytest.approx(0.6931472)] * 2
     assert float(rows[0]["lr"]) == 0.0
