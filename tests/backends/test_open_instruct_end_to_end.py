@@ -102,6 +102,14 @@ def train(root: Path, run: str, mask: str = "", folder: str = "", save_every: in
     return root / (folder or run)
 
 
+def descendants(process: int) -> list[int]:
+    """Return all processes below one; torch starts its workers in sessions of their own."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [int(child) for child in children] + [
+        grandchild for child in children for grandchild in descendants(int(child))
+    ]
+
+
 def kill_after(root: Path, step: int, words: list[str], scratch: Path) -> None:
     """Start a run, and kill all of its processes once a step was made after a save."""
     command = [sys.executable, "-m", "rlsubnet.cli", *words]
@@ -112,8 +120,8 @@ def kill_after(root: Path, step: int, words: list[str], scratch: Path) -> None:
                 assert process.poll() is None, "it ended before it could be killed"
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-            os.killpg(int(children.split()[0]), signal.SIGKILL)
+            for child in descendants(process.pid):
+                os.kill(child, signal.SIGKILL)
             assert process.wait(60) == 1
         finally:
             process.terminate()
