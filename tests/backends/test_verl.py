@@ -14,10 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlsubnet.backends.verl.checkpoints import actor_folder, merge_step
+from rlsubnet.backends.verl.checkpoints import merge_step
 from rlsubnet.backends.verl.overrides import Places, overrides
 from rlsubnet.backends.verl.prompts import write_parquet
 from rlsubnet.backends.verl.row import parse_row
+from rlsubnet.backends.verl.saves import save_folder
 from rlsubnet.checkpoints.masks import load_mask, save_mask
 from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.objectives.prime import prime_advantages
@@ -238,7 +239,7 @@ def record(place: Workplace, update: str) -> tuple[dict[str, Tensor], Path]:
         text=True,
     )
     assert done.returncode == 0, done.stdout[-6000:]
-    actor = actor_folder(places.saves, 1)
+    actor = save_folder(places.saves, 1) / "actor"
     merge_step(actor, place.init, folder / "final", Path(sys.executable), {})
     return torch.load(folder / "batch.pt"), folder / "final"
 

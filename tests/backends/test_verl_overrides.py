@@ -86,6 +86,16 @@ def test_more_settings_of_verl_come_last_and_so_win() -> None:
     assert overrides(row, verl_rows.PLACES)[-2:] == ["data.truncation=left", "+own.key=1"]
 
 
+def test_a_resumed_run_differs_in_the_save_that_it_goes_on_from_alone() -> None:
+    row, save = verl_rows.row("prime"), Path("/w/saves/global_step_42")
+    begun = overrides(row, verl_rows.PLACES)
+    resumed = overrides(row, verl_rows.PLACES._replace(resumed=save))
+    assert [line for line in resumed if line not in begun] == [
+        "trainer.resume_mode=resume_path",
+        f"trainer.resume_from_path={save}",
+    ]
+
+
 def test_the_entry_point_is_that_of_the_algorithm() -> None:
     words = command(verl_rows.row("grpo_kl"), verl_rows.PLACES, "python")
     start = words.index("--")

@@ -5,8 +5,8 @@ VERL_RUNS = SCALE.runs_of("verl")
 VERL_SAVING = [run for run in VERL_RUNS if sheets.saves_steps(SCALE, run)]
 
 
-# Its text and `provenance` are what a run follows from, as in rule `train`. An interrupted run starts
-# from the beginning: verl's saves hold weights alone.
+# Its text and `provenance` are what a run follows from, as in rule `train`. An interrupted run goes on
+# from the last save that is whole, in a folder beside the outputs.
 rule train_verl:
     input:
         init=init_of,

@@ -10,7 +10,7 @@ Train one run with PRIME or GRPO on the GPUs of one node or several, of all weig
 subnetwork, by verl 0.6.1 (envs/verl.yaml). Writes a Hugging Face folder (bfloat16 weights, config
 and tokenizer of the start, manifest.json), the metrics of every step, and with `checkpoint_every`
 in the recipe the models along the run as deltas. verl's saves are merged, packed and deleted while
-it trains. A run that was killed starts over."""
+it trains. A run that was killed goes on from the last save that is whole."""
 
 
 def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -54,7 +54,8 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
         type=Path,
         required=True,
         metavar="DIR",
-        help="folder of this run alone, emptied first and removed at the end",
+        help="folder of this run alone; a run that was killed goes on from what it saved there; "
+        "removed at the end",
     )
     parser.add_argument(
         "--python",

@@ -21,27 +21,6 @@ def check_rotary(init: Path) -> None:
         raise ValueError(f"{init}: verl cannot train this checkpoint: {'; '.join(faults)}")
 
 
-def finished_steps(folder: Path) -> list[int]:
-    """Return the steps that verl has saved completely, in order.
-
-    verl names the last one in a file of its own once everything of it is written.
-
-    Args:
-        folder: ``trainer.default_local_dir``.
-    """
-    latest = folder / "latest_checkpointed_iteration.txt"
-    if not latest.exists():
-        return []
-    last = int(latest.read_text() or 0)
-    steps = (int(path.name.rpartition("_")[2]) for path in folder.glob("global_step_*"))
-    return sorted(step for step in steps if step <= last)
-
-
-def actor_folder(folder: Path, step: int) -> Path:
-    """Return where the policy's files of one step lie."""
-    return folder / f"global_step_{step}" / "actor"
-
-
 def merge_step(
     actor: Path, init: Path, out: Path, python: Path, variables: Mapping[str, str]
 ) -> None:
@@ -50,7 +29,7 @@ def merge_step(
     ``verl.model_merger`` joins the processes' shards and rounds their float32 masters.
 
     Args:
-        actor: from :func:`actor_folder`; it stays.
+        actor: the policy's files of one save; they stay.
         init: folder that the run started from.
         out: folder to make.
         python: interpreter of verl's environment.

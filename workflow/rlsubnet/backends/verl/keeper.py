@@ -1,10 +1,11 @@
-"""Making room while verl trains: a save becomes a delta as soon as it is finished."""
+"""Making room while verl trains: a save becomes a delta as soon as the next one is finished."""
 
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from rlsubnet.backends.verl.checkpoints import actor_folder, finished_steps
+from rlsubnet.backends.verl.metrics import logged_steps
+from rlsubnet.backends.verl.saves import Save, due, finished_saves, remove_save
 from rlsubnet.checkpoints.delta_pack import pack
 from rlsubnet.checkpoints.delta_source import StoredWeights
 from rlsubnet.checkpoints.saved_steps import step_file
@@ -14,42 +15,70 @@ Merge = Callable[[Path, Path], None]
 
 
 class Keeper:
-    """Merges, packs and deletes what verl saves, while it trains: the disk holds one save or two.
+    """Merges, packs and deletes what verl saves, while it trains.
 
-    At 7.6e9 weights a save is 30 GB, a merged model 15 GB and a delta about 1.5 GB.
+    The disk holds the newest save, the newest that can be resumed from, and the one under way. At
+    7.6e9 weights these are 30 GB each, or 91 (PRIME: 183) where they can be resumed from; a merged
+    model is 15 GB and a delta about 1.5 GB.
 
     Args:
         init: what the run started from.
         saves: folder that verl saves into.
+        log: steps that verl has logged.
         steps: folder of the deltas, or None where only the last step is wanted.
+        every: steps between two deltas; the last step is one, too.
         merge: writes one save as a model folder.
     """
 
-    def __init__(self, init: StoredWeights, saves: Path, steps: Path | None, merge: Merge) -> None:
-        self._init, self._saves, self._steps, self._merge = init, saves, steps, merge
+    def __init__(
+        self,
+        init: StoredWeights,
+        saves: Path,
+        log: Path,
+        steps: Path | None,
+        every: int,
+        merge: Merge,
+    ) -> None:
+        self._init, self._saves, self._log = init, saves, log
+        self._steps, self._every, self._merge = steps, every, merge
 
     def keep_finished(self) -> None:
-        """Turn every finished save but the newest into a delta."""
-        for step in finished_steps(self._saves)[:-1]:
+        """Pack every finished save but the newest; delete those that are no longer needed."""
+        finished = self._finished()
+        needed = [save for save in finished if save.resumable][-1:]
+        for save in finished[:-1]:
             merged = self._saves.parent / "merged"
-            self._keep(step, merged)
-            shutil.rmtree(merged)
+            if due(save.step, self._every) and self._pack(save, merged):
+                shutil.rmtree(merged)
+            if save not in needed:
+                remove_save(save.folder)
 
     def finish(self, out: Path) -> int:
-        """Merge the last save into ``out`` and return its step.
+        """Merge the last save into ``out`` and return its step; the save stays.
 
         Raises:
-            ValueError: verl saved nothing.
+            ValueError: verl did not save the last step.
         """
         self.keep_finished()
-        steps = finished_steps(self._saves)
-        if not steps:
-            raise ValueError(f"{self._saves}: verl ended well and saved no step")
-        self._keep(steps[-1], out)
-        return steps[-1]
+        finished = self._finished()
+        if not (finished and finished[-1].last):
+            raise ValueError(f"{self._saves}: verl ended well and did not save its last step")
+        if not self._pack(finished[-1], out):
+            self._merge(actor_folder(finished[-1]), out)
+        return finished[-1].step
 
-    def _keep(self, step: int, merged: Path) -> None:
-        self._merge(actor_folder(self._saves, step), merged)
-        if self._steps is not None:
-            pack(self._init, StoredWeights(merged), self._steps / step_file(step))
-        shutil.rmtree(self._saves / f"global_step_{step}")
+    def _finished(self) -> list[Save]:
+        return finished_saves(self._saves, logged_steps(self._log))
+
+    def _pack(self, save: Save, merged: Path) -> bool:
+        """Merge a save and write its delta; return whether that was still to be done."""
+        if self._steps is None or (self._steps / step_file(save.step)).exists():
+            return False
+        self._merge(actor_folder(save), merged)
+        pack(self._init, StoredWeights(merged), self._steps / step_file(save.step))
+        return True
+
+
+def actor_folder(save: Save) -> Path:
+    """Return where the policy's files of a save lie."""
+    return save.folder / "actor"

@@ -1,10 +1,11 @@
 """What verl logs of every step, as rows of the metrics."""
 
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rlsubnet.files import read_jsonl
+from rlsubnet.files import read_jsonl, replacing
 from rlsubnet.training.runlog import ONLINE_METRICS, metrics_row
 
 # column -> what verl or this project's workers call it.
@@ -58,6 +59,17 @@ def step_metrics(
         tokens=None if length is None else round(length * recipe["batch_size"] * recipe["samples"]),
         **{column: logged.get(name) for column, name in NAMES.items()},
     )
+
+
+def logged_steps(log: Path) -> int:
+    """Return the number of steps in the log; a line that was cut off is none."""
+    return log.read_bytes().count(b"\n") if log.exists() else 0
+
+
+def keep_steps(log: Path, count: int) -> None:
+    """Cut the log after its first ``count`` steps."""
+    with log.open("rb") as stream, replacing(log) as temporary:
+        temporary.write_bytes(b"".join(islice(stream, count)))
 
 
 def read_metrics(log: Path, recipe: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -8,8 +8,6 @@ from rlsubnet.backends.launch import launched, processes_per_node
 
 # verl refuses null: a bound that no gradient reaches clips nothing.
 NO_CLIP = 1.0e9
-# verl saves the last step only if it saves at all: an interval that no run reaches.
-NEVER = 10**9
 VALIDATION_PROMPTS = 64
 
 
@@ -18,15 +16,18 @@ class Places(NamedTuple):
 
     Attributes:
         init: Hugging Face folder to start from.
-        scratch: folder of this run alone; made anew, removed at the end.
+        scratch: folder of this run alone; what it needs to go on after it was killed lies here.
+            Removed at the end.
         mask: mask file, or None to train every weight.
         nodes: machines that train together, all of which see the same files.
+        resumed: folder of the save to go on from, or None to begin.
     """
 
     init: Path
     scratch: Path
     mask: Path | None = None
     nodes: int = 1
+    resumed: Path | None = None
 
     @property
     def package(self) -> Path:
@@ -47,6 +48,16 @@ class Places(NamedTuple):
     def log(self) -> Path:
         """Return the file that verl logs every step in."""
         return self.scratch / "steps.jsonl"
+
+    @property
+    def steps(self) -> Path:
+        """Return the folder of the deltas, until the run is complete."""
+        return self.scratch / "steps"
+
+    @property
+    def belongs_to(self) -> Path:
+        """Return the file that says what the saves follow from."""
+        return self.scratch / "belongs_to.json"
 
 
 def hydra_value(value: Any) -> str:
@@ -94,8 +105,8 @@ def _policy(recipe: Mapping[str, Any], init: Path, mask: Path | None, seed: int)
         "actor.use_kl_loss": recipe["kl_coef"] > 0,
         "actor.kl_loss_coef": recipe["kl_coef"],
         "actor.kl_loss_type": "low_var_kl",
-        # Weights alone: 4 bytes a weight instead of 12. A run that was killed starts over.
-        "actor.checkpoint.save_contents": ["model"],
+        # What is loaded; a save holds this or the weights alone, 12 bytes a weight or 4.
+        "actor.checkpoint.save_contents": ["model", "optimizer", "extra"],
         "ref.log_prob_micro_batch_size_per_gpu": recipe["scored_per_process"],
         "ref.fsdp_config.param_offload": recipe["offload"],
         "rollout.name": "vllm",
@@ -176,14 +187,18 @@ def overrides(row: Mapping[str, Any], places: Places, threads: int | None = None
         "trainer.critic_warmup": 0,
         "trainer.val_before_train": False,
         "trainer.test_freq": -1,
-        "trainer.resume_mode": "disable",
+        "trainer.resume_mode": "resume_path" if places.resumed else "disable",
+        "trainer.resume_from_path": places.resumed,
         "trainer.logger": ["console", "file", *([] if wandb["mode"] == "disabled" else ["wandb"])],
         "trainer.project_name": wandb["project"],
         "trainer.experiment_name": row["run"],
         "trainer.default_local_dir": places.saves,
         "trainer.n_gpus_per_node": recipe["processes"] // places.nodes,
         "trainer.nnodes": places.nodes,
-        "trainer.save_freq": recipe["checkpoint_every"] or NEVER,
+        # verl asks after every step; this project's trainer saves when its own keys say so.
+        "trainer.save_freq": 1,
+        "+saves.resumable_every": recipe["save_every"],
+        "+saves.model_every": recipe["checkpoint_every"],
         "trainer.total_epochs": recipe["epochs"],
         "trainer.total_training_steps": recipe["steps"],
         **_ray(places.nodes, threads),

@@ -3,11 +3,12 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlsubnet.backends.processes import link_package, run_checked, started
+from rlsubnet.backends.processes import run_checked, started
 from rlsubnet.backends.rows import check_bfloat16, check_mask_fits, check_mask_given
 from rlsubnet.backends.verl import prompts
 from rlsubnet.backends.verl.checkpoints import check_rotary, merge_step
@@ -15,6 +16,7 @@ from rlsubnet.backends.verl.keeper import Keeper
 from rlsubnet.backends.verl.metrics import read_metrics
 from rlsubnet.backends.verl.overrides import Places, command
 from rlsubnet.backends.verl.report import read_report
+from rlsubnet.backends.verl.resuming import find_package, go_on_or_begin, what_bits_depend_on
 from rlsubnet.checkpoints.delta_source import StoredWeights
 from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.files import replacing, sha256, write_csv, write_json
@@ -95,14 +97,6 @@ def run_verl(
         raise ValueError(f"run {row['run']}: verl ended with status {status}; its words are above")
 
 
-def prepare(places: Places) -> None:
-    """Make the run's own folder; what a killed run left in it cannot be used again."""
-    if places.scratch.exists():
-        shutil.rmtree(places.scratch)
-    places.scratch.mkdir(parents=True)
-    link_package(places.package)
-
-
 def run_training(
     row: Mapping[str, Any],
     places: Places,
@@ -111,11 +105,12 @@ def run_training(
     outputs: Outputs,
     threads: int | None = None,
 ) -> None:
-    """Train one run on the GPUs of one node or several; a run that was killed starts over.
+    """Train one run on the GPUs of one node or several; a run that was killed goes on.
 
     Args:
         row: from :func:`rlsubnet.backends.verl.row.parse_row`.
-        places: where everything lies; ``places.scratch`` is gone at the end.
+        places: where everything lies; what a killed run left in ``places.scratch`` is used, and the
+            folder is gone at the end.
         data: prompts, JSON lines.
         python: interpreter of verl's environment.
         outputs: what to write.
@@ -130,7 +125,7 @@ def run_training(
         raise ValueError(f"run {run}: checkpoint_every is {every}, --steps is {outputs.steps}")
     start = check_start(row, places.init, places.mask)
     prompts.check_prompts(data, row)
-    prepare(places)
+    find_package(places)
     variables = environment(row, places)
     report = read_report(python, variables)
     inputs = {
@@ -138,21 +133,29 @@ def run_training(
         "data": sha256(data),
         "mask": None if places.mask is None else sha256(places.mask),
     }
+    belongs_to = {**what_bits_depend_on(row), "inputs_sha256": inputs, **report}
+    save = go_on_or_begin(places, belongs_to)
     words = [str(python), "-m", prompts.__name__, str(data), str(places.prompts)]
     run_checked(words, variables, f"{data}: writing it as Parquet")
 
     def merge(actor: Path, out: Path) -> None:
         merge_step(actor, places.init, out, python, variables)
 
-    deltas = None if outputs.steps is None else places.scratch / "steps"
-    keeper = Keeper(StoredWeights(places.init), places.saves, deltas, merge)
-    run_verl(row, places, python, threads, keeper)
+    deltas = None if outputs.steps is None else places.steps
+    keeper = Keeper(StoredWeights(places.init), places.saves, places.log, deltas, every, merge)
+    if save is not None:
+        print(f"{run}: resumed after step {save.step}", file=sys.stderr, flush=True)
+        places = places._replace(resumed=save.folder)
+    if save is None or not save.last:
+        run_verl(row, places, python, threads, keeper)
     rows = read_metrics(places.log, row["recipe"])
     final = places.scratch / "final"
     last = keeper.finish(final)
     if last != len(rows):
         raise ValueError(f"run {run}: verl made {len(rows)} steps, its last save is {last}")
     write_json(final / "manifest.json", manifest(row, inputs, last, report))
+    # From here on nothing can go on from the saves: their deltas are moved away.
+    places.belongs_to.unlink()
     if deltas is not None and outputs.steps is not None:
         _place(deltas, outputs.steps)
     _place(final, outputs.model)

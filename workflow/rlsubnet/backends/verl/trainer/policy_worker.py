@@ -1,6 +1,7 @@
 """The worker that draws responses and trains the policy: verl's, with a mask and more metrics."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,39 @@ class PolicyWorker(ActorRolloutRefWorker):
         )
         self.gen_random_states = device.get_rng_state()
         device.set_rng_state(before)
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def save_only(self, contents: Sequence[str]) -> None:
+        """Say what the next save holds, in verl's names: ``model``, ``optimizer``, ``extra``."""
+        self.checkpoint_manager.checkpoint_save_contents = list(contents)
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def save_checkpoint(
+        self,
+        local_path: str,
+        hdfs_path: str | None = None,
+        global_step: int = 0,
+        max_ckpt_to_keep: int | None = None,
+    ) -> None:
+        """Save, with verl's generators also the one that responses are drawn with."""
+        super().save_checkpoint(local_path, hdfs_path, global_step, max_ckpt_to_keep)
+        if self.checkpoint_manager.should_save_extra:
+            torch.save(self.gen_random_states, self._rollout_generator(local_path))
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def load_checkpoint(
+        self,
+        local_path: str | None,
+        hdfs_path: str | None = None,
+        del_local_after_load: bool = False,
+    ) -> None:
+        """Go on from a save; the mask's hook is on the optimizer already and stays there."""
+        super().load_checkpoint(local_path, hdfs_path, del_local_after_load)
+        if local_path is not None:
+            self.gen_random_states = torch.load(self._rollout_generator(local_path))
+
+    def _rollout_generator(self, folder: str) -> Path:
+        return Path(folder) / f"rollout_world_size_{self.world_size}_rank_{self.rank}.pt"
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
     def update_actor(self, data: DataProto) -> DataProto:

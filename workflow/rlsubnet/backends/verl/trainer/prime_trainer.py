@@ -7,13 +7,14 @@ import numpy as np
 from omegaconf import OmegaConf
 from torch import Tensor
 from verl import DataProto
-from verl.trainer.ppo.ray_trainer import RayPPOTrainer, compute_response_mask
+from verl.trainer.ppo.ray_trainer import compute_response_mask
 from verl.trainer.ppo.reward import compute_reward
 from verl.utils.metric import reduce_metrics
 from verl.utils.profiler import marked_timer
 from verl.utils.tracking import Tracking
 
 from rlsubnet.backends.verl.groups import preferred_rows
+from rlsubnet.backends.verl.trainer.saving import SavingTrainer
 from rlsubnet.objectives.policy_gradient import reference_kl
 from rlsubnet.objectives.prime import prime_advantages
 
@@ -23,7 +24,7 @@ def prefixed(values: dict[str, Any], prefix: str) -> dict[str, Any]:
     return {f"{prefix}{key}": value for key, value in values.items()}
 
 
-class PrimeTrainer(RayPPOTrainer):
+class PrimeTrainer(SavingTrainer):
     """One PRIME step after the other; data, workers and checkpoints are handled as verl does.
 
     Differs from verl's own recipe: it runs as many updates as it was asked for (the recipe one
@@ -33,7 +34,7 @@ class PrimeTrainer(RayPPOTrainer):
     """
 
     def fit(self) -> None:
-        """Train until the last step, saving the policy on the way.
+        """Train until the last step, from the first or from a save, and save on the way.
 
         Raises:
             ValueError: the prompts end before; verl has left out those that are too long.
@@ -53,8 +54,8 @@ class PrimeTrainer(RayPPOTrainer):
             config=OmegaConf.to_container(self.config, resolve=True),
         )
         self.global_steps = 0
-        self._load_checkpoint()  # resume_mode is `disable`: this only offloads the policy
-        every = self.config.trainer.save_freq
+        self._load_checkpoint()  # without one to go on from this only offloads the policy
+        # A resumed run needs fewer passes, and the first of them may be what is left of one.
         for _ in range(epochs):
             for prompts in self.train_dataloader:
                 if self.global_steps == self.total_training_steps:
@@ -63,10 +64,8 @@ class PrimeTrainer(RayPPOTrainer):
                 timing: dict[str, float] = {}
                 with marked_timer("step", timing):
                     metrics = self.learn(DataProto.from_single_dict(prompts), timing)
-                last = self.global_steps == self.total_training_steps
-                if last or self.global_steps % every == 0:
-                    with marked_timer("save_checkpoint", timing):
-                        self._save_checkpoint()
+                with marked_timer("save_checkpoint", timing):
+                    self._save_checkpoint()
                 logger.log(metrics | prefixed(timing, "timing_s/"), step=self.global_steps)
 
     def learn(self, prompts: DataProto, timing: dict[str, float]) -> dict[str, Any]:

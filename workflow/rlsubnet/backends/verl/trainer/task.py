@@ -12,7 +12,6 @@ from verl.single_controller.ray import RayWorkerGroup
 from verl.trainer.main_ppo import (
     TaskRunner,
     create_rl_dataset,
-    create_rl_sampler,
     run_ppo,
 )
 from verl.trainer.ppo.ray_trainer import Role
@@ -26,13 +25,14 @@ from rlsubnet.backends.verl import VERSION
 from rlsubnet.backends.verl.trainer.policy_worker import PolicyWorker
 from rlsubnet.backends.verl.trainer.prime_trainer import PrimeTrainer
 from rlsubnet.backends.verl.trainer.reward_worker import RewardWorker, reward_engine
+from rlsubnet.backends.verl.trainer.saving import resumable_sampler, use_saving_trainer
 from rlsubnet.backends.verl.trainer.step_log import use_step_log
 
 CONFIG = Path(verl.__file__).parent / "trainer" / "config"
 
 
 class GrpoTask(TaskRunner):
-    """verl's own PPO task; only the policy's worker is another."""
+    """verl's own PPO task; only the policy's worker is another, and what saves."""
 
     def add_actor_rollout_worker(self, config: DictConfig) -> tuple[type, type]:
         """Set the policy's worker; the reference policy stays verl's own."""
@@ -43,6 +43,7 @@ class GrpoTask(TaskRunner):
     def run(self, config: DictConfig) -> None:
         """Train."""
         use_step_log()
+        use_saving_trainer()
         super().run(config)
 
 
@@ -91,7 +92,7 @@ class PrimeTask(TaskRunner):
             train_dataset=train,
             val_dataset=validation,
             collate_fn=collate_fn,
-            train_sampler=create_rl_sampler(config.data, train),
+            train_sampler=resumable_sampler(config.data, train),
         )
         trainer.init_workers()
         trainer.fit()

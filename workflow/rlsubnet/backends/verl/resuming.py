@@ -1,0 +1,90 @@
+"""Where a run goes on that was killed: its newest whole save, and what belongs to it."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlsubnet.backends.processes import link_package
+from rlsubnet.backends.verl.metrics import keep_steps, logged_steps
+from rlsubnet.backends.verl.overrides import Places
+from rlsubnet.backends.verl.saves import MARKER, Save, check_save, finished_saves, remove_save
+from rlsubnet.checkpoints.saved_steps import STEP_FILES, step_number
+from rlsubnet.files import write_json
+from rlsubnet.training.resume import check_same_run
+
+
+def what_bits_depend_on(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row without what changes no bit of the result: logging and saving.
+
+    >>> what_bits_depend_on({"run": "r", "wandb": {}, "recipe": {"lr": 1e-6, "save_every": 20}})
+    {'run': 'r', 'recipe': {'lr': 1e-06}}
+    """
+    recipe = {key: value for key, value in row["recipe"].items() if key != "save_every"}
+    return {**{key: row[key] for key in row if key != "wandb"}, "recipe": recipe}
+
+
+def find_package(places: Places) -> None:
+    """Make the run's own folder if there is none, and let this package be found in it."""
+    places.scratch.mkdir(parents=True, exist_ok=True)
+    _remove(places.package)
+    link_package(places.package)
+
+
+def go_on_or_begin(places: Places, belongs_to: Mapping[str, Any]) -> Save | None:
+    """Return the save that a run goes on from, None where it begins; nothing else is left.
+
+    What came after that save is removed: it will come again. So is all that was half written.
+
+    Args:
+        places: where everything lies; the package is linked already.
+        belongs_to: what the run follows from (row, digests of inputs, versions): the run that was
+            killed must have the same.
+
+    Raises:
+        ValueError: the saves belong to another run or other inputs, or one of them is damaged; the
+            message says what differs and what to delete.
+    """
+    saves: list[Save] = []
+    if places.belongs_to.exists():
+        saves = finished_saves(places.saves, logged_steps(places.log))
+    while saves and not (saves[-1].resumable or saves[-1].last):
+        saves.pop()
+    newest = saves[-1] if saves else None
+    kept = {places.package}
+    if newest is not None:
+        saved = json.loads(places.belongs_to.read_text())
+        check_same_run(places.belongs_to, saved, belongs_to, places.scratch)
+        for save in saves:
+            try:
+                check_save(save)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}; delete {places.scratch} to start from the beginning"
+                ) from error
+        kept |= {places.saves, places.steps, places.log, places.belongs_to}
+        _remove_after(places, newest.step)
+    for path in places.scratch.iterdir():
+        if path not in kept:
+            _remove(path)
+    write_json(places.belongs_to, belongs_to)
+    return newest
+
+
+def _remove_after(places: Places, step: int) -> None:
+    """Remove what a run left of the steps after ``step``, and saves that were not finished."""
+    for folder in places.saves.glob("global_step_*"):
+        if step_number(folder) > step or not (folder / MARKER).exists():
+            remove_save(folder)
+    for path in places.steps.glob("*"):
+        if not path.match(STEP_FILES) or step_number(path) > step:
+            path.unlink()
+    keep_steps(places.log, step)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
