@@ -70,7 +70,8 @@ $(VENV)-verl/.ready: envs/verl-cpu.txt
 
 test-verl: $(VENV)-verl/.ready ## train with the released verl in two CPU processes (10 minutes)
 	env -u PYTHONPATH PATH="$(abspath $(VENV)-verl)/bin:$$PATH" $(VENV)-verl/bin/python -m pytest \
-	  tests/backends/test_verl.py tests/backends/test_verl_config.py -v -s --durations=8
+	  tests/backends/test_verl.py tests/backends/test_verl_step.py tests/backends/test_verl_config.py \
+	  -v -s --durations=8
 
 bench: setup-dev ## compare speed and memory with other ways (10 GB of disk, an hour)
 	$(BIN)/python -m benchmarks --folder $(BENCH) --out benchmarks/results.md

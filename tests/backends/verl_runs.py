@@ -3,10 +3,11 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tests.backends.verl_rows import as_json
 
@@ -129,3 +130,26 @@ def rlsubnet(*words: object) -> str:
     )
     assert done.returncode == 0, done.stdout[-6000:]
     return done.stdout
+
+
+def start_rlsubnet(log: TextIO, *words: object) -> "subprocess.Popen[bytes]":
+    """Start one subcommand in a session of its own; what it prints goes into a file."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "rlsubnet.cli", *map(str, words)],
+        env=environment(),
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def kill_all(process: "subprocess.Popen[bytes]") -> None:
+    """Kill a process of :func:`start_rlsubnet` and its trainer, all at once, as Slurm kills a job.
+
+    Ray's own processes end with the trainer that started them.
+    """
+    listed = ["ps", "-o", "pgid=", "--ppid", str(process.pid)]
+    children = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
+    for group in {process.pid, *map(int, children)}:
+        os.killpg(group, signal.SIGKILL)
+    process.wait()

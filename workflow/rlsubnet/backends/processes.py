@@ -1,9 +1,12 @@
 """Running another project's trainer: its interpreter, this package for it, and an end to it."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +15,8 @@ import rlsubnet
 
 # Seconds that a trainer has to end after it was asked to; accelerate gives its processes 30.
 PATIENCE = 60
+# What a run's own folder is locked by.
+LOCK = "lock"
 
 
 def find_python(option: Path | None, variable: str) -> Path:
@@ -32,8 +37,42 @@ def link_package(folder: Path) -> None:
 
 
 @contextmanager
+def alone_in(folder: Path, patience: float = PATIENCE) -> Iterator[int]:
+    """Make a folder and yield a descriptor; one process at a time has one for it.
+
+    Whoever inherits it, has it, too: where this process is killed and its trainer is not, the
+    folder remains the trainer's. On a file system that cannot lock, nothing is checked.
+
+    Args:
+        folder: in which a run is trained.
+        patience: seconds that another process has to end, which may have been killed just now.
+
+    Raises:
+        ValueError: another process has the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, deadline = folder / LOCK, time.monotonic() + patience
+    with lock.open("w") as stream:
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    break
+                if time.monotonic() > deadline:
+                    raise ValueError(
+                        f"{folder}: another process is training here (`fuser {lock}` names it); "
+                        "wait for its end, or end it"
+                    ) from error
+                time.sleep(0.2)
+            else:
+                break
+        yield stream.fileno()
+
+
+@contextmanager
 def started(
-    words: Sequence[str], folder: Path, variables: Mapping[str, str]
+    words: Sequence[str], folder: Path, variables: Mapping[str, str], inherited: Sequence[int] = ()
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Yield a process in a group of its own; nothing of the group outlives the block.
 
@@ -41,10 +80,15 @@ def started(
         words: the command.
         folder: where it is run.
         variables: of the environment, beside those that are set.
+        inherited: descriptors that it has, too.
     """
     print(" ".join([f"{key}={value}" for key, value in variables.items()] + [*words]), flush=True)
     process = subprocess.Popen(
-        words, cwd=folder, env={**os.environ, **variables}, start_new_session=True
+        words,
+        cwd=folder,
+        env={**os.environ, **variables},
+        start_new_session=True,
+        pass_fds=inherited,
     )
     try:
         yield process

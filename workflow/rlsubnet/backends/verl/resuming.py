@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlsubnet.backends.processes import link_package
+from rlsubnet.backends.processes import LOCK, link_package
 from rlsubnet.backends.verl.metrics import keep_steps, logged_steps
 from rlsubnet.backends.verl.overrides import Places
 from rlsubnet.backends.verl.saves import MARKER, Save, check_save, finished_saves, remove_save
@@ -26,8 +26,7 @@ def what_bits_depend_on(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_package(places: Places) -> None:
-    """Make the run's own folder if there is none, and let this package be found in it."""
-    places.scratch.mkdir(parents=True, exist_ok=True)
+    """Let this package be found in the run's own folder."""
     _remove(places.package)
     link_package(places.package)
 
@@ -52,7 +51,7 @@ def go_on_or_begin(places: Places, belongs_to: Mapping[str, Any]) -> Save | None
     while saves and not (saves[-1].resumable or saves[-1].last):
         saves.pop()
     newest = saves[-1] if saves else None
-    kept = {places.package}
+    kept = {places.package, places.scratch / LOCK}
     if newest is not None:
         saved = json.loads(places.belongs_to.read_text())
         check_same_run(places.belongs_to, saved, belongs_to, places.scratch)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlsubnet.backends.processes import run_checked, started
+from rlsubnet.backends.processes import alone_in, run_checked, started
 from rlsubnet.backends.rows import check_bfloat16, check_mask_fits, check_mask_given
 from rlsubnet.backends.verl import prompts
 from rlsubnet.backends.verl.checkpoints import check_rotary, merge_step
@@ -77,15 +77,28 @@ def environment(row: Mapping[str, Any], places: Places) -> dict[str, str]:
 
 
 def run_verl(
-    row: Mapping[str, Any], places: Places, python: Path, threads: int | None, keeper: Keeper
+    row: Mapping[str, Any],
+    places: Places,
+    python: Path,
+    threads: int | None,
+    keeper: Keeper,
+    lock: int,
 ) -> None:
     """Train, and keep what is saved meanwhile; verl's output goes where ours goes.
+
+    Args:
+        row: of the run.
+        places: where everything lies.
+        python: interpreter of verl's environment.
+        threads: CPUs that Ray may count on; None is all of the machine.
+        keeper: looks after the saves.
+        lock: from :func:`rlsubnet.backends.processes.alone_in`.
 
     Raises:
         ValueError: it ended with an error.
     """
     words = command(row, places, str(python), threads)
-    with started(words, places.scratch, environment(row, places)) as process:
+    with started(words, places.scratch, environment(row, places), [lock]) as process:
         status = None
         while status is None:
             keeper.keep_finished()
@@ -125,42 +138,43 @@ def run_training(
         raise ValueError(f"run {run}: checkpoint_every is {every}, --steps is {outputs.steps}")
     start = check_start(row, places.init, places.mask)
     prompts.check_prompts(data, row)
-    find_package(places)
-    variables = environment(row, places)
-    report = read_report(python, variables)
     inputs = {
         "init": start.digest(),
         "data": sha256(data),
         "mask": None if places.mask is None else sha256(places.mask),
     }
-    belongs_to = {**what_bits_depend_on(row), "inputs_sha256": inputs, **report}
-    save = go_on_or_begin(places, belongs_to)
-    words = [str(python), "-m", prompts.__name__, str(data), str(places.prompts)]
-    run_checked(words, variables, f"{data}: writing it as Parquet")
+    with alone_in(places.scratch) as lock:
+        find_package(places)
+        variables = environment(row, places)
+        report = read_report(python, variables)
+        belongs_to = {**what_bits_depend_on(row), "inputs_sha256": inputs, **report}
+        save = go_on_or_begin(places, belongs_to)
+        words = [str(python), "-m", prompts.__name__, str(data), str(places.prompts)]
+        run_checked(words, variables, f"{data}: writing it as Parquet")
 
-    def merge(actor: Path, out: Path) -> None:
-        merge_step(actor, places.init, out, python, variables)
+        def merge(actor: Path, out: Path) -> None:
+            merge_step(actor, places.init, out, python, variables)
 
-    deltas = None if outputs.steps is None else places.steps
-    keeper = Keeper(StoredWeights(places.init), places.saves, places.log, deltas, every, merge)
-    if save is not None:
-        print(f"{run}: resumed after step {save.step}", file=sys.stderr, flush=True)
-        places = places._replace(resumed=save.folder)
-    if save is None or not save.last:
-        run_verl(row, places, python, threads, keeper)
-    rows = read_metrics(places.log, row["recipe"])
-    final = places.scratch / "final"
-    last = keeper.finish(final)
-    if last != len(rows):
-        raise ValueError(f"run {run}: verl made {len(rows)} steps, its last save is {last}")
-    write_json(final / "manifest.json", manifest(row, inputs, last, report))
-    # From here on nothing can go on from the saves: their deltas are moved away.
-    places.belongs_to.unlink()
-    if deltas is not None and outputs.steps is not None:
-        _place(deltas, outputs.steps)
-    _place(final, outputs.model)
-    write_csv(outputs.metrics, rows, ONLINE_METRICS)
-    shutil.rmtree(places.scratch)
+        deltas = None if outputs.steps is None else places.steps
+        keeper = Keeper(StoredWeights(places.init), places.saves, places.log, deltas, every, merge)
+        if save is not None:
+            print(f"{run}: resumed after step {save.step}", file=sys.stderr, flush=True)
+        if save is None or not save.last:
+            started_from = places._replace(resumed=None if save is None else save.folder)
+            run_verl(row, started_from, python, threads, keeper, lock)
+        rows = read_metrics(places.log, row["recipe"])
+        final = places.scratch / "final"
+        last = keeper.finish(final)
+        if last != len(rows):
+            raise ValueError(f"run {run}: verl made {len(rows)} steps, its last save is {last}")
+        write_json(final / "manifest.json", manifest(row, inputs, last, report))
+        # From here on nothing can go on from the saves: their deltas are moved away.
+        places.belongs_to.unlink()
+        if deltas is not None and outputs.steps is not None:
+            _place(deltas, outputs.steps)
+        _place(final, outputs.model)
+        write_csv(outputs.metrics, rows, ONLINE_METRICS)
+        shutil.rmtree(places.scratch)
 
 
 def _place(folder: Path, target: Path) -> None:
