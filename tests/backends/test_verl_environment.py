@@ -37,7 +37,8 @@ def test_tests_run_with_the_versions_of_the_lock(repository):
     assert {name: version for name, version in tested.items() if name in lock} == {
         name: version for name, version in lock.items() if name in tested
     }
-    assert set(tested) - set(lock) == {"iniconfig", "pluggy", "pytest"}
+    needed = {"hypothesis", "iniconfig", "pluggy", "pytest", "sortedcontainers"}
+    assert set(tested) - set(lock) == needed
 
 
 def test_the_environment_installs_the_lock_and_the_package_without_its_own(repository):

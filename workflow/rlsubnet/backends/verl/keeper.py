@@ -4,8 +4,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from rlsubnet.backends.saves import remove_save
 from rlsubnet.backends.verl.metrics import logged_steps
-from rlsubnet.backends.verl.saves import Save, due, finished_saves, remove_save
+from rlsubnet.backends.verl.saves import Save, due, finished_saves
 from rlsubnet.checkpoints.delta_pack import pack
 from rlsubnet.checkpoints.delta_source import StoredWeights
 from rlsubnet.checkpoints.saved_steps import step_file

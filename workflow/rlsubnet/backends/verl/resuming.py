@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rlsubnet.backends.processes import LOCK, link_package
+from rlsubnet.backends.saves import check_whole, is_marked, remove_save
 from rlsubnet.backends.verl.metrics import keep_steps, logged_steps
 from rlsubnet.backends.verl.overrides import Places
-from rlsubnet.backends.verl.saves import MARKER, Save, check_save, finished_saves, remove_save
+from rlsubnet.backends.verl.saves import Save, finished_saves
 from rlsubnet.checkpoints.saved_steps import STEP_FILES, step_number
 from rlsubnet.files import write_json
 from rlsubnet.training.resume import check_same_run
@@ -57,7 +58,7 @@ def go_on_or_begin(places: Places, belongs_to: Mapping[str, Any]) -> Save | None
         check_same_run(places.belongs_to, saved, belongs_to, places.scratch)
         for save in saves:
             try:
-                check_save(save)
+                check_whole(save.folder)
             except ValueError as error:
                 raise ValueError(
                     f"{error}; delete {places.scratch} to start from the beginning"
@@ -74,7 +75,7 @@ def go_on_or_begin(places: Places, belongs_to: Mapping[str, Any]) -> Save | None
 def _remove_after(places: Places, step: int) -> None:
     """Remove what a run left of the steps after ``step``, and saves that were not finished."""
     for folder in places.saves.glob("global_step_*"):
-        if step_number(folder) > step or not (folder / MARKER).exists():
+        if step_number(folder) > step or not is_marked(folder):
             remove_save(folder)
     for path in places.steps.glob("*"):
         if not path.match(STEP_FILES) or step_number(path) > step:

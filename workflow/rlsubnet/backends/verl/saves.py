@@ -1,18 +1,15 @@
-"""A run's saves: when one is due, which are whole, and that nothing of them is missing.
+"""A run's saves: when one is due, and which are whole.
 
-A save is a folder of :data:`SAVES`. One that can be resumed from holds all that the next step
-depends on, others the policy's weights alone. It counts once it has a marker, written last, which
-lists its files, and once the log has its step: verl logs a step after saving it.
+A save is a folder of verl's. One that can be resumed from holds all that the next step depends on,
+others the policy's weights alone. It counts once it has a marker, written last, and once the log
+has its step: verl logs a step after saving it.
 """
 
-import json
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from rlsubnet.files import write_json
+from rlsubnet.backends import saves as marked
 
-MARKER = "saved.json"
 _FOLDER = "global_step_"
 
 
@@ -46,15 +43,9 @@ def due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MARKER)
-    return {str(path.relative_to(folder)): path.stat().st_size for path in files}
-
-
 def mark_saved(folder: Path, resumable: bool, last: bool) -> None:
     """Mark a save as finished, once all of its files are written."""
-    told = {"resumable": resumable, "last": last, "bytes": _sizes(folder)}
-    write_json(folder / MARKER, told)
+    marked.mark_saved(folder, {"resumable": resumable, "last": last})
 
 
 def finished_saves(saves: Path, logged: int) -> list[Save]:
@@ -65,30 +56,8 @@ def finished_saves(saves: Path, logged: int) -> list[Save]:
         logged: steps in the log.
     """
     found = []
-    for marker in saves.glob(f"{_FOLDER}*/{MARKER}"):
-        told, step = json.loads(marker.read_text()), int(marker.parent.name[len(_FOLDER) :])
+    for folder in filter(marked.is_marked, saves.glob(f"{_FOLDER}*")):
+        told, step = marked.read_marker(folder), int(folder.name.removeprefix(_FOLDER))
         if step <= logged:
-            found.append(Save(marker.parent, step, told["resumable"], told["last"]))
+            found.append(Save(folder, step, told["resumable"], told["last"]))
     return sorted(found, key=lambda save: save.step)
-
-
-def check_save(save: Save) -> None:
-    """Check that the files of a save are those that were written, by name and size.
-
-    Raises:
-        ValueError: they are not; the message names the first that differs.
-    """
-    written = json.loads((save.folder / MARKER).read_text())["bytes"]
-    found = _sizes(save.folder)
-    for name in sorted(set(written) | set(found)):
-        if written.get(name) != found.get(name):
-            raise ValueError(
-                f"{save.folder / name}: damaged: {written.get(name)} bytes were saved, "
-                f"found {found.get(name)}"
-            )
-
-
-def remove_save(folder: Path) -> None:
-    """Remove a save; interrupted, it no longer counts as one."""
-    (folder / MARKER).unlink(missing_ok=True)
-    shutil.rmtree(folder)
