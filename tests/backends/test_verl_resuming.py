@@ -111,7 +111,9 @@ def test_saves_of_another_run_or_damaged_ones_are_refused(tmp_path: Path) -> Non
         begun(tmp_path, {**ROW, "seed": 7})
     weights = tmp_path / "saves" / "global_step_4" / "actor" / "model.pt"
     weights.write_text("weights")
-    with pytest.raises(ValueError, match=r"model.pt: damaged: 17 bytes .* 7 bytes; delete .* to start"):
+    with pytest.raises(
+        ValueError, match=r"model.pt: damaged: 17 bytes .* 7 bytes; delete .* to start"
+    ):
         begun(tmp_path)
     weights.unlink()
     with pytest.raises(ValueError, match=r"model.pt: damaged: 17 bytes were saved, found none"):

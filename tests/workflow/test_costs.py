@@ -49,7 +49,8 @@ def test_the_command_prints_the_paper_scale(repository, monkeypatch, capsys):
     assert int(lines["table4"][0]) == 4
     # Figure 7: one run of PRIME, and one GPU for 8 hours to evaluate its saved steps.
     assert lines["fig7"][:2] == ["1", "584"]
-    # Under way PRIME fills the most: two saves of 183 GB, a merged model twice, 21 deltas.
-    assert (lines["table4"][3], lines["fig7"][3], lines["table1"][3]) == ("86", "430", "0")
+    # Under way PRIME fills the most: two saves of 183 GB, a merged model twice, 21 deltas. DPO
+    # fills two saves and the weights it exports.
+    assert (lines["table4"][3], lines["fig7"][3], lines["table1"][3]) == ("280", "430", "0")
     assert main(["plan", "--scale", "nowhere"]) == 1
     assert "config/nowhere/config.yaml" in capsys.readouterr().err
