@@ -4,11 +4,15 @@ The squares of the singular values of A are the eigenvalues of ``A^T A``. Below 
 largest, a singular value that is taken from there is rounding noise.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 # Rows turned into float64 at a time.
 ROWS = 1024
 LANCZOS_STEPS, LANCZOS_ACCURACY = 300, 1e-5
+# Inverse iteration costs less than a factorization for one vector in so many columns.
+FEW, SPARE_VECTORS, INVERSE_STEPS = 32, 4, 2
 
 
 def add_gram(gram: np.ndarray, matrix: np.ndarray, first: int, last: int) -> np.ndarray:
@@ -48,12 +52,20 @@ def is_above(gram: np.ndarray, bound: float) -> bool:
     return bool(failed_at == 0)
 
 
-def eigenvalues_below(gram: np.ndarray, bound: float) -> int:
+class Inertia(NamedTuple):
+    """How many eigenvalues lie below a bound, and ``L D L^T = gram - bound I`` by LAPACK."""
+
+    below: int
+    factor: np.ndarray
+    pivots: np.ndarray
+
+
+def inertia(gram: np.ndarray, bound: float) -> Inertia:
     """Return how many eigenvalues lie below ``bound``, by Bunch-Kaufman factorization.
 
     ``L D L^T`` has as many negative eigenvalues as D (Sylvester's law of inertia).
 
-    >>> eigenvalues_below(np.diag([1.0, 2.0, 3.0]), 2.5)
+    >>> inertia(np.diag([1.0, 2.0, 3.0]), 2.5).below
     2
     """
     from scipy.linalg import lapack
@@ -62,7 +74,45 @@ def eigenvalues_below(gram: np.ndarray, bound: float) -> int:
     factor, pivots, _ = lapack.dsytrf(shifted, lower=0, lwork=64 * len(shifted), overwrite_a=1)
     single = pivots > 0
     # A block of two rows has one negative and one positive eigenvalue.
-    return int((np.diagonal(factor)[single] < 0).sum()) + int((~single).sum()) // 2
+    below = int((np.diagonal(factor)[single] < 0).sum()) + int((~single).sum()) // 2
+    return Inertia(below, factor, pivots)
+
+
+def all_below(gram: np.ndarray, found: Inertia, bound: float) -> bool:
+    """Return whether all eigenvalues below a bound lie below a lower one, too.
+
+    Of a few, a subspace near their eigenvectors may prove it, at a fraction of the cost of another
+    factorization: its k-th smallest Ritz value is never below the k-th smallest eigenvalue
+    (Cauchy's interlacing theorem).
+
+    Args:
+        gram: symmetric, its upper triangle.
+        found: from :func:`inertia`.
+        bound: the lower one.
+
+    >>> gram = np.diag([1.0, 2.0, 3.0])
+    >>> all_below(gram, inertia(gram, 2.5), 2.2), all_below(gram, inertia(gram, 2.5), 1.5)
+    (True, False)
+    """
+    few = found.below + SPARE_VECTORS <= len(gram) // FEW
+    if few and int((_smallest_ritz_values(gram, found) < bound).sum()) == found.below:
+        return True
+    return inertia(gram, bound).below == found.below
+
+
+def _smallest_ritz_values(gram: np.ndarray, found: Inertia) -> np.ndarray:
+    """Return Ritz values of a subspace near the smallest eigenvalues, by inverse iteration."""
+    from scipy.linalg import blas, lapack
+
+    # Any start will do that is not orthogonal to the answer.
+    start = np.random.default_rng(0).standard_normal((len(gram), found.below + SPARE_VECTORS))
+    basis = np.linalg.qr(start)[0]
+    for _ in range(INVERSE_STEPS):
+        nearer, _ = lapack.dsytrs(found.factor, found.pivots, basis, lower=0)
+        if not np.isfinite(nearer).all():  # the bound is an eigenvalue
+            return np.empty(0)
+        basis = np.linalg.qr(nearer)[0]
+    return np.linalg.eigvalsh(basis.T @ blas.dsymm(1.0, gram, basis, lower=0))
 
 
 def largest_singular_value(gram: np.ndarray) -> float:

@@ -17,7 +17,8 @@ import numpy as np
 from rlsubnet.measure.gram import (
     ROWS,
     add_gram,
-    eigenvalues_below,
+    all_below,
+    inertia,
     is_above,
     largest_singular_value,
 )
@@ -159,7 +160,7 @@ def numerical_rank(delta: np.ndarray) -> Rank:
         return Rank(columns, "certificate")
     gram = add_gram(gram, core, done, rows)
     largest = largest_singular_value(gram)
-    most = eigenvalues_below(gram, (high * largest) ** 2)
-    if most == 0 or most == eigenvalues_below(gram, (low * largest) ** 2):
-        return Rank(columns - most, "inertia")
+    found = inertia(gram, (high * largest) ** 2)
+    if found.below == 0 or all_below(gram, found, (low * largest) ** 2):
+        return Rank(columns - found.below, "inertia")
     return Rank(rank_by_torch(delta), "svd")
