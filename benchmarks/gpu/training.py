@@ -56,7 +56,7 @@ class Bench:
             bytes_per_token(self.model.config, recompute=False),
             device_memory(self.device),
         )
-        fixed = {"steps": 1000, "lr": 1e-6, "compute": "bfloat16"}
+        fixed: dict[str, Any] = {"steps": 1000, "lr": 1e-6, "compute": "bfloat16"}
         return Recipe(batch_size=examples, accumulate=parts, **fixed, **keys)
 
     def tokens(self, count: int) -> list[int]:

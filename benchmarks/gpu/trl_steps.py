@@ -118,7 +118,7 @@ def trl_grpo(bench: Bench, parts: int, steps: int) -> list[float]:
     size = bench.size
     prompts = [{"prompt": _words(bench.tokens(size.prompt))} for _ in range(size.sequences)]
 
-    def reward(completions: list[str], **_: Any) -> list[float]:
+    def reward(completions: list[str], **_: Any) -> list[float | None]:
         return [float(number % 2) for number, _ in enumerate(completions)]
 
     with tempfile.TemporaryDirectory() as name:
@@ -141,8 +141,8 @@ def trl_grpo(bench: Bench, parts: int, steps: int) -> list[float]:
 
 def _beside(what: str, bench: Bench, ours: list[float], theirs: list[float]) -> Figure:
     goal = 1.0 if bench.device.type == "cuda" else None
-    milliseconds = [[1e3 * t for t in times] for times in (ours, theirs)]
-    return ratio(f"{what}, {bench.size.name}", *milliseconds, "ms", (OURS, THEIRS), goal)
+    ours, theirs = ([1e3 * t for t in times] for times in (ours, theirs))
+    return ratio(f"{what}, {bench.size.name}", ours, theirs, "ms", (OURS, THEIRS), goal)
 
 
 def trl_figures(bench: Bench, repeats: int) -> list[Figure]:
