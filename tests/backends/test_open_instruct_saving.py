@@ -1,7 +1,7 @@
 """The script's saves around stand-ins for script, engine and accelerate."""
 
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,9 @@ class Process:
         self.weight = torch.nn.Parameter(torch.zeros(2))
         self.optimizer = torch.optim.AdamW([self.weight])
         self.engine = types.SimpleNamespace(
-            global_steps=0, optimizer=types.SimpleNamespace(optimizer=self.optimizer)
+            global_steps=0,
+            gradient_accumulation_steps=lambda: 3,
+            optimizer=types.SimpleNamespace(optimizer=self.optimizer),
         )
         self.script = types.SimpleNamespace(
             args=types.SimpleNamespace(output_dir=str(root / "dpo__42__1747340000")),
@@ -50,9 +52,15 @@ class Process:
         self.computed += 1
         return CHOSEN, REJECTED
 
-    def reference(self, last_save: str | None, batches: int | None, epochs: range) -> Any:
+    def reference(
+        self,
+        last_save: str | None,
+        batches: int | None,
+        epochs: range,
+        loader: Sequence[int] = (1, 2, 3),
+    ) -> Any:
         """Ask as the script does."""
-        loader, average = [1, 2, 3], True
+        average = True
         return self.script.get_cache_ref_logprobs(
             None, loader, self.accelerator, average, last_save, batches, epochs, None
         )
@@ -204,3 +212,14 @@ def test_a_start_that_passes_its_save_over_is_refused(tmp_path: Path, saved: Pat
         Process(tmp_path).reference(None, None, range(2))
     with pytest.raises(LauncherError, match="found a save and loaded none"):
         Process(tmp_path).reference("step_2", 2, range(2))
+
+
+def test_an_epoch_that_ends_within_an_update_is_refused_before_the_first_step(
+    tmp_path: Path,
+) -> None:
+    process = Process(tmp_path)
+    message = "2 epochs of 4 batches a process, of which 3 make an update: expected a multiple of 3"
+    with pytest.raises(LauncherError, match=message):
+        process.reference(None, None, range(2), loader=(1, 2, 3, 4))
+    assert process.computed == 0
+    process.reference(None, None, range(1), loader=(1, 2, 3, 4))  # nothing follows

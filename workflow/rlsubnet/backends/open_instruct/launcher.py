@@ -116,8 +116,8 @@ class Watch:
     def after_step(self, step: int, loss: float) -> None:
         """Write down one optimizer step.
 
-        At the end of an epoch the script counts a step for the pairs that fill no batch, which
-        DeepSpeed does not make; with it a run ends.
+        At its end the script counts one for the pairs that fill no batch, which DeepSpeed does not
+        make.
 
         Raises:
             LauncherError: the loss is lost, the script's sums are not those that we know, or it
@@ -128,10 +128,7 @@ class Watch:
             self.left_over = step
             return
         if step != made:
-            raise LauncherError(
-                f"step {step}: DeepSpeed made {made} updates; the pairs of an epoch fill no whole "
-                "number of batches, and another epoch follows"
-            )
+            raise LauncherError(f"step {step}: DeepSpeed made {made} updates")
         if not math.isfinite(loss):
             raise LauncherError(f"step {step}: the loss is {loss}")
         if not self.sums or not math.isclose(self.sums[LOSS] / updates, loss, rel_tol=1e-4):

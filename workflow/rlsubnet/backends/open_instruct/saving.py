@@ -243,6 +243,7 @@ class Saver:
             epochs: range,
             forward: Any,
         ) -> tuple[Reference, Reference]:
+            self.check_epochs(len(dataloader), epochs.stop)
             if last_save is not None:
                 return self.saved_reference(epochs.start, batches or 0)
             assert self.output is not None, "the engine was made before"
@@ -258,6 +259,20 @@ class Saver:
             return chosen, rejected
 
         return get_cache_ref_logprobs
+
+    def check_epochs(self, batches: int, epochs: int) -> None:
+        """Check that each epoch but the last ends with an update.
+
+        Raises:
+            LauncherError: one does not. The script would count an update that DeepSpeed does not
+                make, and leave out the wrong batches when it goes on.
+        """
+        each = self.engine.gradient_accumulation_steps()
+        if epochs > 1 and batches % each:
+            raise LauncherError(
+                f"{epochs} epochs of {batches} batches a process, of which {each} make an update: "
+                f"expected a multiple of {each}; leave out pairs, or train for one epoch"
+            )
 
     def saved_reference(self, epoch: int, batches: int) -> tuple[Reference, Reference]:
         """Return log-probabilities of the save, without those of an epoch's first batches.
