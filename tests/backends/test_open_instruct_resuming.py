@@ -29,6 +29,8 @@ def row() -> Row:
 @pytest.fixture
 def places(tmp_path: Path) -> Places:
     files = {name: tmp_path / name for name in ("checkout", "python", "init", "data", "scratch")}
+    files["scratch"].mkdir()
+    (files["scratch"] / "lock").touch()  # as whoever goes on has done
     return Places(**files)
 
 
@@ -68,7 +70,7 @@ def test_without_a_save_that_is_whole_nothing_is_kept(
     (places.scratch / "tokenized").mkdir()
     (places.scratch / "tokenized" / "pairs.arrow").write_text("half")
     assert go_on_or_begin(row, places, INPUTS) == 0
-    assert left(places) == {"belongs_to.json"}
+    assert left(places) == {"lock", "belongs_to.json"}
 
 
 def test_the_newest_save_that_is_whole_is_all_that_is_kept_of_the_output(
@@ -83,7 +85,7 @@ def test_the_newest_save_that_is_whole_is_all_that_is_kept_of_the_output(
     assert go_on_or_begin(row, places, INPUTS) == 10
     save = "output/dpo__42/step_10"
     kept = {f"{save}/pytorch_model/rank_0.pt", f"{save}/saved.json", f"{save}/COMPLETED"}
-    assert left(places) == {"belongs_to.json", "tokenized/a.arrow", *kept}
+    assert left(places) == {"lock", "belongs_to.json", "tokenized/a.arrow", *kept}
     assert [path.name for path in places.output.iterdir()] == ["dpo__42"]
     # Once more: a run may be killed before it saves again.
     assert go_on_or_begin(row, places, INPUTS) == 10

@@ -8,13 +8,15 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from rlsubnet.backends.processes import alone_in
 from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.cli import main
 from tests.backends.small_llama import write_model, write_pairs, write_random_mask
@@ -282,20 +284,48 @@ def runs(process: int) -> bool:
         return False
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc to look for processes in")
-def test_a_terminated_run_leaves_no_process(bench: Bench) -> None:
+@contextmanager
+def sleeping(bench: Bench) -> Iterator[tuple["subprocess.Popen[bytes]", list[int]]]:
+    """Yield a run under way, and the processes of its trainer; leave none of them."""
     environment = {**os.environ, "STAND_IN": "sleep"}
     command = [sys.executable, "-m", "rlsubnet.cli", *bench.arguments(bench.row())]
+    trainer: list[int] = []
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
         notes = [bench.scratch / "records" / name for name in ("pid", "child")]
         deadline = time.monotonic() + 60
-        while not all(note.exists() and note.read_text() for note in notes):
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.05)
+        try:
+            while not all(note.exists() and note.read_text() for note in notes):
+                assert time.monotonic() < deadline
+                assert process.poll() is None
+                time.sleep(0.05)
+            trainer = [int(note.read_text()) for note in notes]
+            yield process, trainer
+        finally:
+            process.kill()
+            for number in filter(runs, trainer):
+                os.kill(number, signal.SIGKILL)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc to look for processes in")
+def test_a_terminated_run_leaves_no_process(bench: Bench) -> None:
+    with sleeping(bench) as (process, trainer):
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 128 + signal.SIGTERM
-    assert [note.name for note in notes if runs(int(note.read_text()))] == []
+        assert list(filter(runs, trainer)) == []
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc to look for processes in")
+def test_a_run_does_not_go_on_while_the_trainer_of_the_killed_one_is_at_work(bench: Bench) -> None:
+    with sleeping(bench) as (process, _):
+        process.kill()
+        process.wait()
+        with (
+            pytest.raises(ValueError, match="another process is training here"),
+            alone_in(bench.scratch, patience=0),
+        ):
+            pass
+    with alone_in(bench.scratch):  # the trainer's end is waited for
+        pass
 
 
 @pytest.mark.parametrize(

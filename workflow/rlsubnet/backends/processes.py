@@ -1,5 +1,6 @@
 """Running another project's trainer: its interpreter, this package for it, and an end to it."""
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -17,6 +18,8 @@ import rlsubnet
 PATIENCE = 60
 # What a run's own folder is locked by.
 LOCK = "lock"
+# Of Linux: which signal a process gets once the one that started it has ended.
+PR_SET_PDEATHSIG = 1
 
 
 def find_python(option: Path | None, variable: str) -> Path:
@@ -99,6 +102,16 @@ def started(
                 process.wait(PATIENCE)
             except (ProcessLookupError, subprocess.TimeoutExpired):
                 continue
+
+
+def end_with_parent() -> None:
+    """Let this process be killed once the one that started it has ended, however; on Linux alone.
+
+    torch's launcher ends its processes when it ends, unless it is killed. What they inherit from it
+    is not the lock of :func:`alone_in`.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
 
 
 def run_checked(words: Sequence[str], variables: Mapping[str, str], purpose: str) -> str:

@@ -28,6 +28,7 @@ from typing import Any
 
 from rlsubnet.backends.clipping import clip_factor
 from rlsubnet.backends.open_instruct.saving import PACKAGES, LauncherError, Saver
+from rlsubnet.backends.processes import end_with_parent
 from rlsubnet.backends.versions import describe_environment
 
 STEPS, REPORT = "steps.jsonl", "report.json"
@@ -296,4 +297,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     main()

@@ -9,6 +9,7 @@ from typing import Any
 from rlsubnet.backends.open_instruct.command import Places
 from rlsubnet.backends.open_instruct.row import Row
 from rlsubnet.backends.open_instruct.saving import SCRIPT_MARKER, complete_saves
+from rlsubnet.backends.processes import LOCK
 from rlsubnet.backends.saves import check_whole, read_marker
 from rlsubnet.files import read_object, write_json
 from rlsubnet.training.resume import check_same_run
@@ -26,11 +27,15 @@ def what_bits_depend_on(row: Row) -> dict[str, Any]:
     return values
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+def _leave_only(kept: Path) -> None:
+    """Remove what lies beside a file or folder."""
+    for path in list(kept.parent.iterdir()):
+        if path == kept:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def go_on_or_begin(row: Row, places: Places, inputs: Mapping[str, Any]) -> int:
@@ -51,8 +56,7 @@ def go_on_or_begin(row: Row, places: Places, inputs: Mapping[str, Any]) -> int:
     # With another seed the folder had another name: found as well, and then refused.
     saves = [save for folder in places.output.glob("*") for save in complete_saves(folder)]
     if not saves:
-        if places.scratch.exists():
-            shutil.rmtree(places.scratch)
+        _leave_only(places.scratch / LOCK)
         write_json(places.belongs_to, belongs_to)
         return 0
     file, save = places.belongs_to, saves[-1]
@@ -61,10 +65,8 @@ def go_on_or_begin(row: Row, places: Places, inputs: Mapping[str, Any]) -> int:
         check_whole(save)
     except ValueError as error:
         raise ValueError(f"{error}; delete {places.scratch} to start from the beginning") from error
-    for folder, kept in ((places.output, save.parent), (save.parent, save)):
-        for path in folder.iterdir():
-            if path != kept:
-                _remove(path)
+    _leave_only(save.parent)
+    _leave_only(save)
     for folder in (places.records, places.package):
         if folder.exists():
             shutil.rmtree(folder)

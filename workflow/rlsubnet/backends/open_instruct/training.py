@@ -21,7 +21,7 @@ from rlsubnet.backends.open_instruct.command import (
 from rlsubnet.backends.open_instruct.launcher import REPORT, STEPS
 from rlsubnet.backends.open_instruct.resuming import go_on_or_begin, output_folder
 from rlsubnet.backends.open_instruct.row import Row
-from rlsubnet.backends.processes import link_package, started
+from rlsubnet.backends.processes import alone_in, link_package, started
 from rlsubnet.backends.rows import check_bfloat16, check_mask_fits, check_mask_given
 from rlsubnet.checkpoints.export import export_trained
 from rlsubnet.checkpoints.store import Checkpoint
@@ -121,14 +121,19 @@ def prepare(row: Row, places: Places) -> None:
         write_json(places.deepspeed_config(row.recipe), deepspeed_config(template, row.recipe.clip))
 
 
-def run_command(row: Row, places: Places) -> None:
+def run_command(row: Row, places: Places, lock: int) -> None:
     """Run the training; its output goes where ours goes.
+
+    Args:
+        row: the run.
+        places: where everything lies.
+        lock: from :func:`rlsubnet.backends.processes.alone_in`.
 
     Raises:
         ValueError: it ended with an error.
     """
     words, variables = command(row, places), environment(row, places)
-    with started(words, places.checkout, variables) as process:
+    with started(words, places.checkout, variables, [lock]) as process:
         status = process.wait()
     if status:
         raise ValueError(
@@ -198,14 +203,15 @@ def run_training(row: Row, places: Places, out: Path, metrics: Path) -> None:
         "data": sha256(places.data),
         "mask": None if places.mask is None else sha256(places.mask),
     }
-    if step := go_on_or_begin(row, places, inputs):
-        print(f"{row.run}: resumed after step {step}", file=sys.stderr, flush=True)
-    prepare(row, places)
-    run_command(row, places)
-    rows, report = read_metrics(places.records)
-    with replacing(out) as folder:
-        folder.mkdir()
-        export_trained(places.init, find_output(row, places), folder)
-        write_json(folder / "manifest.json", manifest(row, inputs, report))
-    write_csv(metrics, rows, METRICS)
-    shutil.rmtree(places.scratch)
+    with alone_in(places.scratch) as lock:
+        if step := go_on_or_begin(row, places, inputs):
+            print(f"{row.run}: resumed after step {step}", file=sys.stderr, flush=True)
+        prepare(row, places)
+        run_command(row, places, lock)
+        rows, report = read_metrics(places.records)
+        with replacing(out) as folder:
+            folder.mkdir()
+            export_trained(places.init, find_output(row, places), folder)
+            write_json(folder / "manifest.json", manifest(row, inputs, report))
+        write_csv(metrics, rows, METRICS)
+        shutil.rmtree(places.scratch)
