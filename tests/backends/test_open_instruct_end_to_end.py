@@ -12,6 +12,8 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from rlsubnet.checkpoints.export import check_companions
 from rlsubnet.checkpoints.masks import load_mask
 from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.cli import main
+from rlsubnet.files import sha256
 from tests.backends.small_llama import write_model, write_pairs, write_random_mask
 
 pytestmark = [
@@ -33,12 +36,21 @@ pytestmark = [
     ),
 ]
 
-# What CPUs need and GPUs do not. torch after 2.6 zips learning rates strictly, while DeepSpeed 0.15
-# drops the group of parameters without decay, which is empty for a Llama.
-LENIENT = """
-import builtins
+# Imported by every process. torch after 2.6 zips learning rates strictly, while DeepSpeed 0.15
+# drops the group of parameters without decay, which is empty for a Llama; and a process stops in
+# the middle of the file that CUT_OFF names.
+SITE = """
+import builtins, os, time
 import torch
 torch.optim.lr_scheduler.zip = lambda *a, strict=False: builtins.zip(*a)
+save = torch.save
+def cut_off(state, file, *arguments, **options):
+    save(state, file, *arguments, **options)
+    if str(file) == os.environ.get("CUT_OFF"):
+        os.truncate(file, os.path.getsize(file) // 2)
+        open(f"{file}.cut", "w").close()
+        time.sleep(600)
+torch.save = cut_off
 """
 # DeepSpeed 0.15 asks numactl for the cores of this machine.
 NUMACTL = '#!/bin/sh\necho "available: 1 nodes (0)"\necho "node 0 cpus: 0 1"\n'
@@ -56,32 +68,55 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a model, pairs, a mask and a shimmed interpreter."""
     root = tmp_path_factory.mktemp("open_instruct")
     write_model(root / "init")
-    write_pairs(root / "pairs.jsonl", 100)
+    for pairs in (100, 32):
+        write_pairs(root / f"{pairs}.jsonl", pairs)
     write_random_mask(root / "mask.safetensors", root / "init")
     (root / "shims").mkdir()
-    (root / "shims" / "sitecustomize.py").write_text(LENIENT, encoding="utf-8")
+    (root / "shims" / "sitecustomize.py").write_text(SITE, encoding="utf-8")
     executable(root / "shims" / "numactl", NUMACTL)
     python = os.environ["OPEN_INSTRUCT_PYTHON"]
     executable(root / "python", PYTHON.format(shims=root / "shims", python=python))
     return root
 
 
-def arguments(root: Path, run: str, mask: str, folder: str, save_every: int) -> list[str]:
-    """Return the command that trains 6 updates of 16 pairs on two processes; 4 pairs are left."""
+@dataclass(frozen=True)
+class Case:
+    """A run of 6 updates of 16 pairs on two processes.
+
+    Attributes:
+        run: its name.
+        mask: name of the run that its mask is of, or "".
+        pairs: 100, of which 4 are left over, or 32.
+        epochs: passes over them.
+    """
+
+    run: str
+    mask: str = ""
+    pairs: int = 100
+    epochs: int = 1
+
+
+FULL, SUB = Case("dpo"), Case("dpo_sub", mask="dpo")
+EPOCHS = Case("dpo_epochs", mask="dpo", pairs=32, epochs=3)
+
+
+def arguments(root: Path, case: Case, folder: str, save_every: int) -> list[str]:
+    """Return the command that trains a run into a folder."""
     recipe = {"backend": "open_instruct", "lr": 5e-4, "beta": 5.0, "processes": 2, "accumulate": 8}
     recipe |= {"max_length": 64, "flash_attention": False, "save_every": save_every}
     row = {
-        **{"run": run, "backend": "open_instruct", "algorithm": "dpo_norm", "init": "sft"},
-        **{"data": "pairs", "recipe": recipe, "seed": 42, "mask": mask, "architecture": None},
+        **{"run": case.run, "backend": "open_instruct", "algorithm": "dpo_norm", "init": "sft"},
+        **{"data": "pairs", "recipe": {**recipe, "epochs": case.epochs}, "seed": 42},
+        **{"mask": case.mask, "architecture": None},
         "wandb": {"mode": "disabled", "project": "rlsubnet"},
     }
     out = root / folder
     return [
-        *("train_open_instruct", run, "--row", json.dumps(row)),
+        *("train_open_instruct", case.run, "--row", json.dumps(row)),
         *("--python", str(root / "python"), "--init", str(root / "init")),
-        *("--data", str(root / "pairs.jsonl"), "--scratch", str(out / "scratch")),
+        *("--data", str(root / f"{case.pairs}.jsonl"), "--scratch", str(out / "scratch")),
         *("--out", str(out / "final"), "--metrics", str(out / "metrics.csv")),
-        *(["--mask", str(root / "mask.safetensors")] if mask else []),
+        *(["--mask", str(root / "mask.safetensors")] if case.mask else []),
     ]
 
 
@@ -93,13 +128,13 @@ def variables(root: Path) -> dict[str, str]:
     }
 
 
-def train(root: Path, run: str, mask: str = "", folder: str = "", save_every: int = 0) -> Path:
+def train(root: Path, case: Case, folder: str = "", save_every: int = 0) -> Path:
     """Train to the end; return the folder of the run."""
     with pytest.MonkeyPatch.context() as patch:
         for key, value in variables(root).items():
             patch.setenv(key, value)
-        assert main(arguments(root, run, mask, folder or run, save_every)) == 0
-    return root / (folder or run)
+        assert main(arguments(root, case, folder or case.run, save_every)) == 0
+    return root / (folder or case.run)
 
 
 def descendants(process: int) -> list[int]:
@@ -110,31 +145,60 @@ def descendants(process: int) -> list[int]:
     ]
 
 
-def kill_after(root: Path, step: int, words: list[str], scratch: Path) -> None:
-    """Start a run, and kill all of its processes once a step was made after a save."""
-    command = [sys.executable, "-m", "rlsubnet.cli", *words]
-    noted, deadline = scratch / "records" / "steps.jsonl", time.monotonic() + 300
-    with subprocess.Popen(command, env={**os.environ, **variables(root)}) as process:
+def runs(process: int) -> bool:
+    """Return whether a process is there and has not ended."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def kill_when(
+    ready: Callable[[], bool],
+    words: list[str],
+    environment: dict[str, str],
+    workers_too: bool = True,
+) -> None:
+    """Start a run and, when it is ready for that, kill its processes at once.
+
+    Args:
+        ready: whether it is.
+        words: the run.
+        environment: beside what is set.
+        workers_too: or only the two that started those which train: these are to end by themselves.
+    """
+    command, deadline = [sys.executable, "-m", "rlsubnet.cli", *words], time.monotonic() + 300
+    with subprocess.Popen(command, env={**os.environ, **environment}) as process:
         try:
-            while not (noted.exists() and noted.read_bytes().count(b"\n") > step):
+            while not ready():
                 assert process.poll() is None, "it ended before it could be killed"
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
-            for child in descendants(process.pid):
-                os.kill(child, signal.SIGKILL)
-            assert process.wait(60) == 1
+            accelerate, *workers = descendants(process.pid)
+            assert len(workers) >= 2
+            for number in (process.pid, accelerate, *(workers if workers_too else [])):
+                os.kill(number, signal.SIGKILL)
+            assert process.wait(60) == -signal.SIGKILL
+            while any(runs(number) for number in (accelerate, *workers)):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
         finally:
             process.terminate()
 
 
 @pytest.fixture(scope="module")
 def full(bench: Path) -> Path:
-    return train(bench, "dpo")
+    return train(bench, FULL)
 
 
 @pytest.fixture(scope="module")
 def sub(bench: Path) -> Path:
-    return train(bench, "dpo_sub", mask="dpo")
+    return train(bench, SUB)
+
+
+@pytest.fixture(scope="module")
+def epochs(bench: Path) -> Path:
+    return train(bench, EPOCHS)
 
 
 def changes(bench: Path, run: Path) -> tuple[int, int]:
@@ -196,34 +260,83 @@ def test_the_manifest_names_versions_engine_and_commit(sub: Path) -> None:
     assert found["steps"] == 6
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc to look for processes in")
-@pytest.mark.parametrize(("run", "mask"), [("dpo", ""), ("dpo_sub", "dpo")])
-def test_a_killed_run_goes_on_and_ends_with_the_bits_of_one_that_was_not(
-    request: pytest.FixtureRequest,
-    capfd: pytest.CaptureFixture[str],
-    bench: Path,
-    run: str,
-    mask: str,
+class Killed:
+    """A run that is started and killed, and the one that goes on from it.
+
+    Args:
+        root: the bench.
+        case: what is trained.
+        save_every: updates between its saves.
+    """
+
+    def __init__(self, root: Path, case: Case, save_every: int) -> None:
+        self.root, self.case, self.save_every = root, case, save_every
+        self.folder = f"{case.run}_killed"
+        self.scratch = root / self.folder / "scratch"
+        self.output = self.scratch / "output" / f"{case.run}__42"
+        self.words = arguments(root, case, self.folder, save_every)
+
+    def after(self, step: int, workers_too: bool = True) -> None:
+        """Kill it once a step later than that is noted: it is to be made again."""
+        noted = self.scratch / "records" / "steps.jsonl"
+        kill_when(
+            lambda: noted.exists() and noted.read_bytes().count(b"\n") > step,
+            self.words,
+            variables(self.root),
+            workers_too,
+        )
+
+    def while_saving(self, step: int) -> None:
+        """Kill it when half of its second process's part of a save is written."""
+        part = self.output / f"step_{step}/pytorch_model/bf16_zero_pp_rank_1_mp_rank_00"
+        file = f"{part}_optim_states.pt"
+        environment = variables(self.root) | {"CUT_OFF": file}
+        kill_when(Path(f"{file}.cut").exists, self.words, environment)
+        # What the script takes for the mark of a whole save.
+        (self.output / f"step_{step}" / "COMPLETED").write_text("COMPLETED")
+
+    def saved(self) -> list[int]:
+        return [int(save.name.removeprefix("step_")) for save in complete_saves(self.output)]
+
+    def check_goes_on(self, undisturbed: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        """Go on, and compare weights and metrics with those of a run that was not killed."""
+        *_, last = self.saved()
+        capfd.readouterr()
+        resumed = train(self.root, self.case, self.folder, self.save_every)
+        said = capfd.readouterr()
+        assert f"{self.case.run}: resumed after step {last}" in said.err
+        assert f"Resumed from checkpoint: {self.output}/step_{last}" in said.out
+        for name in ("final/model.safetensors", "metrics.csv"):
+            assert sha256(resumed / name) == sha256(undisturbed / name), name
+        if self.case.mask:
+            assert changes(self.root, resumed)[0] == 0
+
+
+def test_a_run_that_is_killed_while_it_saves_ends_with_the_bits_of_one_that_is_not(
+    capfd: pytest.CaptureFixture[str], bench: Path, full: Path
 ) -> None:
-    undisturbed: Path = request.getfixturevalue("sub" if mask else "full")
-    folder = f"{run}_killed"
-    output = bench / folder / "scratch" / "output" / f"{run}__42"
-    # Killed in its third step or later: the steps after the save are to be made again.
-    kill_after(bench, 2, arguments(bench, run, mask, folder, 2), bench / folder / "scratch")
-    saves = complete_saves(output)
-    last = int(saves[-1].name.removeprefix("step_"))
-    # What the script would take for finished, cut off while it was written.
-    half = output / f"step_{last + 1}"
-    half.mkdir()
-    (half / "COMPLETED").write_text("COMPLETED")
-    capfd.readouterr()
-    train(bench, run, mask, folder, save_every=2)
-    said = capfd.readouterr()
-    assert f"{run}: resumed after step {last}" in said.err
-    assert f"Resumed from checkpoint: {saves[-1]}" in said.out
-    weights, metrics = "final/model.safetensors", "metrics.csv"
-    for name in (weights, metrics):
-        resumed = (bench / folder / name).read_bytes()
-        assert resumed == (undisturbed / name).read_bytes(), name
-    if mask:
-        assert changes(bench, bench / folder)[0] == 0
+    killed = Killed(bench, FULL, save_every=2)
+    killed.while_saving(4)
+    assert killed.saved() == [2]
+    killed.check_goes_on(full, capfd)
+
+
+def test_a_masked_run_that_is_killed_twice_ends_with_the_bits_of_one_that_is_not(
+    capfd: pytest.CaptureFixture[str], bench: Path, sub: Path
+) -> None:
+    killed = Killed(bench, SUB, save_every=2)
+    killed.after(2)
+    assert killed.saved() == [2]
+    killed.after(4, workers_too=False)
+    assert killed.saved() == [4]
+    killed.check_goes_on(sub, capfd)
+
+
+def test_a_run_that_is_killed_in_its_second_epoch_ends_with_the_bits_of_one_that_is_not(
+    capfd: pytest.CaptureFixture[str], bench: Path, epochs: Path
+) -> None:
+    # Two updates an epoch: the second of the second epoch and both of the third are still to come.
+    killed = Killed(bench, EPOCHS, save_every=3)
+    killed.after(3)
+    assert killed.saved() == [3]
+    killed.check_goes_on(epochs, capfd)
