@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import rlsubnet
 
@@ -20,6 +21,10 @@ PATIENCE = 60
 LOCK = "lock"
 # Of Linux: which signal a process gets once the one that started it has ended.
 PR_SET_PDEATHSIG = 1
+# What else processes lock that write there; any number of them at a time.
+STAYING = "staying"
+# Open until this process ends: a closed file is unlocked.
+_staying: list[IO[str]] = []
 
 
 def find_python(option: Path | None, variable: str) -> Path:
@@ -44,7 +49,8 @@ def alone_in(folder: Path, patience: float = PATIENCE) -> Iterator[int]:
     """Make a folder and yield a descriptor; one process at a time has one for it.
 
     Whoever inherits it, has it, too: where this process is killed and its trainer is not, the
-    folder remains the trainer's. On a file system that cannot lock, nothing is checked.
+    folder remains the trainer's. So it does while a process lives that called :func:`stay_in`. On a
+    file system that cannot lock, nothing is checked.
 
     Args:
         folder: in which a run is trained.
@@ -54,23 +60,41 @@ def alone_in(folder: Path, patience: float = PATIENCE) -> Iterator[int]:
         ValueError: another process has the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock, deadline = folder / LOCK, time.monotonic() + patience
-    with lock.open("w") as stream:
-        while True:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    break
-                if time.monotonic() > deadline:
-                    raise ValueError(
-                        f"{folder}: another process is training here (`fuser {lock}` names it); "
-                        "wait for its end, or end it"
-                    ) from error
-                time.sleep(0.2)
-            else:
-                break
+    deadline = time.monotonic() + patience
+    with (folder / LOCK).open("w") as stream, (folder / STAYING).open("w") as staying:
+        for file in (stream, staying):
+            _lock(file, deadline)
+        with suppress(OSError):
+            fcntl.flock(staying, fcntl.LOCK_UN)
         yield stream.fileno()
+
+
+def _lock(file: IO[str], deadline: float) -> None:
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                return
+            if time.monotonic() > deadline:
+                raise ValueError(
+                    f"{Path(file.name).parent}: another process is training here "
+                    f"(`fuser {file.name}` names it); wait for its end, or end it"
+                ) from error
+            time.sleep(0.2)
+        else:
+            return
+
+
+def stay_in(folder: Path) -> None:
+    """Let :func:`alone_in` wait for the end of this process, which may outlive its trainer.
+
+    Ray's workers do, for a moment, and write on.
+    """
+    staying = (folder / STAYING).open("w")
+    with suppress(OSError):
+        fcntl.flock(staying, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    _staying.append(staying)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import errno
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +79,30 @@ def check_same_run(
     Raises:
         ValueError: they differ; the message says in what.
     """
+    before, now = dict(_values(saved)), dict(_values(belongs_to))
     differing = [
-        f"{key} was {saved.get(key)!r} and is {belongs_to.get(key)!r}"
-        for key in sorted(set(saved) | set(belongs_to))
-        if saved.get(key) != belongs_to.get(key)
+        f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
+        for key in sorted(before | now)
+        if before.get(key) != now.get(key)
     ]
     if differing:
         raise ValueError(
             f"{file}: saved by another run: {'; '.join(differing)}; "
             f"delete {folder} to start from the beginning"
         )
+
+
+def _values(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested mappings, each with the names on its way.
+
+    >>> dict(_values({"seed": 1, "recipe": {"lr": 0.5}}))
+    {'seed': 1, 'recipe.lr': 0.5}
+    """
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _values(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def remove_state(folder: Path) -> None:

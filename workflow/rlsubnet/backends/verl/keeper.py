@@ -58,7 +58,7 @@ class Keeper:
         """Merge the last save into ``out`` and return its step; the save stays.
 
         Raises:
-            ValueError: verl did not save the last step.
+            ValueError: verl did not save the last step, or a delta is missing.
         """
         self.keep_finished()
         finished = self._finished()
@@ -66,7 +66,19 @@ class Keeper:
             raise ValueError(f"{self._saves}: verl ended well and did not save its last step")
         if not self._pack(finished[-1], out):
             self._merge(actor_folder(finished[-1]), out)
+        self._check_steps(finished[-1].step)
         return finished[-1].step
+
+    def _check_steps(self, last: int) -> None:
+        if self._steps is None:
+            return
+        expected = [step for step in range(1, last + 1) if due(step, self._every) or step == last]
+        names = map(step_file, expected)
+        if missing := [name for name in names if not (self._steps / name).exists()]:
+            raise ValueError(
+                f"{self._steps}: saved steps are missing: {', '.join(missing)}; "
+                f"delete {self._saves.parent} to start from the beginning"
+            )
 
     def _finished(self) -> list[Save]:
         return finished_saves(self._saves, logged_steps(self._log))

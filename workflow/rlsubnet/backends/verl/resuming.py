@@ -1,18 +1,17 @@
 """Where a run goes on that was killed: its newest whole save, and what belongs to it."""
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlsubnet.backends.processes import LOCK, link_package
+from rlsubnet.backends.processes import LOCK, STAYING, link_package
 from rlsubnet.backends.saves import check_whole, is_marked, remove_save
 from rlsubnet.backends.verl.metrics import keep_steps, logged_steps
 from rlsubnet.backends.verl.overrides import Places
 from rlsubnet.backends.verl.saves import Save, finished_saves
 from rlsubnet.checkpoints.saved_steps import STEP_FILES, step_number
-from rlsubnet.files import write_json
+from rlsubnet.files import read_object, write_json
 from rlsubnet.training.resume import check_same_run
 
 
@@ -52,9 +51,9 @@ def go_on_or_begin(places: Places, belongs_to: Mapping[str, Any]) -> Save | None
     while saves and not (saves[-1].resumable or saves[-1].last):
         saves.pop()
     newest = saves[-1] if saves else None
-    kept = {places.package, places.scratch / LOCK}
+    kept = {places.package, places.scratch / LOCK, places.scratch / STAYING}
     if newest is not None:
-        saved = json.loads(places.belongs_to.read_text())
+        saved = read_object("a killed run", f"@{places.belongs_to}")
         check_same_run(places.belongs_to, saved, belongs_to, places.scratch)
         for save in saves:
             try:
@@ -73,10 +72,15 @@ def go_on_or_begin(places: Places, belongs_to: Mapping[str, Any]) -> Save | None
 
 
 def _remove_after(places: Places, step: int) -> None:
-    """Remove what a run left of the steps after ``step``, and saves that were not finished."""
-    for folder in places.saves.glob("global_step_*"):
-        if step_number(folder) > step or not is_marked(folder):
-            remove_save(folder)
+    """Remove what a run left of the steps after ``step``, and saves that were not finished.
+
+    verl's own note of its newest save goes, too: it may be empty, which verl does not read.
+    """
+    for path in places.saves.iterdir():
+        if not path.is_dir():
+            path.unlink()
+        elif not is_marked(path) or step_number(path) > step:
+            remove_save(path)
     for path in places.steps.glob("*"):
         if not path.match(STEP_FILES) or step_number(path) > step:
             path.unlink()

@@ -168,19 +168,27 @@ def run_training(
         if last != len(rows):
             raise ValueError(f"run {run}: verl made {len(rows)} steps, its last save is {last}")
         write_json(final / "manifest.json", manifest(row, inputs, last, report))
-        # From here on nothing can go on from the saves: their deltas are moved away.
-        places.belongs_to.unlink()
+        # All stays here until everything is there: an error on the way, such as a full disk, costs
+        # no training.
+        write_csv(outputs.metrics, rows, ONLINE_METRICS)
         if deltas is not None and outputs.steps is not None:
             _place(deltas, outputs.steps)
         _place(final, outputs.model)
-        write_csv(outputs.metrics, rows, ONLINE_METRICS)
+        places.belongs_to.unlink()
         shutil.rmtree(places.scratch)
 
 
 def _place(folder: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
+    """Give the files of ``folder`` second names in ``target``; on another file system, copies."""
     with replacing(target) as temporary:
-        shutil.move(folder, temporary)
+        shutil.copytree(folder, temporary, copy_function=_link)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def manifest(

@@ -18,6 +18,8 @@ from verl.utils.device import get_torch_device
 from verl.workers.fsdp_workers import ActorRolloutRefWorker
 
 from rlsubnet.backends.clipping import clip_factor
+from rlsubnet.backends.processes import stay_in
+from rlsubnet.backends.verl.trainer.step_log import log_path
 from rlsubnet.training.engines.attach import attach_engine_mask
 from rlsubnet.training.masking import GradientMask, local_part
 
@@ -56,6 +58,7 @@ class PolicyWorker(ActorRolloutRefWorker):
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def init_model(self) -> None:
         """Build the model, then mask the optimizer's gradients if the run has a mask."""
+        stay_in(log_path().parent)
         super().init_model()
         mask: str | None = self.config.subnetwork.mask
         if mask is None:

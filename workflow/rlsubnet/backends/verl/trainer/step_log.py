@@ -9,6 +9,11 @@ from typing import Any
 from verl.utils import tracking
 
 
+def log_path() -> Path:
+    """Return the log's path, in any process of Ray; it lies in the run's own folder."""
+    return Path(os.environ["VERL_FILE_LOGGER_PATH"])
+
+
 class StepLog(tracking.FileLogger):
     """verl's logger ``file``, which fails at numbers in tensors and writes at the very end.
 
@@ -16,7 +21,7 @@ class StepLog(tracking.FileLogger):
     """
 
     def __init__(self, project_name: str, experiment_name: str) -> None:
-        self._path = Path(os.environ["VERL_FILE_LOGGER_PATH"])
+        self._path = log_path()
 
     def log(self, data: Mapping[str, Any], step: int) -> None:
         """Write one step."""

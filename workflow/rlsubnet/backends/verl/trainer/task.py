@@ -21,12 +21,13 @@ from verl.utils import hf_tokenizer
 from verl.utils.config import validate_config
 from verl.utils.dataset.rl_dataset import collate_fn
 
+from rlsubnet.backends.processes import stay_in
 from rlsubnet.backends.verl import VERSION
 from rlsubnet.backends.verl.trainer.policy_worker import PolicyWorker
 from rlsubnet.backends.verl.trainer.prime_trainer import PrimeTrainer
 from rlsubnet.backends.verl.trainer.reward_worker import RewardWorker, reward_engine
 from rlsubnet.backends.verl.trainer.saving import resumable_sampler, use_saving_trainer
-from rlsubnet.backends.verl.trainer.step_log import use_step_log
+from rlsubnet.backends.verl.trainer.step_log import log_path, use_step_log
 
 CONFIG = Path(verl.__file__).parent / "trainer" / "config"
 
@@ -42,6 +43,7 @@ class GrpoTask(TaskRunner):
 
     def run(self, config: DictConfig) -> None:
         """Train."""
+        stay_in(log_path().parent)
         use_step_log()
         use_saving_trainer()
         super().run(config)
@@ -54,6 +56,7 @@ class PrimeTask(TaskRunner):
 
     def run(self, config: DictConfig) -> None:
         """Set up the trainer and train."""
+        stay_in(log_path().parent)
         use_step_log()
         OmegaConf.resolve(config)
         print(OmegaConf.to_yaml(config))
