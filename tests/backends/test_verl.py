@@ -3,7 +3,7 @@
 import copy
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,9 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from rlsubnet.backends.saves import is_marked
 from rlsubnet.backends.verl.metrics import logged_steps
+from rlsubnet.backends.verl.overrides import Places
+from rlsubnet.backends.verl.saves import save_folder
 from rlsubnet.checkpoints.masks import load_mask, save_mask
+from rlsubnet.checkpoints.saved_steps import step_file
 from rlsubnet.checkpoints.store import Checkpoint
+from rlsubnet.files import sha256
 from tests.backends import verl_runs
 from tests.backends.verl_place import Workplace
 
@@ -23,6 +28,7 @@ pytestmark = [
 ]
 
 
+Moment = Callable[[Places], bool]
 # One of the rows that the differ writes for each tensor.
 EXACT = ("exact", "1e-05")
 
@@ -34,7 +40,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
 
 @pytest.fixture(scope="module")
 def prime_full(place: Workplace) -> Path:
-    return place.train(verl_runs.row("prime_full", "prime", checkpoint_every=3))
+    return place.train(verl_runs.row("prime_full", "prime"))
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +70,7 @@ def metrics_of(run: Path) -> list[dict[str, float | None]]:
         ]
 
 
-def test_a_full_prime_run_leaves_the_model_its_metrics_and_its_saved_steps(
+def test_a_full_prime_run_leaves_the_model_and_its_metrics(
     place: Workplace, prime_full: Path
 ) -> None:
     init, final = Checkpoint(place.init), Checkpoint(prime_full / "final")
@@ -72,10 +78,6 @@ def test_a_full_prime_run_leaves_the_model_its_metrics_and_its_saved_steps(
     for name in ("config.json", "tokenizer.json", "generation_config.json"):
         assert (prime_full / "final" / name).read_bytes() == (place.init / name).read_bytes()
     assert json.loads((prime_full / "final" / "manifest.json").read_text())["steps"] == 4
-    assert [path.name for path in sorted((prime_full / "steps").iterdir())] == [
-        "step-000003.delta",  # checkpoint_every, and the last one
-        "step-000004.delta",
-    ]
     rows = metrics_of(prime_full)
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert all(row["lr"] == 5e-5 for row in rows)
@@ -98,8 +100,9 @@ def test_the_mask_holds_what_the_differ_counts_in_the_merged_model(
 
 @pytest.fixture(scope="module")
 def prime_sub(place: Workplace, prime_mask: Path) -> Path:
-    """A masked run of two steps an epoch."""
-    return place.train(verl_runs.row("prime_sub", "prime", mask="prime"), prime_mask, prompts=32)
+    """A masked run of two steps an epoch, which saves models along its way."""
+    row = verl_runs.row("prime_sub", "prime", mask="prime", checkpoint_every=3)
+    return place.train(row, prime_mask, prompts=32)
 
 
 def test_a_masked_prime_run_leaves_the_frozen_weights_bit_by_bit(
@@ -113,6 +116,10 @@ def test_a_masked_prime_run_leaves_the_frozen_weights_bit_by_bit(
     for row in metrics_of(prime_sub):
         assert row["grad_norm_masked"] is not None and row["grad_norm"] is not None
         assert 0 < row["grad_norm_masked"] < row["grad_norm"]
+    assert [path.name for path in sorted((prime_sub / "steps").iterdir())] == [
+        "step-000003.delta",  # checkpoint_every, and the last one
+        "step-000004.delta",
+    ]
 
 
 # With a large step, so that the policy leaves its reference within the four steps.
@@ -154,34 +161,62 @@ def test_masked_grpo_without_kl_and_clipping_leaves_the_frozen_weights_bit_by_bi
     assert all(row["kl"] is None for row in rows)
 
 
-# Killed runs. Two steps are an epoch: a run goes on with the second epoch's order of the prompts.
+# Killed runs, of two steps an epoch: what is left of the first is taken up, or the second.
 
 
-def check_resumed(place: Workplace, row: str, mask: Path, prompts: int, undisturbed: Path) -> None:
-    """Kill a run after step 2, complete it, and compare its bits with those of another."""
-    out = place.train_until_killed(row, mask, prompts, step=2)
-    log = out / "verl" / "steps.jsonl"
-    assert logged_steps(log) in (2, 3), "the last step must be still to come"
-    with log.open("a") as stream:
-        stream.write('{"step": 9, "da')  # as the kill may have cut it off
-    place.train(row, mask, prompts)
+def while_saving(step: int) -> Moment:
+    """Name the moment when a save has files and is not finished."""
+
+    def is_now(places: Places) -> bool:
+        folder = save_folder(places.saves, step)
+        return any(folder.rglob("*.pt")) and not is_marked(folder)
+
+    return is_now
+
+
+def once_logged(step: int) -> Moment:
+    """Name the moment when a step is in the log, and its save therefore counts."""
+    return lambda places: logged_steps(places.log) >= step
+
+
+def once_packed(step: int) -> Moment:
+    """Name the moment when a save has become a delta and is still there."""
+    return lambda places: (places.steps / step_file(step)).exists()
+
+
+def check_completed(place: Workplace, row: str, mask: Path, prompts: int, undisturbed: Path) -> str:
+    """Complete a run that was killed, compare its bits with another's, and return its log."""
+    out = place.train(row, mask, prompts)
     assert not (out / "verl").exists()
-    assert (out / "metrics.csv").read_text() == (undisturbed / "metrics.csv").read_text()
-    assert Checkpoint(out / "final").digest() == Checkpoint(undisturbed / "final").digest()
+    names = sorted(path.relative_to(undisturbed) for path in undisturbed.rglob("*.delta"))
+    for name in (Path("metrics.csv"), Path("final/model.safetensors"), *names):
+        assert sha256(out / name) == sha256(undisturbed / name), name
+    return (out / "log").read_text()
 
 
 def test_a_killed_masked_prime_run_goes_on_to_the_bits_of_an_undisturbed_one(
     place: Workplace, prime_mask: Path, prime_sub: Path
 ) -> None:
-    row = verl_runs.row("prime_killed", "prime", mask="prime", save_every=2)
-    check_resumed(place, row, prime_mask, 32, prime_sub)
+    row = verl_runs.row("prime_killed", "prime", mask="prime", checkpoint_every=3, save_every=1)
+    for moment in (while_saving(2), once_packed(3)):
+        out = place.train_until_killed(row, prime_mask, 32, moment)
+        with (out / "verl" / "steps.jsonl").open("a") as log:
+            log.write('{"step": 9, "da')  # as the kill may have cut it off
+    words = check_completed(place, row, prime_mask, 32, prime_sub)
+    assert "prime_killed: resumed after step 1" in words
+    assert "prime_killed: resumed after step 4" in words
 
 
-def test_a_killed_masked_grpo_run_goes_on_to_the_bits_of_an_undisturbed_one(
+def test_a_masked_grpo_run_that_was_killed_and_could_not_write_ends_with_the_same_bits(
     place: Workplace, quarter: Path, grpo_kl: Path
 ) -> None:
     row = verl_runs.row("grpo_killed", "grpo", mask="quarter", save_every=2, **GRPO_KL)
-    check_resumed(place, row, quarter, 16, grpo_kl)
+    out = place.train_until_killed(row, quarter, 16, once_logged(2), workers=False)
+    (out / "metrics.csv").mkdir()
+    with pytest.raises(AssertionError, match="resumed after step 2[^$]*Is a directory"):
+        place.train(row, quarter, 16)
+    (out / "metrics.csv").rmdir()
+    assert "resumed after step 4" in check_completed(place, row, quarter, 16, grpo_kl)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

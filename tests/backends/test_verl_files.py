@@ -159,6 +159,30 @@ def test_a_folder_is_its_trainer_s_even_if_the_process_that_started_it_is_killed
         pass
 
 
+def test_a_folder_is_not_free_before_the_last_process_that_stays_in_it_has_ended(
+    tmp_path: Path,
+) -> None:
+    script = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from rlsubnet.backends.processes import stay_in\n"
+        "stay_in(Path(sys.argv[1]))\n"
+        "print(flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    words = [sys.executable, "-c", script, str(tmp_path)]
+    with alone_in(tmp_path):  # two workers of its run; neither waits for the other
+        workers = [subprocess.Popen(words, stdout=subprocess.PIPE) for _ in range(2)]
+        assert all(worker.stdout and worker.stdout.readline() for worker in workers)
+    for worker in workers:
+        with pytest.raises(ValueError, match="training here .*staying"), alone_in(tmp_path, 0):
+            pass
+        worker.kill()
+        worker.wait()
+    with alone_in(tmp_path):
+        pass
+
+
 def test_rays_workers_find_this_package_and_nothing_asks_the_hub(tmp_path: Path) -> None:
     places = Places(tmp_path / "init", tmp_path / "verl")
     variables = environment({"wandb": {"mode": "offline"}}, places)

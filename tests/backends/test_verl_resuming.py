@@ -77,6 +77,8 @@ def test_a_run_goes_on_from_its_newest_whole_save_and_forgets_what_came_later(
     with (tmp_path / "steps.jsonl").open("a") as stream:
         stream.write('{"step": 7, "da')
     (tmp_path / "saves" / "global_step_1").mkdir()
+    # verl reads this wherever it goes on from, and fails if it was killed before it wrote a number.
+    (tmp_path / "saves" / "latest_checkpointed_iteration.txt").touch()
     (tmp_path / "steps").mkdir()
     for name in ("step-000002.delta", "step-000006.delta", ".step-000003.delta.partial"):
         (tmp_path / "steps" / name).touch()
@@ -109,6 +111,8 @@ def test_saves_of_another_run_or_damaged_ones_are_refused(tmp_path: Path) -> Non
     saved(tmp_path, 4, resumable=(4,))
     with pytest.raises(ValueError, match=r"seed was 42 and is 7; delete .* to start from the beg"):
         begun(tmp_path, {**ROW, "seed": 7})
+    with pytest.raises(ValueError, match=r"another run: recipe.lr was None and is 0.5; delete "):
+        begun(tmp_path, {**ROW, "recipe": {**ROW["recipe"], "lr": 0.5}})
     weights = tmp_path / "saves" / "global_step_4" / "actor" / "model.pt"
     weights.write_text("weights")
     with pytest.raises(
@@ -142,9 +146,9 @@ def test_saves_become_deltas_and_disappear_while_the_newest_stays(tmp_path: Path
     keeper.keep_finished()
     assert names(steps) == {"step-000002.delta"}
     assert names(saves) == {"global_step_4"}
-    saved(tmp_path, 7, last=7)
+    saved(tmp_path, 6, 7, last=7)
     assert keeper.finish(tmp_path / "final") == 7
-    assert names(steps) == {f"step-00000{step}.delta" for step in (2, 4, 7)}
+    assert names(steps) == {f"step-00000{step}.delta" for step in (2, 4, 6, 7)}
     assert names(saves) == {"global_step_7"}, "so that it can be completed again"
     last = PatchedCheckpoint(init, steps / "step-000007.delta")
     assert last.digest() == Checkpoint(tmp_path / "final").digest()
@@ -154,6 +158,9 @@ def test_saves_become_deltas_and_disappear_while_the_newest_stays(tmp_path: Path
     # Killed after its delta was written, the run is completed with the same model.
     assert keeper.finish(tmp_path / "again") == 7
     assert Checkpoint(tmp_path / "again").digest() == last.digest()
+    (steps / "step-000004.delta").unlink()
+    with pytest.raises(ValueError, match=r"saved steps are missing: step-000004.delta; delete "):
+        keeper.finish(tmp_path / "once more")
 
 
 def test_the_newest_save_to_go_on_from_stays_and_is_packed_if_it_is_wanted(tmp_path: Path) -> None:

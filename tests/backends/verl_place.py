@@ -3,12 +3,11 @@
 import csv
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from rlsubnet.backends.verl.metrics import logged_steps
 from rlsubnet.backends.verl.overrides import Places
 from rlsubnet.backends.verl.row import parse_row
-from rlsubnet.backends.verl.saves import finished_saves
 from tests.backends import verl_runs
 
 
@@ -21,23 +20,31 @@ class Workplace:
         verl_runs.save_model(self.init)
 
     def train(self, row: str, mask: Path | None = None, prompts: int = 64) -> Path:
-        """Train a row and return its folder: final/, metrics.csv and perhaps steps/."""
-        verl_runs.rlsubnet(*self._words(row, mask, prompts))
-        return self._folder(row)
+        """Train a row and return its folder: final/, metrics.csv, log and perhaps steps/."""
+        out = self._folder(row)
+        out.mkdir(exist_ok=True)
+        with (out / "log").open("a") as log:
+            log.write(verl_runs.rlsubnet(*self._words(row, mask, prompts)))
+        return out
 
-    def train_until_killed(self, row: str, mask: Path, prompts: int, step: int) -> Path:
-        """Train a row, kill all of its processes once a step is saved, and return its folder."""
+    def train_until_killed(
+        self,
+        row: str,
+        mask: Path,
+        prompts: int,
+        moment: Callable[[Places], bool],
+        workers: bool = True,
+    ) -> Path:
+        """Begin a row, or go on with it, kill its processes at a moment and return its folder."""
         out = self._folder(row)
         places = Places(self.init, out / "verl")
-        out.mkdir()
-        with (out / "log").open("w") as log:
+        out.mkdir(exist_ok=True)
+        with (out / "log").open("a") as log:
             process = verl_runs.start_rlsubnet(log, *self._words(row, mask, prompts))
-        while step not in (
-            save.step for save in finished_saves(places.saves, logged_steps(places.log))
-        ):
+        while not moment(places):
             assert process.poll() is None, (out / "log").read_text()[-6000:]
-            time.sleep(0.02)
-        verl_runs.kill_all(process)
+            time.sleep(0.001)
+        verl_runs.kill_all(process, workers)
         return out
 
     def _words(self, row: str, mask: Path | None, prompts: int) -> list[object]:

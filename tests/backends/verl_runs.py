@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -143,13 +144,17 @@ def start_rlsubnet(log: TextIO, *words: object) -> "subprocess.Popen[bytes]":
     )
 
 
-def kill_all(process: "subprocess.Popen[bytes]") -> None:
-    """Kill a process of :func:`start_rlsubnet` and its trainer, all at once, as Slurm kills a job.
+def kill_all(process: "subprocess.Popen[bytes]", workers: bool) -> None:
+    """Kill a process of :func:`start_rlsubnet` and its trainer, all at once.
 
-    Ray's own processes end with the trainer that started them.
+    Ray's workers end with the trainer, and write on for a moment; ``workers`` kills them, too, as
+    Slurm does at the end of a job.
     """
-    listed = ["ps", "-o", "pgid=", "--ppid", str(process.pid)]
-    children = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
-    for group in {process.pid, *map(int, children)}:
-        os.killpg(group, signal.SIGKILL)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    leaders = {process.pid, *map(int, children)}
+    of = os.getsid if workers else os.getpgid
+    for number in (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()):
+        with suppress(ProcessLookupError):
+            if of(number) in leaders:
+                os.kill(number, signal.SIGKILL)
     process.wait()
