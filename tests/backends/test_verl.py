@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -252,3 +253,10 @@ def test_the_order_of_the_prompts_is_torch_s_and_is_taken_up_anywhere_in_any_epo
         resumed = loader(ResumableOrder)
         resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
         assert list(batches(resumed))[: 6 - done] == expected[done:]
+    state: dict[str, Any] | None = None
+    for batch in expected:  # killed after every one
+        source = loader(ResumableOrder)
+        if state is not None:
+            source.load_state_dict(state)
+        assert next(batches(source)) == batch
+        state = copy.deepcopy(source.state_dict())

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from rlsubnet.backends.verl.metrics import read_metrics
 from rlsubnet.backends.verl.overrides import Places
 from rlsubnet.backends.verl.prompts import check_prompts, check_record
 from rlsubnet.backends.verl.report import read_report
-from rlsubnet.backends.verl.training import check_start, environment
+from rlsubnet.backends.verl.training import check_start, environment, place
 from rlsubnet.checkpoints.masks import save_mask
 from rlsubnet.files import write_jsonl
 from tests.checkpoints.checkpoint_files import make_weights, write_checkpoint
@@ -181,6 +182,23 @@ def test_a_folder_is_not_free_before_the_last_process_that_stays_in_it_has_ended
         worker.wait()
     with alone_in(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["same file system", "another one"])
+def test_what_is_placed_stays_where_it_was_too(tmp_path: Path, other: bool) -> None:
+    memory = Path("/dev/shm")
+    if other and not (memory.is_dir() and memory.stat().st_dev != tmp_path.stat().st_dev):
+        pytest.skip("there is no other file system at /dev/shm")
+    made = tmp_path / "final" / "inside"
+    made.mkdir(parents=True)
+    (made / "weights").write_text("weights")
+    with TemporaryDirectory(dir=memory if other else tmp_path) as folder:
+        target = Path(folder) / "run" / "final"
+        place(tmp_path / "final", target)
+        found = target / "inside" / "weights"
+        assert found.read_text() == (made / "weights").read_text() == "weights"
+        assert found.samefile(made / "weights") != other, "no bytes are copied without need"
+        assert [path.name for path in target.parent.iterdir()] == ["final"]
 
 
 def test_rays_workers_find_this_package_and_nothing_asks_the_hub(tmp_path: Path) -> None:

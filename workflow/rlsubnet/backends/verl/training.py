@@ -172,13 +172,13 @@ def run_training(
         # no training.
         write_csv(outputs.metrics, rows, ONLINE_METRICS)
         if deltas is not None and outputs.steps is not None:
-            _place(deltas, outputs.steps)
-        _place(final, outputs.model)
+            place(deltas, outputs.steps)
+        place(final, outputs.model)
         places.belongs_to.unlink()
         shutil.rmtree(places.scratch)
 
 
-def _place(folder: Path, target: Path) -> None:
+def place(folder: Path, target: Path) -> None:
     """Give the files of ``folder`` second names in ``target``; on another file system, copies."""
     with replacing(target) as temporary:
         shutil.copytree(folder, temporary, copy_function=_link)
