@@ -17,14 +17,13 @@ import rlsubnet
 
 # Seconds that a trainer has to end after it was asked to; accelerate gives its processes 30.
 PATIENCE = 60
+# What any number of processes that write in a run's own folder lock besides, open until they end.
+STAYING = "staying"
+_staying: list[IO[str]] = []
 # What a run's own folder is locked by.
 LOCK = "lock"
 # Of Linux: which signal a process gets once the one that started it has ended.
 PR_SET_PDEATHSIG = 1
-# What else processes lock that write there; any number of them at a time.
-STAYING = "staying"
-# Open until this process ends: a closed file is unlocked.
-_staying: list[IO[str]] = []
 
 
 def find_python(option: Path | None, variable: str) -> Path:
@@ -61,11 +60,11 @@ def alone_in(folder: Path, patience: float = PATIENCE) -> Iterator[int]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + patience
-    with (folder / LOCK).open("w") as stream, (folder / STAYING).open("w") as staying:
-        for file in (stream, staying):
-            _lock(file, deadline)
-        with suppress(OSError):
-            fcntl.flock(staying, fcntl.LOCK_UN)
+    with (folder / LOCK).open("w") as stream:
+        _lock(stream, deadline)
+        if (folder / STAYING).exists():
+            with (folder / STAYING).open("w") as staying:
+                _lock(staying, deadline)
         yield stream.fileno()
 
 
