@@ -23,8 +23,7 @@ class Workplace:
         """Train a row and return its folder: final/, metrics.csv, log and perhaps steps/."""
         out = self._folder(row)
         out.mkdir(exist_ok=True)
-        with (out / "log").open("a") as log:
-            log.write(verl_runs.rlsubnet(*self._words(row, mask, prompts)))
+        verl_runs.rlsubnet(out / "log", *self._words(row, mask, prompts))
         return out
 
     def train_until_killed(
@@ -39,8 +38,7 @@ class Workplace:
         out = self._folder(row)
         places = Places(self.init, out / "verl")
         out.mkdir(exist_ok=True)
-        with (out / "log").open("a") as log:
-            process = verl_runs.start_rlsubnet(log, *self._words(row, mask, prompts))
+        process = verl_runs.start_rlsubnet(out / "log", *self._words(row, mask, prompts))
         while not moment(places):
             assert process.poll() is None, (out / "log").read_text()[-6000:]
             time.sleep(0.001)
@@ -65,7 +63,8 @@ class Workplace:
     def frozen(self, run: Path, mask: Path) -> tuple[int, int, int]:
         """Return how many frozen weights changed, how many of the mask did, and its size."""
         out = run / "frozen.csv"
-        verl_runs.rlsubnet("frozen", self.init, run / "final", "--mask", mask, "--out", out)
+        words = ("frozen", self.init, run / "final", "--mask", mask, "--out", out)
+        verl_runs.rlsubnet(run / "log", *words)
         rows = list(csv.DictReader(out.open()))
         columns = ("frozen_changed", "subnetwork_changed", "subnetwork")
         frozen, changed, size = (sum(int(row[column]) for row in rows) for column in columns)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from tests.backends.verl_rows import as_json
 
@@ -117,31 +117,34 @@ def row(run: str, algorithm: str, mask: str = "", **recipe: Any) -> str:
 def environment() -> dict[str, str]:
     """Return this environment, with what Ray's processes import for a CPU."""
     path = os.pathsep.join(filter(None, (str(RAY_FILES), os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "RAY_DEDUP_LOGS": "0"}
+    ray = {"RAY_DEDUP_LOGS": "0", "RAY_worker_niceness": "0"}  # workers wait for all else at 15
+    return {**os.environ, **ray, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
-def rlsubnet(*words: object) -> str:
-    """Run one subcommand in this interpreter's environment and return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "rlsubnet.cli", *map(str, words)],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-6000:]
-    return done.stdout
+def command(*words: object) -> list[str]:
+    """Return the command line of a subcommand, in this interpreter's environment."""
+    return [sys.executable, "-m", "rlsubnet.cli", *map(str, words)]
 
 
-def start_rlsubnet(log: TextIO, *words: object) -> "subprocess.Popen[bytes]":
-    """Start one subcommand in a session of its own; what it prints goes into a file."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "rlsubnet.cli", *map(str, words)],
-        env=environment(),
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+def rlsubnet(log: Path, *words: object) -> None:
+    """Run a subcommand; what it prints is added to a file."""
+    with log.open("a") as stream:
+        done = subprocess.run(
+            command(*words), env=environment(), stdout=stream, stderr=subprocess.STDOUT
+        )
+    assert done.returncode == 0, log.read_text()[-6000:]
+
+
+def start_rlsubnet(log: Path, *words: object) -> "subprocess.Popen[bytes]":
+    """Start a subcommand in a session of its own."""
+    with log.open("a") as stream:
+        return subprocess.Popen(
+            command(*words),
+            env=environment(),
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def kill_all(process: "subprocess.Popen[bytes]", workers: bool) -> None:
