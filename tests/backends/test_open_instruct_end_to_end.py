@@ -1,131 +1,45 @@
 """The real script under the real DeepSpeed: ZeRO-3 on two CPU processes, full and masked.
 
-Runs where OPEN_INSTRUCT_DIR names a checkout at the pinned commit and OPEN_INSTRUCT_PYTHON the
-interpreter of an environment with its packages; docs/BACKENDS.md says how to make one for CPUs.
+tests/backends/open_instruct_runs.py says where.
 """
 
 import csv
 import json
 import os
 import signal
-import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from rlsubnet.backends.open_instruct.saving import complete_saves
-from rlsubnet.checkpoints.compare import check_frozen, pair_checkpoints
 from rlsubnet.checkpoints.export import check_companions
-from rlsubnet.checkpoints.masks import load_mask
 from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.cli import main
 from rlsubnet.files import sha256
-from tests.backends.small_llama import write_model, write_pairs, write_random_mask
+from tests.backends.open_instruct_runs import (
+    EPOCHS,
+    FULL,
+    SUB,
+    WHERE_IT_IS,
+    Case,
+    arguments,
+    changes,
+    make_bench,
+    variables,
+)
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (os.environ.get("OPEN_INSTRUCT_DIR") and os.environ.get("OPEN_INSTRUCT_PYTHON")),
-        reason="needs OPEN_INSTRUCT_DIR and OPEN_INSTRUCT_PYTHON",
-    ),
-]
-
-# Imported by every process. torch after 2.6 zips learning rates strictly, while DeepSpeed 0.15
-# drops the group of parameters without decay, which is empty for a Llama; and a process stops in
-# the middle of the file that CUT_OFF names.
-SITE = """
-import builtins, os, time
-import torch
-torch.optim.lr_scheduler.zip = lambda *a, strict=False: builtins.zip(*a)
-save = torch.save
-def cut_off(state, file, *arguments, **options):
-    save(state, file, *arguments, **options)
-    if str(file) == os.environ.get("CUT_OFF"):
-        os.truncate(file, os.path.getsize(file) // 2)
-        open(f"{file}.cut", "w").close()
-        time.sleep(600)
-torch.save = cut_off
-"""
-# DeepSpeed 0.15 asks numactl for the cores of this machine.
-NUMACTL = '#!/bin/sh\necho "available: 1 nodes (0)"\necho "node 0 cpus: 0 1"\n'
-PYTHON = '#!/bin/sh\nPYTHONPATH="{shims}:$PYTHONPATH" exec {python} "$@"\n'
-
-
-def executable(path: Path, text: str) -> Path:
-    path.write_text(text, encoding="utf-8")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path
+pytestmark = [pytest.mark.slow, WHERE_IT_IS]
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a model, pairs, a mask and a shimmed interpreter."""
-    root = tmp_path_factory.mktemp("open_instruct")
-    write_model(root / "init")
-    for pairs in (100, 32):
-        write_pairs(root / f"{pairs}.jsonl", pairs)
-    write_random_mask(root / "mask.safetensors", root / "init")
-    (root / "shims").mkdir()
-    (root / "shims" / "sitecustomize.py").write_text(SITE, encoding="utf-8")
-    executable(root / "shims" / "numactl", NUMACTL)
-    python = os.environ["OPEN_INSTRUCT_PYTHON"]
-    executable(root / "python", PYTHON.format(shims=root / "shims", python=python))
-    return root
-
-
-@dataclass(frozen=True)
-class Case:
-    """A run of 6 updates of 16 pairs on two processes.
-
-    Attributes:
-        run: its name.
-        mask: name of the run that its mask is of, or "".
-        pairs: 100, of which 4 are left over, or 32.
-        epochs: passes over them.
-    """
-
-    run: str
-    mask: str = ""
-    pairs: int = 100
-    epochs: int = 1
-
-
-FULL, SUB = Case("dpo"), Case("dpo_sub", mask="dpo")
-EPOCHS = Case("dpo_epochs", mask="dpo", pairs=32, epochs=3)
-
-
-def arguments(root: Path, case: Case, folder: str, save_every: int) -> list[str]:
-    """Return the command that trains a run into a folder."""
-    recipe = {"backend": "open_instruct", "lr": 5e-4, "beta": 5.0, "processes": 2, "accumulate": 8}
-    recipe |= {"max_length": 64, "flash_attention": False, "save_every": save_every}
-    row = {
-        **{"run": case.run, "backend": "open_instruct", "algorithm": "dpo_norm", "init": "sft"},
-        **{"data": "pairs", "recipe": {**recipe, "epochs": case.epochs}, "seed": 42},
-        **{"mask": case.mask, "architecture": None},
-        "wandb": {"mode": "disabled", "project": "rlsubnet"},
-    }
-    out = root / folder
-    return [
-        *("train_open_instruct", case.run, "--row", json.dumps(row)),
-        *("--python", str(root / "python"), "--init", str(root / "init")),
-        *("--data", str(root / f"{case.pairs}.jsonl"), "--scratch", str(out / "scratch")),
-        *("--out", str(out / "final"), "--metrics", str(out / "metrics.csv")),
-        *(["--mask", str(root / "mask.safetensors")] if case.mask else []),
-    ]
-
-
-def variables(root: Path) -> dict[str, str]:
-    """Return what two processes on CPUs need of the environment."""
-    return {
-        **{"DS_ACCELERATOR": "cpu", "TORCHDYNAMO_DISABLE": "1", "OMP_NUM_THREADS": "1"},
-        "PATH": f"{root / 'shims'}{os.pathsep}{os.environ['PATH']}",
-    }
+    return make_bench(tmp_path_factory.mktemp("open_instruct"))
 
 
 def train(root: Path, case: Case, folder: str = "", save_every: int = 0) -> Path:
@@ -137,19 +51,11 @@ def train(root: Path, case: Case, folder: str = "", save_every: int = 0) -> Path
     return root / (folder or case.run)
 
 
-def descendants(process: int) -> list[int]:
-    """Return all processes below one; torch starts its workers in sessions of their own."""
-    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    return [int(child) for child in children] + [
-        grandchild for child in children for grandchild in descendants(int(child))
-    ]
-
-
-def runs(process: int) -> bool:
+def runs(process: psutil.Process) -> bool:
     """Return whether a process is there and has not ended."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
 
 
@@ -174,12 +80,14 @@ def kill_when(
                 assert process.poll() is None, "it ended before it could be killed"
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
-            accelerate, *workers = descendants(process.pid)
-            assert len(workers) >= 2
-            for number in (process.pid, accelerate, *(workers if workers_too else [])):
-                os.kill(number, signal.SIGKILL)
+            rlsubnet = psutil.Process(process.pid)
+            all_of_them = [rlsubnet, *rlsubnet.children(recursive=True)]
+            starters = [rlsubnet, *rlsubnet.children()]
+            assert len(all_of_them) >= len(starters) + 2
+            for one in all_of_them if workers_too else starters:
+                one.kill()
             assert process.wait(60) == -signal.SIGKILL
-            while any(runs(number) for number in (accelerate, *workers)):
+            while any(map(runs, all_of_them)):
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
         finally:
@@ -199,13 +107,6 @@ def sub(bench: Path) -> Path:
 @pytest.fixture(scope="module")
 def epochs(bench: Path) -> Path:
     return train(bench, EPOCHS)
-
-
-def changes(bench: Path, run: Path) -> tuple[int, int]:
-    """Return how many weights outside and inside the mask changed a bit."""
-    pair = pair_checkpoints(Checkpoint(bench / "init"), Checkpoint(run / "final"))
-    counts = [c for _, c in check_frozen(pair, load_mask(bench / "mask.safetensors"))]
-    return sum(c.frozen_changed for c in counts), sum(c.subnetwork_changed for c in counts)
 
 
 def metrics(run: Path) -> list[dict[str, str]]:

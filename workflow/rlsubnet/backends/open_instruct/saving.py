@@ -154,7 +154,7 @@ class Saver:
         setattr(script, CLEAN, self.clean)
 
     def clean(self, output_dir: str, keep_last_n_checkpoints: int) -> None:
-        """Remove all saves but the newest; also that one the script would remove at its end."""
+        """Remove all saves but the newest, which the script itself would not leave at its end."""
         if self.steps is not None:
             for save in complete_saves(Path(output_dir))[:-1]:
                 remove_save(save)

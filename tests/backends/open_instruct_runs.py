@@ -1,0 +1,119 @@
+"""Runs of the real open-instruct on CPUs: what they start from, and how they are called.
+
+They need OPEN_INSTRUCT_DIR, a checkout at the pinned commit, and OPEN_INSTRUCT_PYTHON, the
+interpreter of an environment with its packages; docs/BACKENDS.md says how to make one for CPUs.
+"""
+
+import json
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from rlsubnet.checkpoints.compare import check_frozen, pair_checkpoints
+from rlsubnet.checkpoints.masks import load_mask
+from rlsubnet.checkpoints.store import Checkpoint
+from tests.backends.small_llama import write_model, write_pairs, write_random_mask
+
+WHERE_IT_IS = pytest.mark.skipif(
+    not (os.environ.get("OPEN_INSTRUCT_DIR") and os.environ.get("OPEN_INSTRUCT_PYTHON")),
+    reason="needs OPEN_INSTRUCT_DIR and OPEN_INSTRUCT_PYTHON",
+)
+
+# Imported by every process. torch after 2.6 zips learning rates strictly, while DeepSpeed 0.15
+# drops the group of parameters without decay, which is empty for a Llama; and a process stops in
+# the middle of the file that CUT_OFF names.
+SITE = """
+import builtins, os, time
+import torch
+torch.optim.lr_scheduler.zip = lambda *a, strict=False: builtins.zip(*a)
+save = torch.save
+def cut_off(state, file, *arguments, **options):
+    save(state, file, *arguments, **options)
+    if str(file) == os.environ.get("CUT_OFF"):
+        os.truncate(file, os.path.getsize(file) // 2)
+        open(f"{file}.cut", "w").close()
+        time.sleep(600)
+torch.save = cut_off
+"""
+# DeepSpeed 0.15 asks numactl for the cores of this machine.
+NUMACTL = '#!/bin/sh\necho "available: 1 nodes (0)"\necho "node 0 cpus: 0 1"\n'
+PYTHON = '#!/bin/sh\nPYTHONPATH="{shims}:$PYTHONPATH" exec {python} "$@"\n'
+
+
+def executable(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def make_bench(root: Path) -> Path:
+    """Fill a folder with a model, pairs, a mask and a shimmed interpreter; return it."""
+    write_model(root / "init")
+    for pairs in (100, 32):
+        write_pairs(root / f"{pairs}.jsonl", pairs)
+    write_random_mask(root / "mask.safetensors", root / "init")
+    (root / "shims").mkdir()
+    (root / "shims" / "sitecustomize.py").write_text(SITE, encoding="utf-8")
+    executable(root / "shims" / "numactl", NUMACTL)
+    python = os.environ["OPEN_INSTRUCT_PYTHON"]
+    executable(root / "python", PYTHON.format(shims=root / "shims", python=python))
+    return root
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run of 6 updates of 16 pairs on two processes.
+
+    Attributes:
+        run: its name.
+        mask: name of the run that its mask is of, or "".
+        pairs: 100, of which 4 are left over, or 32.
+        epochs: passes over them.
+    """
+
+    run: str
+    mask: str = ""
+    pairs: int = 100
+    epochs: int = 1
+
+
+FULL, SUB = Case("dpo"), Case("dpo_sub", mask="dpo")
+EPOCHS = Case("dpo_epochs", mask="dpo", pairs=32, epochs=3)
+
+
+def arguments(root: Path, case: Case, folder: str, save_every: int) -> list[str]:
+    """Return the command that trains a run into a folder."""
+    recipe = {"backend": "open_instruct", "lr": 5e-4, "beta": 5.0, "processes": 2, "accumulate": 8}
+    recipe |= {"max_length": 64, "flash_attention": False, "save_every": save_every}
+    row = {
+        **{"run": case.run, "backend": "open_instruct", "algorithm": "dpo_norm", "init": "sft"},
+        **{"data": "pairs", "recipe": {**recipe, "epochs": case.epochs}, "seed": 42},
+        **{"mask": case.mask, "architecture": None},
+        "wandb": {"mode": "disabled", "project": "rlsubnet"},
+    }
+    out = root / folder
+    return [
+        *("train_open_instruct", case.run, "--row", json.dumps(row)),
+        *("--python", str(root / "python"), "--init", str(root / "init")),
+        *("--data", str(root / f"{case.pairs}.jsonl"), "--scratch", str(out / "scratch")),
+        *("--out", str(out / "final"), "--metrics", str(out / "metrics.csv")),
+        *(["--mask", str(root / "mask.safetensors")] if case.mask else []),
+    ]
+
+
+def variables(root: Path) -> dict[str, str]:
+    """Return what two processes on CPUs need of the environment."""
+    return {
+        **{"DS_ACCELERATOR": "cpu", "TORCHDYNAMO_DISABLE": "1", "OMP_NUM_THREADS": "1"},
+        "PATH": f"{root / 'shims'}{os.pathsep}{os.environ['PATH']}",
+    }
+
+
+def changes(bench: Path, run: Path) -> tuple[int, int]:
+    """Return how many weights outside and inside the mask changed a bit."""
+    pair = pair_checkpoints(Checkpoint(bench / "init"), Checkpoint(run / "final"))
+    counts = [c for _, c in check_frozen(pair, load_mask(bench / "mask.safetensors"))]
+    return sum(c.frozen_changed for c in counts), sum(c.subnetwork_changed for c in counts)
