@@ -30,8 +30,7 @@ def make_miniature(root: Path, config: str, smaller: Path, runs: Collection[str]
 
 def _keep_rows(sheet: Path, columns: tuple[str, ...], names: Collection[str]) -> list[str]:
     """Leave the rows whose ``columns`` are among ``names``; return their own names."""
-    lines = [line for line in sheet.read_text(encoding="utf-8").splitlines() if line[:1] != "#"]
-    header, *rows = (line.split("\t") for line in lines)
+    header, *rows = _cells(sheet)
     places = [header.index(column) for column in columns]
     kept = [row for row in rows if all(row[place] in names for place in places)]
     text = "".join("\t".join(row) + "\n" for row in [header, *kept])
@@ -41,8 +40,14 @@ def _keep_rows(sheet: Path, columns: tuple[str, ...], names: Collection[str]) ->
 
 def set_cell(sheet: Path, name: str, column: str, value: str) -> None:
     """Put ``value`` into a column of the row whose first cell is ``name``."""
-    header, *rows = (line.split("\t") for line in sheet.read_text(encoding="utf-8").splitlines())
+    header, *rows = _cells(sheet)
     (row,) = (row for row in rows if row[0] == name)
     row[header.index(column)] = value
     text = "".join("\t".join(cells) + "\n" for cells in [header, *rows])
     sheet.write_text(text, encoding="utf-8")
+
+
+def _cells(sheet: Path) -> list[list[str]]:
+    """Return the header and the rows of a sheet, without comments."""
+    lines = sheet.read_text(encoding="utf-8").splitlines()
+    return [line.split("\t") for line in lines if line[:1] != "#"]
