@@ -102,7 +102,7 @@ def test_after_a_kill_it_waits_for_the_job_unlocks_and_ends_what_was_begun(
 
 def safe_trains(process: psutil.Process) -> bool:
     try:
-        return trains(process)
+        return trains(process) and Path(process.cwd()) == Path.cwd()
     except psutil.Error:
         return False
 

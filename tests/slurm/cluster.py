@@ -34,6 +34,8 @@ CONFIGURATION = """\
 ClusterName=loopback
 SlurmctldHost=localhost(127.0.0.1)
 SlurmctldPort={controller_port}
+# The port of a training on several nodes follows from this number, which no two clusters share.
+FirstJobId={controller_port}00
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 SlurmUser={user}
 SlurmdUser={user}

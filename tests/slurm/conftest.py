@@ -22,11 +22,17 @@ def cluster() -> Iterator[Cluster]:
             pytest.fail(f"{REQUIRED} is set, and there is {reason}")
         pytest.skip(reason)
     cluster = Cluster()
-    # As Ctrl-C, so that whoever ends the tests leaves no job behind.
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # As Ctrl-C, which a process in the background ignores: whoever ends the tests leaves no job
+    # behind, be it by a signal or by ending the process that gave this one its part of them.
+    handlers = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: lambda *_: signal.raise_signal(signal.SIGINT),
+    }
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         cluster.start()
         yield cluster
     finally:
         cluster.stop()
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
