@@ -77,8 +77,9 @@ class Drill:
         self.on.cluster.ask("scontrol", "requeue", job_of(process))
 
     def run_out_of_time(self, process: psutil.Process) -> None:
-        """Move the end of its time limit to now; Slurm looks every 30 seconds."""
-        self.on.cluster.ask("scontrol", "update", f"JobId={job_of(process)}", "EndTime=now")
+        """Move the end of its time limit to what is not yet past; Slurm looks every 30 seconds."""
+        # A time that is past when the controller reads it, be it by a millisecond, is refused.
+        self.on.cluster.ask("scontrol", "update", f"JobId={job_of(process)}", "EndTime=now+5")
 
     def lose_node(self, process: psutil.Process) -> None:
         """Take away its node, and all that runs there."""
