@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(abspath $(VENV))/bin
+# Tests at a time, each file in one process: as many as the machine has cores, or one more.
+TESTERS ?= 2
 # Checkpoints that benchmarks make are kept here.
 BENCH  ?= work/benchmarks
 FROZEN := -c envs/constraints.txt
@@ -54,8 +56,8 @@ resume: setup ## go on after a killed run: cancel what it left, unlock, continue
 	@$(BIN)/rlsubnet resume $(ARGS)
 
 test: setup-dev ## run the tests, with coverage of the typed core
-	$(BIN)/python -m pytest --durations=10 --cov=rlsubnet.measure --cov=rlsubnet.checkpoints \
-	  --cov=rlsubnet.training --cov-report=term
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder --durations=10 \
+	  --cov=rlsubnet.measure --cov=rlsubnet.checkpoints --cov=rlsubnet.training --cov-report=term
 
 # verl needs older packages than the rest: an environment of its own, from exact versions. torch comes
 # with its dependencies, since of its builds only the one for CPUs does without.

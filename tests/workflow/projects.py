@@ -94,7 +94,7 @@ class Project:
             "OMP_WAIT_POLICY": "PASSIVE",
         }
         return subprocess.run(
-            command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=600
+            command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=1800
         )
 
     def jobs(self, *arguments: str, scale: str = "micro") -> list[Job]:
@@ -131,11 +131,16 @@ class Project:
         """Return the runs that a plan trains, with saved steps and without."""
         return plan.get("train", set()) | plan.get("train_with_steps", set())
 
+    @classmethod
+    def at(cls, root: Path) -> "Project":
+        """Return the project that lies in a folder."""
+        project = object.__new__(cls)
+        project.root, project.sheets = root, object.__new__(Sheets)
+        project.sheets.root, project.sheets.folder = root, root / "config" / "micro"
+        return project
+
     def copy_to(self, root: Path, *kept: str) -> "Project":
         """Return a copy that holds only what ``kept`` names beside the sources."""
-        clone = object.__new__(Project)
-        clone.root, clone.sheets = root, object.__new__(Sheets)
-        clone.sheets.root, clone.sheets.folder = root, root / "config" / "micro"
         sources = ("Snakefile", "workflow", "profiles", "config", "envs")
         for name in (*sources, *kept):
             path = self.root / name
@@ -143,4 +148,4 @@ class Project:
                 shutil.copytree(path, root / name, copy_function=shutil.copy2)
             else:
                 shutil.copy2(path, root / name)
-        return clone
+        return Project.at(root)
