@@ -14,11 +14,15 @@ rule train:
         "trained.log",
     threads: 1
     resources:
-        mem_mb=1500,
         **job_resources(WANTED, load_site(), "train"),
+        mem_mb=1500,
     params:
         command=launched(
-            2, "torchrun", 1, sys.executable, ["-m", "tests.slurm.masked_training", "trained"]
+            2,
+            "torchrun",
+            1,
+            sys.executable,
+            ["-m", "tests.slurm.masked_training", "trained"],
         ),
     shell:
         "{params.command:q} > {log} 2>&1 && touch {output}"
