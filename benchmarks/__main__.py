@@ -65,10 +65,10 @@ def run(name: str, folder: Path, repeats: int) -> list[str]:
     What the machine lacks is told there.
     """
     module = importlib.import_module(f"{suite.__name__}.{name}")
-    found: Iterable[Figure] = module.figures(folder, repeats)
     section = list(COLUMNS)
     print(f"{name}:", *section, sep="\n", flush=True)
     try:
+        found: Iterable[Figure] = module.figures(folder, repeats)
         for figure in found:
             section.append(line(figure))
             print(section[-1], flush=True)

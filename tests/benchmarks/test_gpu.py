@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import Qwen2Config
 
+from benchmarks.__main__ import run as run_benchmark
 from benchmarks.figure import Unavailable
 from benchmarks.gpu import size
 from benchmarks.gpu.size import HALF_BILLION, Size, forward_flops
@@ -69,6 +70,8 @@ def test_without_a_gpu_it_does_not_pretend(repository: Path) -> None:
 def test_among_all_benchmarks_it_says_what_it_needs(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="needs a GPU"):
         figures(tmp_path, repeats=1)
+    (told,) = run_benchmark("gpu", tmp_path, repeats=1)
+    assert told.startswith("Not run: needs a GPU")
 
 
 def test_the_examples_of_the_operations_hold() -> None:

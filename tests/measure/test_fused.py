@@ -108,6 +108,21 @@ def test_nothing_is_counted_of_no_weights(kernel: Kernel) -> None:
     assert tally.counts([1e-5]) == update_counts(empty, empty, [1e-5])
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_stretches_on_one_side_of_a_tolerance_are_counted_as_any_other(kernel: Kernel) -> None:
+    # 2,048 weights of each kind: two of the blocks that the compiled kernel looks at.
+    scales = np.repeat([0.0, 1e-9, 1e-8, 3e-8, 1e-7, 1e-6, 3e-6, 1e-5, 1e-3], 2048)
+    rng = np.random.default_rng(0)
+    init = to_bfloat16((4 * scales).astype(np.float32))
+    for moved in (np.ones(scales.size), rng.random(scales.size) < 0.5):
+        tuned = to_bfloat16((4 * scales + moved * scales).astype(np.float32))
+        tuned[:7] = 0x8000  # zeros that change sign differ in their bits, by nothing
+        tally, _ = run(kernel, init, tuned, Wanted((0.0, *TOLERANCES)), init.size)
+        expected = update_counts(init, tuned, (0.0, *TOLERANCES))
+        assert tally.counts((0.0, *TOLERANCES)) == expected
+        assert 0 < expected.unchanged["official", 1e-5] < init.size
+
+
 def test_every_pair_of_bfloat16_codes_near_a_threshold_is_decided_as_torch_does() -> None:
     # All finite codes against a few: rounding boundaries of every tolerance are among them.
     codes = np.arange(1 << 16, dtype=np.uint16)

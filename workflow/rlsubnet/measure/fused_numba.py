@@ -69,10 +69,21 @@ def _count_both(official, exact, size, limits, changed):  # type: ignore[no-unty
 
 
 @numba.njit(inline="always")
-def _count_shared(distance, size, limits, changed):  # type: ignore[no-untyped-def]
-    """Do the same where both rules look at one difference, which is then loaded once."""
+def _count_shared(distance, size, ends, nonzero, limits, changed):  # type: ignore[no-untyped-def]
+    """Do the same where both rules look at one difference, which is then loaded once.
+
+    ``ends`` are the smallest difference that is not zero and the largest, ``nonzero`` says how many
+    are not zero: mostly all of these lie beyond a tolerance, or none, and nothing is looked at.
+    """
+    least, most = ends
     for j in range(limits.shape[0]):
         limit_official, limit_exact = limits[j, 0], limits[j, 1]
+        if most <= min(limit_official, limit_exact):
+            continue
+        if least > max(limit_official, limit_exact):
+            changed[j, 0] += np.int64(nonzero)
+            changed[j, 1] += np.int64(nonzero)
+            continue
         beyond_official, beyond_exact = np.uint32(0), np.uint32(0)
         for i in range(size):
             beyond_official += np.uint32(distance[i] > limit_official)
@@ -132,10 +143,18 @@ def _bfloat16_pass(  # type: ignore[no-untyped-def]
     for start in range(0, init.size, BLOCK):
         size = min(BLOCK, init.size - start)
         x, y = init[start : start + size], tuned[start : start + size]
+        most, below_least, nonzero = np.uint32(0), np.uint32(0xFFFFFFFF), np.uint32(0)
         for i in range(size):
             bits = _distance(np.uint32(x[i]) << np.uint32(16), np.uint32(y[i]) << np.uint32(16))
             distance[i] = bits
-            largest = max(largest, bits)
+            most = max(most, bits)
+        for i in range(size):
+            # One less than zero is the largest number there is.
+            below_least = min(below_least, np.uint32(distance[i] - np.uint32(1)))
+        for i in range(size):
+            nonzero += np.uint32(distance[i] > np.uint32(0))
+        largest = max(largest, most)
+        ends = np.uint32(below_least + np.uint32(1)), most
         for i in range(size):
             moved[i] = np.uint8(x[i] != y[i])
         differing = np.uint32(0)
@@ -146,7 +165,7 @@ def _bfloat16_pass(  # type: ignore[no-untyped-def]
             for i in range(size):
                 widened[i] = np.uint32(x[i]) << np.uint32(16)
         mask = packed[start // 8 : (start + size + 7) // 8]
-        _count_shared(distance, size, limits, changed)
+        _count_shared(distance, size, ends, nonzero, limits, changed)
         _mark(widened, distance, distance, moved, size, rule, mark_limit, sheaf, mask)
     totals[0] += init.size
     totals[2] = max(totals[2], np.int64(largest))
