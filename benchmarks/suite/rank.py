@@ -76,5 +76,5 @@ def command(folder: Path) -> list[Figure]:
 
 def figures(folder: Path, repeats: int) -> Iterator[Figure]:
     """Yield all figures of the rank."""
-    yield from matrices(max(repeats // 2, 1))
+    yield from matrices(repeats)
     yield from command(folder)

@@ -16,7 +16,7 @@ FEW, SPARE_VECTORS, INVERSE_STEPS = 32, 4, 2
 
 
 def add_gram(gram: np.ndarray, matrix: np.ndarray, first: int, last: int) -> np.ndarray:
-    """Return ``gram`` plus that of some rows, in float64; its upper triangle alone is valid.
+    """Return ``gram`` plus that of some rows, in float64; its lower triangle alone is valid.
 
     >>> add_gram(np.zeros((1, 1), order="F"), np.array([[3.0], [4.0], [100.0]]), 0, 2)  # 9 + 16
     array([[25.]])
@@ -30,7 +30,7 @@ def add_gram(gram: np.ndarray, matrix: np.ndarray, first: int, last: int) -> np.
         block = matrix[start : min(start + ROWS, last)]
         factor = np.asarray(block if by_columns else block.T, dtype=np.float64, order="F")
         trans = int(by_columns)
-        gram = blas.dsyrk(1.0, factor, beta=1.0, c=gram, trans=trans, lower=0, overwrite_c=1)
+        gram = blas.dsyrk(1.0, factor, beta=1.0, c=gram, trans=trans, lower=1, overwrite_c=1)
     return gram
 
 
@@ -48,7 +48,7 @@ def is_above(gram: np.ndarray, bound: float) -> bool:
     """
     from scipy.linalg import lapack
 
-    _, failed_at = lapack.dpotrf(_less_identity(gram, bound), lower=0, overwrite_a=1, clean=0)
+    _, failed_at = lapack.dpotrf(_less_identity(gram, bound), lower=1, overwrite_a=1, clean=0)
     return bool(failed_at == 0)
 
 
@@ -71,7 +71,7 @@ def inertia(gram: np.ndarray, bound: float) -> Inertia:
     from scipy.linalg import lapack
 
     shifted = _less_identity(gram, bound)
-    factor, pivots, _ = lapack.dsytrf(shifted, lower=0, lwork=64 * len(shifted), overwrite_a=1)
+    factor, pivots, _ = lapack.dsytrf(shifted, lower=1, lwork=64 * len(shifted), overwrite_a=1)
     single = pivots > 0
     # A block of two rows has one negative and one positive eigenvalue.
     below = int((np.diagonal(factor)[single] < 0).sum()) + int((~single).sum()) // 2
@@ -86,7 +86,7 @@ def all_below(gram: np.ndarray, found: Inertia, bound: float) -> bool:
     (Cauchy's interlacing theorem).
 
     Args:
-        gram: symmetric, its upper triangle.
+        gram: symmetric, its lower triangle.
         found: from :func:`inertia`.
         bound: the lower one.
 
@@ -108,11 +108,11 @@ def _smallest_ritz_values(gram: np.ndarray, found: Inertia) -> np.ndarray:
     start = np.random.default_rng(0).standard_normal((len(gram), found.below + SPARE_VECTORS))
     basis = np.linalg.qr(start)[0]
     for _ in range(INVERSE_STEPS):
-        nearer, _ = lapack.dsytrs(found.factor, found.pivots, basis, lower=0)
+        nearer, _ = lapack.dsytrs(found.factor, found.pivots, basis, lower=1)
         if not np.isfinite(nearer).all():  # the bound is an eigenvalue
             return np.empty(0)
         basis = np.linalg.qr(nearer)[0]
-    return np.linalg.eigvalsh(basis.T @ blas.dsymm(1.0, gram, basis, lower=0))
+    return np.linalg.eigvalsh(basis.T @ blas.dsymm(1.0, gram, basis, lower=1))
 
 
 def largest_singular_value(gram: np.ndarray) -> float:
@@ -133,7 +133,7 @@ def largest_singular_value(gram: np.ndarray) -> float:
     beside: list[float] = []
     top = before = 0.0
     for step in range(steps):
-        image = blas.dsymv(1.0, gram, basis[step], lower=0)
+        image = blas.dsymv(1.0, gram, basis[step], lower=1)
         diagonal.append(float(image @ basis[step]))
         known = basis[: step + 1]
         for _ in range(2):
@@ -163,7 +163,7 @@ def singular_values(matrix: np.ndarray) -> np.ndarray:
     tall = matrix.T if matrix.shape[0] < matrix.shape[1] else matrix
     rows, columns = tall.shape
     gram = add_gram(np.zeros((columns, columns), order="F"), tall, 0, rows)
-    squares = eigh(gram, lower=False, eigvals_only=True, overwrite_a=True, check_finite=False)
+    squares = eigh(gram, lower=True, eigvals_only=True, overwrite_a=True, check_finite=False)
     return np.sqrt(np.maximum(squares[::-1], 0.0))
 
 

@@ -106,14 +106,18 @@ def _tall_core(delta: np.ndarray) -> np.ndarray:
 
 
 def _at_least_largest(core: np.ndarray) -> float:
-    """Return a cheap bound: no singular value exceeds sqrt(|A|_1 |A|_inf), nor the norm |A|_F."""
-    by_column, by_row, squares = np.zeros(core.shape[1]), 0.0, 0.0
+    """Return a cheap bound: no singular value exceeds sqrt(|A|_1 |A|_inf).
+
+    Sums are in float32, of at most ROWS or as many numbers as there are columns; the bound is
+    raised by more than these can be rounded.
+    """
+    by_column, by_row = np.zeros(core.shape[1]), 0.0
     for start in range(0, core.shape[0], ROWS):
         sizes = np.abs(core[start : start + ROWS])
-        by_column += sizes.sum(0, dtype=np.float64)
-        by_row = max(by_row, float(sizes.sum(1, dtype=np.float64).max()))
-        squares += float(np.einsum("ij,ij->", sizes, sizes, dtype=np.float64))
-    return float(np.sqrt(min(by_column.max() * by_row, squares)))
+        by_column += np.ones(len(sizes), np.float32) @ sizes
+        by_row = max(by_row, float((sizes @ np.ones(sizes.shape[1], np.float32)).max()))
+    rounding = max(ROWS, core.shape[1]) * EPS32
+    return float(np.sqrt(by_column.max() * by_row)) * (1 + rounding)
 
 
 def _certified(core: np.ndarray, limit: float) -> tuple[bool, np.ndarray, int]:
