@@ -75,7 +75,7 @@ test-verl: $(VENV)-verl/.ready ## train with the released verl in two CPU proces
 	  tests/backends/test_verl.py tests/backends/test_verl_step.py tests/backends/test_verl_config.py \
 	  -v -s --durations=8
 
-bench: setup-dev ## compare speed and memory with other ways (10 GB of disk, an hour)
+bench: setup-dev ## compare speed and memory with other ways (10 GB of disk, 9 minutes)
 	$(BIN)/python -m benchmarks --folder $(BENCH) --out benchmarks/results.md
 
 lint: setup-dev ## check style, types and workflow
