@@ -38,8 +38,12 @@ def read_marker(folder: Path) -> dict[str, Any]:
     return read_object("a save's marker", f"@{folder / MARKER}")
 
 
-def check_whole(folder: Path) -> None:
+def check_whole(folder: Path, scratch: Path) -> None:
     """Check that each file of a marked save has the size it was written with.
+
+    Args:
+        folder: the save.
+        scratch: to delete where the run is to start over, for the message.
 
     Raises:
         ValueError: one has not; the message names it.
@@ -48,7 +52,10 @@ def check_whole(folder: Path) -> None:
     for name, size in sorted(read_marker(folder)["bytes"].items()):
         if found.get(name) != size:
             there = f"{found[name]} bytes" if name in found else "none"
-            raise ValueError(f"{folder / name}: damaged: {size} bytes were saved, found {there}")
+            raise ValueError(
+                f"{folder / name}: damaged: {size} bytes were saved, found {there}; "
+                f"delete {scratch} to start from the beginning"
+            )
 
 
 def remove_save(folder: Path) -> None:

@@ -61,10 +61,7 @@ def go_on_or_begin(row: Row, places: Places, inputs: Mapping[str, Any]) -> int:
         return 0
     file, save = places.belongs_to, saves[-1]
     check_same_run(file, read_object("a killed run", f"@{file}"), belongs_to, places.scratch)
-    try:
-        check_whole(save)
-    except ValueError as error:
-        raise ValueError(f"{error}; delete {places.scratch} to start from the beginning") from error
+    check_whole(save, places.scratch)
     _leave_only(save.parent)
     _leave_only(save)
     for folder in (places.records, places.package):

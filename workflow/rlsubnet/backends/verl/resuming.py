@@ -56,12 +56,7 @@ def go_on_or_begin(places: Places, belongs_to: Mapping[str, Any]) -> Save | None
         saved = read_object("a killed run", f"@{places.belongs_to}")
         check_same_run(places.belongs_to, saved, belongs_to, places.scratch)
         for save in saves:
-            try:
-                check_whole(save.folder)
-            except ValueError as error:
-                raise ValueError(
-                    f"{error}; delete {places.scratch} to start from the beginning"
-                ) from error
+            check_whole(save.folder, places.scratch)
         kept |= {places.saves, places.steps, places.log, places.belongs_to}
         _remove_after(places, newest.step)
     for path in places.scratch.iterdir():
