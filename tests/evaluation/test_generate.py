@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from rlsubnet.evaluation.generate import completion, generate, sample_texts
+from rlsubnet.evaluation.generate import completion, generate
+from rlsubnet.evaluation.sampler import make_sampler, sample_texts
 from rlsubnet.tasks.completion import Completion
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from tests.evaluation.tiny_models import tiny_model
@@ -125,14 +126,14 @@ def test_global_random_state_is_neither_used_nor_moved() -> None:
 
 
 def test_texts_are_grouped_by_prompt_in_order() -> None:
-    model, tokenizer = tiny_model(), build_tokenizer()
+    draw, tokenizer = make_sampler("own", tiny_model()), build_tokenizer()
     prompts = ["1+2=", "07*3=", "9=", "12-5+3="]
-    grouped = sample_texts(model, tokenizer, prompts, 1, max_new_tokens=6, batch_size=3)
-    alone = [sample_texts(model, tokenizer, [prompt], 1, max_new_tokens=6)[0] for prompt in prompts]
+    grouped = sample_texts(draw, tokenizer, prompts, 1, max_new_tokens=6, batch_size=3)
+    alone = [sample_texts(draw, tokenizer, [prompt], 1, max_new_tokens=6)[0] for prompt in prompts]
     assert grouped == alone
     assert len({group[0].text for group in grouped}) > 1
     sampled = sample_texts(
-        model,
+        draw,
         tokenizer,
         prompts,
         5,

@@ -103,13 +103,15 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
     from rlsubnet.evaluation.loading import load_policy
     from rlsubnet.evaluation.results import SCORE_COLUMNS, write_answers
+    from rlsubnet.evaluation.sampler import make_sampler
     from rlsubnet.evaluation.score import chance_levels
     from rlsubnet.evaluation.suites import answer_suites, load_suites
     from rlsubnet.files import write_csv
 
     suites = load_suites(files)
     model, tokenizer = load_policy(options.model, options.device, getattr(torch, options.dtype))
-    answers, rows = answer_suites(model, tokenizer, suites, settings)
+    draw = make_sampler(settings.sampler, model)
+    answers, rows = answer_suites(model, tokenizer, suites, settings, draw)
     write_answers(options.answers, answers)
     write_csv(options.scores, rows, SCORE_COLUMNS)
     chances: dict[str, float] = {}
@@ -130,16 +132,19 @@ def run_evaluate_steps(options: argparse.Namespace) -> None:
     from rlsubnet.checkpoints.saved_steps import find_steps
     from rlsubnet.evaluation.loading import load_policy
     from rlsubnet.evaluation.results import STEP_SCORE_COLUMNS
+    from rlsubnet.evaluation.sampler import make_sampler
     from rlsubnet.evaluation.steps import models_of_steps
     from rlsubnet.evaluation.suites import answer_suites, load_suites
     from rlsubnet.files import write_csv
 
     suites, steps = load_suites(files), find_steps(options.saved)
     policy, tokenizer = load_policy(options.init, options.device, getattr(torch, options.dtype))
+    # Follows the model from step to step: its weights are replaced in place.
+    draw = make_sampler(settings.sampler, policy)
     rows: list[dict[str, Any]] = []
     started, count = time.monotonic(), len(steps) + 1
     for number, (step, model) in enumerate(models_of_steps(policy, options.init, steps), start=1):
-        _, scores = answer_suites(model, tokenizer, suites, settings)
+        _, scores = answer_suites(model, tokenizer, suites, settings, draw)
         rows += [{"step": step, **row} for row in scores]
         left = time_left((time.monotonic() - started) / number * (count - number))
         shown = ", ".join(summary(scores, {}).splitlines())

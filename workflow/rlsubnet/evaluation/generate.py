@@ -1,6 +1,6 @@
 """Batched sampling and greedy decoding with a key-value cache, for any Hugging Face causal LM."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,6 @@ from rlsubnet.evaluation.static_cache import (
     refuse_not_finite,
 )
 from rlsubnet.tasks.completion import Completion
-from rlsubnet.tasks.tokenizer import encode_prompt, end_token
 
 
 @torch.inference_mode()
@@ -54,7 +53,7 @@ def generate(
         ValueError: no prompt, an empty prompt, a temperature below 0, sampling without a
             generator, several greedy samples, or logits that are not finite.
     """
-    _check(max_new_tokens, temperature, generator, samples)
+    check_request(max_new_tokens, temperature, generator, samples)
     static = model.device.type == "cuda" and fits_static_cache(model)
     return (generate_static if static else generate_growing)(
         model,
@@ -111,51 +110,6 @@ def generate_growing(
     return rows.cpu()
 
 
-def sample_texts(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    samples: int,
-    *,
-    max_new_tokens: int,
-    temperature: float = 0.0,
-    generator: torch.Generator | None = None,
-    batch_size: int = 512,
-) -> list[list[Completion]]:
-    """Return ``samples`` completions for each prompt, in the order of ``prompts``.
-
-    Args:
-        model: causal language model.
-        tokenizer: the model's tokenizer.
-        prompts: texts without start token.
-        samples: completions per prompt.
-        max_new_tokens: see :func:`generate`.
-        temperature: see :func:`generate`.
-        generator: see :func:`generate`; one stream serves all batches in turn.
-        batch_size: number of responses that are generated side by side. It is part of what a seed
-            means: another batch size draws other samples.
-    """
-    eos = end_token(tokenizer)
-    pad = eos if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
-    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-    completions = []
-    for batch in _batches(encoded, max(1, batch_size // samples)):
-        rows = generate(
-            model,
-            batch,
-            max_new_tokens,
-            temperature,
-            generator,
-            eos_token_id=eos,
-            pad_token_id=pad,
-            samples=samples,
-        ).tolist()
-        for start in range(0, len(rows), samples):
-            group = rows[start : start + samples]
-            completions.append([completion(tokenizer, row, eos) for row in group])
-    return completions
-
-
 def completion(
     tokenizer: PreTrainedTokenizerBase, row: Sequence[int], eos_token_id: int
 ) -> Completion:
@@ -169,11 +123,6 @@ def completion(
     return Completion(str(text), finished)
 
 
-def _batches(items: Sequence[list[int]], size: int) -> Iterator[Sequence[list[int]]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
 def _choose(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
     logits = logits.float()
     if not torch.isfinite(logits).all():
@@ -181,9 +130,10 @@ def _choose(logits: Tensor, temperature: float, generator: torch.Generator | Non
     return draw_tokens(logits, temperature, generator)
 
 
-def _check(
+def check_request(
     max_new_tokens: int, temperature: float, generator: torch.Generator | None, samples: int
 ) -> None:
+    """Raise the ValueError of what :func:`generate` cannot draw."""
     if max_new_tokens < 1 or samples < 1:
         raise ValueError(
             f"generate: expected max_new_tokens and samples of at least 1, found "

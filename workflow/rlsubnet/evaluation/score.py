@@ -1,14 +1,14 @@
 """Scorers: what a model answers on each kind of test data."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlsubnet.evaluation.generate import sample_texts
 from rlsubnet.evaluation.likelihood import response_logprobs
 from rlsubnet.evaluation.results import Answer
+from rlsubnet.evaluation.sampler import Sampler, make_sampler, sample_texts
 from rlsubnet.evaluation.settings import Settings
 from rlsubnet.evaluation.static_cache import noise_generator
 from rlsubnet.tasks.tokenizer import encode_prompt, encode_response, encode_text
@@ -23,6 +23,7 @@ def generation_answers(
     suite: str,
     problems: Records,
     settings: Settings,
+    draw: Sampler | None = None,
 ) -> list[Answer]:
     """Return the answers to problems, sampled (task ``{suite}_sampled``) and ``{suite}_greedy``.
 
@@ -36,7 +37,7 @@ def generation_answers(
         (f"{suite}_greedy", 1, 0.0),
     ):
         completions = sample_texts(
-            model,
+            draw or make_sampler("own", model),
             tokenizer,
             prompts,
             samples,
@@ -120,8 +121,9 @@ def preference_answers(
     ]
 
 
-SCORERS = {
-    frozenset({"id", "prompt", "solution", "level"}): generation_answers,
+PROBLEMS = frozenset({"id", "prompt", "solution", "level"})
+SCORERS: dict[frozenset[str], Callable[..., list[Answer]]] = {
+    PROBLEMS: generation_answers,
     frozenset({"task", "id", "prompt", "choices", "label"}): choice_answers,
     frozenset({"prompt", "chosen", "rejected", "level"}): preference_answers,
 }
@@ -133,8 +135,17 @@ def suite_answers(
     suite: str,
     records: Records,
     settings: Settings,
+    draw: Sampler | None = None,
 ) -> list[Answer]:
     """Return the answers to a suite's records; their keys tell what kind of test they are.
+
+    Args:
+        model: causal language model.
+        tokenizer: of the model.
+        suite: name of the suite.
+        records: of one kind.
+        settings: of sampling.
+        draw: what draws the model's responses; the model itself if nothing else is given.
 
     Raises:
         ValueError: no record, or records that are no problems, choices or preference pairs, or a
@@ -147,6 +158,8 @@ def suite_answers(
         raise ValueError(
             f"suite {suite}: expected records with one of the key sets {expected}, found {found}"
         )
+    if kinds == {PROBLEMS}:
+        return generation_answers(model, tokenizer, suite, records, settings, draw)
     return SCORERS[kinds.pop()](model, tokenizer, suite, records, settings)
 
 

@@ -77,7 +77,7 @@ def generate_static(
     Greedy tokens are the same. A seed draws other samples, since rows that have ended go on
     drawing noise.
     """
-    with _free_to_index(), sdpa_kernel(list(FORWARD_ATTENTION)):
+    with any_kernels(), sdpa_kernel(list(FORWARD_ATTENTION)):
         return _generate(
             model,
             read_prompts(model, prompt_ids),
@@ -200,8 +200,12 @@ def _captured(run: Callable[[], Tensor], changed: Sequence[Tensor]) -> Callable[
 
 
 @contextmanager
-def _free_to_index() -> Iterator[None]:
-    """Let the cache be written by the quick kernel: no two writes of one call meet."""
+def any_kernels() -> Iterator[None]:
+    """Let decoding use any kernels.
+
+    The quick one that writes the cache is not on torch's list of those that repeat their bits; it
+    does here, where no two writes of one call meet.
+    """
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(False)
     try:

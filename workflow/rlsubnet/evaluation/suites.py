@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlsubnet.evaluation.results import Answer, score_rows
+from rlsubnet.evaluation.sampler import Sampler
 from rlsubnet.evaluation.score import Records, suite_answers
 from rlsubnet.evaluation.settings import Settings
 from rlsubnet.files import read_jsonl, sha256
@@ -30,6 +31,7 @@ def answer_suites(
     tokenizer: PreTrainedTokenizerBase,
     suites: Sequence[Suite],
     settings: Settings,
+    draw: Sampler | None = None,
 ) -> tuple[list[Answer], list[dict[str, Any]]]:
     """Return a model's answers to all suites, and their scores: a row per task and level.
 
@@ -39,7 +41,7 @@ def answer_suites(
     answers: list[Answer] = []
     digests: dict[str, str] = {}
     for suite in suites:
-        of_suite = suite_answers(model, tokenizer, suite.name, suite.records, settings)
+        of_suite = suite_answers(model, tokenizer, suite.name, suite.records, settings, draw)
         digests |= dict.fromkeys((answer.task for answer in of_suite), suite.data_sha256)
         answers += of_suite
     return answers, score_rows(answers, digests)

@@ -19,7 +19,7 @@ OBJECTIVE_KEYS = {
 }
 _ROLLOUTS = (
     *("samples", "temperature", "max_new_tokens", "oversample", "accuracy_low", "accuracy_high"),
-    *("updates", "clip_ratio", "kl_coef", "entropy_coef"),
+    *("sampler", "updates", "clip_ratio", "kl_coef", "entropy_coef"),
 )
 ONLINE_KEYS = {
     **dict.fromkeys(_ROLLOUTS, ("grpo", "raft", "ppo", "prime")),

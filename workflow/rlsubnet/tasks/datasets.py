@@ -44,6 +44,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "source": (str,),
     "rows": (list,),
     "template": (str,),
+    "sampler": (str,),
 }
 
 
@@ -57,6 +58,7 @@ def sampled_answers(
     max_new_tokens: int,
     batch_size: int,
     shape: Shape = DEMO,
+    sampler: str = "own",
 ) -> tuple[Records, list[list[Completion]]]:
     """Return questions ``{"prompt", "solution", "level"}`` and a policy's answers to each.
 
@@ -70,6 +72,7 @@ def sampled_answers(
         max_new_tokens: length at which a sample is cut off and counts as wrong.
         batch_size: number of samples generated side by side.
         shape: of the problems.
+        sampler: see :func:`rlsubnet.tasks.sampling.sample_answers`.
     """
     check_count("prompts", prompts)
     check_count("samples", samples)
@@ -82,7 +85,7 @@ def sampled_answers(
     ]
     texts = [problem.prompt for problem in drawn]
     completions = sample_answers(
-        policy, texts, samples, temperature, seed, max_new_tokens, batch_size
+        policy, texts, samples, temperature, seed, max_new_tokens, batch_size, sampler
     )
     return questions, completions
 
@@ -98,6 +101,7 @@ def preferences(
     batch_size: int = 512,
     digits: int = DEMO.digits,
     slots: int = DEMO.slots,
+    sampler: str = "own",
 ) -> tuple[Records, PairCounts]:
     """Return pairs out of a policy's own samples, and what became of the prompts.
 
@@ -113,6 +117,7 @@ def preferences(
         max_new_tokens,
         batch_size,
         Shape(digits, slots),
+        sampler,
     )
     return preference_pairs(questions, completions, seed)
 
@@ -129,6 +134,7 @@ def rejection_samples(
     batch_size: int = 512,
     digits: int = DEMO.digits,
     slots: int = DEMO.slots,
+    sampler: str = "own",
 ) -> tuple[Records, KeptCounts]:
     """Return a policy's own correct samples, and what became of all samples.
 
@@ -146,6 +152,7 @@ def rejection_samples(
         max_new_tokens,
         batch_size,
         Shape(digits, slots),
+        sampler,
     )
     return correct_samples(questions, completions, per_prompt, seed)
 

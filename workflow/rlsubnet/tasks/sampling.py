@@ -15,6 +15,7 @@ def sample_answers(
     seed: int,
     max_new_tokens: int,
     batch_size: int,
+    sampler: str = "own",
 ) -> list[list[Completion]]:
     """Return a policy's answers to each prompt.
 
@@ -26,6 +27,7 @@ def sample_answers(
         seed: seed of the samples.
         max_new_tokens: length at which a sample is cut off and counts as wrong.
         batch_size: number of samples generated side by side.
+        sampler: what draws: the policy itself (``own``), or ``vllm``.
 
     Raises:
         ValueError: a number is out of range, or the folder holds no model.
@@ -34,13 +36,13 @@ def sample_answers(
     check_count("max_new_tokens", max_new_tokens)
     if temperature <= 0:
         raise ValueError(f"temperature: expected above 0, found {temperature}")
-    from rlsubnet.evaluation.generate import sample_texts
     from rlsubnet.evaluation.loading import load_policy
+    from rlsubnet.evaluation.sampler import make_sampler, sample_texts
     from rlsubnet.evaluation.static_cache import noise_generator
 
     model, tokenizer = load_policy(policy)
     return sample_texts(
-        model,
+        make_sampler(sampler, model),
         tokenizer,
         prompts,
         samples,

@@ -106,6 +106,7 @@ def word_preferences(
     rows: list[int] | None = None,
     template: str = "chat",
     batch_size: int = 512,
+    sampler: str = "own",
 ) -> tuple[list[dict[str, Any]], PairCounts]:
     """Return pairs out of a policy's own samples, and what became of the prompts.
 
@@ -120,13 +121,14 @@ def word_preferences(
         rows: see :func:`read_problems`.
         template: see :func:`rlsubnet.tasks.words.asked_by`.
         batch_size: number of samples generated side by side.
+        sampler: see :func:`rlsubnet.tasks.sampling.sample_answers`.
     """
     check_count("samples", samples)
     tokenizer = load_tokenizer(policy)
     questions = _questions(read_problems(source, split, rows), tokenizer, template)
     prompts = [question["prompt"] for question in questions]
     completions = sample_answers(
-        policy, prompts, samples, temperature, seed, max_new_tokens, batch_size
+        policy, prompts, samples, temperature, seed, max_new_tokens, batch_size, sampler
     )
     special = tuple(str(token) for token in tokenizer.all_special_tokens)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlsubnet.evaluation.sampler import Sampler, make_sampler
 from rlsubnet.objectives.policy_gradient import policy_loss, reference_kl, value_loss
 from rlsubnet.tasks.tokenizer import padding_token
 from rlsubnet.training.batches import example_order, row_parts, take_rows
@@ -49,6 +50,7 @@ class Learner:
         credit: what the algorithm adds.
         tokenizer: of the policy.
         recipe: hyperparameters.
+        draw: what draws the policy's responses.
     """
 
     policy: PreTrainedModel
@@ -57,6 +59,7 @@ class Learner:
     credit: CreditAssigner
     tokenizer: PreTrainedTokenizerBase
     recipe: Recipe
+    draw: Sampler
 
 
 @dataclass(frozen=True)
@@ -93,9 +96,8 @@ def new_learner(
         recipe: hyperparameters.
     """
     reference = deepcopy(policy).requires_grad_(False)
-    return Learner(
-        policy, optimizer, reference, ASSIGNERS[algorithm](policy, recipe), tokenizer, recipe
-    )
+    credit, draw = ASSIGNERS[algorithm](policy, recipe), make_sampler(recipe.sampler, policy)
+    return Learner(policy, optimizer, reference, credit, tokenizer, recipe, draw)
 
 
 def gather(learner: Learner, questions: Sequence[Question], seed: int) -> Experience:
@@ -108,8 +110,9 @@ def gather(learner: Learner, questions: Sequence[Question], seed: int) -> Experi
     """
     recipe, tokenizer = learner.recipe, learner.tokenizer
     # Layers are compiled for training; decoding has its own way of being quick.
-    with torch.compiler.set_stance("force_eager") if recipe.compile else nullcontext():
-        groups = draw_groups(learner.policy, tokenizer, questions, recipe, seed)
+    eager = recipe.compile and recipe.sampler == "own"
+    with torch.compiler.set_stance("force_eager") if eager else nullcontext():
+        groups = draw_groups(learner.policy, tokenizer, questions, recipe, seed, learner.draw)
     rollouts = make_rollouts(groups, recipe, padding_token(tokenizer), learner.policy.device)
 
     def scored_by(model: PreTrainedModel) -> Tensor:

@@ -59,6 +59,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "samples": (_whole(2), "a whole number of at least 2"),
     "temperature": (_above_zero, "a number above 0"),
     "max_new_tokens": (_whole(1), "a whole number of at least 1"),
+    "sampler": (lambda value: value in ("own", "vllm"), "own or vllm"),
     "oversample": (_whole(1), "a whole number of at least 1"),
     "accuracy_low": (_number(0, 1), "a number from 0 to 1"),
     "accuracy_high": (_number(0, 1), "a number from 0 to 1"),
@@ -110,6 +111,7 @@ class Recipe:
         samples: online algorithms: responses per prompt; a step learns from ``batch_size`` prompts.
         temperature: of the sampling, and of the probabilities that are trained.
         max_new_tokens: length at which a response is cut off and counts as wrong.
+        sampler: what draws the responses: ``own``, the policy itself, or ``vllm`` with its weights.
         oversample: prompts drawn for each prompt that is learned from: what the accuracy filter may
             choose from.
         accuracy_low: least share of right responses with which a prompt is preferred.
@@ -162,6 +164,7 @@ class Recipe:
     samples: int = 8
     temperature: float = 1.0
     max_new_tokens: int = 12
+    sampler: str = "own"
     oversample: int = 1
     accuracy_low: float = 0.0
     accuracy_high: float = 1.0

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlsubnet.evaluation.generate import completion, generate
+from rlsubnet.evaluation.generate import completion
+from rlsubnet.evaluation.sampler import Sampler, make_sampler
 from rlsubnet.evaluation.static_cache import noise_generator
 from rlsubnet.objectives.prime import preferred_groups
 from rlsubnet.tasks.tokenizer import encode_prompt, end_token, padding_token
@@ -88,6 +89,7 @@ def draw_groups(
     questions: Sequence[Question],
     recipe: Recipe,
     seed: int,
+    draw: Sampler | None = None,
 ) -> list[Group]:
     """Return ``recipe.samples`` verified responses to each of the questions.
 
@@ -99,10 +101,10 @@ def draw_groups(
         questions: what to answer.
         recipe: samples, temperature, max_new_tokens.
         seed: of the noise.
+        draw: what draws the policy's responses; the policy itself if nothing else is given.
     """
     eos = end_token(tokenizer)
-    rows = generate(
-        model,
+    rows = (draw or make_sampler("own", model))(
         [question.prompt for question in questions],
         recipe.max_new_tokens,
         recipe.temperature,

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from rlsubnet.evaluation.vllm_sampler import vllm_version
 from rlsubnet.training.recipe import Row
 
 # One row per optimizer step, counted from 1; a cell is empty where it is not defined.
@@ -112,14 +113,22 @@ def git_commit() -> str | None:
     return git("rev-parse", "HEAD")
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Return what the bits of a run depend on besides its row and inputs."""
+def environment(device: torch.device, sampler: str = "own") -> dict[str, Any]:
+    """Return what the bits of a run depend on besides its row and inputs.
+
+    Args:
+        device: where it computes.
+        sampler: what draws its responses.
+    """
+    packages = {package: version(package) for package in PACKAGES}
+    if sampler == "vllm":
+        packages["vllm"] = vllm_version()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "device": f"{device.type} ({name})",
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "packages": {package: version(package) for package in PACKAGES},
+        "packages": packages,
     }
 
 

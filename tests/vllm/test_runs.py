@@ -1,0 +1,134 @@
+"""Runs, data and scores whose responses vLLM draws: the real one, on a CPU (make test-vllm)."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlsubnet.checkpoints.masks import save_mask
+from rlsubnet.commands.evaluating import read_suites
+from rlsubnet.evaluation.loading import load_policy
+from rlsubnet.evaluation.sampler import make_sampler
+from rlsubnet.evaluation.settings import read_settings
+from rlsubnet.evaluation.suites import answer_suites, load_suites
+from rlsubnet.evaluation.vllm_sampler import vllm_version
+from rlsubnet.files import write_jsonl
+from rlsubnet.tasks.sampling import sample_answers
+from rlsubnet.training import online
+from rlsubnet.training.run import run_training
+from tests.training.online_runs import PROMPTS, online_row
+from tests.training.training_runs import bits, column, row, weights
+from tests.vllm.models import ARCHITECTURE, NEEDS_VLLM
+
+pytestmark = NEEDS_VLLM
+
+Train = Callable[..., Path]
+
+
+def files(folder: Path) -> dict[str, Path]:
+    return {
+        "resume": folder / "resume",
+        "out": folder / "final",
+        "metrics": folder / "metrics.csv",
+    }
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a model that answers each prompt with ``;0`` and any digit."""
+    folder = tmp_path_factory.mktemp("policy")
+    base = replace(row("pretrain", run="base"), architecture=ARCHITECTURE)
+    write_jsonl(folder / "base.jsonl", [{"text": prompt + ";07"} for prompt in PROMPTS])
+    run_training(base, folder / "base.jsonl", **files(folder / "base"))
+    answers = [
+        {"prompt": prompt, "response": f";0{digit}"} for prompt in PROMPTS for digit in range(10)
+    ]
+    write_jsonl(folder / "sft.jsonl", answers)
+    sft = row("sft", steps=150, batch_size=32, lr=1e-2)
+    run_training(sft, folder / "sft.jsonl", **files(folder), init=folder / "base" / "final")
+    return folder / "final"
+
+
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("problems") / "problems.jsonl"
+    records = [
+        {"id": f"level1-{number:04d}", "prompt": prompt, "solution": ";07", "level": 1}
+        for number, prompt in enumerate(PROMPTS)
+    ]
+    write_jsonl(path, records)
+    return path
+
+
+@pytest.fixture
+def train(tmp_path: Path, policy: Path, problems: Path) -> Train:
+    def run(what: Any, name: str, mask: Path | None = None) -> Path:
+        folder = tmp_path / name
+        run_training(what, problems, **files(folder), init=policy, mask=mask)
+        return folder
+
+    return run
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "prime"])
+def test_a_policy_learns_from_responses_that_vllm_draws(train: Train, algorithm: str) -> None:
+    what = online_row(algorithm, steps=20, sampler="vllm", compute="bfloat16")
+    run = train(what, "run")
+    rewards = column(run, "reward")
+    assert np.mean(rewards[:4]) < 0.3 and np.mean(rewards[-4:]) > 0.6
+    manifest = json.loads((run / "final" / "manifest.json").read_text())
+    assert manifest["packages"]["vllm"] == vllm_version()
+
+
+def test_a_masked_run_leaves_all_else_and_goes_on_after_an_interruption(
+    train: Train, policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.default_rng(5)
+    start = weights(policy)
+    mask = {name: generator.random(values.shape) < 0.25 for name, values in start.items()}
+    save_mask(tmp_path / "mask.safetensors", mask, {"rule": "bitwise"})
+    what = replace(online_row("grpo", steps=6, save_every=2, sampler="vllm"), mask="quarter")
+    gather, calls = online.gather, []
+
+    def failing(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 6:
+            raise OSError("no space left")
+        return gather(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(online, "gather", failing)
+        with pytest.raises(OSError, match="no space left"):
+            train(what, "run", tmp_path / "mask.safetensors")
+    resumed = train(what, "run", tmp_path / "mask.safetensors")
+    assert bits(resumed) == bits(train(what, "whole", tmp_path / "mask.safetensors"))
+    after = weights(resumed / "final")
+    assert sum(int((after[name] != start[name])[~mask[name]].sum()) for name in start) == 0
+    assert sum(int((after[name] != start[name])[mask[name]].sum()) for name in start) > 1000
+
+
+def test_scores_are_those_of_the_models_own_sampling(policy: Path, problems: Path) -> None:
+    suites = load_suites(read_suites([f"arith={problems}"]))
+    model, tokenizer = load_policy(policy, "cpu")
+    block = {"samples": 64, "temperature": 1.0, "batch_size": 512, "max_new_tokens": 6, "seed": 7}
+    correct = {}
+    for sampler in ("own", "vllm"):
+        settings = read_settings({**block, "sampler": sampler})
+        draw = make_sampler(settings.sampler, model)
+        _, rows = answer_suites(model, tokenizer, suites, settings, draw)
+        correct |= {(sampler, r["task"]): r["correct"] for r in rows if r["level"] == "all"}
+    assert correct["vllm", "arith_greedy"] == correct["own", "arith_greedy"]
+    own, vllm = correct["own", "arith_sampled"], correct["vllm", "arith_sampled"]
+    assert 0 < own != vllm  # a tenth of 3200, and other samples
+    assert abs(own - vllm) < 5 * (2 * 0.1 * 0.9 * 64 * len(PROMPTS)) ** 0.5
+
+
+def test_data_can_be_drawn_by_vllm(policy: Path) -> None:
+    answers = sample_answers(policy, PROMPTS[:5], 6, 1.0, 3, 6, 8, sampler="vllm")
+    assert [len(group) for group in answers] == [6] * 5
+    texts = {text for group in answers for text, finished in group if finished}
+    assert texts <= {f";0{digit}" for digit in range(10)} and len(texts) > 3

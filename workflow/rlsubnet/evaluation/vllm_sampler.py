@@ -1,0 +1,263 @@
+"""Responses drawn by vLLM in the place of a model, with the weights the model has at that moment.
+
+vLLM keeps a copy of the weights and takes new ones whenever the model's were written since. It
+computes with other kernels, so that its probabilities are the model's up to rounding, and with a
+random stream of its own: a seed means other samples than :func:`rlsubnet.evaluation.generate`'s.
+"""
+
+import os
+from collections.abc import Sequence
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from rlsubnet.evaluation.generate import check_request
+from rlsubnet.evaluation.static_cache import any_kernels
+
+# Of a GPU's memory, for the keys and values of all responses under way; vLLM lets the others wait.
+CACHE_SHARE = 0.1
+CPU_CACHE_BYTES = 256 * 1024**2
+# Responses under way at a time, at most.
+ROWS = 512
+# How far vLLM's log-probabilities of the likeliest tokens may be from the model's, nats. Rounding
+# to bfloat16 moves them by hundredths, other weights by whole numbers.
+AGREEMENT = {torch.float32: 0.01, torch.bfloat16: 0.5}
+COMPARED = 5
+
+# Where nothing else is said: the engine in this process, which alone can share weights with it;
+# quiet; and no report of its use sent anywhere.
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+def vllm_version() -> str:
+    """Return the version of vLLM; its build for CPUs has a name of its own.
+
+    Raises:
+        ValueError: vLLM is not installed.
+    """
+    names = packages_distributions().get("vllm")
+    if not names:
+        raise ValueError(
+            "sampler vllm: vLLM is not installed in this environment; "
+            "envs/vllm.txt lists one that has it"
+        )
+    return version(names[0])
+
+
+def cache_bytes(device: torch.device) -> int:
+    """Return the memory that keys and values may take.
+
+    >>> cache_bytes(torch.device("cpu"))
+    268435456
+    """
+    if device.type != "cuda":
+        return CPU_CACHE_BYTES
+    return int(CACHE_SHARE * torch.cuda.get_device_properties(device).total_memory)
+
+
+def longest_sequence(config: Any, size: int, memory: int) -> int:
+    """Return how many tokens a sequence may have: no more than positions, or than fit into memory.
+
+    Args:
+        config: the model's.
+        size: bytes of a number.
+        memory: from :func:`cache_bytes`.
+
+    Two layers with one head of 32 numbers keep 2 * 2 * 32 numbers for each token:
+
+    >>> from transformers import Qwen2Config
+    >>> config = Qwen2Config(num_hidden_layers=2, hidden_size=64, num_attention_heads=2,
+    ...                      num_key_value_heads=1, max_position_embeddings=4096)
+    >>> longest_sequence(config, 2, memory=256 * 1000), longest_sequence(config, 2, 10**9)
+    (1000, 4096)
+    """
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * width * size
+    return int(min(config.max_position_embeddings, memory // per_token))
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int) -> Tensor:
+    """Return rows of token ids as one tensor, as wide as the longest.
+
+    >>> padded([[5, 2], [7, 8, 2]], pad=0).tolist()
+    [[5, 2, 0], [7, 8, 2]]
+    """
+    width = max(map(len, rows))
+    return torch.tensor([list(row) + [pad] * (width - len(row)) for row in rows])
+
+
+class VllmSampler:
+    """Draws what a model would, by vLLM.
+
+    Takes the arguments of :func:`rlsubnet.evaluation.generate.generate` behind the model, returns
+    the same and raises the same errors.
+
+    Args:
+        model: a causal language model on the device that vLLM is to use; its memory is needed
+            again for vLLM's copy of the weights.
+
+    Raises:
+        ValueError: vLLM is not installed.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        vllm_version()  # raises where there is none
+        self._model = model
+        self._versions: list[tuple[int, int]] = []
+        memory = cache_bytes(model.device)
+        self.longest = longest_sequence(model.config, model.dtype.itemsize, memory)
+        self._compared = False
+        with any_kernels():
+            self._engine = _new_engine(model, self.longest, memory)
+
+    def __call__(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+        *,
+        eos_token_id: int,
+        pad_token_id: int,
+        samples: int = 1,
+    ) -> Tensor:
+        """Return the generated token ids, one row per prompt and sample.
+
+        Each response has a seed of its own, drawn from ``generator``.
+
+        Raises:
+            ValueError: what ``generate`` refuses, a prompt and response longer than ``longest``,
+                or vLLM's probabilities are not the model's.
+        """
+        check_request(max_new_tokens, temperature, generator, samples)
+        self._check_lengths(prompt_ids, max_new_tokens)
+        from vllm import SamplingParams
+
+        seeds: list[int | None] = [None] * len(prompt_ids)
+        if temperature > 0 and generator is not None:
+            # vLLM adds the number of the sample to its prompt's seed.
+            drawn = torch.randint(
+                2**62, (len(prompt_ids),), generator=generator, device=generator.device
+            )
+            seeds = list(drawn.tolist())
+        wanted = [
+            SamplingParams(
+                n=samples,
+                temperature=temperature,
+                max_tokens=max_new_tokens,
+                seed=seed,
+                # This token alone ends a response, whatever the model's files say.
+                ignore_eos=True,
+                stop_token_ids=[eos_token_id],
+                detokenize=False,
+            )
+            for seed in seeds
+        ]
+        with any_kernels():
+            self._bring_weights()
+            self._compare(prompt_ids[0])
+            groups = self._generate(prompt_ids, wanted)
+        rows = [
+            list(response.token_ids)
+            for group in groups
+            for response in sorted(group.outputs, key=lambda response: response.index)
+        ]
+        for row in rows:
+            if len(row) != max_new_tokens and row[-1:] != [eos_token_id]:
+                raise ValueError(f"vLLM returned a response without its end: {row}")
+        return padded(rows, pad_token_id)
+
+    def _check_lengths(self, prompt_ids: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+        if not prompt_ids or min(map(len, prompt_ids)) == 0:
+            raise ValueError("expected prompts of at least one token")
+        longest = max(map(len, prompt_ids)) + max_new_tokens
+        if longest > self.longest:
+            raise ValueError(
+                f"sampler vllm: a prompt of {longest - max_new_tokens} tokens and a response of "
+                f"{max_new_tokens}, expected at most {self.longest} together: the model's "
+                "positions, or what fits into the memory for keys and values"
+            )
+
+    def _generate(self, prompt_ids: Sequence[Sequence[int]], wanted: Any) -> list[Any]:
+        prompts: Any = [{"prompt_token_ids": list(prompt)} for prompt in prompt_ids]
+        return list(self._engine.generate(prompts, wanted, use_tqdm=False))
+
+    def _bring_weights(self) -> None:
+        """Give vLLM the model's weights, if any of them was written since it last had them."""
+        weights = dict(self._model.named_parameters())
+        versions = [(id(weight), weight._version) for weight in weights.values()]
+        if versions == self._versions:
+            return
+        items = [(name, weight.detach()) for name, weight in weights.items()]
+        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(items)})
+        self._versions = versions
+
+    @torch.no_grad()
+    def _compare(self, prompt: Sequence[int]) -> None:
+        """Check once that vLLM has read the weights as they are meant.
+
+        Raises:
+            ValueError: naming a token and both log-probabilities.
+        """
+        if self._compared:
+            return
+        from vllm import SamplingParams
+
+        wanted = SamplingParams(
+            temperature=0.0, max_tokens=1, logprobs=COMPARED, ignore_eos=True, detokenize=False
+        )
+        ((group,),) = [self._generate([prompt], wanted)]
+        found = group.outputs[0].logprobs[0]
+        logits = self._model(torch.tensor([list(prompt)], device=self._model.device)).logits
+        expected = logits[0, -1].float().log_softmax(-1)
+        for token, entry in found.items():
+            here = expected[token].item()
+            # `not <=` also refuses NaN.
+            if not abs(entry.logprob - here) <= AGREEMENT.get(self._model.dtype, 0.5):
+                raise ValueError(
+                    f"vLLM's probabilities are not the model's: behind a prompt of {len(prompt)} "
+                    f"tokens, token {token} has log-probability {entry.logprob:.4f} there and "
+                    f"{here:.4f} here"
+                )
+        self._compared = True
+
+    def close(self) -> None:
+        """Give back what vLLM holds; the sampler cannot be used afterwards."""
+        self._engine.llm_engine.engine_core.shutdown()
+
+
+def _new_engine(model: PreTrainedModel, longest: int, memory: int) -> Any:
+    """Return an engine for a model of this configuration, its weights still to be brought."""
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    from vllm import LLM
+
+    with TemporaryDirectory(prefix="rlsubnet-vllm-") as folder:
+        settings = model.config.to_dict() | {"architectures": [type(model).__name__]}
+        type(model.config).from_dict(settings).save_pretrained(Path(folder))
+        return LLM(
+            folder,
+            load_format="dummy",
+            skip_tokenizer_init=True,
+            # Not what generation_config.json says beside the arguments.
+            generation_config="vllm",
+            dtype=str(model.dtype).removeprefix("torch."),
+            max_model_len=longest,
+            max_num_seqs=ROWS,
+            kv_cache_memory_bytes=memory,
+            # Keys and values of other weights must not be found again.
+            enable_prefix_caching=False,
+            # Compiling takes longer on a CPU than all that is drawn there.
+            enforce_eager=model.device.type != "cuda",
+            disable_log_stats=True,
+            seed=0,
+        )
