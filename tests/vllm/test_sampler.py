@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from rlsubnet.evaluation.generate import generate
-from rlsubnet.evaluation.vllm_sampler import VllmSampler
+from rlsubnet.evaluation.vllm_sampler import TOKENS, VllmSampler
 from tests.vllm.models import NEEDS_VLLM, small_model
 
 pytestmark = NEEDS_VLLM
@@ -88,6 +88,14 @@ def test_samples_of_one_prompt_stand_side_by_side_and_come_from_the_softmax(
         error = (chances * (1 - chances) / draws).sqrt()
         assert ((shares[-1] - chances).abs() <= 5 * error + 1 / draws).all()
     assert (shares[0] - shares[1]).abs().max() > 0.05, "the example needs two distributions"
+
+
+def test_more_prompts_than_are_read_at_a_time(sampler: VllmSampler) -> None:
+    prompts = [[1, *([4 + number % 9] * 97)] for number in range(300)]
+    assert sum(map(len, prompts)) > 2 * TOKENS
+    rows = sampler(prompts, 3, 1.0, noise(1), **ENDS).tolist()
+    alone = sampler(prompts[:5], 3, 1.0, noise(1), **ENDS).tolist()
+    assert len(rows) == 300 and rows[:5] == alone
 
 
 def test_what_cannot_be_drawn_is_refused(sampler: VllmSampler) -> None:

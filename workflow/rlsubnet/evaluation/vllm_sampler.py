@@ -24,6 +24,8 @@ CACHE_SHARE = 0.1
 CPU_CACHE_BYTES = 256 * 1024**2
 # Responses under way at a time, at most.
 ROWS = 512
+# Tokens computed at a time, at least.
+TOKENS = 8192
 # How far vLLM's log-probabilities of the likeliest tokens may be from the model's, nats. Rounding
 # to bfloat16 moves them by hundredths, other weights by whole numbers.
 AGREEMENT = {torch.float32: 0.01, torch.bfloat16: 0.5}
@@ -253,6 +255,10 @@ def _new_engine(model: PreTrainedModel, longest: int, memory: int) -> Any:
             dtype=str(model.dtype).removeprefix("torch."),
             max_model_len=longest,
             max_num_seqs=ROWS,
+            # A prompt is read whole: where it was cut, the noise drawn for its first part would
+            # have to be taken back, which a CPU's generator cannot.
+            enable_chunked_prefill=False,
+            max_num_batched_tokens=max(TOKENS, longest),
             kv_cache_memory_bytes=memory,
             # Keys and values of other weights must not be found again.
             enable_prefix_caching=False,
