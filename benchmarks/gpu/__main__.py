@@ -7,6 +7,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -27,6 +28,12 @@ def heading(device: torch.device) -> str:
     return f"{time.strftime('%Y-%m-%d')}, torch {torch.__version__}: {where}"
 
 
+def missing() -> list[str]:
+    """Return what is measured beside this project's own way, and is not installed."""
+    there = {"TRL": is_installed(), "vLLM": find_spec("vllm") is not None}
+    return [name for name, found in there.items() if not found]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu")
@@ -38,14 +45,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("there is no GPU; --miniature runs the same code on a CPU")
     device = torch.device("cpu" if options.miniature else "cuda")
     size = MINIATURE if options.miniature else HALF_BILLION
+    lines = [heading(device), "", "| what | median (range) | goal | of |", "|---|---|---|---|"]
+    print("\n".join(lines), flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        found = figures(size, device, Path(folder), options.repeats)
-    missing = [] if is_installed() else ["", "TRL is not installed: no comparison with it."]
-    table = ["| what | median (range) | goal | of |", "|---|---|---|---|", *map(line, found)]
-    text = "\n".join([heading(device), "", *table, *missing]) + "\n"
-    print(text, end="")
+        # A fault in one of them does not take along what was measured before it.
+        for found in figures(size, device, Path(folder), options.repeats):
+            lines.append(line(found))
+            print(lines[-1], flush=True)
+    end = [f"{name} is not installed: no comparison with it." for name in missing()]
+    print("\n".join(["", *end]), flush=True)
     if options.out:
-        options.out.write_text(text, encoding="utf-8")
+        options.out.write_text("\n".join([*lines, "", *end]) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

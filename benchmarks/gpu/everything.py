@@ -1,11 +1,13 @@
 """All figures of one run, in one process."""
 
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from benchmarks.figure import Figure
-from benchmarks.gpu.sampling import rollout_figures
+from benchmarks.gpu.sampling import rollout_figures, vllm_figures
 from benchmarks.gpu.size import Size
 from benchmarks.gpu.training import grpo_figures, make_bench, offline_figures
 from benchmarks.gpu.trl_steps import is_installed, trl_figures
@@ -13,15 +15,16 @@ from benchmarks.gpu.weights import diff_figures, rank_figures
 from rlsubnet.training.run import deterministic
 
 
-def figures(size: Size, device: torch.device, folder: Path, repeats: int) -> list[Figure]:
-    """Return all figures, with kernels that give the same bits each time, as runs are trained."""
+def figures(size: Size, device: torch.device, folder: Path, repeats: int) -> Iterator[Figure]:
+    """Yield all figures, with kernels that give the same bits each time, as runs are trained."""
     with deterministic(device):
-        found = rank_figures(size, device, repeats)
+        yield from rank_figures(size, device, repeats)
         bench = make_bench(size, device)
-        found += diff_figures(bench, repeats)
-        found += rollout_figures(bench, repeats)
-        found += offline_figures(bench, folder, repeats)
-        found += grpo_figures(bench, repeats)
+        yield from diff_figures(bench, repeats)
+        yield from rollout_figures(bench, repeats)
+        yield from offline_figures(bench, folder, repeats)
+        yield from grpo_figures(bench, repeats)
     if is_installed():
-        found += trl_figures(bench, repeats)
-    return found
+        yield from trl_figures(bench, repeats)
+    if find_spec("vllm") is not None:
+        yield from vllm_figures(bench, repeats)

@@ -1,7 +1,8 @@
-"""Tokens that a policy draws a second, into a cache of fixed size and into one that grows."""
+"""Tokens that a policy draws a second: into a cache of fixed size, into one that grows, by vLLM."""
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from benchmarks.figure import Figure, ratio
@@ -9,6 +10,7 @@ from benchmarks.gpu.clock import in_turn
 from benchmarks.gpu.training import Bench
 from rlsubnet.evaluation.generate import generate_growing
 from rlsubnet.evaluation.static_cache import generate_static, noise_generator
+from rlsubnet.evaluation.vllm_sampler import VllmSampler, vllm_version
 
 
 def rollout_figures(bench: Bench, repeats: int) -> list[Figure]:
@@ -35,3 +37,42 @@ def rollout_figures(bench: Bench, repeats: int) -> list[Figure]:
         f"{what}: static beside growing cache", ours, theirs, "tokens/s", names, more_is_better=True
     )
     return [Figure(what, tuple(ours), "tokens/s"), beside]
+
+
+def vllm_figures(bench: Bench, repeats: int) -> list[Figure]:
+    """Return tokens a second of vLLM with the model's weights, and of the static cache beside it.
+
+    A round also gives vLLM the weights, as every step of a run does.
+    """
+    size, model = bench.size, bench.model
+    prompts = [bench.tokens(size.prompt) for _ in range(size.sequences // size.group)]
+    ends = {"eos_token_id": size.vocabulary - 2, "pad_token_id": size.vocabulary - 1}
+    engine = VllmSampler(model)
+
+    def own() -> Tensor:
+        noise = noise_generator(model.device, 1)
+        return generate_static(
+            model, prompts, size.response, 1.0, noise, samples=size.group, **ends
+        )
+
+    def theirs() -> Tensor:
+        with torch.no_grad():
+            next(model.parameters()).add_(0)  # written, so that the weights are sent again
+        noise = noise_generator(model.device, 1)
+        return engine(prompts, size.response, 1.0, noise, samples=size.group, **ends)
+
+    count = own().numel()
+    theirs()  # also compares the two
+    times = in_turn([theirs, own], model.device, repeats)
+    vllm, static = ([count / t for t in found] for found in times)
+    what = f"rollouts by vLLM {vllm_version()}, weights sent each time, {size.name}"
+    beside = ratio(
+        f"{what}: beside the static cache",
+        vllm,
+        static,
+        "tokens/s",
+        ("vllm", "static"),
+        more_is_better=True,
+    )
+    engine.close()
+    return [Figure(what, tuple(vllm), "tokens/s"), beside]

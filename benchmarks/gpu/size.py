@@ -64,11 +64,11 @@ HALF_BILLION = Size(
 MINIATURE = Size(
     name="miniature",
     architecture={
-        "hidden_size": 32,
+        "hidden_size": 64,
         "num_hidden_layers": 2,
         "intermediate_size": 64,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
         "tie_word_embeddings": True,
         "max_position_embeddings": 64,
     },

@@ -39,7 +39,8 @@ def test_a_miniature_prints_every_figure_and_that_none_is_of_a_gpu(
     done = run(repository, "--miniature", "--repeats", 1, "--out", out)
     assert done.returncode == 0, done.stderr
     text = out.read_text(encoding="utf-8")
-    assert text in done.stdout
+    # As measured: what TRL prints stands between.
+    assert set(text.splitlines()) <= set(done.stdout.splitlines())
     assert "not figures of a GPU" in text.splitlines()[0]
     for what in (
         "SFT step, miniature |",
@@ -52,6 +53,7 @@ def test_a_miniature_prints_every_figure_and_that_none_is_of_a_gpu(
     ):
         assert what in text
     assert ("rlsubnet" in text and ", TRL " in text) or "TRL is not installed" in text
+    assert "rollouts by vLLM" in text or "vLLM is not installed" in text
     # No share of a peak, and no goal but that two ranks agree.
     assert "MFU" not in text
     goals = [line.split("|")[3].strip() for line in text.splitlines() if line.startswith("| ")]

@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from benchmarks.gpu.sampling import vllm_figures
+from benchmarks.gpu.size import MINIATURE
+from benchmarks.gpu.training import make_bench
 from rlsubnet.checkpoints.masks import save_mask
 from rlsubnet.commands.evaluating import read_suites
 from rlsubnet.evaluation.loading import load_policy
@@ -125,6 +129,13 @@ def test_scores_are_those_of_the_models_own_sampling(policy: Path, problems: Pat
     own, vllm = correct["own", "arith_sampled"], correct["vllm", "arith_sampled"]
     assert 0 < own != vllm  # a tenth of 3200, and other samples
     assert abs(own - vllm) < 5 * (2 * 0.1 * 0.9 * 64 * len(PROMPTS)) ** 0.5
+
+
+def test_rollouts_are_compared_with_the_models_own() -> None:
+    bench = make_bench(MINIATURE, torch.device("cpu"))
+    speed, beside = vllm_figures(bench, repeats=1)
+    assert speed.unit == "tokens/s" and speed.values[0] > 0
+    assert "beside the static cache" in beside.what
 
 
 def test_data_can_be_drawn_by_vllm(policy: Path) -> None:
