@@ -61,7 +61,7 @@ def test_no_job_of_a_gpu_may_take_ten_minutes_or_lose_more_than_half(
 @pytest.mark.slow
 def test_a_model_from_scratch_goes_through_every_rule(project: Project) -> None:
     config = "config/gpu/config.yaml"
-    runs = ("base", "sft", "dpo", "prime", "prime_sub")
+    runs = ("base", "sft", "dpo", "grpo", "grpo_sub", "prime", "prime_sub")
     # The overlap of two runs that are here, instead of two seeds.
     set_cell(project.root / "config/gpu/comparisons.tsv", "algorithm", "pair2", "prime")
     make_miniature(project.root, config, HERE / "gpu/scratch.yaml", runs)
@@ -75,9 +75,10 @@ def test_a_model_from_scratch_goes_through_every_rule(project: Project) -> None:
     for item in ITEMS:
         folder, kind = ("figures", "pdf") if item.startswith("fig") else ("tables", "csv")
         assert (root / f"results/gpu/{folder}/{item}.{kind}").stat().st_size > 0
-    frozen = rows_of(root / "results/gpu/frozen/prime_sub.csv")
-    assert sum(int(row["frozen"]) for row in frozen) > 0
-    assert [row["tensor"] for row in frozen if int(row["frozen_changed"])] == []
+    for run in ("grpo_sub", "prime_sub"):
+        frozen = rows_of(root / f"results/gpu/frozen/{run}.csv")
+        assert sum(int(row["frozen"]) for row in frozen) > 0
+        assert [row["tensor"] for row in frozen if int(row["frozen_changed"])] == []
     # Counted on the way every two of four steps; the last count is that of the table.
     cells = [row["sparsity"] for row in rows_of(root / "results/gpu/metrics/prime.csv")]
     assert [bool(cell) for cell in cells] == [False, True, False, True]
@@ -90,7 +91,7 @@ def test_a_model_from_scratch_goes_through_every_rule(project: Project) -> None:
 @pytest.mark.slow
 def test_ones_own_model_learns_word_problems_by_every_rule(project: Project, shared: Path) -> None:
     pytest.importorskip("math_verify", reason="the extra `words` is not installed")
-    runs = ("sft", "dpo", "dpo_random", "prime", "prime_sub")
+    runs = ("sft", "dpo", "dpo_random", "grpo", "prime", "prime_sub")
     make_miniature(project.root, "config/gpu/own-model.yaml", HERE / "gpu/own.yaml", ("own", *runs))
     set_cell(project.root / "config/gpu/own-model/runs.tsv", "prime", "set", "checkpoint_every=1")
     (project.root / "own").mkdir()
@@ -117,6 +118,7 @@ def test_ones_own_model_learns_word_problems_by_every_rule(project: Project, sha
         rows = rows_of(root / file)
         assert sum(int(row["frozen"]) for row in rows) > 0
         assert [row["tensor"] for row in rows if int(row["frozen_changed"])] == []
+    assert len(rows_of(root / results / "metrics/grpo.csv")) == 2
     scores = rows_of(root / results / "scores/prime_sub.csv")
     assert {row["task"] for row in scores} == {"gsm8k_sampled", "gsm8k_greedy", "prefacc"}
     (whole,) = (r for r in scores if (r["task"], r["level"]) == ("gsm8k_sampled", "all"))
