@@ -260,6 +260,8 @@ def _new_engine(model: PreTrainedModel, longest: int, memory: int) -> Any:
             enable_chunked_prefill=False,
             max_num_batched_tokens=max(TOKENS, longest),
             kv_cache_memory_bytes=memory,
+            # So much must be free; the model's own process has its part of the rest.
+            gpu_memory_utilization=CACHE_SHARE,
             # Keys and values of other weights must not be found again.
             enable_prefix_caching=False,
             # Compiling takes longer on a CPU than all that is drawn there.
