@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from rlsubnet.training.model import new_model
+from rlsubnet.training.model import move_model, new_model
 
 # Dense bfloat16 operations a second, from the data sheets.
 PEAKS = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
@@ -98,7 +98,7 @@ def word_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
 def random_model(size: Size, device: torch.device) -> PreTrainedModel:
     """Return a model with random weights, in bfloat16 on the device."""
     model = new_model(size.architecture, word_tokenizer(size.vocabulary), seed=0)
-    torch.nn.Module.to(model, device, torch.bfloat16)
+    move_model(model, device, torch.bfloat16)
     return model
 
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rlsubnet.checkpoints.layout import COMPANIONS
 from rlsubnet.evaluation.loading import load_model
 from rlsubnet.tasks.tokenizer import build_tokenizer
-from rlsubnet.training.model import new_model, save_model
+from rlsubnet.training.model import move_model, new_model, save_model
 from rlsubnet.training.optimizer import MasterOptimizer
 from rlsubnet.training.recipe import Recipe
 from tests.training.training_runs import ARCHITECTURE
@@ -35,6 +35,24 @@ def test_a_saved_folder_loads_with_the_same_logits(tmp_path: Path, tied: bool) -
         assert torch.equal(loaded.float()(IDS).logits, before)
     assert AutoTokenizer.from_pretrained(tmp_path)("1+2=").input_ids == IDS[0].tolist()
     assert (tmp_path / "generation_config.json").is_file()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_model_that_learns_in_bfloat16_turns_by_the_angles_of_its_saved_folder(
+    tmp_path: Path, tied: bool
+) -> None:
+    model = new_model({**ARCHITECTURE, "tie_word_embeddings": tied}, TOKENIZER, seed=1)
+    exact = model.model.rotary_emb.inv_freq.clone()
+    assert not torch.equal(exact, exact.bfloat16().float())
+    move_model(model, torch.device("cpu"), torch.bfloat16)
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) is tied
+    with torch.no_grad():
+        learned = model(IDS).logits
+    assert torch.equal(model.model.rotary_emb.inv_freq, exact)
+    save_model(model, TOKENIZER, tmp_path)
+    with torch.no_grad():
+        assert torch.equal(load_model(tmp_path, torch.bfloat16)(IDS).logits, learned)
 
 
 def test_first_weights_depend_on_the_seed_alone() -> None:

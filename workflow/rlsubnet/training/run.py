@@ -24,7 +24,7 @@ from rlsubnet.training.journal import Journal
 from rlsubnet.training.loop import train
 from rlsubnet.training.masking import attach_mask
 from rlsubnet.training.memory import bytes_per_token, device_memory, fewest_parts, fits
-from rlsubnet.training.model import new_model, prepare_training, save_model
+from rlsubnet.training.model import move_model, new_model, prepare_training, save_model
 from rlsubnet.training.online import new_learner, train_online
 from rlsubnet.training.optimizer import MasterOptimizer
 from rlsubnet.training.recipe import Row
@@ -234,8 +234,7 @@ def run_training(
     }
     with deterministic(pick_device(device)):
         model, tokenizer = start_model(row, init)
-        # Called on the class: transformers wraps the method in a way that hides its types.
-        torch.nn.Module.to(model, pick_device(device), getattr(torch, row.recipe.compute))
+        move_model(model, pick_device(device), getattr(torch, row.recipe.compute))
         learn = (learn_online if online else learn_offline)(row, data, model, tokenizer)
         optimizer = MasterOptimizer(dict(model.named_parameters()), row.recipe)
         changed = ChangedWeights(model) if row.recipe.sparsity_every else None
