@@ -34,7 +34,8 @@ def to_device(values: np.ndarray, device: torch.device) -> Tensor:
     tensor = torch.from_numpy(values)
     if device.type != "cuda":
         return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
+    # In one piece: of a view with gaps torch makes a copy that is not pinned, and waits for it.
+    return tensor.contiguous().pin_memory().to(device, non_blocking=True)
 
 
 @contextmanager
