@@ -1,7 +1,7 @@
 """Steps of SFT, DPO and GRPO as this project's trainer takes them, and what a mask costs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,12 @@ from rlsubnet.training.algorithms import find_algorithm
 from rlsubnet.training.batches import Example, Sample, collate, split_batch
 from rlsubnet.training.loop import reference_logps, train_step
 from rlsubnet.training.masking import attach_mask
-from rlsubnet.training.memory import bytes_per_token, device_memory, fewest_parts
+from rlsubnet.training.memory import (
+    bytes_per_logit,
+    bytes_per_sequence,
+    device_memory,
+    fewest_parts,
+)
 from rlsubnet.training.online import Learner, gather, new_learner, policy_step
 from rlsubnet.training.optimizer import MasterOptimizer
 from rlsubnet.training.recipe import Recipe
@@ -50,14 +55,14 @@ class Bench:
 
     def recipe(self, examples: int, rows: int, **keys: Any) -> Recipe:
         """Return a recipe for batches of ``rows`` sequences in as few parts as memory allows."""
-        parts = fewest_parts(
-            rows * (self.size.prompt + self.size.response),
-            examples,
-            bytes_per_token(self.model.config, recompute=False),
-            device_memory(self.device),
-        )
         fixed: dict[str, Any] = {"steps": 1000, "lr": 1e-6, "compute": "bfloat16"}
-        return Recipe(batch_size=examples, accumulate=parts, **fixed, **keys)
+        recipe = Recipe(batch_size=examples, **fixed, **keys)
+        response, logit = self.size.response, bytes_per_logit(recipe, online="samples" in keys)
+        needed = bytes_per_sequence(
+            self.model.config, False, self.size.prompt + response, response, logit
+        )
+        parts = fewest_parts(rows, examples, needed, device_memory(self.device))
+        return replace(recipe, accumulate=parts)
 
     def tokens(self, count: int) -> list[int]:
         """Return random tokens, none of which ends a response."""

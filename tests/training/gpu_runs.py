@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from benchmarks.gpu.size import HALF_BILLION
 from rlsubnet.sheets import load_config, load_scale, resolved_row
 from rlsubnet.tasks.tokenizer import VOCAB_SIZE
-from rlsubnet.training.algorithms import ALGORITHMS
+from rlsubnet.training.algorithms import ALGORITHMS, ONLINE
 from rlsubnet.training.batches import Example, Sample
 from rlsubnet.training.model import move_model
 from rlsubnet.training.recipe import Recipe, Row
@@ -61,18 +61,26 @@ def row_of(scale: str, run: str, algorithm: str | None = None, **changes: Any) -
     return replace(row, algorithm=algorithm or row.algorithm)
 
 
-def lengths(longest: int, given: int, count: int) -> list[int]:
-    """Return ``count`` lengths, from three quarters of a response up; the first is the longest."""
-    spread = max(1, (longest - given) // 4)
-    return [longest - 7 * number % spread for number in range(count)]
-
-
-def offline_examples(row: Row, scale: str, even: bool = False) -> list[Example]:
-    """Return a batch of examples for each step; ``even`` makes all as long as the longest."""
+def shape(row: Row, scale: str) -> tuple[int, int, int]:
+    """Return tokens of the longest sequence, those of its prompt, and the sequences in a batch."""
+    if row.algorithm in ONLINE:
+        given = LONGEST[scale][1]
+        return given + row.recipe.max_new_tokens, given, row.recipe.batch_size * row.recipe.samples
     longest, given = PRETRAINING if row.algorithm == "pretrain" else LONGEST[scale]
-    members = 2 if row.algorithm in PAIRS else 1
-    count = row.recipe.batch_size * row.recipe.steps
-    sizes = [longest] * count if even else lengths(longest, given, count)
+    return longest, given, row.recipe.batch_size * (2 if row.algorithm in PAIRS else 1)
+
+
+def lengths(longest: int, given: int, count: int) -> list[int]:
+    """Return ``count`` lengths, from three quarters of a response up, one in three the longest."""
+    spread = max(1, (longest - given) // 4)
+    return [longest - number % 3 * number % spread for number in range(count)]
+
+
+def offline_examples(row: Row, scale: str) -> list[Example]:
+    """Return a batch of examples for each step."""
+    longest, given, sequences = shape(row, scale)
+    sizes = lengths(longest, given, row.recipe.batch_size * row.recipe.steps)
+    members = sequences // row.recipe.batch_size
     return [tuple(Sample([1] * size, given) for _ in range(members)) for size in sizes]
 
 
@@ -82,11 +90,10 @@ def questions_of(row: Row, scale: str) -> list[Question]:
     return [Question([1] * LONGEST[scale][1], "") for _ in range(count)]
 
 
-def drawn(questions: Sequence[Question], recipe: Recipe, even: bool = False) -> list[Group]:
+def drawn(questions: Sequence[Question], recipe: Recipe) -> list[Group]:
     """Return what a policy may have answered: half of it right, all of it ended."""
     given = len(questions[0].prompt)
-    longest = given + recipe.max_new_tokens
-    sizes = [longest] * recipe.samples if even else lengths(longest, given, recipe.samples)
+    sizes = lengths(given + recipe.max_new_tokens, given, recipe.samples)
     samples = [Sample([1] * size, given) for size in sizes]
     right = [number % 2 == 0 for number in range(recipe.samples)]
     return [Group(samples, right, True) for _ in questions]

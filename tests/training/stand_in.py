@@ -149,12 +149,14 @@ class Watch(TorchDispatchMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        for tensor in given:  # from before the watch, or counted
+            self._note(tensor, 0)
         # torch knows no shapes of fused SGD, which makes nothing.
         result = None if func is aten._fused_sgd_.default else func(*args, **kwargs)
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         self._check(func, given, made)
         for tensor in made:
-            self._count(tensor)
+            self._note(tensor, tensor.untyped_storage().nbytes())
         self.operations += 1
         return result
 
@@ -167,12 +169,11 @@ class Watch(TorchDispatchMode):
         if not (self._waits or all(hasattr(tensor, "pinned") for tensor in here)):
             raise Waits(f"{func}: copied from memory that is not pinned")
 
-    def _count(self, tensor: Tensor) -> None:
+    def _note(self, tensor: Tensor, size: int) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
         if not tensor.is_meta or key in self._known:
             return
-        size = storage.nbytes()
         self._known.add(key)
         self.held += size
         self.peak = max(self.peak, self.held)

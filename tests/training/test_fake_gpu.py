@@ -48,8 +48,10 @@ def on_gpu(readings: list[str] | None = None) -> Iterator[None]:
 LAYERS = 2
 
 
-def begin(scale: str, row: Row, masked: bool = False) -> tuple[Any, MasterOptimizer]:
-    model = gpu_model(scale, LAYERS)
+def begin(
+    scale: str, row: Row, masked: bool = False, layers: int | None = LAYERS
+) -> tuple[Any, MasterOptimizer]:
+    model = gpu_model(scale, layers)
     prepare_training(model, row.recipe)
     optimizer = MasterOptimizer(dict(model.named_parameters()), row.recipe)
     if masked:
@@ -66,16 +68,24 @@ def journal_of(row: Row, folder: Path, online: bool) -> Journal:
     return Journal(row, folder, {}, lambda metrics: None, None, columns, read_every(GPU))
 
 
-def run_offline(scale: str, row: Row, folder: Path, masked: bool = False) -> None:
-    model, optimizer = begin(scale, row, masked)
+def run_offline(
+    scale: str, row: Row, folder: Path, masked: bool = False, layers: int | None = LAYERS
+) -> None:
+    model, optimizer = begin(scale, row, masked, layers)
     changed = ChangedWeights(model) if row.recipe.sparsity_every else None
     examples, journal = offline_examples(row, scale), journal_of(row, folder, online=False)
     with Watch():
         train(row, model, optimizer, ALGORITHMS[row.algorithm], examples, 0, journal, changed)
 
 
-def run_online(scale: str, row: Row, folder: Path, patch: pytest.MonkeyPatch) -> None:
-    model, optimizer = begin(scale, row)
+def run_online(
+    scale: str,
+    row: Row,
+    folder: Path,
+    patch: pytest.MonkeyPatch,
+    layers: int | None = LAYERS,
+) -> None:
+    model, optimizer = begin(scale, row, layers=layers)
     changed = ChangedWeights(model) if row.recipe.sparsity_every else None
     learner = new_learner(row.algorithm, model, optimizer, build_tokenizer(), row.recipe)
     patch.setattr(online, "draw_groups", lambda *args: drawn(args[2], row.recipe))

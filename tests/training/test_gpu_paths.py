@@ -73,8 +73,7 @@ def test_activations_are_computed_twice_where_one_example_does_not_fit(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     eight = train(row("sft", accumulate=8), "eight")
-    # The longest example has 11 tokens; there is room for those of 10, or of many computed twice.
-    room = 10 * memory.bytes_per_token(tiny_config(), recompute=False)
+    room = 0.9 * longest_of_sums()
     monkeypatch.setattr(run, "device_memory", lambda device: int(room / memory.SHARE))
     found = train(row("sft", accumulate=8, recompute=None), "by_memory")
     assert bits(found) == bits(eight)
@@ -126,9 +125,8 @@ def test_a_small_memory_divides_a_batch_as_accumulate_does(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     four = train(row("sft", accumulate=4), "four")
-    # The longest of eight is `<s>`, four characters, `(010)` and `</s>`: 88 tokens at most.
-    room = 88 * memory.bytes_per_token(tiny_config(), recompute=False)
-    monkeypatch.setattr(run, "device_memory", lambda device: int(room / 4 / memory.SHARE))
+    room = 8 * longest_of_sums()
+    monkeypatch.setattr(run, "device_memory", lambda device: int(room / 4 / memory.SHARE) + 1)
     assert bits(train(row("sft", accumulate=None), "by_memory")) == bits(four)
     assert "in 4 part(s)" in capsys.readouterr().err
 
@@ -160,12 +158,14 @@ def test_losses_in_bfloat16_are_near_those_in_float32(train: Train, algorithm: s
     assert column(half, "grad_norm") == pytest.approx(column(full, "grad_norm"), rel=1e-1)
 
 
-def tiny_config():
+def longest_of_sums() -> int:
+    """Return the bytes of the longest example: `<s>8+8=(016)</s>`, 6 of 11 tokens scored."""
     from rlsubnet.tasks.tokenizer import build_tokenizer
     from rlsubnet.training.model import new_model
     from tests.training.training_runs import ARCHITECTURE
 
-    return new_model(ARCHITECTURE, build_tokenizer(), seed=0).config
+    config = new_model(ARCHITECTURE, build_tokenizer(), seed=0).config
+    return memory.bytes_per_sequence(config, recompute=False, tokens=11, scored=6, logit=12)
 
 
 @pytest.mark.parametrize("online", [False, True])

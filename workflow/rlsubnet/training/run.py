@@ -23,7 +23,13 @@ from rlsubnet.training.device import attention_on, read_every
 from rlsubnet.training.journal import Journal
 from rlsubnet.training.loop import train
 from rlsubnet.training.masking import attach_mask
-from rlsubnet.training.memory import bytes_per_token, device_memory, fewest_parts, fits
+from rlsubnet.training.memory import (
+    bytes_per_logit,
+    bytes_per_sequence,
+    device_memory,
+    fewest_parts,
+    fits,
+)
 from rlsubnet.training.model import move_model, new_model, prepare_training, save_model
 from rlsubnet.training.online import new_learner, train_online
 from rlsubnet.training.optimizer import MasterOptimizer
@@ -111,24 +117,28 @@ def check_lengths(lengths: Iterable[int], model: PreTrainedModel, data: Path) ->
 Learn = Callable[[MasterOptimizer, Journal, ChangedWeights | None], list[dict[str, Any]]]
 
 
-def fitted(row: Row, model: PreTrainedModel, longest: int, sequences: int) -> Row:
+def fitted(row: Row, model: PreTrainedModel, longest: int, given: int, sequences: int) -> Row:
     """Return the row with its recipe decided where it is left to memory: parts, and recomputing.
 
     Args:
         row: the run.
         model: on its device.
         longest: tokens of the longest sequence of all data.
+        given: tokens of the shortest prompt of all data, whose logits are not computed.
         sequences: sequences in a batch.
     """
     recipe, memory = row.recipe, device_memory(model.device)
+    logit = bytes_per_logit(recipe, row.algorithm in ONLINE)
+
+    def needed(recompute: bool) -> int:
+        return bytes_per_sequence(model.config, recompute, longest, longest - given, logit)
+
     recompute, parts = recipe.recompute, recipe.accumulate
     if recompute is None:
-        alone = longest * sequences / recipe.batch_size
-        recompute = not fits(alone, bytes_per_token(model.config, recompute=False), memory)
+        recompute = not fits(sequences / recipe.batch_size, needed(recompute=False), memory)
     if parts is None:
-        per_token = bytes_per_token(model.config, recompute)
-        tokens = longest * sequences // recipe.updates
-        parts = fewest_parts(tokens, recipe.batch_size // recipe.updates, per_token, memory)
+        examples = recipe.batch_size // recipe.updates
+        parts = fewest_parts(sequences // recipe.updates, examples, needed(recompute), memory)
     if (recompute, parts) == (recipe.recompute, recipe.accumulate):
         return row
     twice = ", activations twice" if recompute else ""
@@ -154,7 +164,8 @@ def learn_offline(
         check_lengths((max(len(s.tokens) for s in example) for example in checked), model, data)
     pad = padding_token(tokenizer)
     longest = max(len(sample.tokens) for example in examples for sample in example)
-    decided = fitted(row, model, longest, len(examples[0]) * row.recipe.batch_size)
+    given = min(sample.given for example in examples for sample in example)
+    decided = fitted(row, model, longest, given, len(examples[0]) * row.recipe.batch_size)
 
     def learn(
         optimizer: MasterOptimizer, journal: Journal, changed: ChangedWeights | None
@@ -180,8 +191,9 @@ def learn_online(
     room = row.recipe.max_new_tokens
     check_lengths((len(question.prompt) + room for question in questions), model, data)
 
-    longest = max(len(question.prompt) for question in questions) + room
-    decided = fitted(row, model, longest, row.recipe.samples * row.recipe.batch_size)
+    prompts = [len(question.prompt) for question in questions]
+    sequences = row.recipe.samples * row.recipe.batch_size
+    decided = fitted(row, model, max(prompts) + room, min(prompts), sequences)
 
     def learn(
         optimizer: MasterOptimizer, journal: Journal, changed: ChangedWeights | None
