@@ -75,6 +75,13 @@ def test_a_seed_gives_the_same_samples_again() -> None:
     assert first.tolist() == again.tolist() != other.tolist()
 
 
+def test_rotary_embeddings_that_follow_the_length_need_a_growing_cache() -> None:
+    model = tiny_model()
+    assert fits_static_cache(model)
+    model.config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    assert not fits_static_cache(model)
+
+
 def test_logits_that_are_not_finite_are_refused() -> None:
     model = tiny_model()
     with torch.no_grad():

@@ -65,6 +65,8 @@ def _attention(
     scores to memory, is refused: nothing here is to need it.
     """
     allowed = _cur_sdpa_kernel_backends()
+    if SDPBackend.CUDNN_ATTENTION in allowed:
+        raise Waits("cuDNN's attention, first on an H100, is not kept out")
     learns = torch.is_grad_enabled() and query.requires_grad
     half = query.dtype in (torch.bfloat16, torch.float16)
     if SDPBackend.FLASH_ATTENTION in allowed and half and attn_mask is None:

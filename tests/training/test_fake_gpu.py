@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rlsubnet.evaluation import static_cache
+from rlsubnet.evaluation.likelihood import response_logprobs
 from rlsubnet.measure.device import count_changed, overlap_counts
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from rlsubnet.training import online
@@ -173,6 +174,17 @@ def test_drawing_answers_asks_every_16_tokens_whether_to_go_on(
     # Whether a prompt is padded; behind 16, 32 and 40 tokens whether logits are finite, behind the
     # first two whether a row goes on; and the tokens.
     assert readings == ["__bool__"] * (1 + 2 * 2 + 1) + ["cpu"]
+
+
+def test_scoring_given_answers_reads_their_sums() -> None:
+    readings: list[str] = []
+    with stand_in(readings):
+        sums = response_logprobs(
+            gpu_model("own-model", LAYERS), [[1] * 9, [2] * 4], [[3] * 5, [4] * 2]
+        )
+    assert len(sums) == 2
+    # Whether prompts are padded, whether the sums are finite; and the sums.
+    assert readings == ["__bool__"] * 2 + ["cpu"]
 
 
 def test_saved_moments_go_back_to_the_gpu() -> None:

@@ -10,6 +10,7 @@ from rlsubnet.evaluation.prompts import read_prompts
 from rlsubnet.evaluation.static_cache import (
     draw_tokens,
     fits_static_cache,
+    forward_attention,
     generate_static,
     refuse_not_finite,
 )
@@ -68,6 +69,7 @@ def generate(
 
 
 @torch.inference_mode()
+@forward_attention()
 def generate_growing(
     model: PreTrainedModel,
     prompt_ids: Sequence[Sequence[int]],

@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlsubnet.evaluation.prompts import read_prompts
+from rlsubnet.evaluation.static_cache import forward_attention
 
 # Logits that are held at a time, and a few times over: with vocabularies of 10^5 tokens they are
 # what fills a memory.
@@ -25,6 +26,7 @@ def rows_at_a_time(batch_size: int, width: int, vocabulary: int) -> int:
 
 
 @torch.inference_mode()
+@forward_attention()
 def response_logprobs(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],

@@ -18,7 +18,8 @@ from rlsubnet.evaluation.prompts import ReadPrompts, read_prompts
 # Tokens between two questions whether all rows have ended.
 CHECK_EVERY = 16
 # In a forward pass all of these give the same bits each time. Decoding has a mask, which the first
-# does not take; the third writes all scores to memory.
+# does not take; the third writes all scores to memory. Not cuDNN's, which torch takes first on an
+# H100 or H200: padded tokens see nothing, and what it makes of such rows is not promised.
 FORWARD_ATTENTION = (
     SDPBackend.FLASH_ATTENTION,
     SDPBackend.EFFICIENT_ATTENTION,
@@ -49,10 +50,23 @@ def draw_tokens(logits: Tensor, temperature: float, generator: torch.Generator |
     return (logits / temperature - exponential.log().to(logits.device)).argmax(-1)
 
 
+@contextmanager
+def forward_attention() -> Iterator[None]:
+    """Let attention be computed by the kernels that a forward pass may use."""
+    with sdpa_kernel(list(FORWARD_ATTENTION)):
+        yield
+
+
 def fits_static_cache(model: PreTrainedModel) -> bool:
-    """Return whether all layers of a model look at all tokens before: others need other masks."""
+    """Return whether a model can be decoded from a cache of fixed size.
+
+    All its layers must look at all tokens before, since others need other masks, and its rotary
+    embeddings must not follow the length: dynamic ones ask the device for it at every step.
+    """
     kinds = getattr(model.config, "layer_types", None)
-    return set(kinds or ()) <= {"full_attention"}
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    alike = set(kinds or ()) <= {"full_attention"}
+    return alike and "dynamic" not in str(rope.get("rope_type"))
 
 
 def refuse_not_finite() -> None:
@@ -77,7 +91,7 @@ def generate_static(
     Greedy tokens are the same. A seed draws other samples, since rows that have ended go on
     drawing noise.
     """
-    with any_kernels(), sdpa_kernel(list(FORWARD_ATTENTION)):
+    with any_kernels(), forward_attention():
         return _generate(
             model,
             read_prompts(model, prompt_ids),

@@ -2,7 +2,8 @@
 
 The same numbers as :mod:`rlsubnet.measure.sparsity`, :mod:`rlsubnet.measure.overlap` and
 :mod:`rlsubnet.measure.rank` compute of arrays. Nothing here makes the program wait for the device,
-so that a training step can count what it changed; ``.item()`` of a result does.
+so that a training step can count what it changed; ``.item()`` of a result does, and a rank: its
+decomposition tells only on the device whether it converged.
 """
 
 from collections.abc import Mapping
