@@ -1,6 +1,7 @@
 """Tokens that a policy draws a second: into a cache of fixed size, into one that grows, by vLLM."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from benchmarks.figure import Figure, ratio
 from benchmarks.gpu.clock import in_turn
 from benchmarks.gpu.training import Bench
 from rlsubnet.evaluation.generate import generate_growing
-from rlsubnet.evaluation.static_cache import generate_static, noise_generator
+from rlsubnet.evaluation.static_cache import StaticSampler, noise_generator
 from rlsubnet.evaluation.vllm_sampler import VllmSampler, vllm_version
 
 
@@ -22,11 +23,11 @@ def rollout_figures(bench: Bench, repeats: int) -> list[Figure]:
     def draw(way: Callable[..., Tensor]) -> Callable[[], Tensor]:
         def once() -> Tensor:
             noise = noise_generator(model.device, 1)
-            return way(model, prompts, size.response, 1.0, noise, samples=size.group, **ends)
+            return way(prompts, size.response, 1.0, noise, samples=size.group, **ends)
 
         return once
 
-    static, growing = draw(generate_static), draw(generate_growing)
+    static, growing = draw(StaticSampler(model)), draw(partial(generate_growing, model))
     # Random weights end hardly a response before its last token, and as many in both ways.
     count = static().numel()
     times = in_turn([static, growing], model.device, repeats)
@@ -47,13 +48,11 @@ def vllm_figures(bench: Bench, repeats: int) -> list[Figure]:
     size, model = bench.size, bench.model
     prompts = [bench.tokens(size.prompt) for _ in range(size.sequences // size.group)]
     ends = {"eos_token_id": size.vocabulary - 2, "pad_token_id": size.vocabulary - 1}
-    engine = VllmSampler(model)
+    engine, static = VllmSampler(model), StaticSampler(model)
 
     def own() -> Tensor:
         noise = noise_generator(model.device, 1)
-        return generate_static(
-            model, prompts, size.response, 1.0, noise, samples=size.group, **ends
-        )
+        return static(prompts, size.response, 1.0, noise, samples=size.group, **ends)
 
     def theirs() -> Tensor:
         with torch.no_grad():
@@ -64,12 +63,12 @@ def vllm_figures(bench: Bench, repeats: int) -> list[Figure]:
     count = own().numel()
     theirs()  # also compares the two
     times = in_turn([theirs, own], model.device, repeats)
-    vllm, static = ([count / t for t in found] for found in times)
+    vllm, beside_it = ([count / t for t in found] for found in times)
     what = f"rollouts by vLLM {vllm_version()}, weights sent each time, {size.name}"
     beside = ratio(
         f"{what}: beside the static cache",
         vllm,
-        static,
+        beside_it,
         "tokens/s",
         ("vllm", "static"),
         more_is_better=True,

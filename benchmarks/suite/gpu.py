@@ -17,4 +17,4 @@ def figures(folder: Path, repeats: int) -> list[Figure]:
     """
     if not torch.cuda.is_available():
         raise Unavailable("needs a GPU; `python -m benchmarks.gpu --miniature` runs without")
-    return figures_of(HALF_BILLION, torch.device("cuda"), folder, repeats)
+    return list(figures_of(HALF_BILLION, torch.device("cuda"), folder, repeats))

@@ -5,7 +5,12 @@ import torch
 
 from rlsubnet.evaluation import static_cache
 from rlsubnet.evaluation.generate import generate
-from rlsubnet.evaluation.static_cache import fits_static_cache, generate_static, noise_generator
+from rlsubnet.evaluation.static_cache import (
+    StaticSampler,
+    fits_static_cache,
+    generate_static,
+    noise_generator,
+)
 from tests.evaluation.tiny_models import tiny_model
 
 EOS, PAD = 2, 0
@@ -47,6 +52,44 @@ def test_decoding_stops_soon_after_every_row_has_ended(monkeypatch: pytest.Monke
         model.lm_head.weight.zero_()  # all logits are equal: greedy takes token 0
     rows = generate_static(model, PROMPTS, 40, eos_token_id=0, pad_token_id=3)
     assert rows.tolist() == [[0, 3, 3, 3]] * len(PROMPTS)
+
+
+def test_batch_after_batch_is_drawn_as_if_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    class Counted(static_cache._Decoder):
+        def __init__(self, *arguments: object) -> None:
+            made.append(arguments[1])
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(static_cache, "_Decoder", Counted)
+    model = ending_model()
+    sampler = StaticSampler(model)
+    longer = [[1, *[4 + n % 9] * n] for n in (3, 14, 9, 1, 6)]
+    for prompts in (PROMPTS, PROMPTS[::-1], longer, PROMPTS[:3], [[1] * 17], [[2, 3]]):
+        expected = generate(model, prompts, 20, **ENDS)
+        assert padded(sampler(prompts, 20, **ENDS), 20) == padded(expected, 20)
+    # The first three have five rows and up to 16 tokens.
+    assert [tuple(shape) for shape in made] == [(5, 16, 19), (3, 16, 19), (1, 32, 19), (1, 16, 19)]
+
+
+def test_a_step_that_is_kept_follows_the_weights() -> None:
+    model = ending_model()
+    sampler = StaticSampler(model)
+    first = sampler(PROMPTS, 20, **ENDS).tolist()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    second = sampler(PROMPTS, 20, **ENDS)
+    assert padded(second, 20) == padded(generate(model, PROMPTS, 20, **ENDS), 20) != first
+    kept = sampler._decoder
+    sampler(PROMPTS, 20, **ENDS)
+    assert sampler._decoder is kept
+    for weight in model.parameters():
+        weight.data = weight.data.clone()  # elsewhere in memory
+    assert sampler(PROMPTS, 20, **ENDS).tolist() == second.tolist()
+    assert sampler._decoder is not kept
 
 
 def test_samples_of_one_prompt_stand_side_by_side_and_come_from_the_softmax() -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlsubnet.evaluation.static_cache import generate_static
+from rlsubnet.evaluation import sampler
 from rlsubnet.measure.sparsity import total_counts, update_counts
-from rlsubnet.training import memory, optimizer, rollouts, run
+from rlsubnet.training import memory, optimizer, run
 from rlsubnet.training.batches import Sample, collate
 from rlsubnet.training.model import prepare_training, score_batch
 from rlsubnet.training.recipe import Row
@@ -188,7 +188,7 @@ def test_the_sparsity_on_the_way_is_that_of_the_saved_model(
 def test_an_online_run_draws_from_a_static_cache_as_on_a_gpu(
     train_online: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rollouts, "generate", generate_static)
+    monkeypatch.setattr(sampler, "is_static", lambda model: True)
     what: Row = replace(row("grpo", samples=4, max_new_tokens=4, lr=1e-2), data="problems")
     folder = train_online(what)
     assert max(column(folder, "reward")) > 0.0

@@ -17,6 +17,11 @@ from rlsubnet.evaluation.static_cache import (
 from rlsubnet.tasks.completion import Completion
 
 
+def is_static(model: PreTrainedModel) -> bool:
+    """Return whether a model is decoded into a cache of fixed size: on a GPU, where it can be."""
+    return model.device.type == "cuda" and fits_static_cache(model)
+
+
 @torch.inference_mode()
 def generate(
     model: PreTrainedModel,
@@ -55,8 +60,7 @@ def generate(
             generator, several greedy samples, or logits that are not finite.
     """
     check_request(max_new_tokens, temperature, generator, samples)
-    static = model.device.type == "cuda" and fits_static_cache(model)
-    return (generate_static if static else generate_growing)(
+    return (generate_static if is_static(model) else generate_growing)(
         model,
         prompt_ids,
         max_new_tokens,

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlsubnet.evaluation.generate import completion, generate
+from rlsubnet.evaluation.generate import completion, generate, is_static
 from rlsubnet.evaluation.settings import check_sampler
+from rlsubnet.evaluation.static_cache import StaticSampler
 from rlsubnet.tasks.completion import Completion
 from rlsubnet.tasks.tokenizer import encode_prompt, end_token
 
@@ -43,7 +44,7 @@ def make_sampler(name: str, model: PreTrainedModel) -> Sampler:
     """
     check_sampler(name)
     if name == "own":
-        return partial(generate, model)
+        return StaticSampler(model) if is_static(model) else partial(generate, model)
     from rlsubnet.evaluation.vllm_sampler import VllmSampler
 
     return VllmSampler(model)

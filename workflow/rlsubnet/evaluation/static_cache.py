@@ -1,12 +1,14 @@
 """Decoding into a cache of fixed size: no step waits for the GPU, and a step is one CUDA graph.
 
-:func:`rlsubnet.evaluation.generate.generate` uses this on a GPU. Rows that have ended stay in the
-batch, since its size is fixed; whether all have ended is asked every few tokens only.
+:func:`rlsubnet.evaluation.generate.generate` uses this on a GPU, and what draws more than once
+keeps the graph (:class:`StaticSampler`): capturing one empties torch's cache of memory. Rows that
+have ended stay in the batch, since its size is fixed; whether all have ended is asked every few
+tokens only.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -25,6 +27,8 @@ FORWARD_ATTENTION = (
     SDPBackend.EFFICIENT_ATTENTION,
     SDPBackend.MATH,
 )
+# Prompts are padded to a multiple of so many tokens, so that few shapes occur.
+WIDTHS = 16
 # Whether a GPU replays a captured step; False launches each kernel, to look for a fault.
 GRAPHS = True
 
@@ -91,99 +95,172 @@ def generate_static(
     Greedy tokens are the same. A seed draws other samples, since rows that have ended go on
     drawing noise.
     """
-    with any_kernels(), forward_attention():
-        return _generate(
-            model,
-            read_prompts(model, prompt_ids),
-            max_new_tokens,
-            temperature,
-            generator,
-            eos_token_id,
-            pad_token_id,
-            samples,
-        ).cpu()
+    return StaticSampler(model)(
+        prompt_ids,
+        max_new_tokens,
+        temperature,
+        generator,
+        eos_token_id=eos_token_id,
+        pad_token_id=pad_token_id,
+        samples=samples,
+    )
 
 
-def _generate(
-    model: PreTrainedModel,
-    prompts: ReadPrompts,
-    max_new_tokens: int,
-    temperature: float,
-    generator: torch.Generator | None,
-    eos: int,
-    pad: int,
-    samples: int,
-) -> Tensor:
-    logits = prompts.logits.repeat_interleave(samples, 0).float()
-    tokens = torch.full((len(logits), max_new_tokens), pad, device=model.device)
-    going = torch.ones(len(logits), dtype=torch.bool, device=model.device)
-    finite = torch.ones((), dtype=torch.bool, device=model.device)
-    step = None
-    for position in range(max_new_tokens):
-        finite &= logits.isfinite().all()
-        chosen = draw_tokens(logits, temperature, generator).where(going, pad)
-        tokens[:, position] = chosen
-        going &= chosen != eos
-        last = position == max_new_tokens - 1
-        if last or position % CHECK_EVERY == CHECK_EVERY - 1:
-            if not finite:
-                refuse_not_finite()
-            if last or not going.any():
-                return tokens[:, : position + 1]
-        step = step or _decoding_step(model, prompts, max_new_tokens - 1, samples)
-        logits = step(chosen).float()
-    raise AssertionError("max_new_tokens is at least 1")
+class StaticSampler:
+    """Draws as :func:`generate_static` does, time and again; the model's weights may change.
 
-
-def _decoding_step(
-    model: PreTrainedModel, prompts: ReadPrompts, room: int, samples: int
-) -> Callable[[Tensor], Tensor]:
-    """Return what writes one token per row behind the prompts and returns the next logits.
+    The cache and the captured step stay for the next prompts of the same shape.
 
     Args:
         model: causal language model.
-        prompts: read; each is continued ``samples`` times.
-        room: tokens that can be written.
-        samples: rows per prompt.
     """
-    width = prompts.mask.shape[1]
-    cache = StaticCache(config=model.config, max_cache_len=width + room)
-    # Layers of all kinds have one type in transformers; here they are of the plain kind.
-    layers: list[Any] = list(cache.layers)
-    for layer, read in zip(layers, list[Any](prompts.cache.layers), strict=True):
-        layer.update(
-            read.keys.repeat_interleave(samples, 0),
-            read.values.repeat_interleave(samples, 0),
-        )
-    mask = prompts.mask.repeat_interleave(samples, 0)
-    # Who may be looked at, [rows, 1, 1, width + room]: such a mask is taken as it is.
-    seen = torch.zeros(len(mask), 1, 1, width + room, dtype=torch.bool, device=model.device)
-    seen[..., :width] = mask[:, None, None].bool()
-    column = torch.full((1,), width, device=model.device)
-    places = mask.sum(1, keepdim=True)
-    tokens = torch.zeros(len(mask), 1, dtype=torch.long, device=model.device)
 
-    def run() -> Tensor:
-        seen.index_fill_(3, column, True)
-        output = model(
-            input_ids=tokens,
-            attention_mask=seen,
-            position_ids=places,
-            past_key_values=cache,
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._decoder: _Decoder | None = None
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+        *,
+        eos_token_id: int,
+        pad_token_id: int,
+        samples: int = 1,
+    ) -> Tensor:
+        """Return the generated token ids, one row per prompt and sample."""
+        with any_kernels(), forward_attention():
+            prompts = read_prompts(self._model, prompt_ids)
+            return self._draw(
+                prompts, max_new_tokens, temperature, generator, eos_token_id, pad_token_id, samples
+            ).cpu()
+
+    def _draw(
+        self,
+        prompts: ReadPrompts,
+        max_new_tokens: int,
+        temperature: float,
+        generator: torch.Generator | None,
+        eos: int,
+        pad: int,
+        samples: int,
+    ) -> Tensor:
+        device = self._model.device
+        logits = prompts.logits.repeat_interleave(samples, 0).float()
+        tokens = torch.full((len(logits), max_new_tokens), pad, device=device)
+        going = torch.ones(len(logits), dtype=torch.bool, device=device)
+        finite = torch.ones((), dtype=torch.bool, device=device)
+        decoder = None
+        for position in range(max_new_tokens):
+            finite &= logits.isfinite().all()
+            chosen = draw_tokens(logits, temperature, generator).where(going, pad)
+            tokens[:, position] = chosen
+            going &= chosen != eos
+            last = position == max_new_tokens - 1
+            if last or position % CHECK_EVERY == CHECK_EVERY - 1:
+                if not finite:
+                    refuse_not_finite()
+                if last or not going.any():
+                    return tokens[:, : position + 1]
+            decoder = decoder or self._decoder_behind(prompts, max_new_tokens - 1, samples)
+            logits = decoder.step(chosen).float()
+        raise AssertionError("max_new_tokens is at least 1")
+
+    def _decoder_behind(self, prompts: ReadPrompts, room: int, samples: int) -> "_Decoder":
+        """Return what goes on behind the prompts: the one that is there, if it has their shape."""
+        rows, width = len(prompts.mask) * samples, prompts.mask.shape[1]
+        shape = _Shape(rows, -(-width // WIDTHS) * WIDTHS, room)
+        # Where the weights have moved in memory, a captured step would read what was there.
+        places = [weight.data_ptr() for weight in self._model.parameters()]
+        if self._decoder is None or (self._decoder.shape, self._decoder.places) != (shape, places):
+            self._decoder = None  # gives its memory back before more is asked for
+            self._decoder = _Decoder(self._model, shape, places)
+        self._decoder.begin(prompts, samples)
+        return self._decoder
+
+
+class _Shape(NamedTuple):
+    """Rows that are written, tokens of the prompts with padding, tokens that can be written."""
+
+    rows: int
+    width: int
+    room: int
+
+
+class _Decoder:
+    """Writes one token per row behind prompts and returns the next logits.
+
+    All its tensors stay where they are: a GPU captures a step once and replays it for every token
+    of every batch of this shape.
+
+    Attributes:
+        shape: what it has room for.
+        places: addresses of the model's weights.
+    """
+
+    def __init__(self, model: PreTrainedModel, shape: _Shape, places: list[int]) -> None:
+        self.shape, self.places = shape, places
+        self._model = model
+        length = shape.width + shape.room
+        self._cache = StaticCache(config=model.config, max_cache_len=length)
+        # Who may be looked at, [rows, 1, 1, length]: such a mask is taken as it is.
+        self._seen = torch.zeros(shape.rows, 1, 1, length, dtype=torch.bool, device=model.device)
+        self._column = torch.zeros(1, dtype=torch.long, device=model.device)
+        self._positions = torch.zeros(shape.rows, 1, dtype=torch.long, device=model.device)
+        self._tokens = torch.zeros(shape.rows, 1, dtype=torch.long, device=model.device)
+        self._replay: Callable[[], Tensor] | None = None
+
+    def begin(self, prompts: ReadPrompts, samples: int) -> None:
+        """Put prompts, each to be continued ``samples`` times, in the place of what was there.
+
+        They end at column ``width``. What earlier rows left further on is not looked at before it
+        is written again.
+        """
+        start = self.shape.width - prompts.mask.shape[1]
+        read = list[Any](prompts.cache.layers)
+        for layer, there in zip(self._layers(), read, strict=True):
+            layer.cumulative_length.fill_(start)
+            layer.update(
+                there.keys.repeat_interleave(samples, 0),
+                there.values.repeat_interleave(samples, 0),
+            )
+        mask = prompts.mask.repeat_interleave(samples, 0)
+        self._seen.zero_()
+        self._seen[..., start : self.shape.width] = mask[:, None, None].bool()
+        self._column.fill_(self.shape.width)
+        self._positions.copy_(mask.sum(1, keepdim=True))
+
+    def step(self, chosen: Tensor) -> Tensor:
+        """Write a token per row, ``[rows]``; return the next logits, which a step overwrites."""
+        self._tokens.copy_(chosen[:, None])
+        if self._replay is None:
+            graphs = GRAPHS and self._model.device.type == "cuda"
+            self._replay = _captured(self._run, self._moved()) if graphs else self._run
+        return self._replay()
+
+    def _layers(self) -> list[Any]:
+        # Layers of all kinds have one type in transformers; here they are of the plain kind.
+        return list(self._cache.layers)
+
+    def _moved(self) -> list[Tensor]:
+        lengths = [layer.cumulative_length for layer in self._layers()]
+        return [self._column, self._positions, *lengths]
+
+    def _run(self) -> Tensor:
+        self._seen.index_fill_(3, self._column, True)
+        output = self._model(
+            input_ids=self._tokens,
+            attention_mask=self._seen,
+            position_ids=self._positions,
+            past_key_values=self._cache,
             use_cache=True,
         )
-        column.add_(1)
-        places.add_(1)
+        self._column.add_(1)
+        self._positions.add_(1)
         return cast(Tensor, output.logits[:, -1])
-
-    changed = [column, places, *(layer.cumulative_length for layer in layers)]
-    replay = _captured(run, changed) if GRAPHS and model.device.type == "cuda" else run
-
-    def step(chosen: Tensor) -> Tensor:
-        tokens.copy_(chosen[:, None])
-        return replay()
-
-    return step
 
 
 def _captured(run: Callable[[], Tensor], changed: Sequence[Tensor]) -> Callable[[], Tensor]:
