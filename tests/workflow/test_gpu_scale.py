@@ -2,11 +2,13 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rlsubnet.files import read_jsonl
 from rlsubnet.sheets import ITEMS, load_config, load_scale, waist_files
+from rlsubnet.sheets.recipes import resolved_row
 from rlsubnet.tasks.verify import is_correct
 from tests.workflow.miniatures import SCALE, make_miniature, set_cell
 from tests.workflow.projects import Project
@@ -56,6 +58,25 @@ def test_no_job_of_a_gpu_may_take_ten_minutes_or_lose_more_than_half(
     for recipe in settings["recipes"].values():
         assert 0 < recipe["save_every"] <= recipe["steps"] / 2
         assert recipe["accumulate"] is None  # as the memory allows
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_vllm_draws_what_is_sampled_where_its_file_is_laid_over(
+    repository: Path, config: str
+) -> None:
+    def rows(*files: str) -> dict[str, dict[str, Any]]:
+        scale = load_scale(load_config([repository / file for file in files]), repository)
+        return {run: resolved_row(scale, run)["recipe"] for run in scale.runs}
+
+    settings = load_config([repository / config, repository / "config/gpu/vllm.yaml"])
+    assert settings["evaluation"]["sampler"] == "vllm"
+    assert settings["data"]["preferences"]["sampler"] == "vllm"
+    before, after = rows(config), rows(config, "config/gpu/vllm.yaml")
+    assert {run for run in after if after[run]["sampler"] == "vllm"} == {
+        run for run in before if run.startswith(("grpo", "prime", "raft"))
+    }
+    for run, recipe in before.items():
+        assert recipe | {"sampler": after[run]["sampler"]} == after[run]
 
 
 @pytest.mark.slow
