@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -151,7 +152,7 @@ class Cluster:
             for name in reversed(list(self._daemons)):
                 self._end(self._daemons.pop(name))
             for process in self.leftovers():
-                process.kill()
+                _kill(process)
             psutil.wait_procs(self.leftovers(), timeout=10)
             left = [process.cmdline() for process in self.leftovers()]
             shutil.rmtree(self.root, ignore_errors=True)
@@ -167,8 +168,7 @@ class Cluster:
         daemon.wait()
         for step in self._steps():
             if f"slurmd.{node}.log" in _open_files(step):
-                for process in [step, *step.children(recursive=True)]:
-                    process.kill()
+                _kill(step)
         self.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")
 
     def return_node(self, node: str) -> None:
@@ -287,6 +287,17 @@ class Cluster:
     def _log_tails(self) -> Iterator[tuple[Path, str]]:
         for path in sorted((self.root / "log").iterdir()):
             yield path, "\n".join(path.read_text(errors="replace").splitlines()[-15:])
+
+
+def _kill(process: psutil.Process) -> None:
+    """Kill a process and all that it started; some of them may end by themselves meanwhile."""
+    try:
+        family = [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for one in family:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
 
 
 def _open_files(process: psutil.Process) -> set[str]:
