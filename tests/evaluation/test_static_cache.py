@@ -8,7 +8,6 @@ from rlsubnet.evaluation.generate import generate
 from rlsubnet.evaluation.static_cache import (
     StaticSampler,
     fits_static_cache,
-    generate_static,
     noise_generator,
 )
 from tests.evaluation.tiny_models import tiny_model
@@ -35,7 +34,7 @@ def padded(rows: torch.Tensor, width: int) -> list[list[int]]:
 def test_greedy_tokens_are_those_of_a_growing_cache(family: str, tokens: int) -> None:
     model = ending_model(family)
     expected = generate(model, PROMPTS, tokens, **ENDS)
-    found = generate_static(model, PROMPTS, tokens, **ENDS)
+    found = StaticSampler(model)(PROMPTS, tokens, **ENDS)
     width = max(found.shape[1], expected.shape[1])
     assert padded(found, width) == padded(expected, width)
 
@@ -50,7 +49,7 @@ def test_decoding_stops_soon_after_every_row_has_ended(monkeypatch: pytest.Monke
     model = tiny_model()
     with torch.no_grad():
         model.lm_head.weight.zero_()  # all logits are equal: greedy takes token 0
-    rows = generate_static(model, PROMPTS, 40, eos_token_id=0, pad_token_id=3)
+    rows = StaticSampler(model)(PROMPTS, 40, eos_token_id=0, pad_token_id=3)
     assert rows.tolist() == [[0, 3, 3, 3]] * len(PROMPTS)
 
 
@@ -95,8 +94,8 @@ def test_a_step_that_is_kept_follows_the_weights() -> None:
 def test_samples_of_one_prompt_stand_side_by_side_and_come_from_the_softmax() -> None:
     model = tiny_model(spread=0.2)
     prompts, draws = [[1, 5, 13, 6, 16], [1, 9]], 20_000
-    rows = generate_static(
-        model, prompts, 1, 0.7, noise_generator(model.device, 1), samples=draws, **ENDS
+    rows = StaticSampler(model)(
+        prompts, 1, 0.7, noise_generator(model.device, 1), samples=draws, **ENDS
     )
     for number, prompt in enumerate(prompts):
         with torch.no_grad():
@@ -110,8 +109,8 @@ def test_samples_of_one_prompt_stand_side_by_side_and_come_from_the_softmax() ->
 def test_a_seed_gives_the_same_samples_again() -> None:
     model = tiny_model()
     first, again, other = (
-        generate_static(
-            model, PROMPTS, 9, 1.0, noise_generator(model.device, seed), samples=3, **ENDS
+        StaticSampler(model)(
+            PROMPTS, 9, 1.0, noise_generator(model.device, seed), samples=3, **ENDS
         )
         for seed in (1, 1, 2)
     )
@@ -125,12 +124,20 @@ def test_rotary_embeddings_that_follow_the_length_need_a_growing_cache() -> None
     assert not fits_static_cache(model)
 
 
+def test_what_cannot_be_drawn_is_refused() -> None:
+    sampler = StaticSampler(tiny_model())
+    with pytest.raises(ValueError, match="temperature 1.0 needs .* a generator"):
+        sampler(PROMPTS, 9, 1.0, **ENDS)
+    with pytest.raises(ValueError, match="greedy samples"):
+        sampler(PROMPTS, 9, samples=2, **ENDS)
+
+
 def test_logits_that_are_not_finite_are_refused() -> None:
     model = tiny_model()
     with torch.no_grad():
         model.lm_head.weight[5] = float("nan")
     with pytest.raises(ValueError, match="logits are not finite"):
-        generate_static(model, PROMPTS, 9, **ENDS)
+        StaticSampler(model)(PROMPTS, 9, **ENDS)
 
 
 def test_layers_that_look_at_a_window_keep_the_growing_cache() -> None:
@@ -143,7 +150,7 @@ def test_layers_that_look_at_a_window_keep_the_growing_cache() -> None:
 def test_the_way_kernels_are_chosen_is_left_as_it_was() -> None:
     torch.use_deterministic_algorithms(True)
     try:
-        generate_static(tiny_model(), PROMPTS, 3, **ENDS)
+        StaticSampler(tiny_model())(PROMPTS, 3, **ENDS)
         assert torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(False)

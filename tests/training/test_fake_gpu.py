@@ -160,8 +160,7 @@ def test_drawing_answers_asks_every_16_tokens_whether_to_go_on(
     noise: Any = Noise()
     readings: list[str] = []
     with on_gpu(readings):
-        rows = static_cache.generate_static(
-            gpu_model(scale, LAYERS),
+        rows = static_cache.StaticSampler(gpu_model(scale, LAYERS))(
             prompts,
             40,
             temperature,

@@ -1,17 +1,18 @@
 """Batched sampling and greedy decoding with a key-value cache, for any Hugging Face causal LM."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlsubnet.evaluation.prompts import read_prompts
+from rlsubnet.evaluation.prompts import check_request, read_prompts
 from rlsubnet.evaluation.static_cache import (
+    StaticSampler,
     draw_tokens,
     fits_static_cache,
     forward_attention,
-    generate_static,
     refuse_not_finite,
 )
 from rlsubnet.tasks.completion import Completion
@@ -59,9 +60,8 @@ def generate(
         ValueError: no prompt, an empty prompt, a temperature below 0, sampling without a
             generator, several greedy samples, or logits that are not finite.
     """
-    check_request(max_new_tokens, temperature, generator, samples)
-    return (generate_static if is_static(model) else generate_growing)(
-        model,
+    way = StaticSampler(model) if is_static(model) else partial(generate_growing, model)
+    return way(
         prompt_ids,
         max_new_tokens,
         temperature,
@@ -86,6 +86,7 @@ def generate_growing(
     samples: int = 1,
 ) -> Tensor:
     """Return what :func:`generate` returns; same arguments. Rows that have ended cost nothing."""
+    check_request(max_new_tokens, temperature, generator, samples)
     state = read_prompts(model, prompt_ids)
     if samples > 1:
         repeated = torch.arange(len(prompt_ids), device=model.device).repeat_interleave(samples)
@@ -134,20 +135,3 @@ def _choose(logits: Tensor, temperature: float, generator: torch.Generator | Non
     if not torch.isfinite(logits).all():
         refuse_not_finite()
     return draw_tokens(logits, temperature, generator)
-
-
-def check_request(
-    max_new_tokens: int, temperature: float, generator: torch.Generator | None, samples: int
-) -> None:
-    """Raise the ValueError of what :func:`generate` cannot draw."""
-    if max_new_tokens < 1 or samples < 1:
-        raise ValueError(
-            f"generate: expected max_new_tokens and samples of at least 1, found "
-            f"{max_new_tokens} and {samples}"
-        )
-    if temperature < 0 or (temperature > 0 and generator is None):
-        raise ValueError(
-            f"generate: temperature {temperature} needs to be 0, or above 0 with a generator"
-        )
-    if temperature == 0 and samples > 1:
-        raise ValueError(f"generate: {samples} greedy samples of one prompt would be the same")

@@ -28,14 +28,36 @@ class ReadPrompts(NamedTuple):
         return ReadPrompts(self.cache, self.logits[rows], self.mask[rows])
 
 
+def check_prompts(prompts: Sequence[Sequence[int]]) -> None:
+    """Raise ValueError where there is no prompt, or an empty one."""
+    if not prompts or min(map(len, prompts)) == 0:
+        raise ValueError("expected prompts of at least one token")
+
+
+def check_request(
+    max_new_tokens: int, temperature: float, generator: torch.Generator | None, samples: int
+) -> None:
+    """Raise the ValueError of what :func:`rlsubnet.evaluation.generate.generate` cannot draw."""
+    if max_new_tokens < 1 or samples < 1:
+        raise ValueError(
+            f"generate: expected max_new_tokens and samples of at least 1, found "
+            f"{max_new_tokens} and {samples}"
+        )
+    if temperature < 0 or (temperature > 0 and generator is None):
+        raise ValueError(
+            f"generate: temperature {temperature} needs to be 0, or above 0 with a generator"
+        )
+    if temperature == 0 and samples > 1:
+        raise ValueError(f"generate: {samples} greedy samples of one prompt would be the same")
+
+
 def read_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> ReadPrompts:
     """Return the state of ``model`` behind ``prompts``, of any lengths.
 
     Raises:
         ValueError: no prompt, or an empty one.
     """
-    if not prompts or min(map(len, prompts)) == 0:
-        raise ValueError("expected prompts of at least one token")
+    check_prompts(prompts)
     width = max(map(len, prompts))
     # Which token pads does not matter: the mask hides it.
     rows = [[prompt[0]] * (width - len(prompt)) + list(prompt) for prompt in prompts]

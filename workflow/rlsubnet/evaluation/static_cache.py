@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel, StaticCache
 
-from rlsubnet.evaluation.prompts import ReadPrompts, read_prompts
+from rlsubnet.evaluation.prompts import ReadPrompts, check_request, read_prompts
 
 # Tokens between two questions whether all rows have ended.
 CHECK_EVERY = 16
@@ -78,38 +78,13 @@ def refuse_not_finite() -> None:
     raise ValueError("the model's logits are not finite: are there NaN weights?")
 
 
-@torch.inference_mode()
-def generate_static(
-    model: PreTrainedModel,
-    prompt_ids: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    temperature: float = 0.0,
-    generator: torch.Generator | None = None,
-    *,
-    eos_token_id: int,
-    pad_token_id: int,
-    samples: int = 1,
-) -> Tensor:
-    """Return what :func:`rlsubnet.evaluation.generate.generate` returns; same arguments.
-
-    Greedy tokens are the same. A seed draws other samples, since rows that have ended go on
-    drawing noise.
-    """
-    return StaticSampler(model)(
-        prompt_ids,
-        max_new_tokens,
-        temperature,
-        generator,
-        eos_token_id=eos_token_id,
-        pad_token_id=pad_token_id,
-        samples=samples,
-    )
-
-
 class StaticSampler:
-    """Draws as :func:`generate_static` does, time and again; the model's weights may change.
+    """Draws from a model time and again; its weights may change meanwhile.
 
-    The cache and the captured step stay for the next prompts of the same shape.
+    Takes the arguments of :func:`rlsubnet.evaluation.generate.generate` behind the model, returns
+    the same and raises the same errors. Greedy tokens are the same; a seed draws other samples,
+    since rows that have ended go on drawing noise. The cache and the captured step stay for the
+    next prompts of the same shape.
 
     Args:
         model: causal language model.
@@ -132,6 +107,7 @@ class StaticSampler:
         samples: int = 1,
     ) -> Tensor:
         """Return the generated token ids, one row per prompt and sample."""
+        check_request(max_new_tokens, temperature, generator, samples)
         with any_kernels(), forward_attention():
             prompts = read_prompts(self._model, prompt_ids)
             return self._draw(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlsubnet.evaluation.generate import check_request
+from rlsubnet.evaluation.prompts import check_prompts, check_request
 from rlsubnet.evaluation.static_cache import any_kernels
 
 # Of a GPU's memory, for the keys and values of all responses under way; vLLM lets the others wait.
@@ -180,8 +180,7 @@ class VllmSampler:
         return padded(rows, pad_token_id)
 
     def _check_lengths(self, prompt_ids: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-        if not prompt_ids or min(map(len, prompt_ids)) == 0:
-            raise ValueError("expected prompts of at least one token")
+        check_prompts(prompt_ids)
         longest = max(map(len, prompt_ids)) + max_new_tokens
         if longest > self.longest:
             raise ValueError(
@@ -218,7 +217,7 @@ class VllmSampler:
         wanted = SamplingParams(
             temperature=0.0, max_tokens=1, logprobs=COMPARED, ignore_eos=True, detokenize=False
         )
-        ((group,),) = [self._generate([prompt], wanted)]
+        (group,) = self._generate([prompt], wanted)
         found = group.outputs[0].logprobs[0]
         logits = self._model(torch.tensor([list(prompt)], device=self._model.device)).logits
         expected = logits[0, -1].float().log_softmax(-1)

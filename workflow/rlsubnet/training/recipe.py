@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from rlsubnet.evaluation.settings import SAMPLERS
 from rlsubnet.files import read_object
 
 
@@ -59,7 +60,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "samples": (_whole(2), "a whole number of at least 2"),
     "temperature": (_above_zero, "a number above 0"),
     "max_new_tokens": (_whole(1), "a whole number of at least 1"),
-    "sampler": (lambda value: value in ("own", "vllm"), "own or vllm"),
+    "sampler": (lambda value: value in SAMPLERS, "own or vllm"),
     "oversample": (_whole(1), "a whole number of at least 1"),
     "accuracy_low": (_number(0, 1), "a number from 0 to 1"),
     "accuracy_high": (_number(0, 1), "a number from 0 to 1"),
