@@ -252,7 +252,7 @@ def run_training(
         changed = ChangedWeights(model) if row.recipe.sparsity_every else None
         if mask is not None:
             optimizer.mask = attach_mask(optimizer.inner, optimizer.masters, load_mask(mask))
-        where = environment(model.device, row.recipe.sampler)
+        where = environment(model.device, row.recipe.sampler if online else "own")
         saver = None
         if init is not None and row.recipe.checkpoint_every:
             saver = StepSaver(resume / "steps", row.recipe, Checkpoint(init), model)
