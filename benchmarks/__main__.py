@@ -11,11 +11,11 @@ import platform
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks import suite
 from benchmarks.figure import Figure, Unavailable, line
+from rlsubnet.machine import installed, processor
 
 PACKAGES = ("numpy", "scipy", "numba", "torch", "transformers")
 COLUMNS = ("| what | median (range) | goal | of |", "|---|---|---|---|")
@@ -28,17 +28,11 @@ def names() -> list[str]:
 
 def machine() -> str:
     """Return processor, memory, system and versions in one paragraph."""
-    text = Path("/proc/cpuinfo").read_text()
-    model = next((x.split(":")[1].strip() for x in text.splitlines() if "model name" in x), "?")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    versions = []
-    for package in PACKAGES:
-        try:
-            versions.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            versions.append(f"no {package}")
+    found = {package: installed(package) for package in PACKAGES}
+    versions = [f"{name} {number}" if number else f"no {name}" for name, number in found.items()]
     return (
-        f"{len(os.sched_getaffinity(0))} processors ({model}), {memory:.0f} GiB, "
+        f"{len(os.sched_getaffinity(0))} processors ({processor()}), {memory:.0f} GiB, "
         f"{platform.system()}; Python {platform.python_version()}, "
         f"{', '.join(versions)}."
     )

@@ -1,15 +1,14 @@
 """What a run leaves beside its weights: metrics, Weights & Biases, and its manifest."""
 
-import platform
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from rlsubnet import machine
 from rlsubnet.evaluation.vllm_sampler import vllm_version
 from rlsubnet.training.recipe import Row
 
@@ -44,7 +43,7 @@ def metrics_columns(online: bool, sparsity: bool) -> tuple[str, ...]:
     return (*(ONLINE_METRICS if online else METRICS), *(("sparsity",) if sparsity else ()))
 
 
-PACKAGES = ("rlsubnet", "torch", "transformers", "tokenizers", "safetensors", "numpy")
+PACKAGES = (*machine.PACKAGES, "tokenizers", "safetensors")
 
 
 def metrics_row(columns: Sequence[str] = METRICS, /, **values: float | None) -> dict[str, Any]:
@@ -120,16 +119,10 @@ def environment(device: torch.device, sampler: str = "own") -> dict[str, Any]:
         device: where it computes.
         sampler: what draws its responses.
     """
-    packages = {package: version(package) for package in PACKAGES}
+    found = machine.describe_environment(PACKAGES, device)
     if sampler == "vllm":
-        packages["vllm"] = vllm_version()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {
-        "device": f"{device.type} ({name})",
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "packages": packages,
-    }
+        found["packages"]["vllm"] = vllm_version()
+    return {"threads": torch.get_num_threads(), **found}
 
 
 def manifest(

@@ -29,7 +29,7 @@ from typing import Any
 from rlsubnet.backends.clipping import clip_factor
 from rlsubnet.backends.open_instruct.saving import PACKAGES, LauncherError, Saver
 from rlsubnet.backends.processes import end_with_parent
-from rlsubnet.backends.versions import describe_environment
+from rlsubnet.machine import describe_environment
 
 STEPS, REPORT = "steps.jsonl", "report.json"
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from rlsubnet.backends.saves import is_marked, mark_saved, read_marker, remove_save
-from rlsubnet.backends.versions import describe_environment
 from rlsubnet.files import read_jsonl, write_jsonl
+from rlsubnet.machine import describe_environment
 
 PACKAGES = (
     *("torch", "deepspeed", "transformers", "accelerate", "datasets", "tokenizers", "numpy"),

@@ -7,7 +7,7 @@ from typing import Any
 
 from rlsubnet.backends.processes import run_checked
 from rlsubnet.backends.verl import VERSION
-from rlsubnet.backends.versions import describe_environment
+from rlsubnet.machine import describe_environment
 
 PACKAGES = ("verl", "torch", "transformers", "vllm", "flash-attn", "ray", "tensordict", "numpy")
 
