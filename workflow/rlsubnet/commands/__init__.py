@@ -7,6 +7,7 @@ Modules here import only argparse and light helpers at the top: a subcommand imp
 from rlsubnet.commands import (
     card,
     checking,
+    comparing,
     data,
     deltas,
     downloading,
@@ -25,4 +26,5 @@ _PREPARING = (checking, downloading, data, published)
 _TRAINING = (training, open_instruct, verl)
 _EVALUATING = (evaluating, olmes)
 _MEASURING = (measuring, deltas, card)
-COMMAND_MODULES = (*_PREPARING, *_TRAINING, *_MEASURING, *_EVALUATING, reporting, running)
+_REPORTING = (reporting, comparing)
+COMMAND_MODULES = (*_PREPARING, *_TRAINING, *_MEASURING, *_EVALUATING, *_REPORTING, running)

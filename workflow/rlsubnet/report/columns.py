@@ -175,6 +175,12 @@ COLUMNS = {
     "paper": Column("Paper", width=0.12),
     "here": Column("Here", width=0.19),
     "decided_by": Column("Decided by", width=0.12),
+    # Comparison of two results folders
+    "what": Column("What", width=0.3),
+    "yours": Column("Yours", width=0.12),
+    "reference": Column("Reference", width=0.12),
+    "reference_interval": Column("Reference: interval", width=0.12),
+    "comparison": Column("Comparison", width=0.1),
 }
 _AT_TOLERANCE = re.compile(r"(paper_)?sparsity_(1e-\d+)_percent")
 

@@ -1,0 +1,67 @@
+"""Subcommands ``machines`` and ``compare``: where results were made, and two folders of them."""
+
+import argparse
+from pathlib import Path
+
+from rlsubnet.commands._parser import add_command
+
+MACHINES = """\
+Write where each of several runs was made: CPU or GPU, how it summed, versions and commit, from the
+manifest.json of its model folder. One row per run."""
+
+COMPARE = """\
+Set a results folder beside a reference: every verdict's word, every headline number of the tables
+with both values, the interval that the reference prints and whether yours lies inside, and both
+machines. Reads DIR/tables/*.csv and DIR/machines.csv alone. Another CPU sums in another order, so
+that other digits are to be expected where the words should stay."""
+
+
+def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add this area's subcommands."""
+    parser = add_command(
+        subcommands,
+        "machines",
+        run_machines,
+        "where each run was made: CPU or GPU, how it summed, versions",
+        "rlsubnet machines work/demo/runs/*/final --out results/demo/machines.csv",
+        MACHINES,
+    )
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="DIR", help="folder `final` of a run"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="CSV to write")
+
+    parser = add_command(
+        subcommands,
+        "compare",
+        run_compare,
+        "verdicts and headline numbers of two results folders, beside each other",
+        "rlsubnet compare results/demo results/reference/demo",
+        COMPARE,
+    )
+    parser.add_argument("results", type=Path, metavar="RESULTS", help="yours")
+    parser.add_argument("reference", type=Path, metavar="REFERENCE", help="what they stand beside")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="STEM",
+        help="write STEM.csv, .md, .tex and .html (default: RESULTS/tables/comparison)",
+    )
+
+
+def run_machines(options: argparse.Namespace) -> None:
+    """Write one row per run."""
+    from rlsubnet.files import write_csv
+    from rlsubnet.machine import MACHINE_COLUMNS, machine_rows
+
+    write_csv(options.out, machine_rows(options.folders), MACHINE_COLUMNS)
+
+
+def run_compare(options: argparse.Namespace) -> None:
+    """Print a summary and write the whole comparison."""
+    from rlsubnet.report.comparison import compare, summary, write_comparison
+
+    frame = compare(options.results, options.reference)
+    paths = write_comparison(frame, options.out or options.results / "tables" / "comparison")
+    print(f"{options.results} beside {options.reference}:")
+    print("\n".join([*summary(frame), f"  whole: {', '.join(map(str, paths))}"]))

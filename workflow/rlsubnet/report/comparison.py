@@ -1,0 +1,320 @@
+"""Two results folders beside each other: verdicts, headline numbers, and where they were made.
+
+Another CPU sums in another order. A rounding that differs in pretraining makes another start, and
+all that is trained from it gets other digits; what the demo shows should keep its words.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+
+from rlsubnet.machine import MACHINE_COLUMNS
+from rlsubnet.report.columns import column
+from rlsubnet.report.export import write_table, write_text
+from rlsubnet.report.page import document, table
+
+MACHINE, WORDS, NUMBERS = "Where they were made", "Verdicts", "Headline numbers"
+SAME, OTHER, INSIDE, OUTSIDE, NO_INTERVAL = "same", "other", "inside", "outside", "no interval"
+HERE_ONLY, REFERENCE_ONLY = "only here", "only in the reference"
+COLUMNS = ("part", "what", "where", "yours", "reference", "reference_interval", "comparison")
+_COLORS = {
+    **dict.fromkeys((SAME, INSIDE), "#009E73"),
+    **dict.fromkeys((OTHER, OUTSIDE), "#D55E00"),
+    **dict.fromkeys((NO_INTERVAL, HERE_ONLY, REFERENCE_ONLY), "#6e6e6e"),
+}
+TITLE = "Comparison of two results folders"
+NOTES = (
+    f"'{SAME}': the same word, or all six digits of a number; '{OTHER}': another word. "
+    f"'{INSIDE}', '{OUTSIDE}': other digits, inside or outside the interval that the reference "
+    f"prints; '{NO_INTERVAL}': other digits, and the reference prints no interval.",
+    "All intervals are those of one start: they hold what other problems, seeds or tensors would "
+    "give, not what another pretraining and SFT would. Another CPU sums in another order, which "
+    "makes another start: its numbers may lie outside without contradicting anything.",
+    "Machines: as many values as there are different ones among the runs of a folder.",
+)
+SHOWN = 8  # of the numbers outside, in the summary
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A column of a table whose numbers are compared.
+
+    Attributes:
+        table: name of the item.
+        column: of its CSV.
+        names: columns whose values tell its rows apart.
+        where: only rows whose columns match these patterns.
+        interval: columns that hold an interval's two ends, or one that holds both ("1 to 3").
+        se: column of the standard error, where that is what is printed: 1.96 to each side.
+    """
+
+    table: str
+    column: str
+    names: tuple[str, ...]
+    where: Mapping[str, str] = field(default_factory=dict)
+    interval: tuple[str, ...] = ()
+    se: str = ""
+
+
+_PAIR = ("label", "init", "tuned")
+_RANKED = ("algorithm", "init", "tuned")
+_SHARED = ("algorithm", "compared", "init", "tuned")
+_GAIN = ("label", "task", "decoding", "init", "tuned")
+_DELTA = ("algorithm", "task", "level", "decoding")
+HEADLINES = (
+    Headline("table1", "sparsity_percent", _PAIR),
+    Headline("table2", "update_rank_percent", _RANKED),
+    Headline("table2", "control_rank_percent", _RANKED),
+    Headline(
+        "table3",
+        "delta_points",
+        _DELTA,
+        where={"row": "mean of seeds", "level": "|Overall"},
+        se="delta_total_se_points",
+    ),
+    Headline("table4", "o1_percent", ("label",), where={"null": "uniform.*"}),
+    Headline("table4", "o1_null_percent", ("label", "null")),
+    Headline("table4", "lift", ("label", "null"), interval=("lift_ci_low", "lift_ci_high")),
+    Headline("section4", "same_1e-5_percent", _SHARED),
+    Headline("section4", "frozen_changed", _SHARED),
+    Headline("section4", "frozen_weights", _SHARED),
+    *(
+        Headline("section6", name, ("part", "label"))
+        for name in ("sparsity_percent", "never_percent", "cancelled_percent", "subnetwork_percent")
+    ),
+    Headline("gains", "sparsity_percent", _GAIN, where={"decoding": "sampled.*"}),
+    Headline("gains", "tuned_percent", _GAIN, where={"decoding": "sampled.*"}),
+    Headline("gains", "gain_points", _GAIN, interval=("gain_interval",)),
+)
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number as its table's CSV has it, and its interval, two empty texts where it has none."""
+
+    text: str
+    low: str = ""
+    high: str = ""
+
+
+def read_table(results: Path, item: str) -> pd.DataFrame:
+    """Return a table of a results folder, every cell as the text it is.
+
+    Raises:
+        FileNotFoundError: it is not there; the message says what makes it.
+    """
+    path = results / "tables" / f"{item}.csv"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; {item} is made by: snakemake {item}")
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+def headline_numbers(frame: pd.DataFrame, headline: Headline) -> dict[str, Number]:
+    """Return the numbers of one column by the names of their rows; the paper's rows have none.
+
+    Raises:
+        ValueError: two rows have one name.
+
+    >>> frame = pd.DataFrame({"label": ["DPO"], "null": ["uniform"], "lift": ["2.7"],
+    ...                       "lift_ci_low": ["2.4"], "lift_ci_high": ["3.0"]})
+    >>> ends = ("lift_ci_low", "lift_ci_high")
+    >>> headline_numbers(frame, Headline("table4", "lift", ("label", "null"), {}, ends))
+    {'DPO, uniform': Number(text='2.7', low='2.4', high='3.0')}
+    """
+    found: dict[str, Number] = {}
+    if headline.column not in frame.columns:  # a scale without rows of this kind
+        return found
+    for row in frame.to_dict("records"):
+        wanted = all(re.fullmatch(text, row[key]) for key, text in headline.where.items())
+        if not (wanted and row[headline.column]):
+            continue
+        name = ", ".join(row[key] for key in headline.names if row[key])
+        if name in found:
+            raise ValueError(f"{headline.table}.csv: two rows are called {name!r}")
+        found[name] = Number(row[headline.column], *_interval(row, headline))
+    return found
+
+
+def _interval(row: Mapping[str, str], headline: Headline) -> tuple[str, str]:
+    if headline.se and row[headline.se]:
+        half = 1.96 * float(row[headline.se])
+        middle = float(row[headline.column])
+        return f"{middle - half:.6g}", f"{middle + half:.6g}"
+    low, _, high = " to ".join(row[name] for name in headline.interval).partition(" to ")
+    return low, high
+
+
+def compare_number(yours: Number | None, reference: Number | None) -> str:
+    """Return how a number stands to the reference's and its interval.
+
+    >>> compare_number(Number("2.7"), Number("4.1", "3.2", "5.0"))
+    'outside'
+    >>> compare_number(Number("2.7"), Number("2.8"))
+    'no interval'
+    """
+    if yours is None or reference is None:
+        return REFERENCE_ONLY if yours is None else HERE_ONLY
+    if yours.text == reference.text:
+        return SAME
+    if not reference.low:
+        return NO_INTERVAL
+    inside = float(reference.low) <= float(yours.text) <= float(reference.high)
+    return INSIDE if inside else OUTSIDE
+
+
+def compare(yours: Path, reference: Path) -> pd.DataFrame:
+    """Return all that is compared of two results folders, one row each, as text; see `COLUMNS`.
+
+    Raises:
+        FileNotFoundError: a table is missing in one of them.
+    """
+    rows = [*_machines(yours, reference), *_verdicts(yours, reference)]
+    rows += _numbers(yours, reference)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _machines(yours: Path, reference: Path) -> Iterator[tuple[str, ...]]:
+    here, there = _machine_facts(yours), _machine_facts(reference)
+    for fact in MACHINE_COLUMNS[1:]:
+        same = SAME if here[fact] == there[fact] else OTHER
+        yield MACHINE, fact, "machines.csv", here[fact], there[fact], "", same
+
+
+def _machine_facts(results: Path) -> dict[str, str]:
+    path = results / "machines.csv"
+    if not path.is_file():
+        return dict.fromkeys(MACHINE_COLUMNS, "not recorded")
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return {fact: "; ".join(dict.fromkeys(frame[fact])) for fact in MACHINE_COLUMNS}
+
+
+def _verdicts(yours: Path, reference: Path) -> Iterator[tuple[str, ...]]:
+    frames = [read_table(folder, "verdicts").set_index("id") for folder in (yours, reference)]
+    here, there = (frame.to_dict("index") for frame in frames)
+    for claim in dict.fromkeys([*there, *here]):
+        words = [found[claim]["verdict"] if claim in found else "" for found in (here, there)]
+        same = SAME if words[0] == words[1] else OTHER
+        if "" in words:
+            same = HERE_ONLY if words[0] else REFERENCE_ONLY
+        text = (here.get(claim) or there[claim])["claim"]
+        yield WORDS, text, claim, words[0], words[1], "", same
+
+
+def _numbers(yours: Path, reference: Path) -> Iterator[tuple[str, ...]]:
+    for headline in HEADLINES:
+        frames = [read_table(folder, headline.table) for folder in (yours, reference)]
+        here, there = (headline_numbers(frame, headline) for frame in frames)
+        for name in dict.fromkeys([*there, *here]):
+            one, other = here.get(name), there.get(name)
+            interval = f"{other.low} to {other.high}" if other and other.low else ""
+            texts = (one.text if one else "", other.text if other else "")
+            where = f"{headline.table}, {headline.column}"
+            yield NUMBERS, name, where, *texts, interval, compare_number(one, other)
+
+
+def in_print(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the comparison as it is printed: numbers with the decimals of their table."""
+
+    def rounded(row: Mapping[str, str], text: str) -> str:
+        if row["part"] != NUMBERS or not text:
+            return text
+        digits = column(row["where"].split(", ")[1]).digits or 0
+        return " to ".join(f"{float(number):,.{digits}f}" for number in text.split(" to "))
+
+    printed = frame.copy()
+    for name in ("yours", "reference", "reference_interval"):
+        printed[name] = [rounded(row, row[name]) for row in frame.to_dict("records")]
+    header = {name: column(name.split(", ")[1]).header for name in _places(frame)}
+    printed["where"] = [
+        f"{where.split(', ')[0]}: {header[where]}" if where in header else where
+        for where in frame["where"]
+    ]
+    return printed
+
+
+def _places(frame: pd.DataFrame) -> Sequence[str]:
+    return list(dict.fromkeys(frame.loc[frame["part"] == NUMBERS, "where"]))
+
+
+def counted(frame: pd.DataFrame, part: str) -> dict[str, int]:
+    """Return how often each word of column `comparison` stands in a part."""
+    return frame.loc[frame["part"] == part, "comparison"].value_counts().to_dict()
+
+
+def sentences(frame: pd.DataFrame) -> list[str]:
+    """Return what the comparison found, in two sentences: on verdicts and on numbers."""
+    words, numbers = counted(frame, WORDS), counted(frame, NUMBERS)
+    total, inside, outside = sum(numbers.values()), numbers.get(INSIDE, 0), numbers.get(OUTSIDE, 0)
+    kept = words.get(SAME, 0)
+    parts = [f"{numbers.get(SAME, 0)} of {total} headline numbers have the reference's digits"]
+    if inside + outside:
+        parts.append(
+            f"of {inside + outside} others that it gives an interval for, {inside} lie inside and "
+            f"{outside} outside"
+        )
+    if alone := numbers.get(NO_INTERVAL, 0):
+        parts.append(f"{alone} others have no interval")
+    if missing := numbers.get(HERE_ONLY, 0) + numbers.get(REFERENCE_ONLY, 0):
+        parts.append(f"{missing} stand in one folder alone")
+    return [
+        f"{kept} of {sum(words.values())} verdicts have the reference's word.",
+        f"{'; '.join(parts)}.",
+    ]
+
+
+def summary(frame: pd.DataFrame) -> list[str]:
+    """Return the comparison for a terminal, a dozen lines or two."""
+    lines = []
+    facts = frame[frame["part"] == MACHINE].set_index("what")
+    for side in ("yours", "reference"):
+        told = [facts.loc[fact, side] for fact in ("device", "arithmetic", "torch")]
+        lines.append(f"  {side:<10} {told[0]}; {told[1]}; torch {told[2]}")
+    lines += [f"  {sentence}" for sentence in sentences(frame)]
+    printed = in_print(frame)
+    other = printed[(printed["part"] == WORDS) & (printed["comparison"] != SAME)]
+    lines += [
+        f"    {row['where']}: {row['yours'] or 'absent'}, reference {row['reference'] or 'absent'}"
+        for row in other.to_dict("records")
+    ]
+    outside = printed[printed["comparison"] == OUTSIDE].to_dict("records")
+    lines += [
+        f"    {row['what']}, {row['where'].split(': ')[1]}: {row['yours']}, "
+        f"reference {row['reference']} ({row['reference_interval']})"
+        for row in outside[:SHOWN]
+    ]
+    if len(outside) > SHOWN:
+        lines.append(f"    and {len(outside) - SHOWN} more outside")
+    if outside:
+        lines.append(
+            "  These intervals are those of one start; another CPU is another start (README.md)."
+        )
+    return lines
+
+
+def write_comparison(frame: pd.DataFrame, stem: Path) -> list[Path]:
+    """Write a comparison as `stem`.csv, .md, .tex and .html and return the paths."""
+    printed = in_print(frame)
+    notes = [*sentences(frame), *NOTES]
+    paths = write_table(frame, stem, TITLE, notes, printed)
+    page = stem.with_suffix(".html")
+    body = [
+        line for part, rows in printed.groupby("part", sort=False) for line in _part(part, rows)
+    ]
+    write_text(page, document(TITLE, sentences(frame), NOTES, body, _COLORS))
+    return [*paths, page]
+
+
+def _part(part: object, rows: pd.DataFrame) -> Iterator[str]:
+    """Yield one part of the page; what differs comes first."""
+    yield f"<h2>{escape(str(part))}</h2>"
+    order = (
+        rows["comparison"].map({OUTSIDE: 0, OTHER: 0, HERE_ONLY: 1, REFERENCE_ONLY: 1}).fillna(2)
+    )
+    shown = rows.loc[order.sort_values(kind="stable").index, list(COLUMNS[1:])]
+    headers = [column(name).header for name in shown.columns]
+    cells = ([escape(cell) for cell in row] for row in shown.itertuples(index=False, name=None))
+    yield from table(headers, cells, word=len(headers) - 1)

@@ -1,0 +1,67 @@
+"""Pages of the HTML report that need no other file: a heading, sentences, tables of words."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
+
+_STYLE = """
+body { font: 14px/1.45 sans-serif; color: #222; margin: 1.5em; max-width: 90em; }
+h1 { font-size: 1.4em; } h2 { font-size: 1.1em; margin-top: 2em; }
+table { border-collapse: collapse; width: 100%; }
+th, td { text-align: left; vertical-align: top; padding: .4em .7em; border-top: 1px solid #ddd;
+  overflow-wrap: anywhere; }
+th { font-weight: 600; border-top: 0; }
+.word { color: #fff; border-radius: .3em; padding: .1em .5em; white-space: nowrap; }
+small { color: #666; }
+"""
+
+
+def document(
+    title: str,
+    lead: Sequence[str],
+    notes: Sequence[str],
+    body: Iterable[str],
+    colors: Mapping[str, str],
+    style: str = "",
+) -> str:
+    """Return one HTML page.
+
+    Args:
+        title: heading of the page.
+        lead: what it says first, a paragraph each.
+        notes: what its words mean and what to read beside them.
+        body: lines of HTML.
+        colors: of the words that :func:`table` sets off.
+        style: CSS beside what all pages share.
+    """
+    words = "".join(
+        f".{_class(word)} {{ background: {color}; }}\n" for word, color in colors.items()
+    )
+    return "\n".join(
+        [
+            "<!doctype html>",
+            f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
+            f"<style>{_STYLE}{style}{words}</style></head><body>",
+            f"<h1>{escape(title)}</h1>",
+            *(f"<p>{escape(sentence)}</p>" for sentence in lead),
+            "<ul>",
+            *(f"<li>{escape(note)}</li>" for note in notes),
+            "</ul>",
+            *body,
+            "</body></html>",
+            "",
+        ]
+    )
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]], word: int = 0) -> Iterator[str]:
+    """Yield the lines of a table; cells are HTML, that of column ``word`` is set off in color."""
+    yield f"<table><tr>{''.join(f'<th>{escape(header)}</th>' for header in headers)}</tr>"
+    for row in rows:
+        cells = list(row)
+        cells[word] = f'<span class="word {_class(cells[word])}">{cells[word]}</span>'
+        yield f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    yield "</table>"
+
+
+def _class(word: str) -> str:
+    return word.replace(" ", "-")
