@@ -15,8 +15,16 @@ export PATH := $(BIN):$(PATH)
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
+# `make demo SAME_BITS=1`: matrix products and vector functions that every x86-64 CPU with AVX2 sums in
+# the same order, as the committed results were made (docs/LOG.md, "The same bits on two CPUs").
+ifdef SAME_BITS
+export ATEN_CPU_CAPABILITY := avx2
+export MKL_CBWR := COMPATIBLE
+export OPENBLAS_CORETYPE := Haswell
+endif
+
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo figures status resume report test test-verl test-vllm bench lint clean
+.PHONY: help setup setup-dev demo reference figures status resume report test test-verl test-vllm bench lint clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,11 +48,22 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 	$(BIN)/python -m pip install $(QUIETLY) $(FROZEN) -e '.[dev]'
 	@touch $@
 
-demo: setup ## train, measure and draw everything at demo scale, then write the report
+demo: setup ## train, measure and draw everything at demo scale, beside the committed results
 	@$(BIN)/python workflow/scripts/run_demo.py
 
-figures: setup ## draw all tables and figures again from results/ alone
-	@$(BIN)/python workflow/scripts/run_demo.py tables figures --forceall --config cached=True
+reference: setup ## make your results/demo, once complete, the committed ones that others compare with
+	$(BIN)/snakemake --cores all --quiet
+	rm -rf results/reference/demo
+	cp -r results/demo results/reference/demo
+	rm -f results/reference/demo/report.html results/reference/demo/tables/comparison.*
+
+figures: setup ## draw all tables and figures again from the committed results alone
+	@rm -rf results/redrawn && cp -r results/reference/demo results/redrawn
+	@rm -rf results/redrawn/tables results/redrawn/figures results/redrawn/verdicts.csv
+	@$(BIN)/python workflow/scripts/run_demo.py tables figures --forceall \
+	  --config cached=True results=results/redrawn
+	@echo "tables   results/redrawn/tables/*.md (also .csv, .tex)"
+	@echo "figures  results/redrawn/figures/*.png (also .pdf)"
 
 report: setup ## write results/demo/report.html again
 	$(BIN)/snakemake --quiet all --report results/demo/report.html
@@ -88,5 +107,5 @@ lint: setup-dev ## check style, types and workflow
 	$(BIN)/snakemake --lint
 	$(BIN)/mypy
 
-clean: ## remove what the demo made and git does not keep (not .venv, not results/)
-	rm -rf work logs .snakemake results/*/report.html
+clean: ## remove what was made here and git does not keep (your results too, not .venv)
+	rm -rf work logs .snakemake results/demo results/redrawn

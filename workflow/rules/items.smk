@@ -22,6 +22,11 @@ TITLES = {
 }
 
 
+REFERENCE = Path(config["reference"]) if config["reference"] else None
+# A clone may be without one.
+REFERENCE = REFERENCE if REFERENCE and REFERENCE.is_dir() else None
+
+
 def labels_of(item):
     """Return what the HTML report lists an item under."""
     return {"item": item, "shows": TITLES[item]}
@@ -46,4 +51,5 @@ def everything():
     if config["cached"]:
         return drawn
     models = [sheets.checkpoint_folder(SCALE, run) for run in SCALE.runs]
-    return [*models, *sheets.waist_files(SCALE), *drawn]
+    compared = [rules.compare.output.csv] if REFERENCE else []
+    return [*models, *sheets.waist_files(SCALE), *drawn, *compared]

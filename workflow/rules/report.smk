@@ -97,6 +97,38 @@ for item in FIGURES:
             "rlsubnet {params.item} --config {params.config} --results {params.results} > {log} 2>&1"
 
 
+# Beside the committed results: which words and numbers another machine gave.
+if REFERENCE:
+
+    rule compare:
+        input:
+            yours=[f"<results>/tables/{item}.csv" for item in TABLES],
+            machines="<results>/machines.csv",
+            reference=sorted(map(str, REFERENCE.glob("tables/*.csv"))),
+        output:
+            csv="<results>/tables/comparison.csv",
+            md="<results>/tables/comparison.md",
+            tex="<results>/tables/comparison.tex",
+            page=report(
+                "<results>/tables/comparison.html",
+                caption="../report/comparison.rst",
+                category="Comparison",
+                labels={"item": "comparison", "shows": "Yours beside the reference"},
+            ),
+        log:
+            "<logs>/compare.log",
+        benchmark:
+            "<benchmarks>/compare.tsv"
+        localrule: True
+        conda:
+            ENVIRONMENT
+        params:
+            results=subpath(output.csv, ancestor=2),
+            reference=str(REFERENCE),
+        shell:
+            "rlsubnet compare {params.results} {params.reference} > {log} 2>&1"
+
+
 rule tables:
     input:
         expand("<results>/tables/{item}.{kind}", item=TABLES, kind=["csv", "md", "tex"]),

@@ -55,6 +55,23 @@ use rule train as train_with_steps with:
         ],
 
 
+# Where each run was made: other machines give other digits.
+rule machines:
+    input:
+        [sheets.checkpoint_folder(SCALE, run) for run in SCALE.runs],
+    output:
+        "<results>/machines.csv",
+    log:
+        "<logs>/machines.log",
+    benchmark:
+        "<benchmarks>/machines.tsv"
+    localrule: True
+    conda:
+        ENVIRONMENT
+    shell:
+        "rlsubnet machines {input} --out {output} > {log} 2>&1"
+
+
 # Fails when a weight outside the mask moved.
 rule frozen:
     input:

@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("results/demo")
 REPORT = RESULTS / "report.html"
 CONFIG = Path("config/demo/config.yaml")
+RUNS = Path("work/demo/runs")
+COMPARED = Path("logs/demo/compare.log")
 
 Clock = Callable[[], float]
 
@@ -159,6 +161,21 @@ def clear_stale_lock() -> None:
     subprocess.run(snakemake("--unlock"), check=True, capture_output=True)
 
 
+def set_aside() -> None:
+    """Move results away that none of the checkpoints here belongs to: a run would replace them.
+
+    They were made elsewhere, or an earlier version of the project kept them in git.
+    """
+    if any(RUNS.glob("*/final")) or not any(RESULTS.rglob("*.csv")):
+        return
+    kept = RESULTS.with_name(f"{RESULTS.name}-{time.strftime('%Y-%m-%d-%H%M%S')}")
+    RESULTS.rename(kept)
+    print(
+        f"{RESULTS} held results of an earlier version or of another machine: {RUNS} has no model "
+        f"of theirs, and this run would replace them. They are in {kept} now, complete."
+    )
+
+
 def follow(command: list[str]) -> int:
     """Run a Snakemake command line, print its jobs as they start and end, return its status."""
     left = time_left()
@@ -190,6 +207,7 @@ def main(arguments: Sequence[str]) -> int:
     clear_stale_lock()
     whole = not arguments
     if whole:
+        set_aside()
         print("rate and time left of a training: tail -f logs/demo/train/*.log", flush=True)
     status = follow(snakemake("--cores", "all", *arguments))
     if status:
@@ -202,10 +220,12 @@ def main(arguments: Sequence[str]) -> int:
         if made.returncode:
             print(made.stdout + made.stderr, file=sys.stderr)
             return made.returncode
-    print(f"tables   {RESULTS}/tables/*.md (also .csv, .tex)")
-    print(f"figures  {RESULTS}/figures/*.png (also .pdf)")
     if whole:
+        print(f"tables   {RESULTS}/tables/*.md (also .csv, .tex)")
+        print(f"figures  {RESULTS}/figures/*.png (also .pdf)")
         print(f"report   {REPORT}")
+        if COMPARED.is_file():
+            print(COMPARED.read_text(encoding="utf-8"), end="")
     return 0
 
 

@@ -147,7 +147,8 @@ def item_files(scale: Scale, item: str) -> list[str]:
 
 def waist_files(scale: Scale) -> list[str]:
     """Return every waist file that the scale makes, whether a table reads it or not."""
-    files = [_waist(scale, "updates", pair) for pair in scale.pairs]
+    files = [f"{scale.config['results']}/machines.csv"] if scale.runs else []
+    files += [_waist(scale, "updates", pair) for pair in scale.pairs]
     files += [
         _waist(scale, "ranks", pair.pair) for pair in scale.pairs.values() if "table2" in pair.items
     ]
