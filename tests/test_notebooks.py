@@ -20,8 +20,6 @@ def test_notebook_is_stored_without_outputs(path: Path):
 
 @pytest.mark.slow
 def test_notebook_draws_two_figures_from_results_alone(path: Path, repository: Path):
-    if not list(repository.glob("results/demo/updates/*.csv")):
-        pytest.skip("results/demo holds no updates yet; make them with: make demo")
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)

@@ -9,7 +9,7 @@ from jinja2 import Template
 from rlsubnet.sheets import ITEMS
 
 
-@pytest.mark.parametrize("item", [*ITEMS, "workflow"])
+@pytest.mark.parametrize("item", [*ITEMS, "comparison", "workflow"])
 def test_caption_is_valid_and_says_how_to_read_it(item: str, repository: Path):
     text = (repository / "workflow" / "report" / f"{item}.rst").read_text()
 
@@ -24,5 +24,6 @@ def test_caption_is_valid_and_says_how_to_read_it(item: str, repository: Path):
         kind, number = item.rstrip("0123456789"), item[-1]
         words = {"table": f"Table {number}", "fig": f"Figure {number}"}
         words |= {"section": f"Section {number}", "gains": "Gains", "verdicts": "Verdicts"}
+        words |= {"comparison": "Comparison"}
         assert f"<strong>{words[kind]}" in html
         assert "How to read it" in html

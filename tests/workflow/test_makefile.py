@@ -12,7 +12,7 @@ def make(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_help_is_the_default_and_names_every_target(repository):
     output = make(repository).stdout
-    targets = "setup demo test test-verl bench figures status resume lint report clean"
+    targets = "setup demo reference test test-verl bench figures status resume lint report clean"
     for target in targets.split():
         assert f"make {target} " in output
 

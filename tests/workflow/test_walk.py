@@ -63,9 +63,7 @@ def test_a_changed_row_plans_its_run_and_what_hangs_on_it(changed):
         "updates": {"dpo_seed123"},
         "mask": {"dpo_seed123__official"},
         "overlap": {"seed"},
-        "table4": {""},
-        "verdicts": {""},
-        "all": {""},
+        **{item: {""} for item in ("table4", "verdicts", "machines", "all")},
     }
 
 
@@ -81,7 +79,8 @@ def test_a_changed_full_run_repeats_its_masked_run_too(changed):
 def test_a_new_row_plans_only_the_new_run(changed):
     changed.sheets.add_row("runs.tsv", "dpo_seed7", "dpo", "sft", "pairs", "rl", "7")
     plan = changed.plan()
-    assert plan == {"train": {"dpo_seed7"}, "evaluate": {"dpo_seed7"}, "all": {""}}
+    new = {"dpo_seed7"}
+    assert plan == {"train": new, "evaluate": new, "machines": {""}, "all": {""}}
 
 
 def test_a_new_row_with_a_pair_plans_its_own_jobs_and_the_items_that_the_pair_names(changed):
@@ -92,7 +91,7 @@ def test_a_new_row_with_a_pair_plans_its_own_jobs_and_the_items_that_the_pair_na
         "evaluate": {"dpo_seed7"},
         "updates": {"new"},
         "rank": {"new"},
-        **{item: {""} for item in ("table1", "table2", "fig3", "verdicts", "all")},
+        **{item: {""} for item in ("table1", "table2", "fig3", "verdicts", "machines", "all")},
     }
 
 
@@ -125,7 +124,9 @@ def test_a_forced_run_is_repeated_and_then_what_hangs_on_it_and_nothing_else(cha
         "updates": {"dpo_seed123"},
         "mask": {"dpo_seed123__official"},
         "overlap": {"seed"},
-        **{item: {""} for item in ("table4", "verdicts", "fig2", "fig5", "fig6", "fig7", "all")},
+        **{item: {""} for item in ("table4", "verdicts", "fig2", "fig5", "fig6", "fig7")},
+        "machines": {""},
+        "all": {""},
     }
 
 

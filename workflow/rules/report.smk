@@ -104,7 +104,7 @@ if REFERENCE:
         input:
             yours=[f"<results>/tables/{item}.csv" for item in TABLES],
             machines="<results>/machines.csv",
-            reference=sorted(map(str, REFERENCE.glob("tables/*.csv"))),
+            reference=[f"{REFERENCE}/tables/{item}.csv" for item in TABLES],
         output:
             csv="<results>/tables/comparison.csv",
             md="<results>/tables/comparison.md",
@@ -124,7 +124,7 @@ if REFERENCE:
             ENVIRONMENT
         params:
             results=subpath(output.csv, ancestor=2),
-            reference=str(REFERENCE),
+            reference=lambda wildcards, input: Path(input.reference[0]).parents[1],
         shell:
             "rlsubnet compare {params.results} {params.reference} > {log} 2>&1"
 
