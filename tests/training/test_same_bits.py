@@ -1,0 +1,62 @@
+"""`make demo SAME_BITS=1`: one order of summation on CPUs of any make, here an emulated one."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rlsubnet.machine import processor
+from tests.training.training_runs import ARCHITECTURE, as_json, bits, row
+
+EMULATOR = shutil.which("qemu-x86_64")
+# Of the make that this machine is not; both have AVX2.
+OTHER_CPU = "EPYC-Rome" if "Intel" in processor() else "Haswell-noTSX"
+# Wide enough for MKL to choose kernels by the make: unasked, the two CPUs give other bits.
+WIDE = {**ARCHITECTURE, "hidden_size": 96, "intermediate_size": 256}
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(EMULATOR is None, reason="needs qemu-x86_64 (Debian: qemu-user)"),
+]
+
+
+@pytest.fixture(scope="module")
+def asked(repository: Path) -> dict[str, str]:
+    """Return the variables that the Makefile sets for SAME_BITS=1."""
+    text = (repository / "Makefile").read_text(encoding="utf-8")
+    block = text.split("ifdef SAME_BITS\n")[1].split("endif")[0]
+    return dict(re.findall(r"export (\w+) := (\w+)", block))
+
+
+def train(folder: Path, data: Path, variables: dict[str, str], *emulator: str) -> tuple[bytes, str]:
+    """Pretrain a small model in a process of its own and return its bits."""
+    what = replace(row("pretrain", steps=4), architecture=WIDE)
+    words = [
+        "train",
+        what.run,
+        "--row",
+        as_json(what),
+        "--data",
+        data,
+        "--resume",
+        folder / "resume",
+    ]
+    words += ["--out", folder / "final", "--metrics", folder / "metrics.csv"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    command = [*emulator, sys.executable, "-m", "rlsubnet.cli", *map(str, words)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    return bits(folder)
+
+
+def test_a_cpu_of_another_make_gives_the_same_bits(tmp_path, data, asked):
+    assert set(asked) == {"ATEN_CPU_CAPABILITY", "MKL_CBWR", "OPENBLAS_CORETYPE"}
+    emulated = (str(EMULATOR), "-cpu", OTHER_CPU)
+    here = train(tmp_path / "here", data["pretrain"], asked)
+    there = train(tmp_path / "there", data["pretrain"], asked, *emulated)
+    assert here == there
