@@ -30,7 +30,7 @@ def test_after_a_whole_run_everything_is_done(
     output = status(capsys)
     assert set(states(output).values()) == {"done"}
     assert {"table1", "fig7", "section4", "gains", "verdicts"} <= set(states(output))
-    assert "45 of 45 jobs done, ended" in output
+    assert "46 of 46 jobs done, ended" in output
 
 
 def test_what_is_missing_or_older_than_what_it_reads_is_said(

@@ -51,7 +51,7 @@ def runs(
 
 def test_every_result_has_the_bits_of_the_local_run(runs, finished):  # type: ignore[no-untyped-def]
     local = digests(finished.root)
-    assert sum(name.endswith((".csv", ".csv.gz")) for name in local) == 35
+    assert sum(name.endswith((".csv", ".csv.gz")) for name in local) == 36
     assert digests(runs["micro"][0].root) == local
 
 
@@ -61,7 +61,7 @@ def log(runs: dict[str, tuple[ClusterProject, Under]]) -> Run:
 
 
 def test_every_job_but_tables_and_figures_is_one_of_slurm(log: Run) -> None:
-    drawn = re.compile(r"(table|fig|section)\d|gains|verdicts|all")
+    drawn = re.compile(r"(table|fig|section)\d|gains|verdicts|machines|all")
     for job in log.jobs.values():
         assert bool(job.slurm) is not bool(drawn.match(job.rule)), job
 
