@@ -21,6 +21,7 @@ ifdef SAME_BITS
 export ATEN_CPU_CAPABILITY := avx2
 export MKL_CBWR := COMPATIBLE
 export OPENBLAS_CORETYPE := Haswell
+export NPY_ENABLE_CPU_FEATURES := X86_V3
 endif
 
 .DEFAULT_GOAL := help

@@ -55,7 +55,7 @@ def train(folder: Path, data: Path, variables: dict[str, str], *emulator: str) -
 
 
 def test_a_cpu_of_another_make_gives_the_same_bits(tmp_path, data, asked):
-    assert set(asked) == {"ATEN_CPU_CAPABILITY", "MKL_CBWR", "OPENBLAS_CORETYPE"}
+    assert {"ATEN_CPU_CAPABILITY", "MKL_CBWR"} < set(asked)
     emulated = (str(EMULATOR), "-cpu", OTHER_CPU)
     here = train(tmp_path / "here", data["pretrain"], asked)
     there = train(tmp_path / "there", data["pretrain"], asked, *emulated)
