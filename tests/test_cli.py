@@ -39,6 +39,18 @@ def test_help_of_every_subcommand_loads_no_torch():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+def test_commands_that_rules_call_do_without_jsonschema():
+    # What runs on a machine without it imports it nowhere but where a config is checked.
+    code = (
+        "import sys, pkgutil, importlib; sys.modules['jsonschema'] = None; import rlsubnet;"
+        "skipped = ('backends', 'engines', 'numba', 'vllm');"
+        "names = [m.name for m in pkgutil.walk_packages(rlsubnet.__path__, 'rlsubnet.')];"
+        "[importlib.import_module(n) for n in names if not any(part in n for part in skipped)]"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_bad_input_is_one_line_on_stderr_and_status_1(tmp_path, capsys):
     status = main(["updates", str(tmp_path / "nowhere"), str(tmp_path)])
     captured = capsys.readouterr()

@@ -1,18 +1,22 @@
-"""The JSON schemas of workflow/schemas: reading them, filling defaults, wording their errors."""
+"""The JSON schemas of workflow/schemas: reading them, filling defaults, wording their errors.
+
+jsonschema is imported where a sheet or a config is checked: the commands that rules call read
+neither, and work without it.
+"""
 
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
-from jsonschema.validators import extend
 
 from rlsubnet.sheets.faults import unknown_name
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
 
 FOLDER = Path(__file__).resolve().parents[2] / "schemas"
 
@@ -30,15 +34,17 @@ _NOUNS = {
 @cache
 def load_schema(name: str) -> dict[str, Any]:
     """Return the schema ``workflow/schemas/{name}.schema.yaml``."""
+    from jsonschema import Draft202012Validator
+
     schema = yaml.safe_load((FOLDER / f"{name}.schema.yaml").read_text(encoding="utf-8"))
     Draft202012Validator.check_schema(schema)
     return schema
 
 
-def _filling(base: Callable[..., Iterator[ValidationError]]) -> Callable[..., Any]:
+def _filling(base: Callable[..., Iterator["ValidationError"]]) -> Callable[..., Any]:
     def properties(
-        validator: Draft202012Validator, schemas: Mapping[str, Any], instance: Any, schema: Any
-    ) -> Iterator[ValidationError]:
+        validator: Any, schemas: Mapping[str, Any], instance: Any, schema: Any
+    ) -> Iterator["ValidationError"]:
         if isinstance(instance, dict):
             for key, subschema in schemas.items():
                 if "default" in subschema:
@@ -59,21 +65,25 @@ def _is_number(checker: object, value: object) -> bool:
     return _is_integer(checker, value) or (isinstance(value, float) and math.isfinite(value))
 
 
-_FillingValidator = extend(
-    Draft202012Validator,
-    {"properties": _filling(Draft202012Validator.VALIDATORS["properties"])},
-    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(
-        {"integer": _is_integer, "number": _is_number}
-    ),
-)
+@cache
+def _filling_validator() -> Any:
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
+
+    types = {"integer": _is_integer, "number": _is_number}
+    return extend(
+        Draft202012Validator,
+        {"properties": _filling(Draft202012Validator.VALIDATORS["properties"])},
+        type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(types),
+    )
 
 
-def first_error(instance: Any, schema: Mapping[str, Any]) -> ValidationError | None:
+def first_error(instance: Any, schema: Mapping[str, Any]) -> "ValidationError | None":
     """Fill the defaults of ``schema`` into ``instance``, in place; return its first error."""
-    return next(_FillingValidator(schema).iter_errors(instance), None)
+    return next(_filling_validator()(schema).iter_errors(instance), None)
 
 
-def describe(error: ValidationError) -> str:
+def describe(error: "ValidationError") -> str:
     """Return what was found and what the schema expects, without where it stands.
 
     >>> describe(first_error("dop", {"enum": ["sft", "dpo"]}))
