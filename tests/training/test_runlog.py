@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -45,6 +46,26 @@ def test_the_commit_is_that_of_the_checkout(repository: Path) -> None:
         ["git", "-C", str(repository), "rev-parse", "HEAD"], capture_output=True, text=True
     )
     assert git_commit() in (head.stdout.strip(), None)  # None until this file is tracked
+
+
+def test_without_a_checkout_the_commit_is_what_a_variable_says(
+    repository: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "rlsubnet"
+    shutil.copytree(repository / "workflow" / "rlsubnet", copy)
+    code = "from rlsubnet.training.runlog import git_commit; print(git_commit())"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    told = []
+    for said in ({}, {"RLSUBNET_COMMIT": "4f04122"}):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env={**environment, **said},
+            capture_output=True,
+            text=True,
+        )
+        told.append(done.stdout.strip())
+    assert told == ["None", "4f04122"]
 
 
 def test_without_wandb_it_is_not_imported(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:

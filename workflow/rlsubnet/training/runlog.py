@@ -1,5 +1,6 @@
 """What a run leaves beside its weights: metrics, Weights & Biases, and its manifest."""
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -91,7 +92,11 @@ def wandb_logging(row: Row, folder: Path) -> Iterator[Callable[[Mapping[str, Any
 
 
 def git_commit() -> str | None:
-    """Return the commit of the checkout this package is part of, or None if it is in none."""
+    """Return the commit of the checkout this package is part of.
+
+    A copy of the files alone cannot know it: there it is what the variable ``RLSUBNET_COMMIT``
+    says, else None.
+    """
     here = Path(__file__).resolve()
 
     def git(*arguments: str) -> str | None:
@@ -108,7 +113,7 @@ def git_commit() -> str | None:
 
     # An installed package may lie inside some other repository: there it is not tracked.
     if git("ls-files", "--error-unmatch", here.name) is None:
-        return None
+        return os.environ.get("RLSUBNET_COMMIT") or None
     return git("rev-parse", "HEAD")
 
 
