@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.__main__ import COLUMNS
 from benchmarks.figure import line
 from benchmarks.gpu.everything import figures
 from benchmarks.gpu.size import HALF_BILLION, MINIATURE
@@ -34,28 +35,43 @@ def missing() -> list[str]:
     return [name for name, found in there.items() if not found]
 
 
+class Page:
+    """Prints lines and writes them as they come: no fault takes along what came before it."""
+
+    def __init__(self, out: Path | None) -> None:
+        self._file = out.open("w", encoding="utf-8") if out else None
+
+    def __enter__(self) -> "Page":
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        if self._file:
+            self._file.close()
+
+    def write(self, *lines: str) -> None:
+        """Print lines and add them to the file."""
+        text = "\n".join(lines)
+        print(text, flush=True)
+        if self._file:
+            print(text, file=self._file, flush=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu")
     parser.add_argument("--miniature", action="store_true", help="the same code on a CPU")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="Markdown file to write")
+    parser.add_argument("--out", type=Path, help="Markdown file, written line by line")
     options = parser.parse_args(arguments)
     if not options.miniature and not torch.cuda.is_available():
         parser.error("there is no GPU; --miniature runs the same code on a CPU")
     device = torch.device("cpu" if options.miniature else "cuda")
     size = MINIATURE if options.miniature else HALF_BILLION
-    lines = [heading(device), "", "| what | median (range) | goal | of |", "|---|---|---|---|"]
-    print("\n".join(lines), flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        # A fault in one of them does not take along what was measured before it.
+    with tempfile.TemporaryDirectory() as folder, Page(options.out) as page:
+        page.write(heading(device), "", *COLUMNS)
         for found in figures(size, device, Path(folder), options.repeats):
-            lines.append(line(found))
-            print(lines[-1], flush=True)
-    end = [f"{name} is not installed: no comparison with it." for name in missing()]
-    print("\n".join(["", *end]), flush=True)
-    if options.out:
-        options.out.write_text("\n".join([*lines, "", *end]) + "\n", encoding="utf-8")
+            page.write(line(found))
+        page.write("", *(f"{name} is not installed: no comparison with it." for name in missing()))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import doctest
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ import torch
 from transformers import Qwen2Config
 
 from benchmarks.__main__ import run as run_benchmark
-from benchmarks.figure import Unavailable
+from benchmarks.figure import Figure, Unavailable
+from benchmarks.gpu import __main__ as program
 from benchmarks.gpu import size
 from benchmarks.gpu.size import HALF_BILLION, Size, forward_flops
 from benchmarks.suite.gpu import figures
@@ -58,6 +60,19 @@ def test_a_miniature_prints_every_figure_and_that_none_is_of_a_gpu(
     assert "MFU" not in text
     goals = [line.split("|")[3].strip() for line in text.splitlines() if line.startswith("| ")]
     assert [goal for goal in goals if goal not in ("", "goal")] == ["at most 0 : met"]
+
+
+def test_a_fault_keeps_what_was_measured_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def figures(*settings: object) -> Iterator[Figure]:
+        yield Figure("first", (2.0,))
+        raise MemoryError
+
+    monkeypatch.setattr(program, "figures", figures)
+    with pytest.raises(MemoryError):
+        program.main(["--miniature", "--out", str(tmp_path / "out.md")])
+    assert "| first | 2 x |" in (tmp_path / "out.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
