@@ -30,6 +30,15 @@ def finish(project: Project, *targets: str) -> Path:
 CONFIGS = ("config/gpu/config.yaml", "config/gpu/own-model.yaml")
 
 
+def test_of_the_data_only_what_a_policy_samples_takes_the_gpu(project: Project) -> None:
+    specs = load_config([project.root / "config/gpu/config.yaml"])["data"]
+    jobs = project.jobs("all", scale="gpu")
+    data = [job for job in jobs if job.rule.startswith("data")]
+    on_gpu = {job.wildcards["data"] for job in data if "gpu_slots" in job.resources}
+    assert on_gpu == {name for name, spec in specs.items() if "policy" in spec}
+    assert "base_text" in {job.wildcards["data"] for job in data} - on_gpu
+
+
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("algorithm", ["dpo", "grpo", "prime"])
 def test_rl_has_two_seeds_its_own_mask_and_a_random_one(

@@ -135,7 +135,8 @@ def test_one_item_plans_only_what_it_reads(project, demo):
     ends = {pair.tuned for pair in pairs.values()}
     # Preferences wait for the policy, so its training is planned though no pair here is its own.
     assert project.trained(plan) == ends.union(*(ancestors(demo, name) for name in ends))
-    assert set(plan) == {"data", "train", "train_with_steps", "rank", "table2"}
+    data = {"data", "data_sampled"}
+    assert set(plan) == {*data, "train", "train_with_steps", "rank", "table2"}
 
 
 def test_one_ablation_of_the_demo_plans_its_run_and_what_it_starts_from(project, demo):
@@ -196,7 +197,7 @@ def test_a_run_on_a_policy_s_own_answers_waits_for_the_policy(project):
     project.sheets.add_row("runs.tsv", "rft", "rft", "base", "own", recipe, "1", "", "", "RFT")
     plan = project.plan("work/micro/runs/rft/final")
     assert plan["train"] == {"base", "sft", "rft"}
-    assert "own" in plan["data"]
+    assert plan["data_sampled"] == {"own"}
 
 
 def test_the_train_command_carries_the_resolved_row(project):

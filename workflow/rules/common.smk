@@ -40,9 +40,9 @@ def memory(kind):
     return lambda wildcards, attempt: config["resources"][kind]["mem_mb"] * attempt
 
 
-def needs(kind):
+def needs(kind, **changes):
     """Return the resources of a job; a change in them repeats nothing."""
-    wanted = config["resources"][kind]
+    wanted = {**config["resources"][kind], **changes}
     return {"mem_mb": memory(kind), **sheets.job_resources(wanted, SITE, kind)}
 
 

@@ -1,5 +1,9 @@
 # Training and evaluation data; what is sampled from a run waits for it.
 
+SAMPLED = [
+    name for name in SCALE.data_of(fetched=False) if config["data"][name].get("policy")
+]
+
 
 rule data:
     input:
@@ -12,18 +16,28 @@ rule data:
     benchmark:
         "<benchmarks>/data/{data}.tsv"
     wildcard_constraints:
-        data=one_of(SCALE.data_of(fetched=False)),
+        data=one_of(
+            name for name in SCALE.data_of(fetched=False) if name not in SAMPLED
+        ),
     priority: 10
     conda:
         ENVIRONMENT
     threads: threads_of("data")
     resources:
-        **needs("data"),
+        **needs("data", gpus=0),
     params:
         spec=lambda wildcards: canonical(config["data"][wildcards.data]),
         policy=lambda wildcards, input: option("--policy", input.policy),
     shell:
         "rlsubnet data {wildcards.data} --spec {params.spec:q} {params.policy:q} --out {output} > {log} 2>&1"
+
+
+# A model's own responses: the only data that a GPU makes.
+use rule data as data_sampled with:
+    wildcard_constraints:
+        data=one_of(SAMPLED),
+    resources:
+        **needs("data"),
 
 
 # The files of a published data set. Like `download` it needs the internet and nothing else.

@@ -12,7 +12,8 @@ from typing import NamedTuple
 # Seconds of a job, side by side with another one on two cores: means of work/demo/benchmarks after
 # `make demo` there, rounded. Only their proportions matter once some jobs have ended.
 RULE_SECONDS = {
-    **{"data": 2.5, "evaluate": 7.5, "evaluate_steps": 20.0, "trajectory": 2.0},
+    **dict.fromkeys(("data", "data_sampled"), 2.5),
+    **{"evaluate": 7.5, "evaluate_steps": 20.0, "trajectory": 2.0},
     **dict.fromkeys(("mask", "updates", "frozen", "overlap", "rank"), 0.3),
     **dict.fromkeys(("all", "tables", "figures"), 0.0),
 }
