@@ -86,7 +86,8 @@ class Project:
 
     def snakemake(self, *arguments: str, scale: str = "micro") -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-        command += ["--configfile", f"config/{scale}/config.yaml"]
+        whole = (self.root / "config" / scale).is_dir()
+        command += ["--configfile", f"config/{scale}/config.yaml" if whole else f"config/{scale}"]
         environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

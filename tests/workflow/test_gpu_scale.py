@@ -54,6 +54,27 @@ def test_rl_has_two_seeds_its_own_mask_and_a_random_one(
     assert scale.runs["sft_rl_lr"].recipe == scale.runs["dpo"].recipe
 
 
+def test_the_short_scale_has_the_tasks_and_the_rl_of_the_demo(repository: Path) -> None:
+    short, demo = (
+        load_config([repository / f"config/{name}.yaml"]) for name in ("gpu/short", "demo/config")
+    )
+    # A GPU takes more at a time, and more texts for larger batches of pretraining and SFT.
+    counts = {"batch_size", "documents", "problems"}
+
+    def tasks(settings: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: {key: value for key, value in spec.items() if key not in counts}
+            for name, spec in settings["data"].items()
+        }
+
+    own = {name: spec for name, spec in tasks(short).items() if name != "preferences_l"}
+    assert own == {name: tasks(demo)[name] for name in own}
+    for kind in ("rl", "online", "prime"):
+        recipes = short["recipes"][kind], demo["recipes"][kind]
+        differing = {key for key in recipes[0] if recipes[0][key] != recipes[1][key]}
+        assert differing == {"accumulate", "compute", "save_every", "sparsity_every"}
+
+
 @pytest.mark.parametrize("config", CONFIGS)
 def test_no_job_of_a_gpu_may_take_ten_minutes_or_lose_more_than_half(
     repository: Path, config: str
