@@ -26,6 +26,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SLURM = "tests/slurm/"
 LONGEST = (
     SLURM,
+    "tests/workflow/test_day.py",
     "tests/workflow/test_gpu_scale.py",
     "tests/running/test_resume.py",
     "tests/backends/",

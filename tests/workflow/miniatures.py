@@ -1,7 +1,8 @@
 """Configurations in a small size: some rows of their sheets, and a file that makes them smaller."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -23,6 +24,11 @@ def make_miniature(root: Path, config: str, smaller: Path, runs: Collection[str]
     (root / "config" / SCALE).mkdir()
     written = yaml.safe_dump(settings, allow_unicode=True)
     (root / "config" / SCALE / "config.yaml").write_text(written, encoding="utf-8")
+    keep_runs(root, settings, runs)
+
+
+def keep_runs(root: Path, settings: Mapping[str, Any], runs: Collection[str]) -> None:
+    """Leave in a configuration's sheets ``runs`` and what is made of them."""
     pairs = _keep_rows(root / settings["pairs"], ("init", "tuned"), runs)
     _keep_rows(root / settings["runs"], ("run",), runs)
     _keep_rows(root / settings["comparisons"], ("pair1", "pair2"), pairs)

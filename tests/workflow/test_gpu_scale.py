@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rlsubnet.files import read_jsonl
-from rlsubnet.sheets import ITEMS, load_config, load_scale, waist_files
+from rlsubnet.sheets import load_config, load_scale
 from rlsubnet.sheets.recipes import resolved_row
 from rlsubnet.tasks.verify import is_correct
 from tests.workflow.miniatures import SCALE, make_miniature, set_cell
@@ -107,35 +107,6 @@ def test_vllm_draws_what_is_sampled_where_its_file_is_laid_over(
     }
     for run, recipe in before.items():
         assert recipe | {"sampler": after[run]["sampler"]} == after[run]
-
-
-@pytest.mark.slow
-def test_a_model_from_scratch_goes_through_every_rule(project: Project) -> None:
-    config = "config/gpu/config.yaml"
-    runs = ("base", "sft", "dpo", "grpo", "prime", "prime_sub")
-    # The overlap of two runs that are here, instead of two seeds.
-    set_cell(project.root / "config/gpu/comparisons.tsv", "algorithm", "pair2", "prime")
-    make_miniature(project.root, config, HERE / "gpu/scratch.yaml", runs)
-    set_cell(project.root / "config/gpu/runs.tsv", "prime", "set", "checkpoint_every=2")
-    root = finish(project)
-    files = waist_files(load_scale(load_config([root / f"config/{SCALE}/config.yaml"]), root))
-    folders = {Path(file).parent.name for file in files}
-    assert folders >= {"updates", "ranks", "overlap", "trajectory", "metrics", "scores"}
-    for file in files:
-        assert (root / file).stat().st_size > 0
-    for item in ITEMS:
-        folder, kind = ("figures", "pdf") if item.startswith("fig") else ("tables", "csv")
-        assert (root / f"results/gpu/{folder}/{item}.{kind}").stat().st_size > 0
-    frozen = rows_of(root / "results/gpu/frozen/prime_sub.csv")
-    assert sum(int(row["frozen"]) for row in frozen) > 0
-    assert [row["tensor"] for row in frozen if int(row["frozen_changed"])] == []
-    # Counted on the way every two of four steps; the last count is that of the table.
-    cells = [row["sparsity"] for row in rows_of(root / "results/gpu/metrics/prime.csv")]
-    assert [bool(cell) for cell in cells] == [False, True, False, True]
-    (printed,) = (
-        r for r in rows_of(root / "results/gpu/tables/table1.csv") if r["tuned"] == "prime"
-    )
-    assert 100 * float(cells[-1]) == pytest.approx(float(printed["sparsity_percent"]), abs=1e-3)
 
 
 @pytest.mark.slow
