@@ -6,7 +6,8 @@ from benchmarks.figure import Figure, ratio
 from benchmarks.gpu.clock import in_turn
 from benchmarks.gpu.size import Size
 from benchmarks.gpu.training import Bench
-from rlsubnet.measure.device import count_changed, update_rank
+from rlsubnet.measure.device import count_changed
+from rlsubnet.measure.rank import update_rank
 
 
 def diff_figures(bench: Bench, repeats: int) -> list[Figure]:
@@ -37,21 +38,24 @@ def diff_figures(bench: Bench, repeats: int) -> list[Figure]:
 
 
 def rank_figures(size: Size, device: torch.device, repeats: int) -> list[Figure]:
-    """Return the time of a rank beside torch.linalg.matrix_rank, and whether they differ."""
-    noise = torch.Generator(device).manual_seed(1)
-    init = torch.randn(size.matrix, generator=noise, device=device, dtype=torch.float32) * 0.02
-    drift = torch.randn(size.matrix, generator=noise, device=device, dtype=torch.float32) * 2e-5
-    init = init.bfloat16()
-    tuned = (init.float() + drift).bfloat16()
+    """Return the time of a rank beside torch.linalg.matrix_rank, and whether they differ.
+
+    A rank as ``rlsubnet rank`` takes it, from an update in the host's memory, with its stable and
+    effective rank; torch's from one on the device.
+    """
+    noise = torch.Generator().manual_seed(1)
+    init = (0.02 * torch.randn(size.matrix, generator=noise)).bfloat16()
+    tuned = (init.float() + 2e-5 * torch.randn(size.matrix, generator=noise)).bfloat16()
     delta = (tuned - init).float()
+    array, there = delta.numpy(), delta.to(device)
     ours, theirs = in_turn(
-        [lambda: update_rank(init, tuned), lambda: torch.linalg.matrix_rank(delta)],
+        [lambda: update_rank(array, device.type), lambda: torch.linalg.matrix_rank(there)],
         device,
         repeats,
     )
     rows, columns = size.matrix
     what = f"rank of an update of {rows} x {columns}"
-    wrong = abs(int(update_rank(init, tuned)) - int(torch.linalg.matrix_rank(delta)))
+    wrong = abs(update_rank(array, device.type).rank - int(torch.linalg.matrix_rank(there)))
     return [
         ratio(
             f"{what} beside torch.linalg.matrix_rank",

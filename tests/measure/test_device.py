@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from rlsubnet.measure.device import changed_weights, count_changed, overlap_counts, update_rank
+from rlsubnet.measure.device import changed_weights, count_changed, overlap_counts
 from rlsubnet.measure.overlap import overlap_counts as counts_of_arrays
-from rlsubnet.measure.rank import update_delta
-from rlsubnet.measure.rank import update_rank as rank_of_array
 from rlsubnet.measure.sparsity import RULES, TOLERANCES, changed
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -68,17 +66,3 @@ def test_overlap_counts_are_those_of_arrays() -> None:
     packed = [np.packbits(mask.numpy(), bitorder="little") for mask in masks]
     expected = counts_of_arrays(*packed, numel=1000)
     assert found == [expected.first, expected.second, expected.both]
-
-
-@pytest.mark.parametrize("shape", [(40, 25), (25, 40)])
-def test_the_rank_is_that_of_arrays_and_of_matrix_rank(shape: tuple[int, int]) -> None:
-    init, tuned = pair(*shape)
-    tuned[:, 3] = init[:, 3]  # a column without update
-    delta = update_delta(codes(init), codes(tuned))
-    expected = rank_of_array(delta).rank
-    assert update_rank(init, tuned).item() == expected
-    assert torch.linalg.matrix_rank(torch.from_numpy(delta)).item() == expected
-
-
-def test_an_update_without_changes_has_rank_0() -> None:
-    assert update_rank(torch.ones(3, 4), torch.ones(3, 4)).item() == 0

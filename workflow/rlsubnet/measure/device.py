@@ -1,9 +1,8 @@
 """The paper's measures on tensors where they are, on a GPU or not; results stay there, too.
 
-The same numbers as :mod:`rlsubnet.measure.sparsity`, :mod:`rlsubnet.measure.overlap` and
-:mod:`rlsubnet.measure.rank` compute of arrays. Nothing here makes the program wait for the device,
-so that a training step can count what it changed; ``.item()`` of a result does, and a rank: its
-decomposition tells only on the device whether it converged.
+The same numbers as :mod:`rlsubnet.measure.sparsity` and :mod:`rlsubnet.measure.overlap` compute of
+arrays. Nothing here makes the program wait for the device, so that a training step can count what
+it changed; ``.item()`` of a result does.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlsubnet.measure.numerical_rank import EPS32
 from rlsubnet.measure.sparsity import TABLE_TOLERANCE, exact_threshold, official_threshold
 
 # Weights that one program of the kernel counts.
@@ -153,23 +151,3 @@ def overlap_counts(mask1: Tensor, mask2: Tensor) -> Tensor:
     """
     _check_shapes(mask1, mask2)
     return torch.stack([part.count_nonzero() for part in (mask1, mask2, mask1 & mask2)])
-
-
-def update_rank(init: Tensor, tuned: Tensor) -> Tensor:
-    """Return the rank of an update matrix, int64, as :func:`rlsubnet.measure.rank.update_rank`.
-
-    The number of singular values of the bfloat16 difference above
-    ``max(rows, columns) * eps(float32) * largest``, from a float32 decomposition.
-
-    Raises:
-        ValueError: the shapes differ, or are none of a matrix.
-
-    >>> update_rank(torch.zeros(3, 3), torch.diag(torch.tensor([3.0, 4.0, 0.0])))
-    tensor(2)
-    """
-    _check_shapes(init, tuned)
-    if init.ndim != 2:
-        raise ValueError(f"a rank needs a matrix, found shape {list(init.shape)}")
-    delta = (tuned.bfloat16() - init.bfloat16()).float()
-    singular = torch.linalg.svdvals(delta)
-    return (singular > max(delta.shape) * EPS32 * singular[0]).count_nonzero()
