@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from rlsubnet.cli import build_parser, main
 
@@ -58,6 +59,35 @@ def test_bad_input_is_one_line_on_stderr_and_status_1(tmp_path, capsys):
     assert captured.err.startswith("rlsubnet updates: error: ")
     assert "nowhere" in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_a_full_gpu_is_one_line_that_says_what_to_change(monkeypatch, capsys):
+    # As torch words it.
+    message = (
+        "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.10 GiB "
+        "of which 1.20 GiB is free. Process 7 has 77.90 GiB memory in use."
+    )
+
+    def full(paths):
+        raise torch.OutOfMemoryError(message)
+
+    monkeypatch.setattr("rlsubnet.sheets.load_config", full)
+    assert main(["check", "--config", "any"]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(
+        "rlsubnet check: error: CUDA out of memory. Tried to allocate 2.50 GiB. In a recipe"
+    )
+    assert "accumulate" in printed
+    assert printed.count("\n") == 1
+
+
+def test_another_error_of_torch_keeps_its_traceback(monkeypatch):
+    def broken(paths):
+        raise RuntimeError("CUDA error: an illegal memory access")
+
+    monkeypatch.setattr("rlsubnet.sheets.load_config", broken)
+    with pytest.raises(RuntimeError, match="illegal"):
+        main(["check", "--config", "any"])
 
 
 def test_an_unknown_subcommand_is_status_2(capsys):

@@ -24,7 +24,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand; bad input ends with one clear line on stderr and exit status 1."""
+    """Run one subcommand; bad input ends with one clear line on stderr and exit status 1.
+
+    So does a GPU whose memory is full.
+    """
     options = build_parser().parse_args(arguments)
     # What Slurm sends first: left alone it ends Python at once, half-written files stay behind.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -38,9 +41,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"rlsubnet {options.command}: error: {error}", file=sys.stderr)
         return 1
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        # torch's message goes on about its allocator.
+        wanted = ". ".join(str(error).split(". ")[:2]).rstrip(".")
+        print(
+            f"rlsubnet {options.command}: error: {wanted}. In a recipe, a higher accumulate splits "
+            "a batch, and recompute: true keeps fewer activations; other jobs on the GPU "
+            "(gpu_slots) take memory, too.",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # Whoever raises it has imported torch, which most commands do without.
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
 if __name__ == "__main__":
