@@ -1,5 +1,8 @@
 """Decoding into a cache of fixed size gives the tokens of decoding into a growing one."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -65,11 +68,33 @@ def test_batch_after_batch_is_drawn_as_if_alone(monkeypatch: pytest.MonkeyPatch)
     model = ending_model()
     sampler = StaticSampler(model)
     longer = [[1, *[4 + n % 9] * n] for n in (3, 14, 9, 1, 6)]
-    for prompts in (PROMPTS, PROMPTS[::-1], longer, PROMPTS[:3], [[1] * 17], [[2, 3]]):
+    for prompts in (PROMPTS, PROMPTS[::-1], longer, PROMPTS[:3], [[2, 3]], [[1] * 17], [[2, 3]]):
         expected = generate(model, prompts, 20, **ENDS)
         assert padded(sampler(prompts, 20, **ENDS), 20) == padded(expected, 20)
-    # The first three have five rows and up to 16 tokens.
-    assert [tuple(shape) for shape in made] == [(5, 16, 19), (3, 16, 19), (1, 32, 19), (1, 16, 19)]
+    # The first three have five rows and up to 16 tokens; the last finds room for 32.
+    assert [tuple(shape) for shape in made] == [(5, 16, 19), (3, 16, 19), (1, 16, 19), (1, 32, 19)]
+
+
+def test_the_cache_is_as_long_as_a_quick_kernel_takes_it() -> None:
+    model = ending_model()
+    sampler = StaticSampler(model)
+    sampler(PROMPTS, 20, **ENDS)
+    # 6 tokens, padded to 16, and 19 that are written: 35, padded to 48.
+    assert sampler._decoder is not None
+    assert sampler._decoder._seen.shape == (5, 1, 1, 48)
+    assert sampler._decoder._layers()[0].keys.shape[2] == 48
+
+
+def test_a_cache_that_is_replaced_is_freed_at_once() -> None:
+    sampler = StaticSampler(ending_model())
+    sampler(PROMPTS, 20, **ENDS)
+    first = weakref.ref(sampler._decoder)
+    gc.disable()
+    try:
+        sampler(PROMPTS[:3], 20, **ENDS)
+    finally:
+        gc.enable()
+    assert first() is None
 
 
 def test_a_step_that_is_kept_follows_the_weights() -> None:

@@ -8,6 +8,7 @@ tokens only.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -84,7 +85,7 @@ class StaticSampler:
     Takes the arguments of :func:`rlsubnet.evaluation.generate.generate` behind the model, returns
     the same and raises the same errors. Greedy tokens are the same; a seed draws other samples,
     since rows that have ended go on drawing noise. The cache and the captured step stay for the
-    next prompts of the same shape.
+    next prompts, as many of them and no longer ones.
 
     Args:
         model: causal language model.
@@ -146,16 +147,20 @@ class StaticSampler:
         raise AssertionError("max_new_tokens is at least 1")
 
     def _decoder_behind(self, prompts: ReadPrompts, room: int, samples: int) -> "_Decoder":
-        """Return what goes on behind the prompts: the one that is there, if it has their shape."""
+        """Return what goes on behind the prompts: the one that is there, if it has room for them.
+
+        Capturing a step costs more than what its cache is wider than the prompts.
+        """
         rows, width = len(prompts.mask) * samples, prompts.mask.shape[1]
         shape = _Shape(rows, -(-width // WIDTHS) * WIDTHS, room)
         # Where the weights have moved in memory, a captured step would read what was there.
         places = [weight.data_ptr() for weight in self._model.parameters()]
-        if self._decoder is None or (self._decoder.shape, self._decoder.places) != (shape, places):
-            self._decoder = None  # gives its memory back before more is asked for
-            self._decoder = _Decoder(self._model, shape, places)
-        self._decoder.begin(prompts, samples)
-        return self._decoder
+        decoder = self._decoder
+        if decoder is None or decoder.places != places or not decoder.shape.holds(shape):
+            self._decoder = decoder = None  # gives its memory back before more is asked for
+            self._decoder = decoder = _Decoder(self._model, shape, places)
+        decoder.begin(prompts, samples)
+        return decoder
 
 
 class _Shape(NamedTuple):
@@ -164,6 +169,10 @@ class _Shape(NamedTuple):
     rows: int
     width: int
     room: int
+
+    def holds(self, other: "_Shape") -> bool:
+        """Return whether there is room for another one; rows that are not there cost as others."""
+        return self.rows == other.rows and self.width >= other.width and self.room >= other.room
 
 
 class _Decoder:
@@ -180,7 +189,8 @@ class _Decoder:
     def __init__(self, model: PreTrainedModel, shape: _Shape, places: list[int]) -> None:
         self.shape, self.places = shape, places
         self._model = model
-        length = shape.width + shape.room
+        # Of another length torch copies the mask for its quick kernel, in every layer.
+        length = -(-(shape.width + shape.room) // WIDTHS) * WIDTHS
         self._cache = StaticCache(config=model.config, max_cache_len=length)
         # Who may be looked at, [rows, 1, 1, length]: such a mask is taken as it is.
         self._seen = torch.zeros(shape.rows, 1, 1, length, dtype=torch.bool, device=model.device)
@@ -212,10 +222,10 @@ class _Decoder:
     def step(self, chosen: Tensor) -> Tensor:
         """Write a token per row, ``[rows]``; return the next logits, which a step overwrites."""
         self._tokens.copy_(chosen[:, None])
-        if self._replay is None:
-            graphs = GRAPHS and self._model.device.type == "cuda"
-            self._replay = _captured(self._run, self._moved()) if graphs else self._run
-        return self._replay()
+        if self._replay is None and GRAPHS and self._model.device.type == "cuda":
+            self._replay = _captured(self._run, self._moved())
+        # Not kept where there is no graph: one that holds itself waits for the collector.
+        return (self._replay or self._run)()
 
     def _layers(self) -> list[Any]:
         # Layers of all kinds have one type in transformers; here they are of the plain kind.
@@ -239,6 +249,12 @@ class _Decoder:
         return cast(Tensor, output.logits[:, -1])
 
 
+@cache
+def _side_stream() -> torch.cuda.Stream:
+    # One for all captures: each stream keeps a workspace of cuBLAS, 32 MiB, for good.
+    return torch.cuda.Stream()
+
+
 def _captured(run: Callable[[], Tensor], changed: Sequence[Tensor]) -> Callable[[], Tensor]:
     """Return a function that replays one call of ``run`` as a CUDA graph.
 
@@ -248,7 +264,7 @@ def _captured(run: Callable[[], Tensor], changed: Sequence[Tensor]) -> Callable[
             What these calls wrote into the cache is overwritten before it is looked at.
     """
     before = [tensor.clone() for tensor in changed]
-    side = torch.cuda.Stream()
+    side = _side_stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         run()  # libraries make their workspaces, which a capture must not
