@@ -11,9 +11,13 @@ import torch
 
 from rlsubnet.evaluation import sampler
 from rlsubnet.measure.sparsity import total_counts, update_counts
+from rlsubnet.tasks.tokenizer import build_tokenizer
 from rlsubnet.training import memory, optimizer, run
 from rlsubnet.training.batches import Sample, collate
+from rlsubnet.training.credit import ProcessCredit
 from rlsubnet.training.model import prepare_training, score_batch
+from rlsubnet.training.online import new_learner
+from rlsubnet.training.optimizer import MasterOptimizer
 from rlsubnet.training.recipe import Row
 from tests.evaluation.tiny_models import tiny_model
 from tests.training.training_runs import bits, column, metrics, row, weights
@@ -102,7 +106,7 @@ def test_compiled_layers_train_to_nearly_the_same_weights(
     # All of torch.compile but its code generator, which takes half a minute.
     compiling = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(compiling, backend="aot_eager"))
-    what = replace(row("grpo", samples=4, max_new_tokens=4, steps=3, lr=1e-2), data="problems")
+    what = replace(row("prime", samples=4, max_new_tokens=4, steps=3, lr=1e-2), data="problems")
     plain = train_online(what, "plain")
     compiled = train_online(replace(what, recipe=replace(what.recipe, compile=True)), "compiled")
     assert column(compiled, "grad_norm") == pytest.approx(column(plain, "grad_norm"), rel=1e-2)
@@ -111,6 +115,20 @@ def test_compiled_layers_train_to_nearly_the_same_weights(
         for name, found in weights(compiled / "final").items()
     ]
     assert sum(same) / len(same) > 0.9
+
+
+def test_the_models_beside_the_policy_are_compiled_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = replace(row("prime", samples=4, max_new_tokens=4).recipe, compile=True)
+    policy = tiny_model()
+    prepare_training(policy, recipe)
+    optimizer = MasterOptimizer(dict(policy.named_parameters()), recipe)
+    learner = new_learner("prime", policy, optimizer, build_tokenizer(), recipe)
+    assert isinstance(learner.credit, ProcessCredit)
+    for model in (policy, learner.reference, learner.credit._model):
+        layers = model.get_submodule("model.layers").children()
+        assert all(layer._compiled_call_impl is not None for layer in layers)
 
 
 def test_without_a_gpu_a_batch_that_memory_may_divide_is_whole(

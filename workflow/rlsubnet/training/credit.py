@@ -1,7 +1,6 @@
 """Which token of a response earned how much: what GRPO, RAFT++, PPO and PRIME differ in."""
 
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
@@ -19,7 +18,7 @@ from rlsubnet.objectives.policy_gradient import (
 )
 from rlsubnet.objectives.prime import outcome_loss, prime_advantages
 from rlsubnet.training.batches import row_parts, take_rows
-from rlsubnet.training.model import score_batch, score_tokens
+from rlsubnet.training.model import copied, score_batch, score_tokens
 from rlsubnet.training.optimizer import MasterOptimizer
 from rlsubnet.training.recipe import Recipe
 from rlsubnet.training.rollouts import Rollouts
@@ -177,7 +176,7 @@ class ProcessCredit:
 
     def __init__(self, policy: PreTrainedModel, recipe: Recipe) -> None:
         self._recipe = recipe
-        self._model = deepcopy(policy)
+        self._model = copied(policy, recipe)
         self._lr = 2 * recipe.lr if recipe.reward_lr is None else recipe.reward_lr
         # No mask: the subnetwork is the policy's. AdamW without decay at a constant rate, as in
         # verl's recipe, whatever moves the policy.

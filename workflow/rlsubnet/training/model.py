@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,9 +95,24 @@ def prepare_training(model: PreTrainedModel, recipe: Recipe) -> None:
         current = getattr(model, "activation_checkpointing_enable", None)
         (current or model.gradient_checkpointing_enable)({"use_reentrant": False})
     if recipe.compile:
-        layers: Any = model.base_model.layers
-        for layer in layers:
-            layer.compile(dynamic=True)
+        _compile_layers(model)
+
+
+def _compile_layers(model: PreTrainedModel) -> None:
+    layers: Any = model.base_model.layers
+    for layer in layers:
+        layer.compile(dynamic=True)
+
+
+def copied(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
+    """Return a copy of a model that was prepared for training, prepared alike.
+
+    ``deepcopy`` alone leaves compiled layers as they were before.
+    """
+    copy = deepcopy(model)
+    if recipe.compile:
+        _compile_layers(copy)
+    return copy
 
 
 def save_model(

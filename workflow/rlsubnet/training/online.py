@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import nullcontext
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +25,7 @@ from rlsubnet.training.credit import (
 )
 from rlsubnet.training.journal import Journal, errors_of
 from rlsubnet.training.loop import with_sparsity
-from rlsubnet.training.model import score_batch, score_tokens
+from rlsubnet.training.model import copied, score_batch, score_tokens
 from rlsubnet.training.optimizer import MasterOptimizer
 from rlsubnet.training.readings import mean
 from rlsubnet.training.recipe import Recipe, Row, learning_rate
@@ -95,7 +94,7 @@ def new_learner(
         tokenizer: of the policy.
         recipe: hyperparameters.
     """
-    reference = deepcopy(policy).requires_grad_(False)
+    reference = copied(policy, recipe).requires_grad_(False)
     credit, draw = ASSIGNERS[algorithm](policy, recipe), make_sampler(recipe.sampler, policy)
     return Learner(policy, optimizer, reference, credit, tokenizer, recipe, draw)
 
