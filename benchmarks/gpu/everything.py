@@ -9,7 +9,12 @@ import torch
 from benchmarks.figure import Figure
 from benchmarks.gpu.sampling import rollout_figures, vllm_figures
 from benchmarks.gpu.size import Size
-from benchmarks.gpu.training import grpo_figures, make_bench, offline_figures
+from benchmarks.gpu.training import (
+    compiled_figures,
+    grpo_figures,
+    make_bench,
+    offline_figures,
+)
 from benchmarks.gpu.trl_steps import is_installed, trl_figures
 from benchmarks.gpu.weights import diff_figures, rank_figures
 from rlsubnet.training.run import deterministic
@@ -24,6 +29,8 @@ def figures(size: Size, device: torch.device, folder: Path, repeats: int) -> Ite
         yield from rollout_figures(bench, repeats)
         yield from offline_figures(bench, folder, repeats)
         yield from grpo_figures(bench, repeats)
+        if device.type == "cuda":  # compiling for a CPU takes a minute
+            yield from compiled_figures(bench, repeats)
     if is_installed():
         yield from trl_figures(bench, repeats)
     if find_spec("vllm") is not None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from benchmarks.figure import Figure, Unavailable
 from benchmarks.gpu import __main__ as program
 from benchmarks.gpu import size
 from benchmarks.gpu.size import HALF_BILLION, Size, forward_flops
+from benchmarks.gpu.training import compiled_figures, make_bench
 from benchmarks.suite.gpu import figures
 from rlsubnet.training.model import new_model
 
@@ -73,6 +75,21 @@ def test_a_fault_keeps_what_was_measured_before_it(
     with pytest.raises(MemoryError):
         program.main(["--miniature", "--out", str(tmp_path / "out.md")])
     assert "| first | 2 x |" in (tmp_path / "out.md").read_text(encoding="utf-8")
+
+
+def test_dpo_is_measured_with_compiled_layers_and_leaves_the_others_as_they_were(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # All of torch.compile but its code generator, which takes a minute.
+    compiling = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(compiling, backend="aot_eager"))
+    bench = make_bench(size.MINIATURE, torch.device("cpu"))
+    speed, beside = compiled_figures(bench, repeats=1)
+    assert speed.what == "DPO step, compiled layers, miniature"
+    assert "compiled" in beside.detail
+    assert "eager" in beside.detail
+    layers = bench.model.get_submodule("model.layers").children()
+    assert all(layer._compiled_call_impl is None for layer in layers)
 
 
 @pytest.mark.slow
