@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
+from statistics import median
 
 import torch
 
@@ -40,6 +42,15 @@ def in_turn(
     return [list(found) for found in zip(*rounds, strict=True)]
 
 
+@cache
+def product_rate(device: torch.device, edge: int = 8192) -> float:
+    """Return the operations a second of a large bfloat16 product, the most that a step can have."""
+    noise = torch.Generator(device).manual_seed(0)
+    factors = torch.randn(2, edge, edge, generator=noise, device=device).bfloat16()
+    (times,) = in_turn([lambda: factors[0] @ factors[1]], device, repeats=5, times=10)
+    return 2 * edge**3 / median(times)
+
+
 def speed(
     what: str,
     size: Size,
@@ -50,6 +61,8 @@ def speed(
     goal: float | None = None,
 ) -> list[Figure]:
     """Return tokens a second of a step, and the share of the device's peak where that is known.
+
+    Beside it the share of what a product reaches on this device, which no data sheet says.
 
     Args:
         what: the step.
@@ -67,6 +80,11 @@ def speed(
     if (known := peak_of(device)) is not None:
         name, peak = known
         shares = tuple(100 * flops / t / peak for t in times)
-        detail = f"{flops / 1e12:.1f} TFLOP a step; {name}: {peak / 1e12:.0f} TFLOP/s"
+        product = product_rate(device)
+        detail = (
+            f"{flops / 1e12:.1f} TFLOP a step; {name}: {peak / 1e12:.0f} TFLOP/s; "
+            f"{spread([share * peak / product for share in shares], '%')} of a product's "
+            f"{product / 1e12:.0f} TFLOP/s, measured"
+        )
         found.append(Figure(f"{what}, {size.name}, MFU", shares, "%", goal, detail=detail))
     return found

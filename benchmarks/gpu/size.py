@@ -9,8 +9,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rlsubnet.training.model import move_model, new_model
 
-# Dense bfloat16 operations a second, from the data sheets.
-PEAKS = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
+# Dense bfloat16 operations a second, from the data sheets; the first that a GPU's name contains.
+PEAKS = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+}
 END, PAD = "<end>", "<pad>"
 
 

@@ -15,7 +15,7 @@ from transformers import Qwen2Config
 from benchmarks.__main__ import run as run_benchmark
 from benchmarks.figure import Figure, Unavailable
 from benchmarks.gpu import __main__ as program
-from benchmarks.gpu import size
+from benchmarks.gpu import clock, size
 from benchmarks.gpu.size import HALF_BILLION, Size, forward_flops
 from benchmarks.gpu.training import compiled_figures, make_bench
 from benchmarks.suite.gpu import figures
@@ -90,6 +90,33 @@ def test_dpo_is_measured_with_compiled_layers_and_leaves_the_others_as_they_were
     assert "eager" in beside.detail
     layers = bench.model.get_submodule("model.layers").children()
     assert all(layer._compiled_call_impl is None for layer in layers)
+
+
+def test_a_share_of_the_peak_stands_beside_one_of_a_measured_product(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(clock, "peak_of", lambda device: ("G1", 1000e12))
+    monkeypatch.setattr(clock, "product_rate", lambda device: 800e12)
+    found = clock.speed("step", size.MINIATURE, torch.device("cpu"), 10, 100e12, [0.25])
+    # 100 TFLOP in 0.25 s are 400 TFLOP/s: 40 % of 1000 and 50 % of 800.
+    assert found[1].values == (40.0,)
+    assert "50 % of a product's 800 TFLOP/s, measured" in found[1].detail
+
+
+def test_the_rate_of_a_product_is_that_of_the_seconds_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(clock, "in_turn", lambda actions, device, repeats, times: [[0.5, 1, 2]])
+    # 2 * 10^3 operations, 1 s in the median.
+    assert clock.product_rate.__wrapped__(torch.device("cpu"), edge=10) == 2000
+
+
+@pytest.mark.parametrize(("name", "peak"), [("NVIDIA H100 NVL", 835e12), ("NVIDIA H200", 989e12)])
+def test_a_peak_is_that_of_the_very_gpu(
+    monkeypatch: pytest.MonkeyPatch, name: str, peak: float
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert size.peak_of(torch.device("cuda")) == (name, peak)
 
 
 @pytest.mark.slow
