@@ -1,7 +1,11 @@
 """The same steps of DPO and GRPO through TRL, where it is installed.
 
 Both sides train float32 masters by AdamW with a bfloat16 forward and backward pass, on the same
-sequences, without recomputing activations; reference log-probabilities of DPO are computed before.
+sequences, without recomputing activations, by any kernels, not only those that repeat their bits;
+reference log-probabilities of DPO are computed before, and of GRPO's responses every other one is
+right. What remains: TRL keeps one copy of the weights, in float32, and rounds it in every product,
+also while it draws; this project keeps a rounded copy. TRL's DPO takes entropies for its metrics,
+which cannot be turned off.
 """
 
 import importlib.util

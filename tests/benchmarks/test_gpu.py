@@ -17,9 +17,10 @@ from benchmarks.figure import Figure, Unavailable
 from benchmarks.gpu import __main__ as program
 from benchmarks.gpu import clock, size
 from benchmarks.gpu.size import HALF_BILLION, Size, forward_flops
-from benchmarks.gpu.training import compiled_figures, make_bench
+from benchmarks.gpu.training import compiled_figures, make_bench, new_grpo
 from benchmarks.suite.gpu import figures
 from rlsubnet.training.model import new_model
+from rlsubnet.training.online import gather
 
 
 def run(repository: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -90,6 +91,15 @@ def test_dpo_is_measured_with_compiled_layers_and_leaves_the_others_as_they_were
     assert "eager" in beside.detail
     layers = bench.model.get_submodule("model.layers").children()
     assert all(layer._compiled_call_impl is None for layer in layers)
+
+
+def test_a_step_of_grpo_learns_from_rewards_as_trl_is_given_them() -> None:
+    learner, questions = new_grpo(make_bench(size.MINIATURE, torch.device("cpu")))
+    experience = gather(learner, questions, seed=0)
+    first = experience.credit.advantages[:, 0].view(2, 4)
+    # Two prompts, four responses each, of which the second and the fourth are right.
+    assert (first[:, 1::2] > 0).all()
+    assert (first[:, ::2] < 0).all()
 
 
 def test_a_share_of_the_peak_stands_beside_one_of_a_measured_product(
