@@ -1,4 +1,9 @@
-"""An optimizer on float32 masters of weights that the model holds rounded to bfloat16."""
+"""An optimizer on float32 masters of weights that the model holds rounded to bfloat16.
+
+What is done to every tensor alike is asked of torch once, by its ``_foreach`` functions: a GPU is
+given a few kernels for all tensors, where starting one for each takes longer than its work. A CPU
+computes the same one after the other.
+"""
 
 import math
 from collections.abc import Mapping
@@ -83,20 +88,33 @@ class MasterOptimizer:
 
     @torch.no_grad()
     def _round(self) -> None:
-        for parameter, master in zip(self._parameters.values(), self.masters.values(), strict=True):
-            parameter.copy_(master.to(torch.bfloat16))
+        weights: list[Tensor] = list(self._parameters.values())
+        # A copy into bfloat16 rounds; float32 weights, on a CPU, are to hold rounded values.
+        rounded = [
+            master if weight.dtype == torch.bfloat16 else master.to(torch.bfloat16)
+            for weight, master in zip(weights, self.masters.values(), strict=True)
+        ]
+        torch._foreach_copy_(weights, rounded)
 
     @torch.no_grad()
     def accumulate(self) -> None:
         """Move the model's gradients to the masters, added to what is there, in float32."""
+        widened: list[Tensor] = []
+        narrow: list[Tensor] = []
         for parameter, master in zip(self._parameters.values(), self.masters.values(), strict=True):
-            if parameter.grad is None:
+            gradient, parameter.grad = parameter.grad, None
+            if gradient is None:
                 continue
-            if master.grad is None:
-                master.grad = parameter.grad.to(torch.float32)
+            if master.grad is not None:
+                master.grad.add_(gradient)
+            elif gradient.dtype == torch.float32:
+                master.grad = gradient
             else:
-                master.grad.add_(parameter.grad)
-            parameter.grad = None
+                master.grad = torch.empty_like(master)
+                widened.append(master.grad)
+                narrow.append(gradient)
+        if widened:
+            torch._foreach_copy_(widened, narrow)
 
     @torch.no_grad()
     def step(self, lr: float, divisor: float) -> GradientNorms:
@@ -114,7 +132,8 @@ class MasterOptimizer:
         for name, master in self.masters.items():
             if master.grad is None:
                 raise ValueError(f"parameter {name}: no gradient; the loss does not depend on it")
-            gradients.append(master.grad.div_(divisor))
+            gradients.append(master.grad)
+        torch._foreach_div_(gradients, divisor)
         full = norm = get_total_norm(gradients)
         if self.mask is not None and self._recipe.mask_at == "pre_clip":
             self.mask.apply()
