@@ -15,7 +15,8 @@ from rlsubnet.evaluation import static_cache
 from rlsubnet.evaluation.generate import generate_growing
 from rlsubnet.evaluation.likelihood import response_logprobs
 from rlsubnet.measure import sparsity
-from rlsubnet.measure.device import changed_weights, count_changed, overlap_counts, update_rank
+from rlsubnet.measure.device import changed_weights, count_changed, overlap_counts
+from rlsubnet.measure.rank import update_rank
 from rlsubnet.sheets.config import read_yaml
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from rlsubnet.training.batches import Example, Sample, collate
@@ -188,17 +189,21 @@ def counts(place: Place) -> Iterator[Finding]:
     )
     for rule in ("bitwise", "official", "exact"):
         for atol in sparsity.TOLERANCES:
+            here = sparsity.changed(before, after, rule, atol)
             there = changed_weights(init, tuned, rule, atol).cpu().numpy()
-            wrong = int((there != sparsity.changed(before, after, rule, atol)).sum())
+            wrong = int((there != here).sum())
             expect(not wrong, f"{rule} at {atol}: {wrong} of {size} differ")
+            counted = int(count_changed({"w": init}, {"w": tuned}, rule, atol).changed)
+            expect(counted == here.sum(), f"{rule} at {atol}: {counted} counted, {here.sum()} are")
     masks = [torch.rand(size, device=place.device) < 0.3 for _ in range(2)]
     both = masks[0].cpu() & masks[1].cpu()
     wanted = [int(part.cpu().sum()) for part in (*masks, both)]
     expect(overlap_counts(*masks).tolist() == wanted, "overlap counts differ")
     start = torch.randn(96, 256, generator=torch.Generator().manual_seed(1)).bfloat16()
     end = (start.float() + 0.01 * (torch.rand(96, 256) < 0.02)).bfloat16()
-    rank = int(update_rank(start.to(place.device), end.to(place.device)))
-    alone = int(torch.linalg.matrix_rank((end - start).float()))
+    delta = (end - start).float()
+    rank = update_rank(delta.numpy(), place.device.type).rank
+    alone = int(torch.linalg.matrix_rank(delta))
     expect(rank == alone, f"rank {rank} on the device, {alone} by matrix_rank on the CPU")
     yield {"what": f"{size} weights, all rules and tolerances", "rank": rank}
     if place.is_gpu:  # more weights than an int32 counts

@@ -14,8 +14,8 @@ from benchmarks.device.parts import Finding, Part, Place
 from benchmarks.gpu.clock import seconds
 from benchmarks.gpu.size import HALF_BILLION, MINIATURE, Size, forward_flops
 from benchmarks.gpu.training import Bench, make_bench, new_grpo, offline_step
-from rlsubnet.measure.device import count_changed, overlap_counts, update_rank
-from rlsubnet.measure.gram import singular_values_on
+from rlsubnet.measure.device import count_changed, overlap_counts
+from rlsubnet.measure.rank import update_rank
 from rlsubnet.sheets.config import read_yaml
 from rlsubnet.tasks.tokenizer import VOCAB_SIZE
 from rlsubnet.training.online import gather, policy_step
@@ -119,9 +119,8 @@ def measures(place: Place) -> Iterator[Finding]:
     delta = (after - before).float()
     host = delta.cpu().numpy()
     for name, action in (
-        ("update_rank", lambda: update_rank(before, after)),
         ("matrix_rank", lambda: torch.linalg.matrix_rank(delta)),
-        ("rlsubnet rank", lambda: singular_values_on(host, place.device.type)),
+        ("rlsubnet rank", lambda: update_rank(host, place.device.type)),
     ):
         ms = took(place, action, repeats=2)
         yield {"what": f"{name} of {rows} x {columns}", "ms": ms}
