@@ -314,7 +314,8 @@ def _part(part: object, rows: pd.DataFrame) -> Iterator[str]:
     order = (
         rows["comparison"].map({OUTSIDE: 0, OTHER: 0, HERE_ONLY: 1, REFERENCE_ONLY: 1}).fillna(2)
     )
-    shown = rows.loc[order.sort_values(kind="stable").index, list(COLUMNS[1:])]
+    filled = [name for name in COLUMNS[1:] if rows[name].any()]
+    shown = rows.loc[order.sort_values(kind="stable").index, filled]
     headers = [column(name).header for name in shown.columns]
     cells = ([escape(cell) for cell in row] for row in shown.itertuples(index=False, name=None))
     yield from table(headers, cells, word=len(headers) - 1)

@@ -9,7 +9,7 @@ h1 { font-size: 1.4em; } h2 { font-size: 1.1em; margin-top: 2em; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: .4em .7em; border-top: 1px solid #ddd;
   overflow-wrap: anywhere; }
-th { font-weight: 600; border-top: 0; }
+th { font-weight: 600; border-top: 0; white-space: nowrap; }
 .word { color: #fff; border-radius: .3em; padding: .1em .5em; white-space: nowrap; }
 small { color: #666; }
 """
