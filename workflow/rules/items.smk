@@ -22,9 +22,8 @@ TITLES = {
 }
 
 
-REFERENCE = Path(config["reference"]) if config["reference"] else None
-# A clone may be without one.
-REFERENCE = REFERENCE if REFERENCE and REFERENCE.is_dir() else None
+# A clone may be without the folder.
+COMPARED = config["reference"] != "" and Path(config["reference"]).is_dir()
 
 
 def labels_of(item):
@@ -51,5 +50,5 @@ def everything():
     if config["cached"]:
         return drawn
     models = [sheets.checkpoint_folder(SCALE, run) for run in SCALE.runs]
-    compared = [rules.compare.output.csv] if REFERENCE else []
+    compared = [rules.compare.output.csv] if COMPARED else []
     return [*models, *sheets.waist_files(SCALE), *drawn, *compared]

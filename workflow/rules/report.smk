@@ -98,13 +98,13 @@ for item in FIGURES:
 
 
 # Beside the committed results: which words and numbers another machine gave.
-if REFERENCE:
+if COMPARED:
 
     rule compare:
         input:
             yours=[f"<results>/tables/{item}.csv" for item in TABLES],
             machines="<results>/machines.csv",
-            reference=[f"{REFERENCE}/tables/{item}.csv" for item in TABLES],
+            reference=[f"{config['reference']}/tables/{item}.csv" for item in TABLES],
         output:
             csv="<results>/tables/comparison.csv",
             md="<results>/tables/comparison.md",

@@ -5,7 +5,7 @@ all that is trained from it gets other digits; what the demo shows should keep i
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -157,13 +157,18 @@ def compare_number(yours: Number | None, reference: Number | None) -> str:
     'no interval'
     """
     if yours is None or reference is None:
-        return REFERENCE_ONLY if yours is None else HERE_ONLY
+        return _alone(yours)
     if yours.text == reference.text:
         return SAME
     if not reference.low:
         return NO_INTERVAL
     inside = float(reference.low) <= float(yours.text) <= float(reference.high)
     return INSIDE if inside else OUTSIDE
+
+
+def _alone(yours: object) -> str:
+    """Return the word for what one of the two folders lacks."""
+    return HERE_ONLY if yours else REFERENCE_ONLY
 
 
 def compare(yours: Path, reference: Path) -> pd.DataFrame:
@@ -196,18 +201,17 @@ def _verdicts(yours: Path, reference: Path) -> Iterator[tuple[str, ...]]:
     frames = [read_table(folder, "verdicts").set_index("id") for folder in (yours, reference)]
     here, there = (frame.to_dict("index") for frame in frames)
     for claim in dict.fromkeys([*there, *here]):
-        words = [found[claim]["verdict"] if claim in found else "" for found in (here, there)]
-        same = SAME if words[0] == words[1] else OTHER
-        if "" in words:
-            same = HERE_ONLY if words[0] else REFERENCE_ONLY
+        word, other = (found[claim]["verdict"] if claim in found else "" for found in (here, there))
+        same = SAME if word == other else OTHER if word and other else _alone(word)
         text = (here.get(claim) or there[claim])["claim"]
-        yield WORDS, text, claim, words[0], words[1], "", same
+        yield WORDS, text, claim, word, other, "", same
 
 
 def _numbers(yours: Path, reference: Path) -> Iterator[tuple[str, ...]]:
+    items = dict.fromkeys(headline.table for headline in HEADLINES)
+    tables = {item: [read_table(folder, item) for folder in (yours, reference)] for item in items}
     for headline in HEADLINES:
-        frames = [read_table(folder, headline.table) for folder in (yours, reference)]
-        here, there = (headline_numbers(frame, headline) for frame in frames)
+        here, there = (headline_numbers(frame, headline) for frame in tables[headline.table])
         for name in dict.fromkeys([*there, *here]):
             one, other = here.get(name), there.get(name)
             interval = f"{other.low} to {other.high}" if other and other.low else ""
@@ -218,26 +222,20 @@ def _numbers(yours: Path, reference: Path) -> Iterator[tuple[str, ...]]:
 
 def in_print(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the comparison as it is printed: numbers with the decimals of their table."""
-
-    def rounded(row: Mapping[str, str], text: str) -> str:
-        if row["part"] != NUMBERS or not text:
-            return text
-        digits = column(row["where"].split(", ")[1]).digits or 0
-        return " to ".join(f"{float(number):,.{digits}f}" for number in text.split(" to "))
-
-    printed = frame.copy()
-    for name in ("yours", "reference", "reference_interval"):
-        printed[name] = [rounded(row, row[name]) for row in frame.to_dict("records")]
-    header = {name: column(name.split(", ")[1]).header for name in _places(frame)}
-    printed["where"] = [
-        f"{where.split(', ')[0]}: {header[where]}" if where in header else where
-        for where in frame["where"]
-    ]
-    return printed
+    return pd.DataFrame([_in_print(row) for row in frame.to_dict("records")], columns=list(COLUMNS))
 
 
-def _places(frame: pd.DataFrame) -> Sequence[str]:
-    return list(dict.fromkeys(frame.loc[frame["part"] == NUMBERS, "where"]))
+def _in_print(row: Mapping[str, str]) -> dict[str, str]:
+    if row["part"] != NUMBERS:
+        return dict(row)
+    item, name = row["where"].split(", ")
+    kind = column(name)
+
+    def rounded(text: str) -> str:
+        return " to ".join(f"{float(x):,.{kind.digits or 0}f}" for x in text.split(" to ") if x)
+
+    cells = {cell: rounded(row[cell]) for cell in ("yours", "reference", "reference_interval")}
+    return {**row, **cells, "where": f"{item}: {kind.header}"}
 
 
 def counted(frame: pd.DataFrame, part: str) -> dict[str, int]:
