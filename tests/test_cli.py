@@ -71,7 +71,7 @@ def test_a_full_gpu_is_one_line_that_says_what_to_change(monkeypatch, capsys):
     def full(paths):
         raise torch.OutOfMemoryError(message)
 
-    monkeypatch.setattr("rlsubnet.sheets.load_config", full)
+    monkeypatch.setattr("rlsubnet.config.load_config", full)
     assert main(["check", "--config", "any"]) == 1
     printed = capsys.readouterr().err
     assert printed.startswith(
@@ -85,7 +85,7 @@ def test_another_error_of_torch_keeps_its_traceback(monkeypatch):
     def broken(paths):
         raise RuntimeError("CUDA error: an illegal memory access")
 
-    monkeypatch.setattr("rlsubnet.sheets.load_config", broken)
+    monkeypatch.setattr("rlsubnet.config.load_config", broken)
     with pytest.raises(RuntimeError, match="illegal"):
         main(["check", "--config", "any"])
 
@@ -110,13 +110,13 @@ def test_a_reader_that_stops_early_is_no_traceback():
 def test_a_terminated_command_leaves_no_half_written_file(tmp_path):
     code = """
 import os, signal, sys, time
-from rlsubnet import cli, files, sheets
+from rlsubnet import cli, config, files
 def terminated(paths):
     with files.replacing("out.csv") as temporary:
         temporary.write_text("half")
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(60)
-sheets.load_config = terminated
+config.load_config = terminated
 cli.main(["check", "--config", "any"])
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, timeout=30)

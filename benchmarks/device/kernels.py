@@ -11,13 +11,13 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from benchmarks.device.parts import Finding, Place
+from rlsubnet.config.config import read_yaml
 from rlsubnet.evaluation import static_cache
 from rlsubnet.evaluation.generate import generate_growing
 from rlsubnet.evaluation.likelihood import response_logprobs
 from rlsubnet.measure import sparsity
 from rlsubnet.measure.device import changed_weights, count_changed, overlap_counts
 from rlsubnet.measure.rank import update_rank
-from rlsubnet.sheets.config import read_yaml
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from rlsubnet.training.batches import Example, Sample, collate
 from rlsubnet.training.device import attention_on

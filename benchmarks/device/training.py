@@ -19,6 +19,7 @@ from benchmarks.device.kernels import TINY, architecture, examples, expect, poli
 from benchmarks.device.parts import Finding, Place
 from benchmarks.gpu.clock import wait
 from rlsubnet.cli import main
+from rlsubnet.config.recipe import Recipe, Row
 from rlsubnet.files import write_jsonl
 from rlsubnet.tasks.datasets import build
 from rlsubnet.tasks.tokenizer import build_tokenizer
@@ -30,7 +31,6 @@ from rlsubnet.training.memory import bytes_per_logit, bytes_per_sequence
 from rlsubnet.training.model import prepare_training
 from rlsubnet.training.online import gather, new_learner, policy_step
 from rlsubnet.training.optimizer import MasterOptimizer
-from rlsubnet.training.recipe import Recipe, Row
 from rlsubnet.training.rollouts import Question
 from rlsubnet.training.run import deterministic, run_training
 

@@ -14,6 +14,7 @@ from benchmarks.figure import Figure, ratio
 from benchmarks.gpu.clock import in_turn, speed
 from benchmarks.gpu.size import Size, forward_flops, random_model, word_tokenizer
 from rlsubnet.checkpoints.masks import load_mask, save_mask
+from rlsubnet.config.recipe import Recipe
 from rlsubnet.training.algorithms import find_algorithm
 from rlsubnet.training.batches import Example, Sample, collate, split_batch
 from rlsubnet.training.credit import Credit, GroupCredit
@@ -28,7 +29,6 @@ from rlsubnet.training.memory import (
 from rlsubnet.training.model import copied
 from rlsubnet.training.online import Learner, gather, new_learner, policy_step
 from rlsubnet.training.optimizer import MasterOptimizer
-from rlsubnet.training.recipe import Recipe
 from rlsubnet.training.rollouts import Question, Rollouts
 
 # What DPO is expected to reach of a GPU's peak, and what a mask may cost.

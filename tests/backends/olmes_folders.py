@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from rlsubnet.backends.olmes.suites import SUITES, Suite, Task
+from rlsubnet.config import suites as sheet_suites
 from rlsubnet.files import write_json, write_jsonl
-from rlsubnet.sheets import suites as sheet_suites
 
 # As the paper's tasks, with a few items: choices, problems with levels, problems of some years.
 CHOICE = Task("small_choice", "choice:0shot_cot::tulu3", 3)

@@ -19,7 +19,7 @@ from rlsubnet.backends.open_instruct.command import (
     script_arguments,
 )
 from rlsubnet.backends.open_instruct.row import Row, parse_row
-from rlsubnet.sheets import Scale, load_config, load_scale, resolved_row
+from rlsubnet.config import Scale, load_config, load_scale, resolved_row
 
 GOLDEN = Path(__file__).parent / "golden" / "open_instruct"
 RUNS = ("dpo", "dpo_sub", "dpo_b32", "dpo_b32_seed123", "dpo_b32_rollouts", "eurus2_dpo")

@@ -7,8 +7,8 @@ from typing import Any
 
 from rlsubnet.backends.verl.overrides import Places, overrides
 from rlsubnet.backends.verl.row import parse_row
-from rlsubnet.sheets import load_config, load_scale, resolved_row
-from rlsubnet.sheets.scale import Scale
+from rlsubnet.config import load_config, load_scale, resolved_row
+from rlsubnet.config.scale import Scale
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PRIME = ("prime", "prime_sub", "prime_steps")

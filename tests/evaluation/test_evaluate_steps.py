@@ -11,8 +11,8 @@ from rlsubnet.checkpoints.delta_pack import pack
 from rlsubnet.checkpoints.delta_source import StoredWeights
 from rlsubnet.checkpoints.saved_steps import step_file
 from rlsubnet.cli import main
+from rlsubnet.config.settings import read_settings
 from rlsubnet.evaluation.results import SCORE_COLUMNS, STEP_SCORE_COLUMNS
-from rlsubnet.evaluation.settings import read_settings
 from rlsubnet.files import write_jsonl
 from rlsubnet.tasks.choices import choices
 from rlsubnet.tasks.problems import problems

@@ -4,8 +4,8 @@ from importlib.util import find_spec
 
 import pytest
 
+from rlsubnet.config.settings import read_settings
 from rlsubnet.evaluation.sampler import make_sampler
-from rlsubnet.evaluation.settings import read_settings
 from tests.evaluation.tiny_models import tiny_model
 
 BLOCK = {"samples": 2, "temperature": 1.0, "batch_size": 8, "max_new_tokens": 6, "seed": 7}

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from rlsubnet.config.settings import Settings
 from rlsubnet.evaluation.results import Answer
 from rlsubnet.evaluation.score import (
     chance_levels,
@@ -11,7 +12,6 @@ from rlsubnet.evaluation.score import (
     preference_answers,
     suite_answers,
 )
-from rlsubnet.evaluation.settings import Settings
 from rlsubnet.tasks.choices import CHOICE_TASKS, choices
 from rlsubnet.tasks.problems import problems
 from rlsubnet.tasks.texts import demonstration_pairs

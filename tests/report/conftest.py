@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from rlsubnet.config import Comparison, Scale
 from rlsubnet.report.published import load_published
 from rlsubnet.report.waist import Results
-from rlsubnet.sheets import Comparison, Scale
 from tests.report import small_results as small
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 
+from rlsubnet.config import load_config, load_scale
+from rlsubnet.config.scale import Scale
 from rlsubnet.report.settings import all_but_seed, recipe_of, steps_columns
 from rlsubnet.report.verdicts.updates import pace_of
-from rlsubnet.sheets import load_config, load_scale
-from rlsubnet.sheets.scale import Scale
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 from docutils.core import publish_parts
 from jinja2 import Template
 
-from rlsubnet.sheets import ITEMS
+from rlsubnet.config import ITEMS
 
 
 @pytest.mark.parametrize("item", [*ITEMS, "comparison", "workflow"])

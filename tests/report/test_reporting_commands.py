@@ -9,9 +9,9 @@ import pytest
 
 from rlsubnet.cli import build_parser, main
 from rlsubnet.commands.reporting import ITEMS
+from rlsubnet.config import ITEMS as SHEET_ITEMS
 from rlsubnet.report.items import ALL_TABLES, FIGURES, TITLES
 from rlsubnet.report.published import check_paper_models, load_published
-from rlsubnet.sheets import ITEMS as SHEET_ITEMS
 
 RUNS = "run\talgorithm\tinit\tdata\trecipe\tseed\tmask\tset\tlabel\n"
 PAIRS = "pair\tinit\ttuned\tmethod\titems\tpaper_model\tcommon_rows\tlabel\n"

@@ -5,13 +5,13 @@ import math
 
 import pytest
 
+from rlsubnet.config import item_files
 from rlsubnet.report.measures import late_fall
 from rlsubnet.report.published import NOT_RUN
 from rlsubnet.report.tables import section6
 from rlsubnet.report.tables.common import MEAN_OF_SEEDS, ONE_OF_THE_SEEDS
 from rlsubnet.report.tables.in_print import section6_in_print
 from rlsubnet.report.tables.section6 import COURSE, REGULARIZATION
-from rlsubnet.sheets import item_files
 from tests.report.small_results import (
     METRICS,
     SFT_UPDATES,

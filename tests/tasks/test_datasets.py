@@ -9,9 +9,9 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from rlsubnet.cli import main
+from rlsubnet.config.backends import FETCHED_KINDS, MIXTURE
+from rlsubnet.config.schemas import load_schema
 from rlsubnet.files import read_jsonl
-from rlsubnet.sheets.backends import FETCHED_KINDS, MIXTURE
-from rlsubnet.sheets.schemas import load_schema
 from rlsubnet.tasks.arithmetic import is_correct
 from rlsubnet.tasks.datasets import GENERATORS, build
 from rlsubnet.tasks.tokenizer import build_tokenizer

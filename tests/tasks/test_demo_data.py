@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlsubnet.sheets import load_config
+from rlsubnet.config import load_config
 from rlsubnet.tasks.datasets import build
 
 

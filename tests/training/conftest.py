@@ -10,8 +10,8 @@ import torch
 
 from rlsubnet.checkpoints.masks import save_mask
 from rlsubnet.checkpoints.store import Checkpoint
+from rlsubnet.config.recipe import Row
 from rlsubnet.files import write_jsonl
-from rlsubnet.training.recipe import Row
 from rlsubnet.training.run import run_training
 from tests.training.online_runs import PROMPTS
 from tests.training.training_runs import row

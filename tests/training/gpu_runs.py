@@ -8,12 +8,12 @@ import torch
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.gpu.size import HALF_BILLION
-from rlsubnet.sheets import load_config, load_scale, resolved_row
+from rlsubnet.config import load_config, load_scale, resolved_row
+from rlsubnet.config.recipe import Recipe, Row
 from rlsubnet.tasks.tokenizer import VOCAB_SIZE
 from rlsubnet.training.algorithms import ALGORITHMS, ONLINE
 from rlsubnet.training.batches import Example, Sample
 from rlsubnet.training.model import move_model
-from rlsubnet.training.recipe import Recipe, Row
 from rlsubnet.training.rollouts import Group, Question
 from tests.conftest import REPOSITORY
 from tests.training.stand_in import GPU, META

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
+from rlsubnet.config.recipe import Recipe, Row
 from rlsubnet.evaluation.loading import load_model
 from rlsubnet.files import read_jsonl
 from rlsubnet.tasks.tokenizer import load_tokenizer
 from rlsubnet.training.online import Learner, new_learner
 from rlsubnet.training.optimizer import MasterOptimizer
-from rlsubnet.training.recipe import Recipe, Row
 from rlsubnet.training.rollouts import Question, make_questions
 from tests.training.training_runs import row
 

@@ -4,9 +4,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rlsubnet.sheets.backends import DATA_KINDS
-from rlsubnet.sheets.recipes import OBJECTIVE_KEYS, ONLINE_KEYS, recipe_schemas
-from rlsubnet.sheets.schemas import load_schema
+from rlsubnet.config.backends import DATA_KINDS
+from rlsubnet.config.recipe import Recipe
+from rlsubnet.config.recipes import OBJECTIVE_KEYS, ONLINE_KEYS, recipe_schemas
+from rlsubnet.config.schemas import load_schema
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from rlsubnet.training.algorithms import (
     ALGORITHMS,
@@ -15,7 +16,6 @@ from rlsubnet.training.algorithms import (
     find_algorithm,
     make_examples,
 )
-from rlsubnet.training.recipe import Recipe
 
 TOKENIZER = build_tokenizer()
 RECIPE = Recipe(steps=1, batch_size=2, lr=1.0, beta=0.5)

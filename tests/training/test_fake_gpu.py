@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rlsubnet.config.recipe import Row
 from rlsubnet.evaluation import static_cache
 from rlsubnet.evaluation.likelihood import response_logprobs
 from rlsubnet.measure.device import count_changed, overlap_counts
@@ -30,7 +31,6 @@ from rlsubnet.training.masking import Layout, attach_layout, whole
 from rlsubnet.training.model import prepare_training
 from rlsubnet.training.online import new_learner, train_online
 from rlsubnet.training.optimizer import MasterOptimizer
-from rlsubnet.training.recipe import Row
 from rlsubnet.training.run import deterministic
 from rlsubnet.training.runlog import metrics_columns
 from tests.training.gpu_runs import drawn, gpu_model, offline_examples, questions_of, row_of

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rlsubnet.config.recipe import Row
 from rlsubnet.evaluation import sampler
 from rlsubnet.measure.sparsity import total_counts, update_counts
 from rlsubnet.tasks.tokenizer import build_tokenizer
@@ -18,7 +19,6 @@ from rlsubnet.training.credit import ProcessCredit
 from rlsubnet.training.model import prepare_training, score_batch
 from rlsubnet.training.online import new_learner
 from rlsubnet.training.optimizer import MasterOptimizer
-from rlsubnet.training.recipe import Row
 from tests.evaluation.tiny_models import tiny_model
 from tests.training.training_runs import bits, column, metrics, row, weights
 

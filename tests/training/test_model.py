@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlsubnet.checkpoints.layout import COMPANIONS
+from rlsubnet.config.recipe import Recipe
 from rlsubnet.evaluation.loading import load_model
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from rlsubnet.training.model import move_model, new_model, save_model
 from rlsubnet.training.optimizer import MasterOptimizer
-from rlsubnet.training.recipe import Recipe
 from tests.training.training_runs import ARCHITECTURE
 
 TOKENIZER = build_tokenizer()

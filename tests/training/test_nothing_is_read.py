@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from rlsubnet.config.recipe import Recipe
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from rlsubnet.training import optimizer as optimizer_module
 from rlsubnet.training.algorithms import ALGORITHMS
@@ -20,7 +21,6 @@ from rlsubnet.training.masking import Layout, attach_layout, whole
 from rlsubnet.training.model import new_model
 from rlsubnet.training.online import Experience, Learner, new_learner, policy_step
 from rlsubnet.training.optimizer import MasterOptimizer
-from rlsubnet.training.recipe import Recipe
 from rlsubnet.training.rollouts import Group, make_rollouts
 from tests.training.training_runs import ARCHITECTURE
 

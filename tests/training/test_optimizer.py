@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from rlsubnet.config.recipe import Recipe
 from rlsubnet.training.optimizer import MasterOptimizer
-from rlsubnet.training.recipe import Recipe
 
 
 def recipe(**changes: object) -> Recipe:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from rlsubnet.sheets.recipes import recipe_schemas
-from rlsubnet.training.recipe import RULES, Recipe, learning_rate, parse_row
+from rlsubnet.config.recipe import RULES, Recipe, learning_rate, parse_row
+from rlsubnet.config.recipes import recipe_schemas
 
 ROW: dict[str, Any] = {
     "run": "dpo",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from rlsubnet.sheets import Scale, load_config, load_scale
+from rlsubnet.config import Scale, load_config, load_scale
 
 MICRO = Path(__file__).parent / "micro"
 

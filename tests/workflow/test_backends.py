@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from rlsubnet.sheets import SheetError, resolved_row
-from rlsubnet.sheets.backends import BACKENDS
-from rlsubnet.sheets.recipes import recipe_schemas
-from rlsubnet.sheets.schemas import load_schema
+from rlsubnet.config import SheetError, resolved_row
+from rlsubnet.config.backends import BACKENDS
+from rlsubnet.config.recipes import recipe_schemas
+from rlsubnet.config.schemas import load_schema
 
 LARGE = """\
 data:

@@ -3,7 +3,7 @@
 import pytest
 
 from rlsubnet.cli import main
-from rlsubnet.sheets.plan import Cost, item_costs, item_needs
+from rlsubnet.config.plan import Cost, item_costs, item_needs
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from rlsubnet.config import load_config, load_scale
+from rlsubnet.config.recipes import resolved_row
 from rlsubnet.files import read_jsonl
-from rlsubnet.sheets import load_config, load_scale
-from rlsubnet.sheets.recipes import resolved_row
 from rlsubnet.tasks.verify import is_correct
 from tests.workflow.miniatures import SCALE, make_miniature, set_cell
 from tests.workflow.projects import Project

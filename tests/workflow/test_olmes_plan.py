@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from rlsubnet.sheets import SheetError, item_files
+from rlsubnet.config import SheetError, item_files
 
 EVALUATION = "evaluation: {suites: [arith, mc], samples: 2, step_suites: [arith], step_samples: 2}"
 OLMES = """evaluation:

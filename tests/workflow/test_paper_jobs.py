@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlsubnet.sheets import Scale, load_config, load_scale, resolved_row
+from rlsubnet.config import Scale, load_config, load_scale, resolved_row
 from tests.workflow.projects import Job, Project
 
 # Rule -> whose `resources` of the config it asks for; others are light, or run on the spot.

@@ -3,7 +3,7 @@
 import dataclasses
 
 from rlsubnet.backends.olmes.suites import tasks_of
-from rlsubnet.sheets import contamination_files, load_config, load_scale, resolved_row
+from rlsubnet.config import contamination_files, load_config, load_scale, resolved_row
 
 
 def paper(repository):

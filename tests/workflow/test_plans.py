@@ -7,7 +7,7 @@ import sys
 import pytest
 import yaml
 
-from rlsubnet.sheets import ITEMS, Scale, item_files, load_config, load_scale
+from rlsubnet.config import ITEMS, Scale, item_files, load_config, load_scale
 
 
 @pytest.mark.parametrize("scale", ["gpu", "gpu/short.yaml", "paper"])

@@ -8,7 +8,7 @@ import pytest
 from rlsubnet.checkpoints.saved_steps import find_steps, open_steps
 from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.cli import main
-from rlsubnet.sheets import SheetError, item_files, waist_files
+from rlsubnet.config import SheetError, item_files, waist_files
 
 RUN = "dpo_seed123"
 ITEMS = ("fig2", "fig5", "fig6", "fig7")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rlsubnet.cli import main
-from rlsubnet.sheets import (
+from rlsubnet.config import (
     SheetError,
     item_files,
     load_config,

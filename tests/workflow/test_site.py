@@ -5,8 +5,8 @@ import re
 import pytest
 import yaml
 
-from rlsubnet.sheets import SheetError, load_site
-from rlsubnet.sheets.schemas import load_schema
+from rlsubnet.config import SheetError, load_site
+from rlsubnet.config.schemas import load_schema
 
 
 def test_the_example_says_every_key_and_its_default(repository, tmp_path):

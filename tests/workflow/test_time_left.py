@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from rlsubnet.sheets import load_config, load_scale
+from rlsubnet.config import load_config, load_scale
 
 RECORDED = Path(__file__).parent / "recorded_demo.log"
 STAMP = re.compile(r"\[(\w{3} \w{3} +\d+ [\d:]+ \d{4})\]$")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlsubnet.sheets import SheetError
+from rlsubnet.config import SheetError
 
 DATA = """\
 data:
@@ -71,7 +71,7 @@ def test_a_mixture_has_parts_of_one_kind(verl, parts, expected):
 
 
 def test_a_mixture_is_asked_for_evaluation_items_as_its_parts_would_be(verl):
-    from rlsubnet.sheets import contamination_files
+    from rlsubnet.config import contamination_files
 
     verl.edit("config.yaml", lambda text: text + "contamination: {items: [items]}\n")
     assert contamination_files(verl.load(), "big") == ["results/micro/contamination/both.csv"]

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from rlsubnet.sheets import ITEMS, load_config, load_scale, waist_files
+from rlsubnet.config import ITEMS, load_config, load_scale, waist_files
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from rlsubnet import sheets
+from rlsubnet import config as sheets
 
 CONFIG_FILES = [os.path.relpath(path) for path in workflow.configfiles]
 

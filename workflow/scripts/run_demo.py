@@ -15,10 +15,10 @@ from pathlib import Path
 
 from time_left import TimeLeft, Training, said, training
 
+from rlsubnet.config import Scale, SheetError, load_config, load_scale
+from rlsubnet.config.recipes import resolved_recipe
 from rlsubnet.running.processes import workers_here
 from rlsubnet.running.resume import snakemake
-from rlsubnet.sheets import Scale, SheetError, load_config, load_scale
-from rlsubnet.sheets.recipes import resolved_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("results/demo")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rlsubnet.commands._parser import add_command
 
 if TYPE_CHECKING:
-    from rlsubnet.sheets import Scale
+    from rlsubnet.config import Scale
 
 
 def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -48,8 +48,8 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
 
 def run_plan(options: argparse.Namespace) -> None:
     """Print what a scale costs."""
-    from rlsubnet.sheets import load_config, load_scale
-    from rlsubnet.sheets.plan import cost_lines, item_costs
+    from rlsubnet.config import load_config, load_scale
+    from rlsubnet.config.plan import cost_lines, item_costs
 
     files = options.config or [Path("config", options.scale, "config.yaml")]
     print("\n".join(cost_lines(item_costs(load_scale(load_config(files))))))
@@ -57,14 +57,14 @@ def run_plan(options: argparse.Namespace) -> None:
 
 def run_check(options: argparse.Namespace) -> None:
     """Print the plan of a scale; a fault in a config or a sheet raises."""
-    from rlsubnet.sheets import load_config, load_scale
+    from rlsubnet.config import load_config, load_scale
 
     print("\n".join(plan_lines(load_scale(load_config(options.config)))))
 
 
 def plan_lines(scale: "Scale") -> list[str]:
     """Return what a scale trains, measures and draws, in words, one line each."""
-    from rlsubnet.sheets import ITEMS, item_files, saves_steps
+    from rlsubnet.config import ITEMS, item_files, saves_steps
 
     config = scale.config
     masked = sum(bool(run.mask) for run in scale.runs.values())

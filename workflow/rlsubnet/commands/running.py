@@ -58,13 +58,13 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
 
 def run_status(options: argparse.Namespace) -> None:
     """Print where a scale stands."""
+    from rlsubnet.config import load_config, load_scale
     from rlsubnet.files import json_text
     from rlsubnet.running.processes import directors_here
     from rlsubnet.running.resume import config_files
     from rlsubnet.running.slurm import queue_of
     from rlsubnet.running.snakemake_log import runs_here
     from rlsubnet.running.status import Report, all_items, as_json, settle, status_lines
-    from rlsubnet.sheets import load_config, load_scale
 
     wanted = [str(file) for file in options.config] if options.config else None
     runs = [run for run in runs_here() if run.jobs]

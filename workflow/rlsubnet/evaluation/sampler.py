@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlsubnet.config.settings import check_sampler
 from rlsubnet.evaluation.generate import completion, generate, is_static
-from rlsubnet.evaluation.settings import check_sampler
 from rlsubnet.evaluation.static_cache import StaticSampler
 from rlsubnet.tasks.completion import Completion
 from rlsubnet.tasks.tokenizer import encode_prompt, end_token

@@ -6,10 +6,10 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlsubnet.config.settings import Settings
 from rlsubnet.evaluation.likelihood import response_logprobs
 from rlsubnet.evaluation.results import Answer
 from rlsubnet.evaluation.sampler import Sampler, make_sampler, sample_texts
-from rlsubnet.evaluation.settings import Settings
 from rlsubnet.evaluation.static_cache import noise_generator
 from rlsubnet.tasks.tokenizer import encode_prompt, encode_response, encode_text
 from rlsubnet.tasks.verify import is_correct

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlsubnet.config.settings import Settings
 from rlsubnet.evaluation.results import Answer, score_rows
 from rlsubnet.evaluation.sampler import Sampler
 from rlsubnet.evaluation.score import Records, suite_answers
-from rlsubnet.evaluation.settings import Settings
 from rlsubnet.files import read_jsonl, sha256
 
 

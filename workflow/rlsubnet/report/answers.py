@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from rlsubnet.config import Pair, Scale
 from rlsubnet.report.waist import Results
-from rlsubnet.sheets import Pair, Scale
 
 _KEY = ["task", "level", "item_id", "samples"]
 

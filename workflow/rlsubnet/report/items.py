@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from rlsubnet.config import Scale
 from rlsubnet.report import figures
 from rlsubnet.report.export import write_figure, write_table, write_text
 from rlsubnet.report.figures import data
@@ -17,7 +18,6 @@ from rlsubnet.report.tables.in_print import gains_in_print, section6_in_print, t
 from rlsubnet.report.verdicts import WORDS, counted, verdicts
 from rlsubnet.report.verdicts.page import page
 from rlsubnet.report.waist import Results
-from rlsubnet.sheets import Scale
 
 # What makes the tidy table, or tables, of a figure.
 Frames = Callable[[Scale, Results, Published], Any]

@@ -4,11 +4,11 @@ import json
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+from rlsubnet.config import Pair, Run, Scale
+from rlsubnet.config.backends import ANSWERED_KINDS, BACKENDS
+from rlsubnet.config.recipe import Recipe, learning_rate
+from rlsubnet.config.recipes import ONLINE_KEYS, resolved_recipe
 from rlsubnet.report.columns import tolerance_name
-from rlsubnet.sheets import Pair, Run, Scale
-from rlsubnet.sheets.backends import ANSWERED_KINDS, BACKENDS
-from rlsubnet.sheets.recipes import ONLINE_KEYS, resolved_recipe
-from rlsubnet.training.recipe import Recipe, learning_rate
 
 ONLINE = ONLINE_KEYS["samples"]
 # Recipe keys about what is saved, counted or kept on the way; the result has the same bits.

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlsubnet.backends.olmes.suites import SUITES
-from rlsubnet.sheets import suite_kind
-from rlsubnet.sheets.backends import PROBLEM_KINDS
+from rlsubnet.config import suite_kind
+from rlsubnet.config.backends import PROBLEM_KINDS
 from rlsubnet.tasks.choices import CHOICE_TASKS
 
 LIKELIHOOD = "log-likelihood"

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlsubnet.config import ITEMS, Scale, checkpoint_folder, data_file, item_files, mask_file
+from rlsubnet.config.plan import item_needs
 from rlsubnet.running.slurm import Queued
 from rlsubnet.running.snakemake_log import DONE, FAILED, RUNNING, WAITING, Job, Run
-from rlsubnet.sheets import ITEMS, Scale, checkpoint_folder, data_file, item_files, mask_file
-from rlsubnet.sheets.plan import item_needs
 
 INTERRUPTED, MISSING, OUTDATED = "interrupted", "missing", "outdated"
 # What is said of an item, the first that holds of any of its jobs.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from rlsubnet.config.recipe import Recipe
 from rlsubnet.objectives.logps import response_logps
 from rlsubnet.objectives.preference import (
     PreferenceLoss,
@@ -21,7 +22,6 @@ from rlsubnet.objectives.preference import (
 from rlsubnet.objectives.supervised import cross_entropy
 from rlsubnet.tasks.tokenizer import encode_prompt, encode_response, encode_text
 from rlsubnet.training.batches import Example, Sample, from_records
-from rlsubnet.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,6 +10,7 @@ from torch.nn import Linear, Module
 from torch.nn.utils import skip_init
 from transformers import PreTrainedModel
 
+from rlsubnet.config.recipe import Recipe
 from rlsubnet.objectives.policy_gradient import (
     generalized_advantages,
     group_advantages,
@@ -20,7 +21,6 @@ from rlsubnet.objectives.prime import outcome_loss, prime_advantages
 from rlsubnet.training.batches import row_parts, take_rows
 from rlsubnet.training.model import copied, score_batch, score_tokens
 from rlsubnet.training.optimizer import MasterOptimizer
-from rlsubnet.training.recipe import Recipe
 from rlsubnet.training.rollouts import Rollouts
 
 

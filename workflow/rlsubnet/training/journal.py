@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rlsubnet.config.recipe import Row
 from rlsubnet.training.optimizer import check_norm
 from rlsubnet.training.progress import Progress
 from rlsubnet.training.readings import read
-from rlsubnet.training.recipe import Row
 from rlsubnet.training.resume import load_state, save_state
 from rlsubnet.training.runlog import METRICS, metrics_row
 from rlsubnet.training.steps import StepSaver

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rlsubnet.config.recipe import Recipe, Row, learning_rate
 from rlsubnet.objectives.logps import response_logps
 from rlsubnet.objectives.preference import kto_reference_point
 from rlsubnet.training.algorithms import Algorithm, Scores
@@ -24,7 +25,6 @@ from rlsubnet.training.journal import Journal, errors_of
 from rlsubnet.training.model import score_batch
 from rlsubnet.training.optimizer import MasterOptimizer
 from rlsubnet.training.readings import mean
-from rlsubnet.training.recipe import Recipe, Row, learning_rate
 
 
 def with_sparsity(

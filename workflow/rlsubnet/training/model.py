@@ -20,10 +20,10 @@ from transformers import (
 )
 
 from rlsubnet.checkpoints.layout import COMPANIONS
+from rlsubnet.config.recipe import Recipe
 from rlsubnet.evaluation.loading import without_bars
 from rlsubnet.objectives.logps import token_entropies, token_logps
 from rlsubnet.training.batches import Batch
-from rlsubnet.training.recipe import Recipe
 
 
 def new_model(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlsubnet.config.recipe import Recipe, Row, learning_rate
 from rlsubnet.evaluation.sampler import Sampler, make_sampler
 from rlsubnet.objectives.policy_gradient import policy_loss, reference_kl, value_loss
 from rlsubnet.tasks.tokenizer import padding_token
@@ -28,7 +29,6 @@ from rlsubnet.training.loop import with_sparsity
 from rlsubnet.training.model import copied, score_batch, score_tokens
 from rlsubnet.training.optimizer import MasterOptimizer
 from rlsubnet.training.readings import mean
-from rlsubnet.training.recipe import Recipe, Row, learning_rate
 from rlsubnet.training.rollouts import (
     Question,
     Rollouts,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlsubnet.config.recipe import Recipe
 from rlsubnet.evaluation.generate import completion
 from rlsubnet.evaluation.sampler import Sampler, make_sampler
 from rlsubnet.evaluation.static_cache import noise_generator
@@ -17,7 +18,6 @@ from rlsubnet.tasks.tokenizer import encode_prompt, end_token, padding_token
 from rlsubnet.tasks.verify import is_correct
 from rlsubnet.training.batches import Batch, Sample, collate, from_records
 from rlsubnet.training.device import to_device
-from rlsubnet.training.recipe import Recipe
 
 
 class Question(NamedTuple):

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlsubnet.checkpoints.masks import load_mask
 from rlsubnet.checkpoints.store import Checkpoint
+from rlsubnet.config.recipe import Row
 from rlsubnet.evaluation.loading import load_model, pick_device
 from rlsubnet.files import read_jsonl, replacing, sha256, write_csv, write_json
 from rlsubnet.tasks.tokenizer import build_tokenizer, load_tokenizer, padding_token
@@ -33,7 +34,6 @@ from rlsubnet.training.memory import (
 from rlsubnet.training.model import move_model, new_model, prepare_training, save_model
 from rlsubnet.training.online import new_learner, train_online
 from rlsubnet.training.optimizer import MasterOptimizer
-from rlsubnet.training.recipe import Row
 from rlsubnet.training.resume import STATE, remove_state
 from rlsubnet.training.rollouts import make_questions
 from rlsubnet.training.runlog import (

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from rlsubnet import machine
+from rlsubnet.config.recipe import Row
 from rlsubnet.evaluation.vllm_sampler import vllm_version
-from rlsubnet.training.recipe import Row
 
 # One row per optimizer step, counted from 1; a cell is empty where it is not defined.
 #   loss              mean over the batch's tokens (pretrain, sft, rft) or pairs (the others)

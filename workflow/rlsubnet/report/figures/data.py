@@ -2,12 +2,12 @@
 
 import pandas as pd
 
+from rlsubnet.config import Pair
 from rlsubnet.report.measures import layer_sparsity, sparsity
 from rlsubnet.report.published import rows_of
 from rlsubnet.report.settings import ONLINE, distribution_columns, is_sft_stage, seed_groups
 from rlsubnet.report.style import RL_METHODS
 from rlsubnet.report.tables.common import Published, Results, Scale, pairs_of
-from rlsubnet.sheets import Pair
 
 SFT_STAGE, RL_STAGE, CONTROL_STAGE = "SFT", "RL", "controls"
 LOSS, REWARD = "Training loss", "Training reward"

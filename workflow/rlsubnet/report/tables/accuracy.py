@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
+from rlsubnet.config import Pair
 from rlsubnet.report.accuracy import Compared, compare_items, compare_seeds, mean_of_tasks
 from rlsubnet.report.answers import answers_of_seeds
 from rlsubnet.report.settings import seed_groups, seed_text
@@ -23,7 +24,6 @@ from rlsubnet.report.tables.common import (
     pairs_of,
 )
 from rlsubnet.report.tables.published_accuracy import AVERAGE, OVERALL, PublishedAccuracy
-from rlsubnet.sheets import Pair
 
 CHOICES = "(a) multiple choice"
 PROBLEMS = "(b) problems by level"

@@ -5,12 +5,12 @@ from typing import Any
 
 import pandas as pd
 
+from rlsubnet.config import Pair, Scale
 from rlsubnet.report.accuracy import Compared
 from rlsubnet.report.columns import column
 from rlsubnet.report.published import Published, model_name
 from rlsubnet.report.style import RL_METHODS, method_label
 from rlsubnet.report.waist import Results
-from rlsubnet.sheets import Pair, Scale
 
 MEASURED = "measured"
 CONTROL = "control, no reinforcement learning"

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
+from rlsubnet.config import Pair
 from rlsubnet.report.accuracy import Compared, compare_items, compare_seeds
 from rlsubnet.report.answers import answers_of_seeds
 from rlsubnet.report.measures import sparsity
@@ -22,7 +23,6 @@ from rlsubnet.report.tables.common import (
     pairs_of,
     part_of,
 )
-from rlsubnet.sheets import Pair
 
 _GAINS = ["part", "algorithm", "row", "seed", "label", "init", "tuned", "sparsity_percent"]
 _GAINS += ["task", "decoding", "n", "init_percent", "tuned_percent", "gain_points"]

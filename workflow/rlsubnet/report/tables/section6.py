@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from rlsubnet.config import Pair
+from rlsubnet.config.recipes import ONLINE_KEYS, saves_steps
 from rlsubnet.report.measures import clipped_share, late_fall, sparsity
 from rlsubnet.report.published import NOT_RUN
 from rlsubnet.report.settings import recipe_of, seed_groups, seed_text, steps_columns
@@ -19,8 +21,6 @@ from rlsubnet.report.tables.common import (
     names_of,
     pairs_of,
 )
-from rlsubnet.sheets import Pair
-from rlsubnet.sheets.recipes import ONLINE_KEYS, saves_steps
 
 REGULARIZATION = "(a) KL regularization and gradient clipping"
 COURSE = "(b) course of training"

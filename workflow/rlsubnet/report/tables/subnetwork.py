@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from rlsubnet.config import Pair
 from rlsubnet.report.measures import bitwise_sparsity, parameters, sparsity
 from rlsubnet.report.published import NOT_RUN
 from rlsubnet.report.style import method_label
@@ -14,7 +15,6 @@ from rlsubnet.report.tables.common import (
     make_frame,
     pairs_of,
 )
-from rlsubnet.sheets import Pair
 
 FULL_AGAINST_SUB = "full against sub"
 FULL_AGAINST_RANDOM = "full against a random subnetwork (control)"

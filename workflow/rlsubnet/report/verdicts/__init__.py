@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from rlsubnet.config import Scale
 from rlsubnet.report.published import Published
 from rlsubnet.report.verdicts.line import Line
 from rlsubnet.report.verdicts.reason_claims import course_claims, reason_claims
@@ -17,7 +18,6 @@ from rlsubnet.report.verdicts.subnetwork_claims import overlap_claims, subnetwor
 from rlsubnet.report.verdicts.table_claims import table_claims
 from rlsubnet.report.verdicts.updates import Source
 from rlsubnet.report.waist import Results
-from rlsubnet.sheets import Scale
 
 __all__ = ["WORDS", "counted", "verdicts"]
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from rlsubnet.config import Comparison, Scale
 from rlsubnet.report.accuracy import compare_items
 from rlsubnet.report.answers import paired_answers
 from rlsubnet.report.measures import clipped_share, late_fall
@@ -17,7 +18,6 @@ from rlsubnet.report.tables.common import MEAN_OF_SEEDS, ONE_SEED, pairs_of
 from rlsubnet.report.tables.published_accuracy import AVERAGE, OVERALL
 from rlsubnet.report.tables.subnetwork import FULL_AGAINST_RANDOM, FULL_AGAINST_SUB, NULL
 from rlsubnet.report.verdicts.updates import Source, Update, pace_of, updates_of
-from rlsubnet.sheets import Comparison, Scale
 
 
 class Same(NamedTuple):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from rlsubnet.config import Pair, Scale
 from rlsubnet.report.measures import at_tolerance, layer_sparsity, mean_rank_share, sparsity
 from rlsubnet.report.published import TABLE5_NAMES, Published, model_name, spelling
 from rlsubnet.report.settings import (
@@ -15,7 +16,6 @@ from rlsubnet.report.settings import (
 from rlsubnet.report.style import RL_METHODS
 from rlsubnet.report.tables.common import pairs_of
 from rlsubnet.report.waist import Results
-from rlsubnet.sheets import Pair, Scale
 
 SPARSE_ITEMS = ("table1", "fig1")
 OFFLINE_WITHOUT_KL = ("simpo", "orpo")

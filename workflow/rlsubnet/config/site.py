@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlsubnet.sheets.config import read_yaml
-from rlsubnet.sheets.faults import SheetError
-from rlsubnet.sheets.schemas import describe, first_error, load_schema
+from rlsubnet.config.config import read_yaml
+from rlsubnet.config.faults import SheetError
+from rlsubnet.config.schemas import describe, first_error, load_schema
 
 SITE = Path("config/site.yaml")
 Site = dict[str, Any]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rlsubnet.sheets.decay import check_decay
+from rlsubnet.config.decay import check_decay
 
 # Recipe keys of PRIME's filter and reward model.
 PRIME_KEYS = (

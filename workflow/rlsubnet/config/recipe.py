@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from rlsubnet.evaluation.settings import SAMPLERS
+from rlsubnet.config.settings import SAMPLERS
 from rlsubnet.files import read_object
 
 

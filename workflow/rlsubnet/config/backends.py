@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rlsubnet.sheets.decay import check_decay
-from rlsubnet.sheets.tables import Row
-from rlsubnet.sheets.verl import check_verl, implied_by_verl
+from rlsubnet.config.decay import check_decay
+from rlsubnet.config.tables import Row
+from rlsubnet.config.verl import check_verl, implied_by_verl
 
 PAIR_KINDS = ("preferences", "demonstration_pairs", "word_preferences")
 PROBLEM_KINDS = ("problems", "word_problems")

@@ -1,8 +1,8 @@
 """Where the files of a scale lie, and which of them each table and figure reads."""
 
-from rlsubnet.sheets.backends import MESSAGE_PAIR_KINDS, PROMPT_KIND, data_kind
-from rlsubnet.sheets.recipes import saves_steps
-from rlsubnet.sheets.scale import ITEMS, VERDICTS, Comparison, Pair, Scale
+from rlsubnet.config.backends import MESSAGE_PAIR_KINDS, PROMPT_KIND, data_kind
+from rlsubnet.config.recipes import saves_steps
+from rlsubnet.config.scale import ITEMS, VERDICTS, Comparison, Pair, Scale
 
 # Folder under results/ and what one file in it belongs to.
 PAIR_WAIST = {

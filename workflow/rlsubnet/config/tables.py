@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from unicodedata import category
 
-from rlsubnet.sheets.faults import SheetError, unknown_name
-from rlsubnet.sheets.schemas import describe, first_error, load_schema
+from rlsubnet.config.faults import SheetError, unknown_name
+from rlsubnet.config.schemas import describe, first_error, load_schema
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rlsubnet.sheets.backends import ITEM_KIND, MIXTURE, PAIR_KINDS, PROBLEM_KINDS
-from rlsubnet.sheets.faults import SheetError, unknown_name
-from rlsubnet.sheets.suites import OLMES_SUITES, suite_kind
-from rlsubnet.sheets.tables import Row
+from rlsubnet.config.backends import ITEM_KIND, MIXTURE, PAIR_KINDS, PROBLEM_KINDS
+from rlsubnet.config.faults import SheetError, unknown_name
+from rlsubnet.config.suites import OLMES_SUITES, suite_kind
+from rlsubnet.config.tables import Row
 
 SUITE_KINDS = (*PROBLEM_KINDS, "choices", *PAIR_KINDS)
 

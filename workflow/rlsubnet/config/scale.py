@@ -6,18 +6,18 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from rlsubnet.sheets.backends import (
+from rlsubnet.config.backends import (
     BACKENDS,
     FETCHED_KINDS,
     MIXTURE,
     check_gpus,
     check_learns,
 )
-from rlsubnet.sheets.data_sets import check_contamination, check_data, check_suites
-from rlsubnet.sheets.faults import SheetError, unknown_name
-from rlsubnet.sheets.recipes import check_used, parse_set, resolved_recipe
-from rlsubnet.sheets.tables import Row, read_sheet
-from rlsubnet.sheets.verl import check_used_by_verl
+from rlsubnet.config.data_sets import check_contamination, check_data, check_suites
+from rlsubnet.config.faults import SheetError, unknown_name
+from rlsubnet.config.recipes import check_used, parse_set, resolved_recipe
+from rlsubnet.config.tables import Row, read_sheet
+from rlsubnet.config.verl import check_used_by_verl
 
 ITEMS = (
     *(f"table{number}" for number in range(1, 7)),

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rlsubnet.sheets.backends import BACKENDS
-from rlsubnet.sheets.faults import unknown_name
-from rlsubnet.sheets.schemas import describe, first_error, load_schema
+from rlsubnet.config.backends import BACKENDS
+from rlsubnet.config.faults import unknown_name
+from rlsubnet.config.schemas import describe, first_error, load_schema
 
 if TYPE_CHECKING:
-    from rlsubnet.sheets.scale import Scale
+    from rlsubnet.config.scale import Scale
 
 
 # Keys of native recipes that only some algorithms use; others are of the loop and the optimizer.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from rlsubnet.sheets.faults import unknown_name
+from rlsubnet.config.faults import unknown_name
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from math import ceil
 
-from rlsubnet.sheets.recipes import resolved_recipe
-from rlsubnet.sheets.scale import ITEMS, Pair, Scale
+from rlsubnet.config.recipes import resolved_recipe
+from rlsubnet.config.scale import ITEMS, Pair, Scale
 
 # Evaluations that an item reads, see `layout`; the others need checkpoints alone.
 EVALUATED = ("table3", "gains")

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from rlsubnet.sheets.faults import SheetError
-from rlsubnet.sheets.schemas import describe, first_error, load_schema
+from rlsubnet.config.faults import SheetError
+from rlsubnet.config.schemas import describe, first_error, load_schema
 
 
 class _StrictLoader(yaml.SafeLoader):

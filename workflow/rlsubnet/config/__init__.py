@@ -1,9 +1,9 @@
 """What a scale consists of: its config and its three sheets, checked before any job starts."""
 
-from rlsubnet.sheets.backends import WORD_KINDS
-from rlsubnet.sheets.config import complete_config, load_config
-from rlsubnet.sheets.faults import SheetError
-from rlsubnet.sheets.layout import (
+from rlsubnet.config.backends import WORD_KINDS
+from rlsubnet.config.config import complete_config, load_config
+from rlsubnet.config.faults import SheetError
+from rlsubnet.config.layout import (
     checkpoint_folder,
     contamination_file,
     contamination_files,
@@ -13,10 +13,10 @@ from rlsubnet.sheets.layout import (
     source_folder,
     waist_files,
 )
-from rlsubnet.sheets.recipes import resolved_row, saves_steps
-from rlsubnet.sheets.scale import ITEMS, Comparison, Pair, Run, Scale, load_scale
-from rlsubnet.sheets.site import job_resources, load_site
-from rlsubnet.sheets.suites import suite_kind
+from rlsubnet.config.recipes import resolved_row, saves_steps
+from rlsubnet.config.scale import ITEMS, Comparison, Pair, Run, Scale, load_scale
+from rlsubnet.config.site import job_resources, load_site
+from rlsubnet.config.suites import suite_kind
 
 __all__ = [
     "ITEMS",
