@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from benchmarks.device.parts import Finding, Place
-from rlsubnet.config.config import read_yaml
+from rlsubnet.config.read import read_yaml
 from rlsubnet.evaluation import static_cache
 from rlsubnet.evaluation.generate import generate_growing
 from rlsubnet.evaluation.likelihood import response_logprobs

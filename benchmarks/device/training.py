@@ -19,7 +19,7 @@ from benchmarks.device.kernels import TINY, architecture, examples, expect, poli
 from benchmarks.device.parts import Finding, Place
 from benchmarks.gpu.clock import wait
 from rlsubnet.cli import main
-from rlsubnet.config.recipe import Recipe, Row
+from rlsubnet.config.model import Recipe, Row
 from rlsubnet.files import write_jsonl
 from rlsubnet.tasks.datasets import build
 from rlsubnet.tasks.tokenizer import build_tokenizer

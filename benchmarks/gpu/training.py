@@ -14,7 +14,7 @@ from benchmarks.figure import Figure, ratio
 from benchmarks.gpu.clock import in_turn, speed
 from benchmarks.gpu.size import Size, forward_flops, random_model, word_tokenizer
 from rlsubnet.checkpoints.masks import load_mask, save_mask
-from rlsubnet.config.recipe import Recipe
+from rlsubnet.config.model import Recipe
 from rlsubnet.training.algorithms import find_algorithm
 from rlsubnet.training.batches import Example, Sample, collate, split_batch
 from rlsubnet.training.credit import Credit, GroupCredit

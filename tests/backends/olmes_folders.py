@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rlsubnet.backends.olmes.suites import SUITES, Suite, Task
-from rlsubnet.config import suites as sheet_suites
+from rlsubnet.config import scale as sheet_suites
 from rlsubnet.files import write_json, write_jsonl
 
 # As the paper's tasks, with a few items: choices, problems with levels, problems of some years.

@@ -14,7 +14,7 @@ import pytest
 
 from rlsubnet.backends.olmes.suites import SUITES, Suite, Task
 from rlsubnet.cli import main
-from rlsubnet.config.suites import OLMES_SUITES
+from rlsubnet.config.scale import OLMES_SUITES
 
 # Two levels of invented problems, in the form of MATH-500's test file.
 PROBLEMS = [

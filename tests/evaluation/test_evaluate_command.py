@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlsubnet.cli import main
-from rlsubnet.config.settings import read_settings
+from rlsubnet.config.model import read_settings
 from rlsubnet.evaluation.results import read_answers
 from rlsubnet.files import sha256, write_jsonl
 from rlsubnet.tasks.choices import CHOICE_TASKS, choices

@@ -11,7 +11,7 @@ from rlsubnet.checkpoints.delta_pack import pack
 from rlsubnet.checkpoints.delta_source import StoredWeights
 from rlsubnet.checkpoints.saved_steps import step_file
 from rlsubnet.cli import main
-from rlsubnet.config.settings import read_settings
+from rlsubnet.config.model import read_settings
 from rlsubnet.evaluation.results import SCORE_COLUMNS, STEP_SCORE_COLUMNS
 from rlsubnet.files import write_jsonl
 from rlsubnet.tasks.choices import choices

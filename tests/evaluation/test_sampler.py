@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from rlsubnet.config.settings import read_settings
+from rlsubnet.config.model import read_settings
 from rlsubnet.evaluation.sampler import make_sampler
 from tests.evaluation.tiny_models import tiny_model
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rlsubnet.config.settings import Settings
+from rlsubnet.config.model import Settings
 from rlsubnet.evaluation.results import Answer
 from rlsubnet.evaluation.score import (
     chance_levels,

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from rlsubnet.config import Pair, Run
-from rlsubnet.config.schemas import first_error, load_schema
+from rlsubnet.config.model import first_error, load_schema
 
 UPDATES_HEADER = (
     "tensor,layer,matrix,numel,atol,rule,unchanged,bitwise_changed,max_abs_diff,"

@@ -9,8 +9,8 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from rlsubnet.cli import main
-from rlsubnet.config.backends import FETCHED_KINDS, MIXTURE
-from rlsubnet.config.schemas import load_schema
+from rlsubnet.config.model import load_schema
+from rlsubnet.config.scale import FETCHED_KINDS, MIXTURE
 from rlsubnet.files import read_jsonl
 from rlsubnet.tasks.arithmetic import is_correct
 from rlsubnet.tasks.datasets import GENERATORS, build

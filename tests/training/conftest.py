@@ -10,7 +10,7 @@ import torch
 
 from rlsubnet.checkpoints.masks import save_mask
 from rlsubnet.checkpoints.store import Checkpoint
-from rlsubnet.config.recipe import Row
+from rlsubnet.config.model import Row
 from rlsubnet.files import write_jsonl
 from rlsubnet.training.run import run_training
 from tests.training.online_runs import PROMPTS

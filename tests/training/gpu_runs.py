@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.gpu.size import HALF_BILLION
 from rlsubnet.config import load_config, load_scale, resolved_row
-from rlsubnet.config.recipe import Recipe, Row
+from rlsubnet.config.model import Recipe, Row
 from rlsubnet.tasks.tokenizer import VOCAB_SIZE
 from rlsubnet.training.algorithms import ALGORITHMS, ONLINE
 from rlsubnet.training.batches import Example, Sample

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from rlsubnet.config.recipe import Recipe, Row
+from rlsubnet.config.model import Recipe, Row
 from rlsubnet.evaluation.loading import load_model
 from rlsubnet.files import read_jsonl
 from rlsubnet.tasks.tokenizer import load_tokenizer

@@ -4,10 +4,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rlsubnet.config.backends import DATA_KINDS
-from rlsubnet.config.recipe import Recipe
-from rlsubnet.config.recipes import OBJECTIVE_KEYS, ONLINE_KEYS, recipe_schemas
-from rlsubnet.config.schemas import load_schema
+from rlsubnet.config.model import Recipe, load_schema
+from rlsubnet.config.scale import DATA_KINDS, OBJECTIVE_KEYS, ONLINE_KEYS, recipe_schemas
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from rlsubnet.training.algorithms import (
     ALGORITHMS,

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlsubnet.config.recipe import Row
+from rlsubnet.config.model import Row
 from rlsubnet.evaluation import static_cache
 from rlsubnet.evaluation.likelihood import response_logprobs
 from rlsubnet.measure.device import count_changed, overlap_counts

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlsubnet.config.recipe import Row
+from rlsubnet.config.model import Row
 from rlsubnet.evaluation import sampler
 from rlsubnet.measure.sparsity import total_counts, update_counts
 from rlsubnet.tasks.tokenizer import build_tokenizer

@@ -6,7 +6,7 @@ import torch
 from torch.nn import Parameter
 
 from rlsubnet.checkpoints.masks import Mask, save_mask
-from rlsubnet.config.recipe import Recipe
+from rlsubnet.config.model import Recipe
 from rlsubnet.training.masking import Layout, attach_layout, attach_mask, whole
 from rlsubnet.training.optimizer import MasterOptimizer
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rlsubnet.config.recipe import Recipe
+from rlsubnet.config.model import Recipe
 from rlsubnet.training import run
 from rlsubnet.training.algorithms import ONLINE
 from rlsubnet.training.batches import Sample, collate

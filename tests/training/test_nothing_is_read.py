@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rlsubnet.config.recipe import Recipe
+from rlsubnet.config.model import Recipe
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from rlsubnet.training import optimizer as optimizer_module
 from rlsubnet.training.algorithms import ALGORITHMS

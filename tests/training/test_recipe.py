@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from rlsubnet.config.recipe import RULES, Recipe, learning_rate, parse_row
-from rlsubnet.config.recipes import recipe_schemas
+from rlsubnet.config.model import RULES, Recipe, learning_rate, parse_row
+from rlsubnet.config.scale import recipe_schemas
 
 ROW: dict[str, Any] = {
     "run": "dpo",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rlsubnet.checkpoints.store import Checkpoint
-from rlsubnet.config.recipe import Recipe, Row
+from rlsubnet.config.model import Recipe, Row
 
 ARCHITECTURE = {
     "hidden_size": 16,

@@ -15,7 +15,7 @@ from benchmarks.gpu.size import MINIATURE
 from benchmarks.gpu.training import make_bench
 from rlsubnet.checkpoints.masks import save_mask
 from rlsubnet.commands.evaluating import read_suites
-from rlsubnet.config.settings import read_settings
+from rlsubnet.config.model import read_settings
 from rlsubnet.evaluation.loading import load_policy
 from rlsubnet.evaluation.sampler import make_sampler
 from rlsubnet.evaluation.suites import answer_suites, load_suites

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from rlsubnet.config.config import merged, read_yaml
+from rlsubnet.config.read import merged, read_yaml
 
 SCALE = "miniature"
 

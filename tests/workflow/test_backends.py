@@ -5,9 +5,8 @@ import json
 import pytest
 
 from rlsubnet.config import SheetError, resolved_row
-from rlsubnet.config.backends import BACKENDS
-from rlsubnet.config.recipes import recipe_schemas
-from rlsubnet.config.schemas import load_schema
+from rlsubnet.config.model import load_schema
+from rlsubnet.config.scale import BACKENDS, recipe_schemas
 
 LARGE = """\
 data:

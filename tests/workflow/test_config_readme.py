@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rlsubnet.config.schemas import load_schema
+from rlsubnet.config.model import load_schema
 
 # Heading of a table -> where the schema describes its keys.
 RECIPES = {"native": "recipe", "open_instruct": "open_instruct_recipe", "verl": "verl_recipe"}

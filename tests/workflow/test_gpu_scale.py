@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rlsubnet.config import load_config, load_scale
-from rlsubnet.config.recipes import resolved_row
+from rlsubnet.config.scale import resolved_row
 from rlsubnet.files import read_jsonl
 from rlsubnet.tasks.verify import is_correct
 from tests.workflow.miniatures import SCALE, make_miniature, set_cell

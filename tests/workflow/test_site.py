@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from rlsubnet.config import SheetError, load_site
-from rlsubnet.config.schemas import load_schema
+from rlsubnet.config.model import load_schema
 
 
 def test_the_example_says_every_key_and_its_default(repository, tmp_path):

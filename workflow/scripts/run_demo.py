@@ -16,7 +16,7 @@ from pathlib import Path
 from time_left import TimeLeft, Training, said, training
 
 from rlsubnet.config import Scale, SheetError, load_config, load_scale
-from rlsubnet.config.recipes import resolved_recipe
+from rlsubnet.config.scale import resolved_recipe
 from rlsubnet.running.processes import workers_here
 from rlsubnet.running.resume import snakemake
 

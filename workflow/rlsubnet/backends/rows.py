@@ -5,8 +5,8 @@ from typing import Any
 
 from rlsubnet.checkpoints.masks import load_mask
 from rlsubnet.checkpoints.store import Checkpoint
-from rlsubnet.config.backends import BACKENDS
-from rlsubnet.config.schemas import describe, first_error, load_schema
+from rlsubnet.config.model import describe, first_error, load_schema
+from rlsubnet.config.scale import BACKENDS
 from rlsubnet.files import read_object
 
 KEYS = frozenset({"run", "algorithm", "init", "data", "recipe", "seed", "mask", "wandb"})
@@ -20,7 +20,7 @@ def read_row(run: str, text: str, backend: str) -> dict[str, Any]:
     Args:
         run: name of the run.
         text: JSON, or ``@`` and the path of a JSON file.
-        backend: the trainer, a key of :data:`rlsubnet.config.backends.BACKENDS`.
+        backend: the trainer, a key of :data:`rlsubnet.config.scale.BACKENDS`.
 
     Raises:
         ValueError: naming the run and the key, what was found and what was expected.

@@ -94,7 +94,7 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
 
 def run_evaluate(options: argparse.Namespace) -> None:
     """Score the model and write scores and answers."""
-    from rlsubnet.config.settings import read_settings
+    from rlsubnet.config.model import read_settings
 
     settings = read_settings(read_object("--settings", options.settings))
     files = read_suites(options.suite)
@@ -122,7 +122,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 def run_evaluate_steps(options: argparse.Namespace) -> None:
     """Score the start and every saved step, and write the scores of all."""
-    from rlsubnet.config.settings import read_settings
+    from rlsubnet.config.model import read_settings
 
     settings = read_settings(read_object("--settings", options.settings))
     files = read_suites(options.suite)

@@ -72,7 +72,7 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
 
 def run_train(options: argparse.Namespace) -> None:
     """Train and write the model and its metrics."""
-    from rlsubnet.config.recipe import parse_row
+    from rlsubnet.config.model import parse_row
 
     row = parse_row(options.name, options.row)  # before torch is loaded: a bad row fails at once
     from rlsubnet.training.run import run_training

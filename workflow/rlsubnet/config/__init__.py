@@ -1,8 +1,6 @@
 """What a scale consists of: its config and its three sheets, checked before any job starts."""
 
-from rlsubnet.config.backends import WORD_KINDS
-from rlsubnet.config.config import complete_config, load_config
-from rlsubnet.config.faults import SheetError
+from rlsubnet.config.errors import SheetError
 from rlsubnet.config.layout import (
     checkpoint_folder,
     contamination_file,
@@ -13,10 +11,19 @@ from rlsubnet.config.layout import (
     source_folder,
     waist_files,
 )
-from rlsubnet.config.recipes import resolved_row, saves_steps
-from rlsubnet.config.scale import ITEMS, Comparison, Pair, Run, Scale, load_scale
-from rlsubnet.config.site import job_resources, load_site
-from rlsubnet.config.suites import suite_kind
+from rlsubnet.config.read import complete_config, job_resources, load_config, load_site
+from rlsubnet.config.scale import (
+    ITEMS,
+    WORD_KINDS,
+    Comparison,
+    Pair,
+    Run,
+    Scale,
+    load_scale,
+    resolved_row,
+    saves_steps,
+    suite_kind,
+)
 
 __all__ = [
     "ITEMS",

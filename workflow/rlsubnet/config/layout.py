@@ -1,8 +1,16 @@
 """Where the files of a scale lie, and which of them each table and figure reads."""
 
-from rlsubnet.config.backends import MESSAGE_PAIR_KINDS, PROMPT_KIND, data_kind
-from rlsubnet.config.recipes import saves_steps
-from rlsubnet.config.scale import ITEMS, VERDICTS, Comparison, Pair, Scale
+from rlsubnet.config.scale import (
+    ITEMS,
+    MESSAGE_PAIR_KINDS,
+    PROMPT_KIND,
+    VERDICTS,
+    Comparison,
+    Pair,
+    Scale,
+    data_kind,
+    saves_steps,
+)
 
 # Folder under results/ and what one file in it belongs to.
 PAIR_WAIST = {

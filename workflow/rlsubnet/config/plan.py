@@ -4,8 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from math import ceil
 
-from rlsubnet.config.recipes import resolved_recipe
-from rlsubnet.config.scale import ITEMS, Pair, Scale
+from rlsubnet.config.scale import ITEMS, Pair, Scale, resolved_recipe
 
 # Evaluations that an item reads, see `layout`; the others need checkpoints alone.
 EVALUATED = ("table3", "gains")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlsubnet.config.settings import check_sampler
+from rlsubnet.config.model import check_sampler
 from rlsubnet.evaluation.generate import completion, generate, is_static
 from rlsubnet.evaluation.static_cache import StaticSampler
 from rlsubnet.tasks.completion import Completion

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlsubnet.config.settings import Settings
+from rlsubnet.config.model import Settings
 from rlsubnet.evaluation.likelihood import response_logprobs
 from rlsubnet.evaluation.results import Answer
 from rlsubnet.evaluation.sampler import Sampler, make_sampler, sample_texts

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlsubnet.config.settings import Settings
+from rlsubnet.config.model import Settings
 from rlsubnet.evaluation.results import Answer, score_rows
 from rlsubnet.evaluation.sampler import Sampler
 from rlsubnet.evaluation.score import Records, suite_answers

@@ -5,9 +5,8 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 from rlsubnet.config import Pair, Run, Scale
-from rlsubnet.config.backends import ANSWERED_KINDS, BACKENDS
-from rlsubnet.config.recipe import Recipe, learning_rate
-from rlsubnet.config.recipes import ONLINE_KEYS, resolved_recipe
+from rlsubnet.config.model import Recipe, learning_rate
+from rlsubnet.config.scale import ANSWERED_KINDS, BACKENDS, ONLINE_KEYS, resolved_recipe
 from rlsubnet.report.columns import tolerance_name
 
 ONLINE = ONLINE_KEYS["samples"]

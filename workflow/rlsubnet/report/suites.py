@@ -6,7 +6,7 @@ from typing import Any
 
 from rlsubnet.backends.olmes.suites import SUITES
 from rlsubnet.config import suite_kind
-from rlsubnet.config.backends import PROBLEM_KINDS
+from rlsubnet.config.scale import PROBLEM_KINDS
 from rlsubnet.tasks.choices import CHOICE_TASKS
 
 LIKELIHOOD = "log-likelihood"

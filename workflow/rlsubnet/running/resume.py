@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from rlsubnet.config.config import load_config
+from rlsubnet.config.read import load_config
 from rlsubnet.running.processes import directors_here, workers_here
 from rlsubnet.running.slurm import Queued, cancel, has_slurm
 from rlsubnet.running.snakemake_log import Run, runs_here

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from rlsubnet.config.recipe import Recipe
+from rlsubnet.config.model import Recipe
 from rlsubnet.objectives.logps import response_logps
 from rlsubnet.objectives.preference import (
     PreferenceLoss,

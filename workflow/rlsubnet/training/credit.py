@@ -10,7 +10,7 @@ from torch.nn import Linear, Module
 from torch.nn.utils import skip_init
 from transformers import PreTrainedModel
 
-from rlsubnet.config.recipe import Recipe
+from rlsubnet.config.model import Recipe
 from rlsubnet.objectives.policy_gradient import (
     generalized_advantages,
     group_advantages,

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rlsubnet.config.recipe import Row
+from rlsubnet.config.model import Row
 from rlsubnet.training.optimizer import check_norm
 from rlsubnet.training.progress import Progress
 from rlsubnet.training.readings import read

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlsubnet.config.recipe import Recipe, Row, learning_rate
+from rlsubnet.config.model import Recipe, Row, learning_rate
 from rlsubnet.objectives.logps import response_logps
 from rlsubnet.objectives.preference import kto_reference_point
 from rlsubnet.training.algorithms import Algorithm, Scores

@@ -3,7 +3,7 @@
 import torch
 from transformers import PreTrainedConfig
 
-from rlsubnet.config.recipe import Recipe
+from rlsubnet.config.model import Recipe
 
 # Of the memory for activations; the rest is left to weights, masters, moments and the allocator.
 SHARE = 0.5

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from rlsubnet.checkpoints.layout import COMPANIONS
-from rlsubnet.config.recipe import Recipe
+from rlsubnet.config.model import Recipe
 from rlsubnet.evaluation.loading import without_bars
 from rlsubnet.objectives.logps import token_entropies, token_logps
 from rlsubnet.training.batches import Batch

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlsubnet.config.recipe import Recipe, Row, learning_rate
+from rlsubnet.config.model import Recipe, Row, learning_rate
 from rlsubnet.evaluation.sampler import Sampler, make_sampler
 from rlsubnet.objectives.policy_gradient import policy_loss, reference_kl, value_loss
 from rlsubnet.tasks.tokenizer import padding_token

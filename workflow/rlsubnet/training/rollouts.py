@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlsubnet.config.recipe import Recipe
+from rlsubnet.config.model import Recipe
 from rlsubnet.evaluation.generate import completion
 from rlsubnet.evaluation.sampler import Sampler, make_sampler
 from rlsubnet.evaluation.static_cache import noise_generator

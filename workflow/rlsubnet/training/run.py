@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlsubnet.checkpoints.masks import load_mask
 from rlsubnet.checkpoints.store import Checkpoint
-from rlsubnet.config.recipe import Row
+from rlsubnet.config.model import Row
 from rlsubnet.evaluation.loading import load_model, pick_device
 from rlsubnet.files import read_jsonl, replacing, sha256, write_csv, write_json
 from rlsubnet.tasks.tokenizer import build_tokenizer, load_tokenizer, padding_token

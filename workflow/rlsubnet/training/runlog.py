@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from rlsubnet import machine
-from rlsubnet.config.recipe import Row
+from rlsubnet.config.model import Row
 from rlsubnet.evaluation.vllm_sampler import vllm_version
 
 # One row per optimizer step, counted from 1; a cell is empty where it is not defined.

@@ -13,7 +13,7 @@ from rlsubnet.checkpoints.delta_pack import write_delta
 from rlsubnet.checkpoints.delta_source import StoredWeights
 from rlsubnet.checkpoints.saved_steps import step_file
 from rlsubnet.checkpoints.store import Checkpoint
-from rlsubnet.config.recipe import Recipe
+from rlsubnet.config.model import Recipe
 from rlsubnet.files import replacing
 
 

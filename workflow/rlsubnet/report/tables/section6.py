@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from rlsubnet.config import Pair
-from rlsubnet.config.recipes import ONLINE_KEYS, saves_steps
+from rlsubnet.config.scale import ONLINE_KEYS, saves_steps
 from rlsubnet.report.measures import clipped_share, late_fall, sparsity
 from rlsubnet.report.published import NOT_RUN
 from rlsubnet.report.settings import recipe_of, seed_groups, seed_text, steps_columns

@@ -1,12 +1,76 @@
 """What a training run is told, checked: the last gate before anything is computed."""
 
+import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rlsubnet.config.settings import SAMPLERS
+import yaml
+
+from rlsubnet.config.errors import unknown_name
 from rlsubnet.files import read_object
+
+# Keys of the block that say what is evaluated, or with which program, and not how.
+NO_SETTINGS = ("backend", "olmes", "suites", "step_suites", "step_samples")
+
+# What can draw a model's responses: the model itself, or vLLM with its weights.
+SAMPLERS = ("own", "vllm")
+
+
+def check_sampler(name: str) -> None:
+    """Raise ValueError where there is no such sampler."""
+    if name not in SAMPLERS:
+        raise ValueError(f"sampler: expected one of {SAMPLERS}, found {name!r}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of sampling; greedy decoding and log-likelihoods use the sizes only.
+
+    ``sampler`` is what draws: the model itself (``own``), or ``vllm``.
+    """
+
+    samples: int
+    temperature: float
+    batch_size: int
+    max_new_tokens: int
+    seed: int
+    sampler: str = "own"
+
+    def __post_init__(self) -> None:
+        for key in ("samples", "batch_size", "max_new_tokens"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"evaluation: {key} must be at least 1, found {self}")
+        if self.temperature <= 0:
+            raise ValueError(f"evaluation: temperature must be above 0, found {self}")
+        check_sampler(self.sampler)
+
+
+def read_settings(block: Mapping[str, Any]) -> Settings:
+    """Return the settings of a config's ``evaluation`` block; what is no setting is left out.
+
+    Raises:
+        ValueError: a key is missing, unknown, of the wrong type or out of range.
+
+    >>> read_settings({"samples": 16, "temperature": 1, "batch_size": 512, "max_new_tokens": 12,
+    ...                "seed": 777}).samples
+    16
+    """
+    given = {key: value for key, value in block.items() if key not in NO_SETTINGS}
+    types = {field.name: field.type for field in fields(Settings)}
+    if not set(types) - {"sampler"} <= set(given) <= set(types):
+        raise ValueError(
+            f"evaluation settings: expected the keys {sorted(types)}, found {sorted(given)}"
+        )
+    for key, value in given.items():
+        allowed: Any = (int, float) if types[key] is float else types[key]
+        if isinstance(value, bool) or not isinstance(value, allowed):
+            kind = "a name" if types[key] is str else "a number"
+            raise ValueError(f"evaluation settings, key {key}: expected {kind}, found {value!r}")
+    return Settings(**given)
 
 
 def _number(low: float, high: float = math.inf) -> Callable[[Any], bool]:
@@ -321,3 +385,225 @@ def _check_wandb(settings: Mapping[str, Any], source: str) -> None:
         raise ValueError(f"{source}, key wandb.mode: expected one of {modes}, found {mode!r}")
     if unknown := sorted(set(settings) - {"mode", "project"}):
         raise ValueError(f"{source}, key wandb: unknown keys {unknown}")
+
+
+def check_decay(recipe: Mapping[str, Any], masked: bool, algorithm: str = "") -> None:
+    """Check that no weight decay moves the frozen weights of a masked run.
+
+    Raises:
+        ValueError: it would.
+    """
+    if masked and recipe["weight_decay"]:
+        raise ValueError(
+            f"weight_decay: expected 0 in a run with a mask (it moves frozen weights), "
+            f"found {recipe['weight_decay']}"
+        )
+
+
+# Recipe keys of PRIME's filter and reward model.
+PRIME_KEYS = (
+    *("oversample", "accuracy_low", "accuracy_high"),
+    *("reward_beta", "reward_lr", "reward_clip", "reward_batch", "reward_update"),
+)
+
+
+def check_used_by_verl(keys: Mapping[str, Any], algorithm: str) -> None:
+    """Check that an algorithm uses what one of its rows sets.
+
+    Raises:
+        ValueError: the key has no effect.
+
+    >>> check_used_by_verl({"lr": 1e-6, "reward_lr": 1e-6}, "prime")
+    >>> check_used_by_verl({"reward_lr": 1e-6}, "grpo")
+    Traceback (most recent call last):
+    ValueError: reward_lr: has no effect on grpo; used by prime
+    >>> check_used_by_verl({"kl_coef": 0.001}, "prime")
+    Traceback (most recent call last):
+    ValueError: kl_coef: has no effect on prime; used by grpo
+    """
+    for key in keys:
+        if key in PRIME_KEYS and algorithm != "prime":
+            raise ValueError(f"{key}: has no effect on {algorithm}; used by prime")
+        if key == "kl_coef" and algorithm == "prime":
+            raise ValueError(f"{key}: has no effect on prime; used by grpo")
+
+
+def check_verl(recipe: Mapping[str, Any], masked: bool, algorithm: str) -> None:
+    """Check the keys of a resolved recipe against each other, so that no job starts in vain.
+
+    Raises:
+        ValueError: a batch cannot be split into equal shares, a weight decay would move the frozen
+            weights of a masked run, no accuracy lies between ``accuracy_low`` and
+            ``accuracy_high``, or PRIME is asked for a KL term.
+    """
+    check_decay(recipe, masked)
+    if recipe["checkpoint_every"] and recipe["steps"] is None:
+        raise ValueError(
+            "steps: expected a number in a run with checkpoint_every, so that the disk which its "
+            "saved steps take is known, found null"
+        )
+    learned = recipe["batch_size"] * recipe["samples"]
+    _check_split("updates", learned, recipe, recipe["updates"])
+    if algorithm != "prime":
+        return
+    if learned % recipe["reward_batch"]:
+        raise ValueError(
+            f"reward_batch: expected a divisor of batch_size * samples = {learned}, "
+            f"found {recipe['reward_batch']}"
+        )
+    _check_split("reward_batch", recipe["reward_batch"], recipe, 1)
+    if recipe["accuracy_low"] > recipe["accuracy_high"]:
+        raise ValueError(
+            f"accuracy_low: expected at most accuracy_high {recipe['accuracy_high']}, "
+            f"found {recipe['accuracy_low']}"
+        )
+    if recipe["kl_coef"]:
+        raise ValueError(f"kl_coef: expected 0, PRIME has no such term, found {recipe['kl_coef']}")
+
+
+def _check_split(key: str, responses: int, recipe: Mapping[str, Any], updates: int) -> None:
+    """Check that each update gives every process a whole number of micro-batches."""
+    shares = recipe["processes"] * recipe["per_process"]
+    if recipe["batch_size"] % updates or responses % (updates * shares):
+        raise ValueError(
+            f"{key}: expected {responses} responses to be a multiple of updates * processes * "
+            f"per_process = {updates} * {recipe['processes']} * {recipe['per_process']}"
+        )
+
+
+def implied_by_verl(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a recipe for verl means in the words of native ones.
+
+    A step of verl's draws one batch of responses and makes ``updates`` optimizer steps.
+
+    >>> implied_by_verl({"steps": 210, "updates": 4})["steps"]
+    840
+    """
+    steps = recipe["steps"]
+    return {
+        "steps": None if steps is None else steps * recipe["updates"],
+        "schedule": "constant",
+        "warmup_ratio": 0.0,
+        "optimizer": "adamw",
+        "mask_at": "post_clip",
+    }
+
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
+
+FOLDER = Path(__file__).resolve().parents[2] / "schemas"
+
+_NOUNS = {
+    "array": "a list",
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "null": "null",
+    "number": "a number",
+    "object": "a mapping",
+    "string": "a text",
+}
+
+
+@cache
+def load_schema(name: str) -> dict[str, Any]:
+    """Return the schema ``workflow/schemas/{name}.schema.yaml``."""
+    from jsonschema import Draft202012Validator
+
+    schema = yaml.safe_load((FOLDER / f"{name}.schema.yaml").read_text(encoding="utf-8"))
+    Draft202012Validator.check_schema(schema)
+    return schema
+
+
+def _filling(base: Callable[..., Iterator["ValidationError"]]) -> Callable[..., Any]:
+    def properties(
+        validator: Any, schemas: Mapping[str, Any], instance: Any, schema: Any
+    ) -> Iterator["ValidationError"]:
+        if isinstance(instance, dict):
+            for key, subschema in schemas.items():
+                if "default" in subschema:
+                    # A copy: nested defaults are filled into it afterwards.
+                    instance.setdefault(key, copy.deepcopy(subschema["default"]))
+        yield from base(validator, schemas, instance, schema)
+
+    return properties
+
+
+def _is_integer(checker: object, value: object) -> bool:
+    # JSON Schema takes 1000.0 for an integer; training, which counts with it, does not.
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(checker: object, value: object) -> bool:
+    # Every bound lets NaN pass: `nan < minimum` is false.
+    return _is_integer(checker, value) or (isinstance(value, float) and math.isfinite(value))
+
+
+@cache
+def _filling_validator() -> Any:
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
+
+    types = {"integer": _is_integer, "number": _is_number}
+    return extend(
+        Draft202012Validator,
+        {"properties": _filling(Draft202012Validator.VALIDATORS["properties"])},
+        type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(types),
+    )
+
+
+def first_error(instance: Any, schema: Mapping[str, Any]) -> "ValidationError | None":
+    """Fill the defaults of ``schema`` into ``instance``, in place; return its first error."""
+    return next(_filling_validator()(schema).iter_errors(instance), None)
+
+
+def describe(error: "ValidationError") -> str:
+    """Return what was found and what the schema expects, without where it stands.
+
+    >>> describe(first_error("dop", {"enum": ["sft", "dpo"]}))
+    "unknown value 'dop' (did you mean 'dpo'?); known: sft, dpo"
+    >>> describe(first_error({"a": 1, "lrr": 2}, load_schema("config")["$defs"]["recipe"]))
+    "unknown key 'a'; known: backend, steps, ..."
+    """
+    found, expected = error.instance, error.validator_value
+    match error.validator:
+        case "enum":
+            return unknown_name("value", str(found), map(str, expected))
+        case "additionalProperties":
+            known = list(error.schema["properties"])
+            unknown = next(key for key in found if key not in known)
+            return unknown_name("key", str(unknown), known)
+        case "required":
+            missing = [key for key in expected if key not in found]
+            return f"missing key {', '.join(missing)}"
+        case "oneOf":
+            names = [alternative["required"][0] for alternative in expected]
+            return f"expected exactly one of the keys {', '.join(names)}"
+        case "type":
+            return f"expected {_type_noun(expected)}, found {_say(found)}{_type_hint(found)}"
+        case "pattern":
+            return f"found {found!r}, expected {error.schema.get('description', expected)}"
+        case _:
+            return error.message
+
+
+def _type_noun(expected: str | list[str]) -> str:
+    kinds = [expected] if isinstance(expected, str) else expected
+    return " or ".join(_NOUNS[kind] for kind in kinds)
+
+
+def _say(found: Any) -> str:
+    return f"the text {found!r}" if isinstance(found, str) else repr(found)
+
+
+def _type_hint(found: Any) -> str:
+    """Say why a value that looks like a number or a truth value was read as text."""
+    if not isinstance(found, str):
+        return ""
+    if found.lower() in {"true", "false"}:
+        return f"; on the command line write {found.capitalize()}"
+    try:
+        float(found)
+    except ValueError:
+        return ""
+    return "; YAML 1.1 reads 2e-3 as text, write 2.0e-3"

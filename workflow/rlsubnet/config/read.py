@@ -1,0 +1,329 @@
+"""One config out of its files: merged in order, checked against the schema, defaults filled."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unicodedata import category
+
+import yaml
+
+from rlsubnet.config.errors import SheetError, unknown_name
+from rlsubnet.config.model import describe, first_error, load_schema
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """A YAML loader that refuses a key that stands twice, where the last would win silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise SheetError(f"{self.name}, line {line}: duplicate key {key.value!r}")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path | str) -> dict[str, Any]:
+    """Return the mapping of one config file.
+
+    Raises:
+        SheetError: the file is not YAML, holds no mapping or the same key twice.
+    """
+    try:
+        with Path(path).open(encoding="utf-8") as stream:
+            content = yaml.load(stream, Loader=_StrictLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SheetError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise SheetError(f"{path}: expected a mapping of keys, found {content!r}")
+    return content
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``below`` with the keys of ``above`` laid over it, mappings key by key.
+
+    >>> merged({"a": {"x": 1, "y": 2}, "b": 3}, {"a": {"y": 5}})
+    {'a': {'x': 1, 'y': 5}, 'b': 3}
+    """
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        result[key] = merged(old, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def with_own_model(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``config`` with its ``model`` as the source of the model called ``own``.
+
+    On a command line only the keys of the top level can be given.
+
+    >>> with_own_model({"model": "/models/small"})["models"]
+    {'own': {'source': '/models/small'}}
+    """
+    if "model" not in config:
+        return dict(config)
+    return merged(config, {"models": {"own": {"source": config["model"]}}})
+
+
+def complete_config(config: Mapping[str, Any], files: Sequence[Path | str] = ()) -> dict[str, Any]:
+    """Return ``config`` with every default filled; its own values are left as they are.
+
+    Args:
+        config: the merged config, for example Snakemake's.
+        files: the files it was read from; they are searched for duplicate keys, and the last
+            one that sets a faulty key is named.
+
+    Raises:
+        SheetError: the config breaks the schema, or a file holds the same key twice.
+    """
+    contents = {str(path): read_yaml(path) for path in files}
+    result = with_own_model(copy.deepcopy(dict(config)))
+    error = first_error(result, load_schema("config"))
+    if error is not None:
+        path = [str(part) for part in error.absolute_path]
+        file = _setting_file(contents, path)
+        place = f"key {'.'.join(path)}" if path else "top level"
+        raise SheetError(f"{file}, {place}: {describe(error)}")
+    for path, message in _misfits(result):
+        raise SheetError(f"{_setting_file(contents, path)}, key {'.'.join(path)}: {message}")
+    return result
+
+
+def _misfits(config: Mapping[str, Any]) -> Iterator[tuple[list[str], str]]:
+    """Yield the path of a key and what is wrong with it beside another key.
+
+    A job would find these, too: the tables after all others, training with an error about tensors.
+    """
+    wanted, measured = config["measure"]["table_tolerance"], config["measure"]["tolerances"]
+    if wanted not in measured:
+        listed = ", ".join(map(str, measured))
+        yield (
+            ["measure", "table_tolerance"],
+            f"expected one of measure.tolerances ({listed}), found {wanted}",
+        )
+    if config["evaluation"]["backend"] == "olmes" and not config["resources"]["evaluate"]["gpus"]:
+        yield ["evaluation", "backend"], "olmes needs resources.evaluate.gpus, at least 1"
+    for kind, wanted in config["resources"].items():
+        if wanted["nodes"] > 1 and not kind.startswith("train_"):
+            yield (
+                ["resources", kind, "nodes"],
+                f"expected 1, as these jobs are one process each, found {wanted['nodes']}",
+            )
+    for name, model in config["models"].items():
+        if "architecture" not in model:
+            continue
+        path, shape = ["models", name, "architecture"], model["architecture"]
+        width, heads = shape["hidden_size"], shape["num_attention_heads"]
+        if width % (2 * heads):  # rotary embeddings turn pairs of a head's numbers
+            yield (
+                [*path, "num_attention_heads"],
+                f"expected heads of an even whole size, found {heads} in hidden_size {width}",
+            )
+        if heads % shape["num_key_value_heads"]:
+            yield (
+                [*path, "num_key_value_heads"],
+                f"expected a divisor of num_attention_heads {heads}, "
+                f"found {shape['num_key_value_heads']}",
+            )
+
+
+def load_config(paths: Sequence[Path | str]) -> dict[str, Any]:
+    """Return the config of ``paths``, later files laid over earlier ones, defaults filled.
+
+    Raises:
+        SheetError: a file is no config, or together they break the schema.
+    """
+    config: dict[str, Any] = {}
+    for path in paths:
+        config = merged(config, read_yaml(path))
+    return complete_config(config, paths)
+
+
+def _setting_file(contents: Mapping[str, Mapping[str, Any]], path: Sequence[str]) -> str:
+    """Return the last file that sets the key at ``path``, or all of them."""
+    for file in reversed(list(contents)):
+        value: Any = contents[file]
+        for part in path:
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None and path:
+            return file
+    return ", ".join(contents) or "config"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a sheet; ``line`` is its line number in the file, counted from 1."""
+
+    file: str
+    line: int
+    name: str
+    cells: dict[str, str]
+
+    def fault(self, column: str, message: str) -> SheetError:
+        """Return the error that names file, row and column."""
+        return SheetError(f"{self.file}, row {self.line} ({self.name}), column {column}: {message}")
+
+    def listed(self, column: str) -> tuple[str, ...]:
+        """Return the parts of a cell that holds a comma-separated list."""
+        return tuple(part.strip() for part in self.cells[column].split(",") if part.strip())
+
+
+def read_sheet(path: Path | str, kind: str) -> dict[str, Row]:
+    """Return the rows of a sheet by name, in the order of the file.
+
+    The first column that the schema ``{kind}`` declares holds the names. Lines that start with
+    ``#`` and empty lines are skipped; cells missing at the end of a row are empty.
+
+    Raises:
+        SheetError: no header, a missing, unknown or repeated column, too many cells, a cell that
+            breaks the schema, or the same name twice.
+    """
+    schema = load_schema(kind)
+    columns = list(schema["properties"])
+    lines = _content_lines(path)
+    if not lines:
+        raise SheetError(f"{path}: empty, expected a header with the columns {', '.join(columns)}")
+    header = _check_header(path, lines[0][1], columns)
+    rows: dict[str, Row] = {}
+    for number, cells in lines[1:]:
+        row = _make_row(path, number, header, cells, columns[0])
+        for column, cell in row.cells.items():
+            if control := next((c for c in cell if category(c) == "Cc"), None):
+                raise row.fault(column, f"control character {control!r} in {cell!r}")
+        error = first_error(dict(row.cells), schema)
+        if error is not None:
+            raise row.fault(str(error.absolute_path[0]), describe(error))
+        if row.name in rows:
+            first = rows[row.name].line
+            raise row.fault(columns[0], f"duplicate name {row.name!r}, first used in row {first}")
+        rows[row.name] = row
+    return rows
+
+
+def _content_lines(path: Path | str) -> list[tuple[int, list[str]]]:
+    """Return (line number, cells) of every line that is neither empty nor a comment."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SheetError(f"{path}: not UTF-8 text ({error.reason})") from error
+    return [
+        (number, [cell.strip() for cell in line.split("\t")])
+        # Not splitlines: it ends lines where no editor does, such as at U+2028 inside a label.
+        for number, line in enumerate(text.split("\n"), start=1)
+        if line.strip() and not line.startswith("#")
+    ]
+
+
+def _check_header(path: Path | str, header: list[str], columns: list[str]) -> list[str]:
+    for number, column in enumerate(header):
+        if column not in columns:
+            raise SheetError(f"{path}, header: {unknown_name('column', column, columns)}")
+        if column in header[:number]:
+            raise SheetError(f"{path}, header: duplicate column {column!r}")
+    if missing := [column for column in columns if column not in header]:
+        raise SheetError(f"{path}, header: missing column {', '.join(missing)}")
+    return header
+
+
+def _make_row(path: Path | str, number: int, header: list[str], cells: list[str], key: str) -> Row:
+    padded = cells + [""] * (len(header) - len(cells))
+    row = dict(zip(header, padded, strict=False))
+    if len(cells) > len(header):
+        raise SheetError(
+            f"{path}, row {number} ({row[key]}): {len(cells)} cells, "
+            f"expected at most {len(header)} as in the header"
+        )
+    return Row(file=str(path), line=number, name=row[key], cells=row)
+
+
+SITE = Path("config/site.yaml")
+Site = dict[str, Any]
+Resources = dict[str, Any]
+
+
+def load_site(path: Path | str = SITE) -> Site:
+    """Return the settings of the cluster, defaults filled; all defaults where there is no file.
+
+    Raises:
+        SheetError: the file is no YAML, or breaks its schema.
+    """
+    site = read_yaml(path) if Path(path).is_file() else {}
+    error = first_error(site, load_schema("site"))
+    if error is not None:
+        place = ".".join(str(part) for part in error.absolute_path)
+        raise SheetError(f"{path}, {f'key {place}' if place else 'top level'}: {describe(error)}")
+    return site
+
+
+def job_resources(wanted: Mapping[str, Any], site: Mapping[str, Any], kind: str) -> Resources:
+    """Return what a job of a kind asks of Snakemake and Slurm, beside memory.
+
+    GPUs are counted on each node, and several nodes are one job in which the rule's command runs
+    once, on the first; see :mod:`rlsubnet.backends.launch`.
+
+    Args:
+        wanted: the kind's entry of the config's ``resources``.
+        site: see :func:`load_site`.
+        kind: name of the kind.
+
+    >>> wanted = {"mem_mb": 1000, "runtime": 60, "threads": 4, "gpus": 8, "nodes": 1}
+    >>> job_resources(wanted, {"gpu_partition": "gpu", "gpu_type": "a100"}, "train")
+    {'runtime': 60, 'gres': 'gpu:a100:8', 'gpu_slots': 8, 'slurm_partition': 'gpu'}
+    >>> job_resources({"runtime": 9, "gpus": 0, "nodes": 2}, {"account": "me"}, "train_verl")
+    {'runtime': 9, 'mpi': 'srun', 'nodes': 2, 'tasks': 2, 'slurm_account': 'me'}
+    """
+    chosen = {**site, **site.get("kinds", {}).get(kind, {})}
+    return {
+        "runtime": wanted["runtime"],
+        **_disk(wanted),
+        **_gpus(wanted, chosen),
+        **_nodes(wanted),
+        **_slurm(chosen, _partition(wanted, site, kind)),
+    }
+
+
+def _disk(wanted: Mapping[str, Any]) -> Resources:
+    # Where it is not stated, Snakemake takes a guess of its own.
+    size = wanted.get("disk_mb", 0)
+    return {"disk_mb": size} if size else {}
+
+
+def _gpus(wanted: Mapping[str, Any], chosen: Mapping[str, Any]) -> Resources:
+    # `gres` counts on each node; the plugin makes of `gpu` a number without a node.
+    count, of_type = wanted["gpus"], chosen.get("gpu_type")
+    if not count:
+        return {}
+    return {"gres": f"gpu:{of_type}:{count}" if of_type else f"gpu:{count}", "gpu_slots": count}
+
+
+def _nodes(wanted: Mapping[str, Any]) -> Resources:
+    count = wanted.get("nodes", 1)
+    if count == 1:
+        return {}
+    # `mpi` leaves it to the command to call srun. With GPUs the plugin would make of `tasks` a
+    # number for each GPU, which `tasks_per_gpu` prevents.
+    per_gpu = {"tasks_per_gpu": 0} if wanted["gpus"] else {}
+    return {"mpi": "srun", "nodes": count, "tasks": count, **per_gpu}
+
+
+def _partition(wanted: Mapping[str, Any], site: Mapping[str, Any], kind: str) -> str:
+    of_kind = site.get("kinds", {}).get(kind, {}).get("partition")
+    of_gpus = site.get("gpu_partition") if wanted["gpus"] else ""
+    return of_kind or of_gpus or site.get("partition", "")
+
+
+def _slurm(chosen: Mapping[str, Any], partition: str) -> Resources:
+    named = {
+        "slurm_account": chosen.get("account"),
+        "slurm_partition": partition,
+        "qos": chosen.get("qos"),
+        "constraint": chosen.get("constraint"),
+        "slurm_extra": chosen.get("extra"),
+    }
+    return {key: value for key, value in named.items() if value}
