@@ -11,9 +11,8 @@ import pytest
 import torch
 import yaml
 
-from rlsubnet.card import paper
-from rlsubnet.card.cautions import cautions
-from rlsubnet.card.facts import Facts, measure_facts
+from rlsubnet.card import facts
+from rlsubnet.card.facts import Facts, cautions, measure_facts
 from rlsubnet.card.page import card_page
 from rlsubnet.checkpoints.compare import compare_tensors, pair_checkpoints, read_delta
 from rlsubnet.checkpoints.delta_codec import HEADER
@@ -256,22 +255,22 @@ def test_the_paper_beside_it_is_that_of_the_published_numbers(repository: Path) 
     rows = published["table6"]["rows"]
     table6 = {row["rl"].rpartition("/")[2]: row for row in rows}
     table1 = {row["rl"]: row for row in published["table1"]["rows"]}
-    for model in paper.MODELS:
+    for model in facts.MODELS:
         if model.name in table6:
             row = table6.pop(model.name)
             assert (model.sparsity, model.without) == (row["sparsity"][-1], row["sparsity"][0])
         else:
             assert (model.sparsity, model.without) == (table1[model.name]["sparsity"], None)
     assert not table6
-    known = {model.name for model in paper.MODELS}
+    known = {model.name for model in facts.MODELS}
     assert set(table1) <= known
     for place, atol in enumerate(published["table6"]["tolerances"]):
         values = [row["sparsity"][place] for row in rows]
-        assert paper.TOLERANCE_RANGE[atol] == (min(values), max(values))
+        assert facts.TOLERANCE_RANGE[atol] == (min(values), max(values))
     ranks = [row["update_rank"] for row in published["table2"]["rows"]]
-    assert (min(ranks), max(ranks)) == paper.RANK_RANGE
+    assert (min(ranks), max(ranks)) == facts.RANK_RANGE
     range_ = published["headline"]["sft_sparsity_range"]
-    assert (range_["low"], range_["high"]) == paper.SFT_RANGE
+    assert (range_["low"], range_["high"]) == facts.SFT_RANGE
 
 
 def test_the_command_writes_the_same_page_twice(

@@ -8,11 +8,18 @@ from html import escape
 from pathlib import Path
 
 from rlsubnet import __version__
-from rlsubnet.card.cautions import cautions
-from rlsubnet.card.facts import Facts
-from rlsubnet.card.parts import AT, paragraph, per_cent, section, size, unbroken
-from rlsubnet.card.sparsity import by_layer, by_magnitude, by_tolerance
-from rlsubnet.card.structure import beside_the_paper, delta, norms, rank, rank_shares
+from rlsubnet.card.facts import Facts, cautions
+from rlsubnet.card.html import AT, paragraph, per_cent, section, size, unbroken
+from rlsubnet.card.sections import (
+    beside_the_paper,
+    by_layer,
+    by_magnitude,
+    by_tolerance,
+    delta,
+    norms,
+    rank,
+    rank_shares,
+)
 from rlsubnet.measure.sparsity import TABLE_TOLERANCE
 
 PAPER = "https://arxiv.org/abs/2505.11711"

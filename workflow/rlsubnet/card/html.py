@@ -1,0 +1,470 @@
+"""Pieces of the card's page: words for numbers, parts of HTML, charts in SVG.
+
+Colors are CSS variables of the page, so that a chart follows it into the dark and onto paper. Every
+mark carries a title, which browsers show as a tooltip and read aloud.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from rlsubnet.measure.sparsity import TABLE_TOLERANCE
+
+Scale = Callable[[float], float]
+
+
+def coordinate(value: float) -> str:
+    """Return a coordinate, short.
+
+    >>> coordinate(12.0), coordinate(1 / 3)
+    ('12', '0.33')
+    """
+    return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def linear(low: float, high: float, start: float, end: float) -> Scale:
+    """Return the map that takes [low, high] to [start, end].
+
+    >>> linear(0, 100, 0, 50)(20)
+    10.0
+    """
+    span = (high - low) or 1.0
+    return lambda value: start + (value - low) / span * (end - start)
+
+
+def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Return round numbers from at or below ``low`` to at or above ``high``.
+
+    >>> nice_ticks(62.1, 97.3)
+    [60.0, 70.0, 80.0, 90.0, 100.0]
+    >>> nice_ticks(99.2, 100)
+    [99.2, 99.4, 99.6, 99.8, 100.0]
+    """
+    span = max(high - low, 1e-9)
+    size = 10.0 ** math.floor(math.log10(span))
+    steps = [factor * size for factor in (0.1, 0.2, 0.5, 1, 2, 5, 10)]
+    step = next(s for s in steps if math.ceil(high / s - 1e-6) - math.floor(low / s + 1e-6) < most)
+    first, last = math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6)
+    return [round(step * place, 10) for place in range(first, last + 1)]
+
+
+def element(tag: str, content: str = "", **attributes: object) -> str:
+    """Return an element; ``_`` in a name stands for ``-``, a trailing one for nothing.
+
+    >>> element("text", "a < b", x=1, text_anchor="end", class_="tick")
+    '<text x="1" text-anchor="end" class="tick">a < b</text>'
+    """
+    written = "".join(
+        f' {name.rstrip("_").replace("_", "-")}="{escape(_plain(value))}"'
+        for name, value in attributes.items()
+        if value is not None
+    )
+    return f"<{tag}{written}>{content}</{tag}>"
+
+
+def _plain(value: object) -> str:
+    return coordinate(value) if isinstance(value, float) else str(value)
+
+
+def text(x: float, y: float, words: str, class_: str = "tick", anchor: str = "middle") -> str:
+    """Return words at a place."""
+    return element("text", escape(words), x=x, y=y, class_=class_, text_anchor=anchor)
+
+
+def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> str:
+    """Return a straight line."""
+    return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
+
+
+def rectangle(x: float, y: float, width: float, height: float, class_: str, title: str = "") -> str:
+    """Return a box; what it stands for appears when one points at it."""
+    inside = element("title", escape(title)) if title else ""
+    return element("rect", inside, x=x, y=y, width=width, height=height, class_=class_)
+
+
+def polyline(points: Iterable[tuple[float, float]], class_: str) -> str:
+    """Return a line through points."""
+    joined = " ".join(f"{coordinate(x)},{coordinate(y)}" for x, y in points)
+    return element("polyline", points=joined, class_=class_)
+
+
+# Outlines around (0, 0), about as large as each other.
+_SHAPES = (
+    "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0",
+    "M-3.6,-3.6h7.2v7.2h-7.2z",
+    "M0,-4.6L4.4,3.4H-4.4z",
+    "M0,-5L5,0L0,5L-5,0z",
+    "M0,4.6L4.4,-3.4H-4.4z",
+    "M-4.5,-1.5h3v-3h3v3h3v3h-3v3h-3v-3h-3z",
+    "M-2.5,-4.6h5l2.2,4.6l-2.2,4.6h-5l-2.2,-4.6z",
+    "M-4,-4L4,-4L-4,4L4,4z",
+)
+
+
+def marker(x: float, y: float, shape: int, class_: str, title: str = "", size: float = 1.0) -> str:
+    """Return one of the shapes at a place."""
+    inside = element("title", escape(title)) if title else ""
+    place = f"translate({coordinate(x)} {coordinate(y)}) scale({coordinate(size)})"
+    path = element("path", inside, d=_SHAPES[shape % len(_SHAPES)], class_=class_)
+    return element("g", path, transform=place)
+
+
+def drawing(width: int, height: int, title: str, content: Sequence[str]) -> str:
+    """Return a chart as an image with a name, which a screen reader reads."""
+    return element(
+        "svg",
+        "\n".join(content),
+        viewBox=f"0 0 {width} {height}",
+        role="img",
+        aria_label=title,
+        class_="chart",
+    )
+
+
+WIDTH = 760
+_LEFT, _RIGHT, _TOP = 58, 14, 12
+
+
+# What lies over what: "faint" is thin and grey, "main" thick, "over" open marks on top of all.
+_LAYERS = {"faint": 0, "": 1, "main": 2, "over": 3}
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line of a chart; ``look`` numbers its color and mark, ``points`` are (x, y)."""
+
+    label: str
+    points: tuple[tuple[float, float], ...]
+    look: int
+    kind: str = ""  # one of the keys of _LAYERS
+
+    @property
+    def css(self) -> str:
+        """Return the class that colors it."""
+        return f"look-{self.kind or self.look % 8}"
+
+
+@dataclass(frozen=True)
+class Band:
+    """A region between two heights, for what others found: (x, low, high)."""
+
+    label: str
+    points: tuple[tuple[float, float, float], ...]
+
+
+def legend(series: Sequence[Series], band: Band | None = None) -> str:
+    """Return the marks of a chart with their names, as a list."""
+    items = []
+    for one in series:
+        sample = line(0, 7, 26, 7, f"line {one.css}") + marker(13, 7, one.look, f"mark {one.css}")
+        items.append((sample, one.label))
+    if band:
+        items.append((rectangle(0, 2, 26, 10, "band"), band.label))
+    entries = "".join(
+        "<li>"
+        + element("svg", sample, viewBox="0 0 26 14", class_="key", aria_hidden="true")
+        + f"{escape(label)}</li>"
+        for sample, label in items
+    )
+    return f'<ul class="legend">{entries}</ul>'
+
+
+def _frame(bottom: int, y: Scale, y_ticks: Sequence[float], y_unit: str, x_title: str) -> list[str]:
+    """Return grid, tick labels and the title of the x axis."""
+    parts = []
+    for tick in y_ticks:
+        parts.append(line(_LEFT, y(tick), WIDTH - _RIGHT, y(tick), "grid"))
+        parts.append(text(_LEFT - 8, y(tick) + 4, f"{tick:g} {y_unit}", anchor="end"))
+    parts.append(text((_LEFT + WIDTH - _RIGHT) / 2, bottom + 40, x_title, "axis"))
+    return parts
+
+
+def line_chart(
+    title: str,
+    series: Sequence[Series],
+    x_labels: Mapping[float, str],
+    x_title: str,
+    y_unit: str = "%",
+    band: Band | None = None,
+    ceiling: float | None = None,
+    height: int = 320,
+) -> str:
+    """Return lines with marks over labelled places; the y axis spans what there is to see.
+
+    Args:
+        title: what the chart shows, for those who do not see it.
+        series: the lines; y in the unit of the axis.
+        x_labels: place -> label.
+        x_title: of the x axis.
+        y_unit: follows the numbers of the y axis.
+        band: drawn behind the lines.
+        ceiling: a bound that the axis does not go beyond, such as 100 %.
+        height: of the picture.
+    """
+    values = [value for one in series for _, value in one.points]
+    values += [edge for _, *edges in (band.points if band else ()) for edge in edges]
+    ticks = nice_ticks(min(values), max(values))
+    ticks = [tick for tick in ticks if ceiling is None or tick <= ceiling]
+    bottom = height - 48
+    top_value = max(ticks[-1], *values)
+    y = linear(min(ticks[0], *values), top_value, bottom, _TOP)
+    places = list(x_labels)
+    margin = max(0.3, 0.02 * len(places)) if len(places) > 1 else 0.5
+    x = linear(places[0] - margin, places[-1] + margin, _LEFT, WIDTH - _RIGHT)
+    parts = _frame(bottom, y, ticks, y_unit, x_title)
+    every = -(-len(places) // 18)
+    for number, (place, label) in enumerate(x_labels.items()):
+        if number % every == 0:
+            parts.append(text(x(place), bottom + 18, label))
+    if band and band.points:
+        outline = [(x(place), y(low)) for place, low, _ in band.points]
+        outline += [(x(place), y(high)) for place, _, high in reversed(band.points)]
+        joined = " ".join(f"{coordinate(a)},{coordinate(b)}" for a, b in outline)
+        label = element("title", escape(band.label))
+        parts.append(element("polygon", label, points=joined, class_="band"))
+    size = 1.0 if len(places) <= 20 else 0.7
+    for one in sorted(series, key=lambda one: _LAYERS[one.kind]):
+        drawn = [(x(place), y(value)) for place, value in one.points]
+        parts.append(polyline(drawn, f"line {one.css}"))
+        for (place, value), (a, b) in zip(one.points, drawn, strict=True):
+            hint = f"{one.label}, {x_labels[place]}: {value:.4g} {y_unit}"
+            parts.append(marker(a, b, one.look, f"mark {one.css}", hint, size))
+    return drawing(WIDTH, height, title, parts)
+
+
+@dataclass(frozen=True)
+class DotRow:
+    """A row of dots.
+
+    Attributes:
+        label: at its left.
+        dots: (value, class, hint); classes are ``dot``, ``hollow`` and ``cross``.
+        ours: whether it is the pair of the card.
+    """
+
+    label: str
+    dots: tuple[tuple[float, str, str], ...]
+    ours: bool = False
+
+
+def dot_rows(
+    title: str,
+    rows: Sequence[DotRow],
+    x_title: str,
+    low: float,
+    high: float,
+    region: tuple[float, float, str] | None = None,
+) -> str:
+    """Return a row of dots per label, joined by a line; what is furthest right is largest.
+
+    Args:
+        title: what the chart shows.
+        rows: from top to bottom.
+        x_title: of the x axis, which is in per cent.
+        low, high: its ends.
+        region: (from, to, what it stands for), shaded.
+    """
+    left, step = 236, 25
+    bottom = _TOP + step * len(rows) + 4
+    ticks = [t for t in nice_ticks(low, high) if low - 1e-9 <= t <= high + 1e-9]
+    x = linear(low, high, left + 8, WIDTH - _RIGHT - 8)
+    parts = []
+    if region:
+        start, end, what = region
+        parts.append(rectangle(x(start), _TOP, x(end) - x(start), bottom - _TOP, "band", what))
+    for tick in ticks:
+        parts.append(line(x(tick), _TOP, x(tick), bottom, "grid"))
+        parts.append(text(x(tick), bottom + 18, f"{tick:g} %"))
+    for number, row in enumerate(rows):
+        middle = _TOP + step * (number + 0.5) + 2
+        if row.ours:
+            parts.append(rectangle(0, middle - step / 2, WIDTH - _RIGHT, float(step), "highlight"))
+        weight = "label ours" if row.ours else "label"
+        parts.append(text(left - 8, middle + 4, row.label, weight, "end"))
+        places = [x(value) for value, _, _ in row.dots]
+        if len(places) > 1:
+            parts.append(line(min(places), middle, max(places), middle, "joint"))
+        for (_, kind, hint), place in zip(row.dots, places, strict=True):
+            shape = 5 if kind == "cross" else 0
+            style = f"{kind} ours" if row.ours else kind
+            parts.append(marker(place, middle, shape, style, hint))
+    parts.append(text((left + WIDTH) / 2, bottom + 42, x_title, "axis"))
+    return drawing(WIDTH, bottom + 52, title, parts)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bin: its label, the two heights in per cent, and whether it is shaded."""
+
+    label: str
+    upper: float
+    lower: float
+    hint: str
+    shaded: bool
+
+
+def bar_panels(title: str, bars: Sequence[Bar], names: tuple[str, str], x_title: str) -> str:
+    """Return two rows of bars over the same bins, the lower one from 0 to 100 %."""
+    height, gap = 130, 34
+    width = (WIDTH - _RIGHT - _LEFT) / len(bars)
+    parts: list[str] = []
+
+    def panel(top: int, name: str, value: Callable[[Bar], float], most: float, css: str) -> None:
+        y = linear(0, most, top + height, top)
+        parts.append(text(_LEFT, top - 8, name, "axis", "start"))
+        for tick in nice_ticks(0, most, 4):
+            if tick <= most:
+                parts.append(line(_LEFT, y(tick), WIDTH - _RIGHT, y(tick), "grid"))
+                parts.append(text(_LEFT - 8, y(tick) + 4, f"{tick:g} %", anchor="end"))
+        for number, bar in enumerate(bars):
+            x, tall = _LEFT + number * width, top + height - y(value(bar))
+            parts.append(rectangle(x + 1, y(value(bar)), max(width - 2, 1.0), tall, css, bar.hint))
+
+    shaded = [number for number, bar in enumerate(bars) if bar.shaded]
+    second = _TOP + 16 + height + gap
+    if shaded:
+        box = (_LEFT + shaded[0] * width, len(shaded) * width)
+        for top in (_TOP + 16, second):
+            parts.append(rectangle(box[0], top, box[1], float(height), "band"))
+    tallest = nice_ticks(0, max(bar.upper for bar in bars), 4)[-1]
+    panel(_TOP + 16, names[0], lambda bar: bar.upper, tallest, "bar")
+    panel(second, names[1], lambda bar: bar.lower, 100.0, "bar accent")
+    bottom = second + height
+    every = -(-len(bars) // 7)
+    for number, bar in enumerate(bars):
+        if number % every == 0:
+            parts.append(text(_LEFT + number * width, bottom + 18, bar.label))
+    parts.append(text((_LEFT + WIDTH - _RIGHT) / 2, bottom + 42, x_title, "axis"))
+    return drawing(WIDTH, bottom + 52, title, parts)
+
+
+def share_bar(title: str, share: float, label: str) -> str:
+    """Return a bar that is filled as far as a share in [0, 1] says."""
+    filled = max(WIDTH * min(share, 1.0), 2.0)
+    inside = share > 0.3
+    parts = [
+        rectangle(0, 0, WIDTH, 30, "bar"),
+        rectangle(0, 0, filled, 30, "bar accent", label),
+        text(
+            filled - 8 if inside else filled + 8,
+            20,
+            label,
+            "inside" if inside else "label",
+            "end" if inside else "start",
+        ),
+    ]
+    return drawing(WIDTH, 30, title, parts)
+
+
+def per_cent(share: float, digits: int = 2) -> str:
+    """Return a share in [0, 1] in per cent; what is not all or nothing never reads so.
+
+    >>> per_cent(0.7604), per_cent(1.0), per_cent(0.999999), per_cent(0.000001)
+    ('76.04 %', '100 %', '> 99.99 %', '< 0.01 %')
+    """
+    if share in (0.0, 1.0):
+        return f"{100 * share:.0f} %"
+    least = 10.0**-digits
+    if 100 * share < least:
+        return f"< {least:.{digits}f} %"
+    if 100 * share > 100 - least:
+        return f"> {100 - least:.{digits}f} %"
+    return f"{100 * share:.{digits}f} %"
+
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def power(value: float) -> str:
+    """Return a power of ten as one writes it.
+
+    >>> power(1e-5)
+    '10⁻⁵'
+    """
+    return "10" + str(round(math.log10(value))).translate(_RAISED)
+
+
+def measured(value: float) -> str:
+    """Return a number with two digits, small ones as a power of ten.
+
+    >>> measured(0.0078125), measured(9.7e-05), measured(0.0)
+    ('0.0078', '9.7 × 10⁻⁵', '0')
+    """
+    if value == 0 or abs(value) >= 0.001:
+        return f"{value:.2g}"
+    digits, _, exponent = f"{value:.1e}".partition("e")
+    return f"{digits} × {power(10.0 ** int(exponent))}"
+
+
+# The tolerance of the paper's tables, as the page writes it.
+AT = power(TABLE_TOLERANCE)
+
+
+def unbroken(page: str) -> str:
+    """Return a page whose numbers stay on the line of their units.
+
+    >>> unbroken("13.0 % of 520.06 kB").count("\\u00a0")
+    2
+    """
+    return re.sub(r"(?<=\d) (?=(?:%|kB|MB|GB|B)(?!\w))|(?<=×) | (?=×)", "\u00a0", page)
+
+
+def size(nbytes: float) -> str:
+    """Return a number of bytes in the unit that reads best.
+
+    >>> size(980), size(16_060_522_240)
+    ('980 B', '16.06 GB')
+    """
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if nbytes >= factor:
+            return f"{nbytes / factor:.2f} {unit}"
+    return f"{nbytes:.0f} B"
+
+
+def paragraph(words: str) -> str:
+    """Return a paragraph of HTML that is safe already."""
+    return f"<p>{words}</p>"
+
+
+def table(
+    caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]], ours: int | None = None
+) -> str:
+    """Return a table; the first column names its row, ``ours`` is the row to be marked.
+
+    It scrolls by itself where the page is narrow, with the keyboard as well.
+    """
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
+    body = []
+    for number, (first, *cells) in enumerate(rows):
+        marked = ' class="ours"' if number == ours else ""
+        joined = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        body.append(f'<tr{marked}><th scope="row">{escape(first)}</th>{joined}</tr>')
+    label = escape(caption)
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table>'
+        f"<caption>{label}</caption><thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def numbers(summary: str, content: str) -> str:
+    """Return a part that opens when it is wanted."""
+    return f"<details><summary>{escape(summary)}</summary>{content}</details>"
+
+
+def figure(chart: str, caption: str, key: str = "") -> str:
+    """Return a chart with its legend and what it shows."""
+    return (
+        f'<figure><div class="scroll" tabindex="0" role="region" aria-label="Chart">{chart}</div>'
+        f"{key}<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def section(anchor: str, heading: str, *content: str) -> str:
+    """Return a section that a link leads to."""
+    return (
+        f'<section id="{anchor}" aria-labelledby="{anchor}-h">'
+        f'<h2 id="{anchor}-h">{escape(heading)}</h2>{"".join(content)}</section>'
+    )
