@@ -17,8 +17,8 @@ from time_left import TimeLeft, Training, said, training
 
 from rlsubnet.config import Scale, SheetError, load_config, load_scale
 from rlsubnet.config.scale import resolved_recipe
-from rlsubnet.running.processes import workers_here
 from rlsubnet.running.resume import snakemake
+from rlsubnet.running.workers import workers_here
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("results/demo")

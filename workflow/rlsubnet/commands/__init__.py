@@ -6,7 +6,6 @@ Modules here import only argparse and light helpers at the top: a subcommand imp
 
 from rlsubnet.commands import (
     card,
-    checking,
     comparing,
     data,
     deltas,
@@ -15,16 +14,16 @@ from rlsubnet.commands import (
     measuring,
     olmes,
     open_instruct,
+    pipeline,
     published,
     reporting,
-    running,
     training,
     verl,
 )
 
-_PREPARING = (checking, downloading, data, published)
+_PREPARING = (downloading, data, published)
 _TRAINING = (training, open_instruct, verl)
 _EVALUATING = (evaluating, olmes)
 _MEASURING = (measuring, deltas, card)
 _REPORTING = (reporting, comparing)
-COMMAND_MODULES = (*_PREPARING, *_TRAINING, *_MEASURING, *_EVALUATING, *_REPORTING, running)
+COMMAND_MODULES = (*_PREPARING, *_TRAINING, *_MEASURING, *_EVALUATING, *_REPORTING, pipeline)

@@ -11,9 +11,8 @@ from pathlib import Path
 import psutil
 
 from rlsubnet.config.read import load_config
-from rlsubnet.running.processes import directors_here, workers_here
-from rlsubnet.running.slurm import Queued, cancel, has_slurm
 from rlsubnet.running.snakemake_log import Run, runs_here
+from rlsubnet.running.workers import Queued, cancel, directors_here, has_slurm, workers_here
 
 DEMO = "config/demo/config.yaml"
 PATIENCE = 300.0  # seconds for cancelled jobs to end

@@ -7,8 +7,8 @@ from typing import Any
 
 from rlsubnet.config import ITEMS, Scale, checkpoint_folder, data_file, item_files, mask_file
 from rlsubnet.config.plan import item_needs
-from rlsubnet.running.slurm import Queued
 from rlsubnet.running.snakemake_log import DONE, FAILED, RUNNING, WAITING, Job, Run
+from rlsubnet.running.workers import Queued
 
 INTERRUPTED, MISSING, OUTDATED = "interrupted", "missing", "outdated"
 # What is said of an item, the first that holds of any of its jobs.
