@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rlsubnet.backends.olmes.compatibility import check_model, config_faults
-from rlsubnet.backends.olmes.settings import Settings
+from rlsubnet.backends.olmes.run import check_model, config_faults
+from rlsubnet.backends.olmes.suites import Settings
 from rlsubnet.tasks.tokenizer import build_tokenizer
 
 SETTINGS = Settings(("table3a",))

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from rlsubnet.backends.olmes.launch import (
+from rlsubnet.backends.olmes.run import (
     olmes_arguments,
     olmes_environment,
     prefetch_arguments,
     visible_devices,
 )
-from rlsubnet.backends.olmes.settings import Settings
+from rlsubnet.backends.olmes.suites import Settings
 
 MODEL, OUT, CACHE = Path("/work/runs/dpo/final"), Path("/work/olmes/dpo"), Path("/work/cache")
 

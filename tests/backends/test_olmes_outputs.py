@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlsubnet.backends.olmes.outputs import read_outputs, read_requests
-from rlsubnet.backends.olmes.settings import Settings
-from rlsubnet.backends.olmes.suites import SUITES, Suite
+from rlsubnet.backends.olmes.suites import SUITES, Settings, Suite
 from rlsubnet.evaluation.results import Answer, score_rows
 from rlsubnet.evaluation.statistics import wilson_interval
 from rlsubnet.files import read_jsonl, sha256

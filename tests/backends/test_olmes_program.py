@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rlsubnet.backends.olmes.program import check_program, remove_outputs, run_program
+from rlsubnet.backends.olmes.run import check_program, remove_outputs, run_program
 
 
 def script(path: Path, text: str) -> Path:
@@ -109,7 +109,7 @@ def test_a_stopped_job_ends_what_the_program_had_started(tmp_path):
     )
     outer = script(tmp_path / "olmes", f"#!/bin/sh\n{inner}\n")
     code = (
-        "import os, signal, sys; from rlsubnet.backends.olmes.program import run_program; "
+        "import os, signal, sys; from rlsubnet.backends.olmes.run import run_program; "
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); "
         f"run_program(['{outer}'], dict(os.environ))"
     )

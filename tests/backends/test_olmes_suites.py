@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rlsubnet.backends.olmes.launch import olmes_arguments
-from rlsubnet.backends.olmes.settings import COMMIT, Settings, read_settings
-from rlsubnet.backends.olmes.suites import SUITES, tasks_of
+from rlsubnet.backends.olmes.run import olmes_arguments
+from rlsubnet.backends.olmes.suites import COMMIT, SUITES, Settings, read_settings, tasks_of
 from rlsubnet.config.model import load_schema
 from rlsubnet.config.scale import OLMES_SUITES
 from rlsubnet.report.published import load_published

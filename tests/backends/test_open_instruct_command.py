@@ -18,7 +18,7 @@ from rlsubnet.backends.open_instruct.command import (
     environment,
     script_arguments,
 )
-from rlsubnet.backends.open_instruct.row import Row, parse_row
+from rlsubnet.backends.rows import Row, open_instruct_row
 from rlsubnet.config import Scale, load_config, load_scale, resolved_row
 
 GOLDEN = Path(__file__).parent / "golden" / "open_instruct"
@@ -31,7 +31,7 @@ def paper(repository: Path) -> Scale:
 
 
 def row_of(paper: Scale, run: str) -> Row:
-    return parse_row(run, json.dumps(resolved_row(paper, run)))
+    return open_instruct_row(run, json.dumps(resolved_row(paper, run)))
 
 
 def places_of(row: Row) -> Places:

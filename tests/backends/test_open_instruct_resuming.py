@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from rlsubnet.backends.open_instruct.command import Places
-from rlsubnet.backends.open_instruct.resuming import go_on_or_begin, output_folder
-from rlsubnet.backends.open_instruct.row import Row, parse_row
-from rlsubnet.backends.saves import mark_saved
+from rlsubnet.backends.open_instruct.training import go_on_or_begin, output_folder
+from rlsubnet.backends.processes import mark_saved
+from rlsubnet.backends.rows import Row, open_instruct_row
 
 INPUTS = {"init": "1a", "data": "2b", "mask": None}
 
@@ -23,7 +23,7 @@ def row() -> Row:
         **{"seed": 42, "mask": "", "architecture": None},
         "wandb": {"mode": "disabled", "project": "rlsubnet"},
     }
-    return parse_row("dpo", json.dumps(values))
+    return open_instruct_row("dpo", json.dumps(values))
 
 
 @pytest.fixture

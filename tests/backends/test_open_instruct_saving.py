@@ -10,7 +10,7 @@ import torch
 
 from rlsubnet.backends.open_instruct import saving
 from rlsubnet.backends.open_instruct.saving import LauncherError, Saver, complete_saves
-from rlsubnet.backends.saves import is_marked, read_marker
+from rlsubnet.backends.processes import is_marked, read_marker
 from rlsubnet.files import read_jsonl, write_jsonl
 
 # Two epochs of three batches; the last batch of each has one pair less.

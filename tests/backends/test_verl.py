@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from rlsubnet.backends.saves import is_marked
-from rlsubnet.backends.verl.metrics import logged_steps
-from rlsubnet.backends.verl.overrides import Places
-from rlsubnet.backends.verl.saves import save_folder
+from rlsubnet.backends.processes import is_marked
+from rlsubnet.backends.verl.command import Places
+from rlsubnet.backends.verl.saves import logged_steps, save_folder
 from rlsubnet.checkpoints.masks import load_mask, save_mask
 from rlsubnet.checkpoints.saved_steps import step_file
 from rlsubnet.checkpoints.store import Checkpoint

@@ -54,7 +54,7 @@ def test_verl_takes_every_row_of_the_paper(name: str) -> None:
 def test_the_reward_model_has_settings_of_its_own_and_the_policy_keeps_its() -> None:
     from verl.utils.config import omega_conf_to_dataclass
 
-    from rlsubnet.backends.verl.trainer.reward_worker import reward_engine
+    from rlsubnet.backends.verl.trainer.workers import reward_engine
 
     config = composed("prime_sub")
     engine = reward_engine(config)
@@ -123,7 +123,7 @@ def test_prompts_survive_the_way_into_parquet_and_verls_own_data_set(tmp_path: P
     from transformers import AutoTokenizer
     from verl.utils.dataset.rl_dataset import RLHFDataset
 
-    from rlsubnet.backends.verl.prompts import write_parquet
+    from rlsubnet.backends.verl.command import write_parquet
     from rlsubnet.files import write_jsonl
     from tests.backends import verl_runs
 

@@ -15,14 +15,12 @@ import pytest
 import torch
 
 from rlsubnet.backends.processes import alone_in, started
-from rlsubnet.backends.verl.groups import preferred_rows
-from rlsubnet.backends.verl.metrics import read_metrics
-from rlsubnet.backends.verl.overrides import Places
-from rlsubnet.backends.verl.prompts import check_prompts, check_record
-from rlsubnet.backends.verl.report import read_report
+from rlsubnet.backends.verl.command import Places, check_prompts, check_record, read_report
+from rlsubnet.backends.verl.saves import read_metrics
 from rlsubnet.backends.verl.training import check_start, environment, place
 from rlsubnet.checkpoints.masks import save_mask
 from rlsubnet.files import write_jsonl
+from rlsubnet.objectives.prime import preferred_rows
 from tests.checkpoints.checkpoint_files import make_weights, write_checkpoint
 
 PRIME_LOG = Path(__file__).parent / "fixtures" / "verl_prime_steps.jsonl"

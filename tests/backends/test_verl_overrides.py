@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from rlsubnet.backends.verl.overrides import NO_CLIP, Places, command, overrides
-from rlsubnet.backends.verl.row import parse_row
+from rlsubnet.backends.rows import verl_row
+from rlsubnet.backends.verl.command import NO_CLIP, Places, command, overrides
 from tests.backends import verl_rows
 
 GOLDEN = Path(__file__).parent / "golden" / "verl"
@@ -141,11 +141,11 @@ def test_a_bad_row_is_refused_before_anything_starts(
 ) -> None:
     text = verl_rows.as_json("x", algorithm, {"batch_size": 64, "samples": 4, "lr": 5e-7, **recipe})
     with pytest.raises(ValueError, match=message):
-        parse_row("x", text)
+        verl_row("x", text)
 
 
 def test_weight_decay_is_refused_only_where_it_moves_frozen_weights() -> None:
     recipe = {"batch_size": 64, "samples": 4, "lr": 5e-7, "weight_decay": 0.01}
-    parse_row("x", verl_rows.as_json("x", "grpo", recipe))
+    verl_row("x", verl_rows.as_json("x", "grpo", recipe))
     with pytest.raises(ValueError, match="weight_decay: expected 0 in a run with a mask"):
-        parse_row("x", verl_rows.as_json("x", "grpo", recipe, mask="p"))
+        verl_row("x", verl_rows.as_json("x", "grpo", recipe, mask="p"))

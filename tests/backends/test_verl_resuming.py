@@ -7,11 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from rlsubnet.backends.verl.keeper import Keeper
-from rlsubnet.backends.verl.metrics import logged_steps
-from rlsubnet.backends.verl.overrides import Places
-from rlsubnet.backends.verl.resuming import find_package, go_on_or_begin
-from rlsubnet.backends.verl.saves import Save, finished_saves, mark_saved, save_folder
+from rlsubnet.backends.verl.command import Places
+from rlsubnet.backends.verl.saves import Save, finished_saves, logged_steps, mark_saved, save_folder
+from rlsubnet.backends.verl.training import Keeper, find_package, go_on_or_begin
 from rlsubnet.checkpoints.delta import PatchedCheckpoint
 from rlsubnet.checkpoints.delta_source import StoredWeights
 from rlsubnet.checkpoints.store import Checkpoint

@@ -10,11 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlsubnet.backends.verl.checkpoints import merge_step
-from rlsubnet.backends.verl.overrides import Places, overrides
-from rlsubnet.backends.verl.prompts import write_parquet
-from rlsubnet.backends.verl.row import parse_row
-from rlsubnet.backends.verl.saves import save_folder
+from rlsubnet.backends.rows import verl_row
+from rlsubnet.backends.verl.command import Places, overrides, write_parquet
+from rlsubnet.backends.verl.saves import merge_step, save_folder
 from rlsubnet.objectives.prime import prime_advantages
 from tests.backends import verl_runs
 
@@ -77,7 +75,7 @@ def record(init: Path, update: str) -> tuple[dict[str, Tensor], Path]:
         entropy_coef=0.1,
         overrides=["actor_rollout_ref.actor.fsdp_config.dtype=float32"],
     )
-    row = parse_row(f"step_{update}", text)
+    row = verl_row(f"step_{update}", text)
     places = Places(init, init.parent / row["run"])
     folder = places.scratch
     folder.mkdir()

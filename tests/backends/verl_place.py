@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rlsubnet.backends.verl.overrides import Places
-from rlsubnet.backends.verl.row import parse_row
+from rlsubnet.backends.rows import verl_row
+from rlsubnet.backends.verl.command import Places
 from tests.backends import verl_runs
 
 
@@ -46,7 +46,7 @@ class Workplace:
         return out
 
     def _words(self, row: str, mask: Path | None, prompts: int) -> list[object]:
-        values, out = parse_row(json.loads(row)["run"], row), self._folder(row)
+        values, out = verl_row(json.loads(row)["run"], row), self._folder(row)
         data = self.folder / f"prompts_{prompts}.jsonl"
         verl_runs.save_prompts(data, prompts)
         return [

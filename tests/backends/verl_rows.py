@@ -5,8 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rlsubnet.backends.verl.overrides import Places, overrides
-from rlsubnet.backends.verl.row import parse_row
+from rlsubnet.backends.rows import verl_row
+from rlsubnet.backends.verl.command import Places, overrides
 from rlsubnet.config import load_config, load_scale, resolved_row
 from rlsubnet.config.scale import Scale
 
@@ -25,7 +25,7 @@ def paper() -> Scale:
 
 def row(name: str) -> dict[str, Any]:
     """Return one row of the sheet, as the rule passes it and the command checks it."""
-    return parse_row(name, json.dumps(resolved_row(paper(), name)))
+    return verl_row(name, json.dumps(resolved_row(paper(), name)))
 
 
 def overrides_of(name: str) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rlsubnet.backends.open_instruct.saving import complete_saves
-from rlsubnet.backends.saves import read_marker
+from rlsubnet.backends.processes import read_marker
 from rlsubnet.files import sha256
 from tests.backends.open_instruct_runs import (
     SUB,

@@ -4,6 +4,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +12,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import rlsubnet
+from rlsubnet.files import read_object, write_json
 
 # Seconds that a trainer has to end after it was asked to; accelerate gives its processes 30.
 PATIENCE = 60
@@ -158,3 +160,97 @@ def run_checked(words: Sequence[str], variables: Mapping[str, str], purpose: str
     if done.returncode:
         raise ValueError(f"{purpose} failed: {(done.stdout + done.stderr).strip()[-2000:]}")
     return done.stdout
+
+
+MARKER = "saved.json"
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != MARKER)
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
+def mark_saved(folder: Path, told: Mapping[str, Any]) -> None:
+    """Mark a save as whole, once all of its files are written.
+
+    Args:
+        folder: the save.
+        told: what is to be known of it, beside the sizes of its files; plain values.
+    """
+    write_json(folder / MARKER, {**told, "bytes": _sizes(folder)})
+
+
+def is_marked(folder: Path) -> bool:
+    """Return whether a save was finished."""
+    return (folder / MARKER).is_file()
+
+
+def read_marker(folder: Path) -> dict[str, Any]:
+    """Return what was told when a save was marked."""
+    return read_object("a save's marker", f"@{folder / MARKER}")
+
+
+def check_whole(folder: Path, scratch: Path) -> None:
+    """Check that each file of a marked save has the size it was written with.
+
+    Args:
+        folder: the save.
+        scratch: to delete where the run is to start over, for the message.
+
+    Raises:
+        ValueError: one has not; the message names it.
+    """
+    found = _sizes(folder)
+    for name, size in sorted(read_marker(folder)["bytes"].items()):
+        if found.get(name) != size:
+            there = f"{found[name]} bytes" if name in found else "none"
+            raise ValueError(
+                f"{folder / name}: damaged: {size} bytes were saved, found {there}; "
+                f"delete {scratch} to start from the beginning"
+            )
+
+
+def remove_save(folder: Path) -> None:
+    """Remove a save; interrupted, it no longer counts as one."""
+    (folder / MARKER).unlink(missing_ok=True)
+    shutil.rmtree(folder)
+
+
+def clip_factor(norm: float, clip: float) -> float:
+    """Return what a gradient of this norm is multiplied with; a clip of 0 is none.
+
+    >>> clip_factor(4.0, 1.0), clip_factor(0.5, 1.0), clip_factor(4.0, 0.0)
+    (0.24999993750001562, 1.0, 1.0)
+    """
+    return min(1.0, clip / (norm + 1e-6)) if clip else 1.0
+
+
+CURE = (
+    "copy config.json, generation_config.json and all tokenizer files of the checkpoint that "
+    "training started from over it"
+)
+
+
+def rotary_faults(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield where transformers 4 would take other rotary embeddings than config.json means.
+
+    >>> list(rotary_faults({"rope_theta": 500000.0}))
+    []
+    >>> list(rotary_faults({"rope_parameters": {"rope_theta": 5.0}}))
+    ['config.json: rope_theta is 5.0 in rope_parameters and None beside it, ...']
+    """
+    rope = config.get("rope_parameters")
+    if rope is None:
+        return
+    rope = rope if isinstance(rope, Mapping) else {}
+    theta, scaled = rope.get("rope_theta"), rope.get("rope_type", "default") != "default"
+    if config.get("rope_theta") is None or config["rope_theta"] != theta:
+        yield (
+            f"config.json: rope_theta is {theta} in rope_parameters and "
+            f"{config.get('rope_theta')} beside it, where transformers 4 reads it; {CURE}"
+        )
+    if scaled and not config.get("rope_scaling"):
+        yield (
+            f"config.json: rope_type {rope['rope_type']} stands in rope_parameters and there is no "
+            f"rope_scaling, which transformers 4 reads; {CURE}"
+        )

@@ -15,7 +15,7 @@ from rlsubnet.commands.structure import add_saved_steps
 from rlsubnet.files import read_object
 
 if TYPE_CHECKING:
-    from rlsubnet.backends.olmes.settings import Settings
+    from rlsubnet.backends.olmes.suites import Settings
     from rlsubnet.evaluation.results import Answer
 
 SETTINGS = """'{"suites": ["table3a", "math500"], "max_length": 4096}'"""
@@ -193,9 +193,8 @@ def contamination_lines(reports: Sequence[Path]) -> Iterator[str]:
 
 def _checked(options: argparse.Namespace) -> "tuple[Settings, Mapping[str, str]]":
     """Return the settings and olmes's environment, having checked all that is not the model."""
-    from rlsubnet.backends.olmes.launch import olmes_environment
-    from rlsubnet.backends.olmes.program import check_program
-    from rlsubnet.backends.olmes.settings import read_settings
+    from rlsubnet.backends.olmes.run import check_program, olmes_environment
+    from rlsubnet.backends.olmes.suites import read_settings
 
     settings = read_settings(read_object("--settings", options.settings))
     if options.model_type == "vllm" and options.gpus < 1:
@@ -218,10 +217,13 @@ def _scored(
     raw: Path,
 ) -> "tuple[list[Answer], list[dict[str, Any]]]":
     """Return the answers and scores of one model folder, which olmes was run on."""
-    from rlsubnet.backends.olmes.compatibility import check_model
-    from rlsubnet.backends.olmes.launch import olmes_arguments
     from rlsubnet.backends.olmes.outputs import BACKEND, read_outputs
-    from rlsubnet.backends.olmes.program import remove_outputs, run_program
+    from rlsubnet.backends.olmes.run import (
+        check_model,
+        olmes_arguments,
+        remove_outputs,
+        run_program,
+    )
     from rlsubnet.evaluation.results import score_rows
 
     model, raw = model.resolve(), raw.resolve()
@@ -235,10 +237,15 @@ def _scored(
 
 def run_prefetch_olmes(options: argparse.Namespace) -> None:
     """Let olmes fetch its data and write how many items each task has."""
-    from rlsubnet.backends.olmes.launch import olmes_environment, prefetch_arguments
     from rlsubnet.backends.olmes.outputs import read_requests
-    from rlsubnet.backends.olmes.program import check_program, remove_outputs, run_program
-    from rlsubnet.backends.olmes.settings import read_settings
+    from rlsubnet.backends.olmes.run import (
+        check_program,
+        olmes_environment,
+        prefetch_arguments,
+        remove_outputs,
+        run_program,
+    )
+    from rlsubnet.backends.olmes.suites import read_settings
     from rlsubnet.files import write_json
 
     settings = read_settings(read_object("--settings", options.settings))

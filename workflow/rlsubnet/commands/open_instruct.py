@@ -85,9 +85,9 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
 
 def run_train(options: argparse.Namespace) -> None:
     """Train and write the model and its metrics."""
-    from rlsubnet.backends.open_instruct.row import parse_row
+    from rlsubnet.backends.rows import open_instruct_row
 
-    row = parse_row(options.name, options.row)
+    row = open_instruct_row(options.name, options.row)
     from rlsubnet.backends.open_instruct.command import Places
     from rlsubnet.backends.open_instruct.training import find_checkout, run_training
     from rlsubnet.backends.processes import find_python

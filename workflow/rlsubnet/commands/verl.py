@@ -78,11 +78,11 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
 
 def run_train_verl(options: argparse.Namespace) -> None:
     """Train and write the model and its metrics."""
-    from rlsubnet.backends.verl.row import parse_row
+    from rlsubnet.backends.rows import verl_row
 
-    row = parse_row(options.name, options.row)  # before anything slow: a bad row fails at once
+    row = verl_row(options.name, options.row)  # before anything slow: a bad row fails at once
     from rlsubnet.backends.processes import find_python
-    from rlsubnet.backends.verl.overrides import Places
+    from rlsubnet.backends.verl.command import Places
     from rlsubnet.backends.verl.training import Outputs, run_training
 
     places = Places(

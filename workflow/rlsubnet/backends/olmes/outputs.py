@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlsubnet.backends.olmes.settings import Settings
-from rlsubnet.backends.olmes.suites import Task
+from rlsubnet.backends.olmes.suites import Settings, Task
 from rlsubnet.evaluation.results import Answer
 from rlsubnet.files import read_jsonl, sha256
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlsubnet.backends.launch import launched, processes_per_node
-from rlsubnet.backends.open_instruct.row import Recipe, Row
+from rlsubnet.backends.rows import Recipe, Row
 
 LAUNCHER = "rlsubnet.backends.open_instruct.launcher"
 SCRIPT = "open_instruct/dpo_tune_cache.py"

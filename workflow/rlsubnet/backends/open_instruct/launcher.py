@@ -26,9 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlsubnet.backends.clipping import clip_factor
 from rlsubnet.backends.open_instruct.saving import PACKAGES, LauncherError, Saver
-from rlsubnet.backends.processes import end_with_parent
+from rlsubnet.backends.processes import clip_factor, end_with_parent
 from rlsubnet.machine import describe_environment
 
 STEPS, REPORT = "steps.jsonl", "report.json"

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlsubnet.backends.saves import is_marked, mark_saved, read_marker, remove_save
+from rlsubnet.backends.processes import is_marked, mark_saved, read_marker, remove_save
 from rlsubnet.files import read_jsonl, write_jsonl
 from rlsubnet.machine import describe_environment
 

@@ -4,26 +4,205 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlsubnet.backends.processes import alone_in, run_checked, started
+from rlsubnet.backends.processes import (
+    LOCK,
+    STAYING,
+    alone_in,
+    check_whole,
+    is_marked,
+    link_package,
+    remove_save,
+    run_checked,
+    started,
+)
 from rlsubnet.backends.rows import check_bfloat16, check_mask_fits, check_mask_given
-from rlsubnet.backends.verl import prompts
-from rlsubnet.backends.verl.checkpoints import check_rotary, merge_step
-from rlsubnet.backends.verl.keeper import Keeper
-from rlsubnet.backends.verl.metrics import read_metrics
-from rlsubnet.backends.verl.overrides import Places, command
-from rlsubnet.backends.verl.report import read_report
-from rlsubnet.backends.verl.resuming import find_package, go_on_or_begin, what_bits_depend_on
+from rlsubnet.backends.verl.command import Places, check_prompts, command, read_report
+from rlsubnet.backends.verl.saves import (
+    Save,
+    check_rotary,
+    due,
+    finished_saves,
+    keep_steps,
+    logged_steps,
+    merge_step,
+    read_metrics,
+)
+from rlsubnet.checkpoints.delta_pack import pack
 from rlsubnet.checkpoints.delta_source import StoredWeights
+from rlsubnet.checkpoints.saved_steps import STEP_FILES, step_file, step_number
 from rlsubnet.checkpoints.store import Checkpoint
-from rlsubnet.files import replacing, sha256, write_csv, write_json
+from rlsubnet.files import read_object, replacing, sha256, write_csv, write_json
+from rlsubnet.training.resume import check_same_run
 from rlsubnet.training.runlog import ONLINE_METRICS, git_commit
+
+# Writes a save's actor folder as a Hugging Face folder.
+Merge = Callable[[Path, Path], None]
+
+
+class Keeper:
+    """Merges, packs and deletes what verl saves, while it trains.
+
+    The disk holds the newest save, the newest that can be resumed from, and the one under way. At
+    7.6e9 weights these are 30 GB each, or 91 (PRIME: 183) where they can be resumed from; a merged
+    model is 15 GB and a delta about 1.5 GB.
+
+    Args:
+        init: what the run started from.
+        saves: folder that verl saves into.
+        log: steps that verl has logged.
+        steps: folder of the deltas, or None where only the last step is wanted.
+        every: steps between two deltas; the last step is one, too.
+        merge: writes one save as a model folder.
+    """
+
+    def __init__(
+        self,
+        init: StoredWeights,
+        saves: Path,
+        log: Path,
+        steps: Path | None,
+        every: int,
+        merge: Merge,
+    ) -> None:
+        self._init, self._saves, self._log = init, saves, log
+        self._steps, self._every, self._merge = steps, every, merge
+
+    def keep_finished(self) -> None:
+        """Pack every finished save but the newest; delete those that are no longer needed."""
+        finished = self._finished()
+        needed = [save for save in finished if save.resumable][-1:]
+        for save in finished[:-1]:
+            merged = self._saves.parent / "merged"
+            if due(save.step, self._every) and self._pack(save, merged):
+                shutil.rmtree(merged)
+            if save not in needed:
+                remove_save(save.folder)
+
+    def finish(self, out: Path) -> int:
+        """Merge the last save into ``out`` and return its step; the save stays.
+
+        Raises:
+            ValueError: verl did not save the last step, or a delta is missing.
+        """
+        self.keep_finished()
+        finished = self._finished()
+        if not (finished and finished[-1].last):
+            raise ValueError(f"{self._saves}: verl ended well and did not save its last step")
+        if not self._pack(finished[-1], out):
+            self._merge(actor_folder(finished[-1]), out)
+        self._check_steps(finished[-1].step)
+        return finished[-1].step
+
+    def _check_steps(self, last: int) -> None:
+        if self._steps is None:
+            return
+        expected = [step for step in range(1, last + 1) if due(step, self._every) or step == last]
+        names = map(step_file, expected)
+        if missing := [name for name in names if not (self._steps / name).exists()]:
+            raise ValueError(
+                f"{self._steps}: saved steps are missing: {', '.join(missing)}; "
+                f"delete {self._saves.parent} to start from the beginning"
+            )
+
+    def _finished(self) -> list[Save]:
+        return finished_saves(self._saves, logged_steps(self._log))
+
+    def _pack(self, save: Save, merged: Path) -> bool:
+        """Merge a save and write its delta; return whether that was still to be done."""
+        if self._steps is None or (self._steps / step_file(save.step)).exists():
+            return False
+        self._merge(actor_folder(save), merged)
+        pack(self._init, StoredWeights(merged), self._steps / step_file(save.step))
+        return True
+
+
+def actor_folder(save: Save) -> Path:
+    """Return where the policy's files of a save lie."""
+    return save.folder / "actor"
+
+
+def what_bits_depend_on(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row without what changes no bit of the result: logging and saving.
+
+    >>> what_bits_depend_on({"run": "r", "wandb": {}, "recipe": {"lr": 1e-6, "save_every": 20}})
+    {'run': 'r', 'recipe': {'lr': 1e-06}}
+    """
+    recipe = {key: value for key, value in row["recipe"].items() if key != "save_every"}
+    return {**{key: row[key] for key in row if key != "wandb"}, "recipe": recipe}
+
+
+def find_package(places: Places) -> None:
+    """Let this package be found in the run's own folder."""
+    _remove(places.package)
+    link_package(places.package)
+
+
+def go_on_or_begin(places: Places, belongs_to: Mapping[str, Any]) -> Save | None:
+    """Return the save that a run goes on from, None where it begins; nothing else is left.
+
+    What came after that save is removed: it will come again. So is all that was half written.
+
+    Args:
+        places: where everything lies; the package is linked already.
+        belongs_to: what the run follows from (row, digests of inputs, versions): the run that was
+            killed must have the same.
+
+    Raises:
+        ValueError: the saves belong to another run or other inputs, or one of them is damaged; the
+            message says what differs and what to delete.
+    """
+    saves: list[Save] = []
+    if places.belongs_to.exists():
+        saves = finished_saves(places.saves, logged_steps(places.log))
+    while saves and not (saves[-1].resumable or saves[-1].last):
+        saves.pop()
+    newest = saves[-1] if saves else None
+    kept = {places.package, places.scratch / LOCK, places.scratch / STAYING}
+    if newest is not None:
+        saved = read_object("a killed run", f"@{places.belongs_to}")
+        check_same_run(places.belongs_to, saved, belongs_to, places.scratch)
+        for save in saves:
+            check_whole(save.folder, places.scratch)
+        kept |= {places.saves, places.steps, places.log, places.belongs_to}
+        _remove_after(places, newest.step)
+    for path in places.scratch.iterdir():
+        if path not in kept:
+            _remove(path)
+    write_json(places.belongs_to, belongs_to)
+    return newest
+
+
+def _remove_after(places: Places, step: int) -> None:
+    """Remove what a run left of the steps after ``step``, and saves that were not finished.
+
+    verl's own note of its newest save goes, too: it may be empty, which verl does not read.
+    """
+    for path in places.saves.iterdir():
+        if not path.is_dir():
+            path.unlink()
+        elif not is_marked(path) or step_number(path) > step:
+            remove_save(path)
+    for path in places.steps.glob("*"):
+        if not path.match(STEP_FILES) or step_number(path) > step:
+            path.unlink()
+    keep_steps(places.log, step)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
 
 # Seconds between two looks at what verl has saved.
 INTERVAL = 5.0
+# What verl's interpreter runs to write prompts.
+COMMAND = "rlsubnet.backends.verl.command"
 
 
 class Outputs(NamedTuple):
@@ -121,7 +300,7 @@ def run_training(
     """Train one run on the GPUs of one node or several; a run that was killed goes on.
 
     Args:
-        row: from :func:`rlsubnet.backends.verl.row.parse_row`.
+        row: from :func:`rlsubnet.backends.rows.verl_row`.
         places: where everything lies; what a killed run left in ``places.scratch`` is used, and the
             folder is gone at the end.
         data: prompts, JSON lines.
@@ -137,7 +316,7 @@ def run_training(
     if bool(every) != (outputs.steps is not None):
         raise ValueError(f"run {run}: checkpoint_every is {every}, --steps is {outputs.steps}")
     start = check_start(row, places.init, places.mask)
-    prompts.check_prompts(data, row)
+    check_prompts(data, row)
     inputs = {
         "init": start.digest(),
         "data": sha256(data),
@@ -149,7 +328,7 @@ def run_training(
         report = read_report(python, variables)
         belongs_to = {**what_bits_depend_on(row), "inputs_sha256": inputs, **report}
         save = go_on_or_begin(places, belongs_to)
-        words = [str(python), "-m", prompts.__name__, str(data), str(places.prompts)]
+        words = [str(python), "-m", COMMAND, str(data), str(places.prompts)]
         run_checked(words, variables, f"{data}: writing it as Parquet")
 
         def merge(actor: Path, out: Path) -> None:

@@ -13,10 +13,9 @@ from verl.utils.metric import reduce_metrics
 from verl.utils.profiler import marked_timer
 from verl.utils.tracking import Tracking
 
-from rlsubnet.backends.verl.groups import preferred_rows
 from rlsubnet.backends.verl.trainer.saving import SavingTrainer
 from rlsubnet.objectives.policy_gradient import reference_kl
-from rlsubnet.objectives.prime import prime_advantages
+from rlsubnet.objectives.prime import preferred_rows, prime_advantages
 
 
 def prefixed(values: dict[str, Any], prefix: str) -> dict[str, Any]:

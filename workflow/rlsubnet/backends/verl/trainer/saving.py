@@ -1,5 +1,8 @@
 """Saves that a run can go on from, for both of verl's loops."""
 
+import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import RandomSampler
 from verl.trainer import main_ppo
 from verl.trainer.ppo.ray_trainer import RayPPOTrainer
+from verl.utils import tracking
 
 from rlsubnet.backends.verl.saves import due, mark_saved, save_folder
 
@@ -93,3 +97,32 @@ def use_saving_trainer() -> None:
     """Let verl's own task, which names trainer and sampler itself, take these."""
     main_ppo.RayPPOTrainer = SavingTrainer
     main_ppo.create_rl_sampler = resumable_sampler
+
+
+def log_path() -> Path:
+    """Return the log's path, in any process of Ray; it lies in the run's own folder."""
+    return Path(os.environ["VERL_FILE_LOGGER_PATH"])
+
+
+class StepLog(tracking.FileLogger):
+    """verl's logger ``file``, which fails at numbers in tensors and writes at the very end.
+
+    Lines of a run that is resumed are added to those that are there.
+    """
+
+    def __init__(self, project_name: str, experiment_name: str) -> None:
+        self._path = log_path()
+
+    def log(self, data: Mapping[str, Any], step: int) -> None:
+        """Write one step."""
+        line = {"step": step, "data": {name: float(value) for name, value in data.items()}}
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    def finish(self) -> None:
+        """Do nothing: no file is open between two steps."""
+
+
+def use_step_log() -> None:
+    """Let verl's loops, which name the logger themselves, take this one."""
+    tracking.FileLogger = StepLog

@@ -23,11 +23,14 @@ from verl.utils.dataset.rl_dataset import collate_fn
 
 from rlsubnet.backends.processes import stay_in
 from rlsubnet.backends.verl import VERSION
-from rlsubnet.backends.verl.trainer.policy_worker import PolicyWorker
 from rlsubnet.backends.verl.trainer.prime_trainer import PrimeTrainer
-from rlsubnet.backends.verl.trainer.reward_worker import RewardWorker, reward_engine
-from rlsubnet.backends.verl.trainer.saving import resumable_sampler, use_saving_trainer
-from rlsubnet.backends.verl.trainer.step_log import log_path, use_step_log
+from rlsubnet.backends.verl.trainer.saving import (
+    log_path,
+    resumable_sampler,
+    use_saving_trainer,
+    use_step_log,
+)
+from rlsubnet.backends.verl.trainer.workers import PolicyWorker, RewardWorker, reward_engine
 
 CONFIG = Path(verl.__file__).parent / "trainer" / "config"
 

@@ -1,0 +1,336 @@
+"""The installed olmes: is it the right one, and running it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlsubnet.backends.olmes.suites import Settings
+from rlsubnet.backends.processes import CURE, rotary_faults
+from rlsubnet.checkpoints.layout import read_config, read_tensors
+from rlsubnet.files import read_object
+
+# Where its package lies and which versions would run, told by its own Python; imports none of them.
+_PROBE = """
+import importlib.metadata, importlib.util, json
+spec = importlib.util.find_spec("oe_eval")
+versions = {}
+for name in ("ai2-olmes", "vllm", "transformers", "lm_eval"):
+    try:
+        versions[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        versions[name] = None
+folders = list(spec.submodule_search_locations or []) if spec else []
+print(json.dumps({"folder": folders[0] if folders else None, "versions": versions}))
+"""
+_OUTPUT_NAMES = ("metrics.json", "metrics-all.jsonl")
+_GRACE = 20.0  # seconds between asking a stopped job's processes to end and ending them
+
+
+def check_program(environment: Mapping[str, str], commit: str | None) -> dict[str, Any]:
+    """Return where olmes lies and the versions it would run with, having checked them.
+
+    Args:
+        environment: variables that olmes will be started with; ``PATH`` finds it.
+        commit: the commit that its checkout must be at, without changes; None asks nothing of it.
+
+    Raises:
+        ValueError: no olmes, transformers 5 or later, or another commit than asked for.
+    """
+    search = environment.get("PATH", os.defpath)
+    if not (shutil.which("olmes", path=search) and shutil.which("python", path=search)):
+        raise ValueError(
+            "olmes: no such program; install it (docs/BACKENDS.md) and name its environment in "
+            "evaluation.olmes.environment"
+        )
+    python = str(shutil.which("python", path=search))
+    result = subprocess.run(
+        [python, "-c", _PROBE], env=dict(environment), capture_output=True, text=True
+    )
+    if result.returncode:
+        raise ValueError(f"{python}: cannot be asked for olmes: {result.stderr.strip()[-500:]}")
+    found: dict[str, Any] = json.loads(result.stdout)
+    if not found["folder"]:
+        raise ValueError(
+            f"{python}: has no package oe_eval; olmes calls `python` by name, and the first on the "
+            f"search path must be its own"
+        )
+    version = found["versions"]["transformers"]
+    if version is None or int(version.split(".")[0]) >= 5:
+        raise ValueError(f"{python}: transformers is {version}, expected a version below 5")
+    if commit is not None:
+        _check_commit(Path(found["folder"]), commit, environment)
+    return found
+
+
+def _check_commit(package: Path, commit: str, environment: Mapping[str, str]) -> None:
+    def git(*words: str) -> str:
+        try:
+            result = subprocess.run(
+                ["git", "-C", str(package), *words],
+                env=dict(environment),
+                capture_output=True,
+                text=True,
+            )
+        except FileNotFoundError as error:
+            raise ValueError(
+                "git: no such program; it tells which commit of olmes is installed"
+            ) from error
+        if result.returncode:
+            raise ValueError(
+                f"{package}: not in a git checkout, expected one at {commit}; install olmes from a "
+                f"clone, or set evaluation.olmes.commit to null ({result.stderr.strip()})"
+            )
+        return result.stdout.strip()
+
+    head = git("rev-parse", "HEAD")
+    if head != commit:
+        raise ValueError(f"{package}: olmes is at commit {head}, expected {commit}")
+    if changed := git("status", "--porcelain", "--untracked-files=no"):
+        raise ValueError(f"{package}: olmes was changed after commit {commit}: {changed}")
+
+
+def remove_outputs(folder: Path) -> None:
+    """Remove the folder of an earlier evaluation: olmes skips the tasks that it finds done.
+
+    Raises:
+        ValueError: it holds something that olmes does not write; nothing is removed then.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: expected a folder")
+    foreign = sorted(
+        path.name
+        for path in folder.iterdir()
+        if not (path.name in _OUTPUT_NAMES or path.name.startswith("task-"))
+    )
+    if foreign:
+        raise ValueError(
+            f"{folder}: holds {foreign[0]}, which olmes does not write; expected a folder of its "
+            f"own for its outputs, which is emptied first"
+        )
+    shutil.rmtree(folder)
+
+
+def run_program(words: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Run olmes to its end; what it prints goes where ours goes.
+
+    It starts a shell, that a Python, and that an engine: when this process is stopped, all end.
+
+    Raises:
+        ValueError: it ended with a status other than 0.
+    """
+    sys.stdout.flush()
+    program = str(shutil.which(words[0], path=environment.get("PATH")) or words[0])
+    process = subprocess.Popen([program, *words[1:]], env=dict(environment), start_new_session=True)
+    try:
+        status = process.wait()
+    except BaseException:
+        _end_group(process)
+        raise
+    if status:
+        raise ValueError(f"olmes ended with status {status}; its own messages stand above")
+
+
+def _end_group(process: "subprocess.Popen[bytes]") -> None:
+    """End the program and all that it started: first asked, then forced."""
+    for number, patience in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, 1.0)):
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            process.poll()  # a process that has ended stays in the group until it is asked for
+            try:
+                os.killpg(process.pid, number)
+            except ProcessLookupError:
+                return
+            time.sleep(0.1)
+
+
+# Requests handed over at once; both engines order them by length. vLLM makes its own batches of
+# them, so 10,000, as in open-instruct's evaluations, is all items of a task.
+BATCH_SIZES = {"vllm": 10_000, "hf": 8}
+# Variables that would lead past the caches named below.
+_OTHER_CACHES = ("HF_DATASETS_CACHE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE")
+_OTHER_PYTHON = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+
+
+def model_arguments(model: Path, settings: Settings) -> dict[str, str | int]:
+    """Return what olmes is told about a model, beside its name."""
+    told: dict[str, str | int] = {
+        "model_path": str(model),
+        "max_length": settings.max_length,  # olmes's default is 2048
+        # "auto" reads `torch_dtype`, which transformers 5 does not write; vLLM then takes float16.
+        "dtype": "bfloat16",
+    }
+    if settings.chat_template:
+        told["chat_template"] = settings.chat_template
+    return told
+
+
+def olmes_arguments(
+    model: Path, settings: Settings, out: Path, gpus: int, model_type: str = "vllm"
+) -> list[str]:
+    """Return the command line that evaluates a model folder on all tasks of the settings.
+
+    One engine at a time: with several GPUs it is spread over them (tensor parallelism). At this
+    commit olmes's own ``--num-workers`` cannot share a node's GPUs: a worker that sees one GPU
+    calls it number 0, and vLLM 0.8 starts processes, which a daemon such as a worker may not.
+
+    Args:
+        model: absolute path of a Hugging Face folder.
+        settings: what is asked, and how.
+        out: absolute path of the folder that olmes writes.
+        gpus: GPUs that the job has.
+        model_type: ``vllm``, or ``hf`` (transformers; works without a GPU).
+    """
+    limit = [] if settings.limit is None else ["--limit", str(settings.limit)]
+    return [
+        "olmes",
+        # A name of olmes's model library would bring that model's settings along.
+        *("--model", "rlsubnet"),
+        *("--model-type", model_type),
+        *("--model-args", json.dumps(model_arguments(model, settings), sort_keys=True)),
+        *("--task", *(task.argument for task in settings.tasks)),
+        *limit,
+        *("--gpus", str(gpus)),
+        *("--num-workers", "1"),
+        *("--batch-size", str(BATCH_SIZES[model_type])),
+        *("--output-dir", str(out)),
+    ]
+
+
+def prefetch_arguments(settings: Settings, out: Path) -> list[str]:
+    """Return the command line that writes all requests and asks no model; data come on the way."""
+    tasks = (task.argument for task in settings.tasks)
+    return ["olmes", "--task", *tasks, "--output-dir", str(out)]
+
+
+def olmes_environment(
+    base: Mapping[str, str], cache: Path, folder: Path | None, gpus: int = 0, *, offline: bool
+) -> dict[str, str]:
+    """Return the environment variables that olmes is started with.
+
+    Args:
+        base: the present environment.
+        cache: absolute path of the folder with its data.
+        folder: the environment that olmes is installed in; None takes the one on the search path.
+        gpus: GPUs that the job has; 0 leaves the visible devices as they are.
+        offline: whether data come from ``cache`` alone.
+
+    Raises:
+        ValueError: the visible devices are not ``gpus`` in number, or not ones it would use.
+    """
+    variables = {key: value for key, value in base.items() if key not in _OTHER_CACHES}
+    if folder is not None:
+        variables = {key: value for key, value in variables.items() if key not in _OTHER_PYTHON}
+        # olmes calls `python` in a shell: the environment's must come first.
+        path = (str(folder.absolute() / "bin"), base.get("PATH", os.defpath))
+        variables["PATH"] = os.pathsep.join(path)
+    variables |= {
+        "HF_HOME": str(cache / "huggingface"),
+        "TIKTOKEN_CACHE_DIR": str(cache / "tiktoken"),  # read when AGIEval's loader is imported
+        # vLLM would refuse a `max_length` above what it derives itself; ours was checked before.
+        "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    if offline:
+        variables |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    if gpus:
+        variables["CUDA_VISIBLE_DEVICES"] = visible_devices(base.get("CUDA_VISIBLE_DEVICES"), gpus)
+    return variables
+
+
+def visible_devices(given: str | None, gpus: int) -> str:
+    """Return the devices that olmes may see, which are the ones that it uses.
+
+    It ignores ``--gpus`` where one engine runs: the engine spreads over all it sees. A single GPU
+    it calls 0, whichever was given.
+
+    Raises:
+        ValueError: other than ``gpus`` devices were given, or a single one that is not 0.
+
+    >>> visible_devices(None, 2), visible_devices("4,5", 2), visible_devices("0", 1)
+    ('0,1', '4,5', '0')
+    """
+    if not given:
+        return ",".join(map(str, range(gpus)))
+    devices = given.split(",")
+    if len(devices) != gpus:
+        raise ValueError(
+            f"CUDA_VISIBLE_DEVICES={given}: expected {gpus} devices, found {len(devices)}; "
+            f"olmes would use all of them"
+        )
+    if gpus == 1 and given != "0":
+        raise ValueError(
+            f"CUDA_VISIBLE_DEVICES={given}: olmes would move to device 0; give the job a GPU of "
+            f"its own (Slurm: ConstrainDevices=yes in cgroup.conf), which is then number 0"
+        )
+    return given
+
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+def check_model(folder: Path, settings: Settings) -> None:
+    """Check a Hugging Face folder; return nothing if olmes can evaluate it.
+
+    Raises:
+        ValueError: weights are incomplete, or one or more of the faults that
+            :func:`config_faults` and :func:`tokenizer_faults` find; the message names all.
+    """
+    read_tensors(folder)
+    for name in ("config.json", "tokenizer_config.json"):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder / name}: no such file; olmes needs it")
+    faults = [
+        *config_faults(read_config(folder), settings.max_length),
+        *tokenizer_faults(folder, settings.chat_template),
+    ]
+    if faults:
+        raise ValueError(f"{folder}: olmes cannot evaluate this checkpoint: {'; '.join(faults)}")
+
+
+def config_faults(config: Mapping[str, Any], max_length: int) -> Iterator[str]:
+    """Yield what transformers 4 would read otherwise in config.json, and a context too short.
+
+    >>> list(config_faults({"max_position_embeddings": 4096, "rope_theta": 10000.0}, 4096))
+    []
+    >>> list(config_faults({"max_position_embeddings": 2048}, 4096))
+    ['config.json: max_position_embeddings is 2048, expected at least max_length 4096']
+    """
+    longest = config.get("max_position_embeddings")
+    if not isinstance(longest, int) or longest < max_length:
+        yield (
+            f"config.json: max_position_embeddings is {longest}, "
+            f"expected at least max_length {max_length}"
+        )
+    yield from rotary_faults(config)
+
+
+def tokenizer_faults(folder: Path, chat_template: str | None) -> Iterator[str]:
+    """Yield what transformers 4 cannot read of a folder's tokenizer, and a missing template."""
+    path = folder / "tokenizer_config.json"
+    config = read_object(str(path), path.read_text(encoding="utf-8"))
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        yield f"no tokenizer: none of {', '.join(TOKENIZER_FILES)}"
+    name = config.get("tokenizer_class")
+    # Transformers 5 writes names such as TokenizersBackend, which 4 does not know.
+    if not str(name).removesuffix("Fast").endswith("Tokenizer"):
+        yield f"tokenizer_config.json: tokenizer_class {name} is unknown to transformers 4; {CURE}"
+    if isinstance(config.get("extra_special_tokens"), list):
+        yield (
+            f"tokenizer_config.json: extra_special_tokens is a list, transformers 4 reads a "
+            f"mapping; {CURE}"
+        )
+    own = config.get("chat_template") or (folder / "chat_template.jinja").is_file()
+    if not chat_template and not own:
+        yield (
+            "no chat template: neither chat_template in tokenizer_config.json nor "
+            "chat_template.jinja; name one of olmes's in evaluation.olmes.chat_template"
+        )
