@@ -14,7 +14,7 @@ from benchmarks.gpu.sampling import vllm_figures
 from benchmarks.gpu.size import MINIATURE
 from benchmarks.gpu.training import make_bench
 from rlsubnet.checkpoints.masks import save_mask
-from rlsubnet.commands.evaluating import read_suites
+from rlsubnet.commands.evaluate import read_suites
 from rlsubnet.config.model import read_settings
 from rlsubnet.evaluation.loading import load_policy
 from rlsubnet.evaluation.sampler import make_sampler

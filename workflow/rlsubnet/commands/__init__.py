@@ -9,21 +9,13 @@ from rlsubnet.commands import (
     comparing,
     data,
     deltas,
-    downloading,
-    evaluating,
+    evaluate,
     measuring,
-    olmes,
-    open_instruct,
     pipeline,
-    published,
     reporting,
-    training,
-    verl,
+    train,
 )
 
-_PREPARING = (downloading, data, published)
-_TRAINING = (training, open_instruct, verl)
-_EVALUATING = (evaluating, olmes)
 _MEASURING = (measuring, deltas, card)
 _REPORTING = (reporting, comparing)
-COMMAND_MODULES = (*_PREPARING, *_TRAINING, *_MEASURING, *_EVALUATING, *_REPORTING, pipeline)
+COMMAND_MODULES = (data, train, *_MEASURING, evaluate, *_REPORTING, pipeline)

@@ -1,7 +1,10 @@
-"""Subcommand ``data``: one data set of the config."""
+"""Subcommands that bring data sets and checkpoints here."""
 
 import argparse
+import functools
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rlsubnet.commands._parser import add_command
 
@@ -10,7 +13,7 @@ EXAMPLE = """rlsubnet data arith500 \\
       --out work/demo/data/arith500.jsonl"""
 
 
-def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_data(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add this area's subcommands."""
     parser = add_command(
         subcommands,
@@ -45,3 +48,252 @@ def run_data(options: argparse.Namespace) -> None:
     records, summary = build(options.name, read_object("--spec", options.spec), options.policy)
     write_jsonl(options.out, records)
     print(f"{summary}, sha256 {sha256(options.out)[:12]}")
+
+
+if TYPE_CHECKING:
+    from rlsubnet.tasks.contamination import Overlaps
+
+CONTAMINATION_COLUMNS = ("items", "n", "short", "exact", "near", "matched", "share", "examples")
+EXAMPLES = 5
+
+
+def _add_published(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add this area's subcommands."""
+    parser = add_command(
+        subcommands,
+        "fetch",
+        run_fetch,
+        "fetch the files of a published data set: checked, resumable, complete or absent",
+        'rlsubnet fetch --spec \'{"kind": "tulu_preferences", "source":\n'
+        '    "hf:allenai/llama-3.1-tulu-3-8b-preference-mixture", "files": "data/*.parquet"}\'\n'
+        "    --out work/paper/sources/tulu",
+        "Fetch or link the files that `source`, `revision` and `files` of an entry name, and\n"
+        "record commit, sizes and digests in download.json. HF_TOKEN and HF_ENDPOINT are\n"
+        "respected; an interrupted call is continued by the same one.",
+    )
+    _add_spec(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
+
+    parser = add_command(
+        subcommands,
+        "adapt",
+        run_adapt,
+        "bring fetched files into JSON lines: preference pairs, or evaluation items",
+        "rlsubnet adapt rollouts --spec @spec.json --source work/paper/sources/rollouts\n"
+        "    --out work/paper/data/rollouts.jsonl",
+        "Read the fetched files of a data set (JSON lines, JSON, Parquet, CSV) and write this\n"
+        "project's JSON lines. Says first what the rows look like; ends at the first one that the\n"
+        "entry's columns do not fit.",
+    )
+    parser.add_argument("name", metavar="NAME", help="name of the data set")
+    _add_spec(parser)
+    parser.add_argument(
+        "--source", type=Path, required=True, metavar="DIR", help="fetched folder, or one file"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON-lines file")
+
+    parser = add_command(
+        subcommands,
+        "mix",
+        run_mix,
+        "make one data set out of others, one after the other",
+        "rlsubnet mix work/paper/data/gsm8k.jsonl work/paper/data/math.jsonl\n"
+        "    --out work/paper/data/gsm8k_math.jsonl",
+    )
+    parser.add_argument(
+        "parts", nargs="+", type=Path, metavar="FILE", help="JSON-lines files, in this order"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON-lines file")
+
+    parser = add_command(
+        subcommands,
+        "contamination",
+        run_contamination,
+        "count the evaluation items that stand in training prompts",
+        "rlsubnet contamination work/paper/data/tulu.jsonl\n"
+        "    --items math500=work/paper/data/math500.jsonl --out contamination.csv",
+        "Compare the prompts of training data with evaluation items, without case, punctuation\n"
+        "and spacing: the same words, or one prompt that holds more than --enough of an item's\n"
+        "words in shared runs of --ngram words. Examples name an item and a line of the training\n"
+        "file, never their text.",
+    )
+    parser.add_argument("train", type=Path, metavar="TRAIN", help="JSON-lines file of pairs")
+    parser.add_argument(
+        "--items",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="NAME=FILE",
+        help="evaluation items, JSON lines with id and prompt",
+    )
+    parser.add_argument("--ngram", type=int, default=8, help="words of a run (default: 8)")
+    parser.add_argument(
+        "--enough", type=float, default=0.5, help="share of an item's words (default: 0.5)"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.02,
+        help="largest share of items that may match (default: 0.02)",
+    )
+    parser.add_argument(
+        "--action",
+        choices=("warn", "refuse"),
+        default="warn",
+        help="what to do above the threshold: say so, or fail (default: warn)",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="CSV", help="one row for each set of items"
+    )
+
+
+def _add_spec(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--spec",
+        required=True,
+        metavar="JSON",
+        help="the data set's entry in the config's data: as JSON, or @FILE",
+    )
+
+
+def run_fetch(options: argparse.Namespace) -> None:
+    """Fetch or link the files of one data set."""
+    from rlsubnet.files import read_object
+    from rlsubnet.tasks.fetching import fetch
+
+    report = functools.partial(print, flush=True)
+    fetch(read_object("--spec", options.spec), options.out, report=report)
+
+
+def run_adapt(options: argparse.Namespace) -> None:
+    """Write the records of one data set."""
+    from rlsubnet.files import read_object, sha256, write_jsonl
+    from rlsubnet.tasks.published import adapt
+
+    spec = read_object("--spec", options.spec)
+    report = functools.partial(print, flush=True)
+    count = write_jsonl(options.out, adapt(options.name, spec, options.source, report))
+    if not count:
+        options.out.unlink()
+        raise ValueError(f"data set {options.name}: no record came out of {options.source}")
+    kind, digest = spec["kind"], sha256(options.out)[:12]
+    print(f"{options.name}: {count} records of kind {kind}, sha256 {digest}")
+
+
+def run_mix(options: argparse.Namespace) -> None:
+    """Write the records of all parts."""
+    from itertools import chain
+
+    from rlsubnet.files import iterate_jsonl, sha256, write_jsonl
+
+    count = write_jsonl(options.out, chain.from_iterable(map(iterate_jsonl, options.parts)))
+    print(f"{count} records of {len(options.parts)} files, sha256 {sha256(options.out)[:12]}")
+
+
+def _read_items(argument: str) -> tuple[str, list[tuple[str, str]]]:
+    from rlsubnet.files import read_jsonl
+
+    name, equals, file = argument.partition("=")
+    if not (name and equals and file):
+        raise ValueError(f"--items: expected NAME=FILE, found {argument!r}")
+    records = read_jsonl(file)
+    if faulty := [r for r in records if not {"id", "prompt"} <= set(r)]:
+        raise ValueError(f"{file}: expected items with id and prompt, found {sorted(faulty[0])}")
+    return name, [(str(record["id"]), record["prompt"]) for record in records]
+
+
+def _contamination_row(name: str, overlaps: "Overlaps") -> dict[str, Any]:
+    lines = {item: line for item, (_, line) in overlaps.near.items()} | overlaps.exact
+    return {
+        "items": name,
+        "n": overlaps.items,
+        "short": overlaps.short,
+        "exact": len(overlaps.exact),
+        "near": len(overlaps.near),
+        "matched": len(overlaps.matched),
+        "share": repr(overlaps.share),
+        "examples": " ".join(f"{item}@{lines[item]}" for item in overlaps.matched[:EXAMPLES]),
+    }
+
+
+def contamination_rows(
+    train: Path, items: Sequence[str], ngram: int, enough: float
+) -> list[dict[str, Any]]:
+    """Return one row for each set of evaluation items, ``NAME=FILE``."""
+    from rlsubnet.files import iterate_jsonl
+    from rlsubnet.tasks.contamination import find_overlaps
+    from rlsubnet.tasks.published import training_prompts
+
+    rows = []
+    for argument in items:
+        name, pairs = _read_items(argument)
+        prompts = training_prompts(iterate_jsonl(train))
+        rows.append(_contamination_row(name, find_overlaps(prompts, pairs, ngram, enough)))
+    return rows
+
+
+def run_contamination(options: argparse.Namespace) -> None:
+    """Write the counts, and say or refuse what lies above the threshold."""
+    from rlsubnet.files import write_csv
+
+    if options.ngram < 1 or not 0 <= options.enough < 1 or not 0 <= options.threshold <= 1:
+        raise ValueError(
+            "expected --ngram of at least 1, --enough in [0, 1) and --threshold in [0, 1]; found "
+            f"{options.ngram}, {options.enough} and {options.threshold}"
+        )
+    rows = contamination_rows(options.train, options.items, options.ngram, options.enough)
+    for row in rows:
+        found = f"{row['matched']} of {row['n']} items ({float(row['share']):.2%})"
+        examples = f", such as {row['examples']}" if row["examples"] else ""
+        print(f"{row['items']}: {found} stand in {options.train}{examples}")
+    above = [row["items"] for row in rows if float(row["share"]) > options.threshold]
+    if above:
+        text = f"{options.train}: holds more than {options.threshold:.2%} of {', '.join(above)}"
+        if options.action == "refuse":
+            raise ValueError(text)
+        print(f"warning: {text}: a score on it says little about a model trained here")
+    write_csv(options.out, rows, CONTAMINATION_COLUMNS)
+
+
+def run_download(options: argparse.Namespace) -> None:
+    """Fetch or link one checkpoint folder, a line of progress per file."""
+    from rlsubnet.checkpoints.download import download
+
+    report = functools.partial(print, flush=True)
+    download(options.source, options.revision, options.out, report=report)
+
+
+def _add_download(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add this area's subcommands."""
+    parser = add_command(
+        subcommands,
+        "download",
+        run_download,
+        "fetch a Hugging Face checkpoint: checked, resumable, complete or absent",
+        "rlsubnet download hf:allenai/Llama-3.1-Tulu-3-8B-DPO --out work/models/tulu-dpo",
+        description=(
+            "Fetch the weights (safetensors, or .bin where there are none), configs and tokenizer\n"
+            "of one commit, file by file; check every size and digest; record them in\n"
+            "download.json. An interrupted download waits in OUT.partial and is continued by the\n"
+            "same command. The environment variables HF_TOKEN and HF_ENDPOINT are respected."
+        ),
+    )
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="hf:organization/name, or a checkpoint folder, whose files are linked",
+    )
+    parser.add_argument(
+        "--revision",
+        default="main",
+        help="branch, tag or commit hash; not used for a folder (default: main)",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="the checkpoint folder to make"
+    )
+
+
+def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add this area's subcommands."""
+    for add in (_add_download, _add_data, _add_published):
+        add(subcommands)

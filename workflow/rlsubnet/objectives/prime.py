@@ -8,6 +8,7 @@ prompt, stand side by side.
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
