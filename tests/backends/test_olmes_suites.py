@@ -12,7 +12,7 @@ from rlsubnet.backends.olmes.run import olmes_arguments
 from rlsubnet.backends.olmes.suites import COMMIT, SUITES, Settings, read_settings, tasks_of
 from rlsubnet.config.model import load_schema
 from rlsubnet.config.scale import OLMES_SUITES
-from rlsubnet.report.published import load_published
+from rlsubnet.report.results import load_published
 
 
 @pytest.fixture(scope="module")

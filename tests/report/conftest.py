@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from rlsubnet.config import Comparison, Scale
-from rlsubnet.report.published import load_published
-from rlsubnet.report.waist import Results
+from rlsubnet.report.results import Results, load_published
 from tests.report import small_results as small
 
 

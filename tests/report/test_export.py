@@ -9,10 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rlsubnet.report.columns import column
-from rlsubnet.report.export import latex, markdown, write_table
+from rlsubnet.report.export import column, latex, markdown, write_table
 from rlsubnet.report.items import IN_PRINT, TITLES, table_of
-from rlsubnet.report.published import NOT_RUN
+from rlsubnet.report.results import NOT_RUN
 from rlsubnet.report.tables import TABLES
 from rlsubnet.report.tables.common import make_frame
 

@@ -19,7 +19,7 @@ from rlsubnet.report import style
 from rlsubnet.report.export import write_figure
 from rlsubnet.report.figures import data, fig1, fig3, fig4, fig6
 from rlsubnet.report.items import FIGURES, figure_of, write_item
-from rlsubnet.report.published import NOT_RUN
+from rlsubnet.report.results import NOT_RUN
 from tests.report.small_results import write_waist
 
 

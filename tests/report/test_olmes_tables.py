@@ -6,10 +6,9 @@ import pandas as pd
 import pytest
 
 from rlsubnet.report.figures.data import step_accuracies
-from rlsubnet.report.suites import asked
+from rlsubnet.report.settings import asked
 from rlsubnet.report.tables import gains, table3
-from rlsubnet.report.verdicts.runs import gains_of
-from rlsubnet.report.verdicts.updates import Source
+from rlsubnet.report.verdicts.numbers import Source, gains_of
 from tests.report.small_results import answers_csv, row_of, write_waist
 
 TASKS = ("table3a_lsat_ar", "table3a_mmlu_pro_math", "math500", "aime2024")

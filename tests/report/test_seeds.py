@@ -6,17 +6,17 @@ import math
 import pandas as pd
 import pytest
 
-from rlsubnet.report.accuracy import (
+from rlsubnet.report.export import column
+from rlsubnet.report.paired import (
     NO_ITEM_DIFFERS,
     NOT_DISTINGUISHABLE,
     OVER_SEEDS,
     compare_seeds,
     mean_of_tasks,
 )
-from rlsubnet.report.columns import column
 from rlsubnet.report.tables import table3
+from rlsubnet.report.tables.accuracy import SUMMARY, table3_in_print
 from rlsubnet.report.tables.common import MEAN_OF_SEEDS, ONE_OF_THE_SEEDS, ONE_SEED
-from rlsubnet.report.tables.in_print import SUMMARY, table3_in_print
 from tests.report.small_results import answers_csv, row_of, write_waist
 
 SCORES = (

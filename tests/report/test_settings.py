@@ -4,19 +4,24 @@ import dataclasses
 
 import pytest
 
+from rlsubnet.config import load_config, load_scale
+from rlsubnet.config.scale import Scale
 from rlsubnet.report.settings import (
     ANSWERS_OF_THE_START,
     DATA_OF_THE_START,
     DRAWN_WHILE_TRAINING,
     OTHER_DATA,
+    all_but_seed,
     data_of,
     distribution_columns,
     is_sft_stage,
+    recipe_of,
     runs_between,
     seed_groups,
     seed_text,
     steps_columns,
 )
+from rlsubnet.report.verdicts.numbers import pace_of
 from tests.report.small_results import make_pair, make_recipe, make_run
 
 
@@ -150,3 +155,31 @@ def test_the_sft_stage_is_what_other_training_starts_from(scale):
 
 def test_recipes_of_the_fixture_are_complete():
     assert make_recipe(lr=5e-4)["clip"] == 1.0
+
+
+@pytest.fixture(scope="module")
+def paper(repository) -> Scale:
+    return load_scale(load_config([repository / "config" / "paper" / "config.yaml"]), repository)
+
+
+def test_every_run_of_the_paper_tells_what_tables_ask(paper):
+    asked = {"lr", "steps", "schedule", "warmup_ratio", "optimizer", "mask_at", "clip"}
+    for run in paper.runs:
+        assert asked <= recipe_of(paper, run).keys(), run
+        hash(all_but_seed(paper, run))
+    for pair in paper.pairs.values():
+        steps_columns(paper, pair), pace_of(paper, pair)
+
+
+def test_a_step_of_verl_counts_as_its_optimizer_steps(paper):
+    # 210 batches of responses, each of them four updates at 1e-6.
+    columns = steps_columns(paper, paper.pairs["grpo_kl"])
+    assert (columns["lr"], columns["steps"]) == ("1e-6", 840)
+    assert columns["lr_sum"] == pytest.approx(840e-6)
+    assert pace_of(paper, paper.pairs["prime"]).steps == 869
+    assert pace_of(paper, paper.pairs["prime"]).schedule == "constant"
+
+
+def test_where_only_the_data_tell_the_steps_the_rate_stands_alone(paper):
+    assert steps_columns(paper, paper.pairs["dpo"]) == {"lr": "5e-7"}
+    assert pace_of(paper, paper.pairs["dpo"]) is None

@@ -5,8 +5,8 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from rlsubnet.report.accuracy import CLUSTERED, MCNEMAR, compare_counts, compare_items
-from rlsubnet.report.published import NOT_RUN
+from rlsubnet.report.paired import CLUSTERED, MCNEMAR, compare_counts, compare_items
+from rlsubnet.report.results import NOT_RUN
 from rlsubnet.report.tables import table3
 from tests.report.small_results import answers_csv, row_of, write_waist
 

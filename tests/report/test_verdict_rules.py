@@ -6,12 +6,12 @@ import math
 import pytest
 
 from rlsubnet.report.verdicts import rules
-from rlsubnet.report.verdicts.ruling import AGREES, DIFFERS, NOT_COMPARABLE, NOT_RUN, WORDS
+from rlsubnet.report.verdicts.rules import AGREES, DIFFERS, NOT_COMPARABLE, NOT_RUN, WORDS
 
 RULES = {
     name: rule
     for name, rule in vars(rules).items()
-    if inspect.isfunction(rule) and rule.__module__ == rules.__name__ and name[0] != "_"
+    if hasattr(rule, "__wrapped__") and rule.__module__ == rules.__name__
 }
 # What a rule takes beside its first argument, anything that is not empty.
 MORE = {

@@ -66,8 +66,7 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
 def _run(options: argparse.Namespace) -> None:
     from rlsubnet.config import load_config, load_scale
     from rlsubnet.report.items import write_item
-    from rlsubnet.report.published import load_published
-    from rlsubnet.report.waist import Results
+    from rlsubnet.report.results import Results, load_published
 
     config = load_config(options.config)
     published = load_published(config["published"])

@@ -1,9 +1,9 @@
-"""Tables and figures from the waist files of a results folder.
+"""Tables and figures from the files of a results folder.
 
 Everything here reads `results/{scale}/` and `config/published.yaml` and nothing else: no
-checkpoint, no torch. `waist` reads, `settings` asks the sheets, `measures` and `accuracy` compute,
-`tables` and `figures` present, `export` writes, and `items` joins them: one call makes one item of
-the paper.
+checkpoint, no torch. `results` reads and computes, `paired` compares two runs, `settings` asks the
+sheets, `tables` and `figures` present, `verdicts` judges, `export` writes, and `items` joins them:
+one call makes one item of the paper.
 
 Shares are ratios in [0, 1] until a table or an axis shows them: there, and in the CSV files of the
 tables, they are per cent as the paper prints them, and the column's name ends in `_percent`

@@ -13,8 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from rlsubnet.machine import MACHINE_COLUMNS
-from rlsubnet.report.columns import column
-from rlsubnet.report.export import write_table, write_text
+from rlsubnet.report.export import column, write_table, write_text
 from rlsubnet.report.page import document, table
 
 MACHINE, WORDS, NUMBERS = "Where they were made", "Verdicts", "Headline numbers"

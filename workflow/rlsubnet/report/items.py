@@ -12,12 +12,11 @@ from rlsubnet.config import Scale
 from rlsubnet.report import figures
 from rlsubnet.report.export import write_figure, write_table, write_text
 from rlsubnet.report.figures import data
-from rlsubnet.report.published import Published, check_paper_models
+from rlsubnet.report.results import Published, Results, check_paper_models
 from rlsubnet.report.tables import TABLES
-from rlsubnet.report.tables.in_print import gains_in_print, section6_in_print, table3_in_print
+from rlsubnet.report.tables.accuracy import gains_in_print, section6_in_print, table3_in_print
 from rlsubnet.report.verdicts import WORDS, counted, verdicts
 from rlsubnet.report.verdicts.page import page
-from rlsubnet.report.waist import Results
 
 # What makes the tidy table, or tables, of a figure.
 Frames = Callable[[Scale, Results, Published], Any]

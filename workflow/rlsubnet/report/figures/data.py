@@ -3,8 +3,7 @@
 import pandas as pd
 
 from rlsubnet.config import Pair
-from rlsubnet.report.measures import layer_sparsity, sparsity
-from rlsubnet.report.published import rows_of
+from rlsubnet.report.results import layer_sparsity, rows_of, sparsity
 from rlsubnet.report.settings import ONLINE, distribution_columns, is_sft_stage, seed_groups
 from rlsubnet.report.style import RL_METHODS
 from rlsubnet.report.tables.common import Published, Results, Scale, pairs_of

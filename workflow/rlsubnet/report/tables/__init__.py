@@ -1,12 +1,8 @@
 """One function per table of the paper: a scale and its waist files in, a DataFrame out."""
 
-from rlsubnet.report.tables.accuracy import table3
-from rlsubnet.report.tables.gains import gains
-from rlsubnet.report.tables.overlap import table4
-from rlsubnet.report.tables.rank import table2
-from rlsubnet.report.tables.section6 import section6
-from rlsubnet.report.tables.subnetwork import section4
-from rlsubnet.report.tables.updates import table1, table5, table6
+from rlsubnet.report.tables.accuracy import gains, table3
+from rlsubnet.report.tables.sections import section4, section6
+from rlsubnet.report.tables.updates import table1, table2, table4, table5, table6
 
 TABLES = {
     "table1": table1,

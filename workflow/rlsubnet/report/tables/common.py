@@ -6,11 +6,10 @@ from typing import Any
 import pandas as pd
 
 from rlsubnet.config import Pair, Scale
-from rlsubnet.report.accuracy import Compared
-from rlsubnet.report.columns import column
-from rlsubnet.report.published import Published, model_name
+from rlsubnet.report.export import column
+from rlsubnet.report.paired import Compared
+from rlsubnet.report.results import Published, Results, model_name
 from rlsubnet.report.style import RL_METHODS, method_label
-from rlsubnet.report.waist import Results
 
 MEASURED = "measured"
 CONTROL = "control, no reinforcement learning"

@@ -1,10 +1,23 @@
-"""Tables 1, 5 and 6: update sparsity of checkpoint pairs beside the paper's."""
+"""Tables 1, 2, 4, 5 and 6: sparsity, rank and overlap of updates beside the paper's."""
+
+from collections.abc import Iterator
 
 import pandas as pd
 
-from rlsubnet.report.columns import tolerance_name
-from rlsubnet.report.measures import bitwise_sparsity, parameters, sparsity
-from rlsubnet.report.published import NOT_RUN, TABLE5_NAMES, model_name, rows_of
+from rlsubnet.measure.overlap import NULLS
+from rlsubnet.report.export import tolerance_name
+from rlsubnet.report.results import (
+    NOT_RUN,
+    RULES,
+    TABLE2_MODELS,
+    TABLE5_NAMES,
+    bitwise_sparsity,
+    mean_rank_share,
+    model_name,
+    parameters,
+    rows_of,
+    sparsity,
+)
 from rlsubnet.report.settings import distribution_columns, is_sft_stage, steps_columns
 from rlsubnet.report.style import RL_METHODS
 from rlsubnet.report.tables.common import (
@@ -19,7 +32,6 @@ from rlsubnet.report.tables.common import (
     paper_row,
     part_of,
 )
-from rlsubnet.report.waist import RULES
 
 _SPARSITIES = ["sparsity_percent", "sparsity_exact_percent", "sparsity_bitwise_percent", "numel"]
 _STEPS = ["lr", "steps", "lr_sum"]
@@ -215,3 +227,176 @@ def _at(atol: float) -> str:
 
 def _yes_or_no(mark: bool | None) -> str:
     return "" if mark is None else ("yes" if mark else "no")
+
+
+_TABLE2 = [
+    "part",
+    "algorithm",
+    "init",
+    "tuned",
+    "matrices",
+    "update_rank_percent",
+    "control_rank_percent",
+    "stable_rank",
+    "effective_rank",
+    "paper_model",
+    "paper_update_rank_percent",
+    "source",
+]
+
+
+def table2(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
+    """Return the mean update rank beside that of a random update of the same density.
+
+    Ranks are per cent of the maximum possible rank, averaged over matrices; stable and effective
+    rank are averaged as they are.
+    """
+    source = published["table2"]["source"]
+    paper = {TABLE2_MODELS[row["model"]]: row for row in published["table2"]["rows"]}
+    rows: list[Row] = []
+    matched = set()
+    for pair in pairs_of(scale, "table2"):
+        ranks = results.get("ranks", pair.pair)
+        row: Row = {
+            "part": part_of(pair),
+            **names_of(pair),
+            "matrices": len(ranks),
+            "update_rank_percent": 100 * mean_rank_share(ranks),
+            "control_rank_percent": 100 * mean_rank_share(ranks, "rank_of_random_control"),
+            "stable_rank": float(ranks["stable_rank"].mean()),
+            "effective_rank": float(ranks["effective_rank"].mean()),
+        }
+        name, printed = paper_row(paper, pair)
+        if printed is not None:
+            matched.add(name)
+            row |= _printed_table2(printed, source)
+        rows.append(row)
+    for name, printed in paper.items():
+        if name not in matched:
+            rows.append(
+                {"part": NOT_RUN, "algorithm": printed["algo"], **_printed_table2(printed, source)}
+            )
+    return make_frame(rows, _TABLE2)
+
+
+def _printed_table2(printed: Published, source: str) -> Row:
+    return {
+        "paper_model": printed["model"],
+        "paper_update_rank_percent": printed["update_rank"],
+        "source": source,
+    }
+
+
+_TABLE4 = [
+    "part",
+    "axis",
+    "label",
+    "setting1",
+    "setting2",
+    "sparsity1_percent",
+    "sparsity2_percent",
+    "o1_percent",
+    "o2_percent",
+    "null",
+    "o1_null_percent",
+    "o2_null_percent",
+    "lift",
+    "lift_ci_low",
+    "lift_ci_high",
+    "paper_setting1",
+    "paper_setting2",
+    "paper_sparsity1_percent",
+    "paper_sparsity2_percent",
+    "paper_o1_percent",
+    "paper_o2_percent",
+    "paper_o1_random_percent",
+    "paper_o2_random_percent",
+    "source",
+]
+
+
+def table4(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
+    """Return one-sided overlaps o1 and o2 (section 5), a row for each comparison and null.
+
+    The paper's row stands beside the uniform null, the only one it has, of every comparison whose
+    `axis` has the same name.
+    """
+    source = published["table4"]["source"]
+    paper = {_axis(row["axis"]): row for row in published["table4"]["rows"]}
+    atol = float(scale.config["measure"]["table_tolerance"])
+    rows: list[Row] = []
+    matched = set()
+    for comparison in scale.comparisons.values():
+        if "table4" not in comparison.items:
+            continue
+        shared: Row = {
+            "part": MEASURED,
+            "axis": comparison.axis,
+            "label": comparison.label,
+            "setting1": comparison.setting1,
+            "setting2": comparison.setting2,
+            "sparsity1_percent": 100 * sparsity(results.updates(comparison.pair1), atol),
+            "sparsity2_percent": 100 * sparsity(results.updates(comparison.pair2), atol),
+        }
+        printed = paper.get(_axis(comparison.axis))
+        for row in _nulls(results.get("overlap", comparison.comparison)):
+            if printed is not None and row["null"] == NULLS["uniform"]:
+                matched.add(_axis(comparison.axis))
+                row |= _printed_table4(printed, source)
+            rows.append(shared | row)
+    for key, printed in paper.items():
+        if key not in matched:
+            rows.append(
+                {"part": NOT_RUN, "axis": printed["axis"], **_printed_table4(printed, source)}
+            )
+    return make_frame(rows, _TABLE4)
+
+
+def _nulls(overlaps: pd.DataFrame) -> Iterator[Row]:
+    """Yield what is measured under each null, the null named in words, coarse to fine.
+
+    Raises:
+        ValueError: the file holds a null that nothing is known of.
+    """
+    found = {overlap.null: overlap for overlap in overlaps.itertuples()}
+    if unknown := [null for null in found if null not in NULLS]:
+        path = overlaps.attrs.get("path", "overlap")
+        raise ValueError(f"{path}, column null: unknown {unknown}, expected {list(NULLS)}")
+    for null, words in NULLS.items():
+        if null not in found:
+            continue
+        overlap = found[null]
+        yield {
+            "null": words,
+            **{
+                f"{name}_percent": 100 * getattr(overlap, name)
+                for name in ("o1", "o2", "o1_null", "o2_null")
+            },
+            "lift": overlap.lift,
+            "lift_ci_low": overlap.ci_low,
+            "lift_ci_high": overlap.ci_high,
+        }
+
+
+def _axis(name: str) -> str:
+    """Return an axis name without the details of its spelling.
+
+    >>> _axis("Seed + Data + Algo.") == _axis("seed+data+algo")
+    True
+    """
+    return "".join(character for character in name.lower() if character.isalnum())
+
+
+def _printed_table4(printed: Published, source: str) -> Row:
+    first, second = printed["i1"], printed["i2"]
+    return {
+        "paper_setting1": str(first["setting"]),
+        "paper_setting2": str(second["setting"]),
+        "paper_sparsity1_percent": first["sparsity"],
+        "paper_sparsity2_percent": second["sparsity"],
+        "paper_o1_percent": first["o1"],
+        "paper_o2_percent": second["o2"],
+        "paper_o1_random_percent": first["random_o1"],
+        "paper_o2_random_percent": second["random_o2"],
+        "source": source,
+    }

@@ -1,7 +1,7 @@
 """For each claim of the paper: what it says, what this scale shows, and one of four words.
 
-`rules` decides, from plain numbers alone; `updates` and `runs` bring the numbers, the modules of
-claims put them into words, and `page` shows them in the HTML report.
+`rules` decides, from plain numbers alone; `numbers` brings them, the two modules of claims put them
+into words, and `page` shows them in the HTML report.
 """
 
 from collections.abc import Iterator
@@ -9,15 +9,17 @@ from collections.abc import Iterator
 import pandas as pd
 
 from rlsubnet.config import Scale
-from rlsubnet.report.published import Published
-from rlsubnet.report.verdicts.line import Line
-from rlsubnet.report.verdicts.reason_claims import course_claims, reason_claims
-from rlsubnet.report.verdicts.ruling import WORDS
-from rlsubnet.report.verdicts.sparsity_claims import sparsity_claims
-from rlsubnet.report.verdicts.subnetwork_claims import overlap_claims, subnetwork_claims
+from rlsubnet.report.results import Published, Results
+from rlsubnet.report.verdicts.claims import (
+    course_claims,
+    overlap_claims,
+    reason_claims,
+    sparsity_claims,
+    subnetwork_claims,
+)
+from rlsubnet.report.verdicts.numbers import Source
+from rlsubnet.report.verdicts.rules import WORDS, Line
 from rlsubnet.report.verdicts.table_claims import table_claims
-from rlsubnet.report.verdicts.updates import Source
-from rlsubnet.report.waist import Results
 
 __all__ = ["WORDS", "counted", "verdicts"]
 

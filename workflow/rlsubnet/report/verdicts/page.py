@@ -6,7 +6,7 @@ from html import escape
 import pandas as pd
 
 from rlsubnet.report.page import document, table
-from rlsubnet.report.verdicts.ruling import AGREES, DIFFERS, NOT_COMPARABLE, NOT_RUN
+from rlsubnet.report.verdicts.rules import AGREES, DIFFERS, NOT_COMPARABLE, NOT_RUN
 
 # Okabe and Ito's green and vermilion, and greys; the word itself stands beside its color.
 _COLORS = {AGREES: "#009E73", DIFFERS: "#D55E00", NOT_COMPARABLE: "#6e6e6e", NOT_RUN: "#b8b8b8"}

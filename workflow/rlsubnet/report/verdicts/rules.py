@@ -7,9 +7,79 @@ number, the answer is `not run`. The doctests stand on both sides of each bounda
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
+from typing import Any, Concatenate, NamedTuple, ParamSpec
 
-from rlsubnet.report.verdicts.ruling import NOT_COMPARABLE, NOT_RUN, NOTHING, Ruling, given
+AGREES, DIFFERS = "agrees", "differs"
+NOT_COMPARABLE, NOT_RUN = "not comparable", "not run"
+WORDS: Mapping[str, str] = {
+    AGREES: "measured here, and the rule beside it holds",
+    DIFFERS: "measured here, and the rule beside it does not hold",
+    NOT_COMPARABLE: "measured here, but on another model than the paper's number, or so that it "
+    "could not have come out otherwise",
+    NOT_RUN: "nothing at this scale measures it",
+}
+Rest = ParamSpec("Rest")
+
+
+class Ruling(NamedTuple):
+    """One of the four words and the rule that decided, in words."""
+
+    verdict: str
+    rule: str
+
+
+NOTHING = Ruling(NOT_RUN, "No row of the sheets measures it.")
+OTHER = Ruling(
+    NOT_COMPARABLE, "A percentage of another model or test is no estimate of the paper's."
+)
+
+
+def given(
+    rule: Callable[Concatenate[Any, Rest], tuple[bool, str] | Ruling],
+) -> Callable[Concatenate[Any, Rest], Ruling]:
+    """Return a rule that says `not run` without numbers and puts its yes or no into words."""
+
+    @wraps(rule)
+    def decide(numbers: Any, *args: Rest.args, **kwargs: Rest.kwargs) -> Ruling:
+        if not numbers:
+            return NOTHING
+        found = rule(numbers, *args, **kwargs)
+        if isinstance(found, Ruling):
+            return found
+        return Ruling(AGREES if found[0] else DIFFERS, found[1])
+
+    return decide
+
+
+def on_same_model(own: bool, ruling: Ruling) -> Ruling:
+    """Return a ruling about printed numbers, which only the paper's own checkpoints can have.
+
+    >>> on_same_model(False, Ruling(AGREES, "...")).verdict, on_same_model(False, NOTHING).verdict
+    ('not comparable', 'not run')
+    """
+    return ruling if own or ruling.verdict == NOT_RUN else OTHER
+
+
+def another_model(measured: bool) -> Ruling:
+    """Return what is said of numbers that no model of ours can have, if there are any.
+
+    >>> another_model(True).verdict, another_model(False).verdict
+    ('not comparable', 'not run')
+    """
+    return OTHER if measured else NOTHING
+
+
+def every(rulings: Iterable[Ruling]) -> Ruling:
+    """Return what one rule says of several runs: agreement needs all of them.
+
+    >>> every([Ruling(AGREES, "a"), Ruling(DIFFERS, "b")]), every([]).verdict
+    (Ruling(verdict='differs', rule='b'), 'not run')
+    """
+    strictness = (DIFFERS, NOT_COMPARABLE, NOT_RUN, AGREES)
+    return min(rulings, key=lambda ruling: strictness.index(ruling.verdict), default=NOTHING)
+
 
 # "Sparse": more than half of the weights unchanged. The paper names no limit; its least sparse
 # RL model has 53.2 % (Table 6), its SFT stages have 6 to 15 %.
@@ -348,3 +418,57 @@ def _changes(values: Sequence[float]) -> list[float]:
 def _share(marks: Iterable[bool]) -> float:
     listed = list(marks)
     return 100 * sum(listed) / len(listed) if listed else 0.0
+
+
+# As many are listed; of more, the lowest and the highest.
+_LISTED = 4
+
+
+class Line(NamedTuple):
+    """A claim of the paper, what it says, what this scale shows, and the verdict."""
+
+    id: str
+    claim: str
+    where: str
+    paper: str
+    here: str
+    verdict: str
+    decided_by: str
+
+
+def line(id: str, claim: str, where: str, paper: str, here: str, ruling: Ruling) -> Line:
+    """Return a line; a ruling brings verdict and rule."""
+    return Line(id, claim, where, paper, here, ruling.verdict, ruling.rule)
+
+
+def named(values: Sequence[tuple[str, float]], unit: str = " %", digits: int = 1) -> str:
+    """Return values with the names of their runs or pairs; of many, lowest and highest.
+
+    >>> named([("dpo", 64.57), ("ppo", 70.0)])
+    '64.6 % (dpo), 70.0 % (ppo)'
+    >>> named([(name, place) for place, name in enumerate("abcde")])
+    '0.0 % (a) to 4.0 % (e), 5 in all'
+    """
+    if len(values) <= _LISTED:
+        return ", ".join(f"{value:.{digits}f}{unit} ({name})" for name, value in values)
+    ordered = sorted(values, key=lambda pair: pair[1])
+    ends = [f"{value:.{digits}f}{unit} ({name})" for name, value in (ordered[0], ordered[-1])]
+    return f"{' to '.join(ends)}, {len(values)} in all"
+
+
+def joined(*parts: str) -> str:
+    """Return sentences side by side, without the empty ones.
+
+    >>> joined("64.6 % (dpo)", "", "null 35.2 %")
+    '64.6 % (dpo); null 35.2 %'
+    """
+    return "; ".join(part for part in parts if part)
+
+
+def labeled(label: str, text: str) -> str:
+    """Return a text with what it is, or nothing where there is none.
+
+    >>> labeled("control", "81.8 % (sft_rl_lr)"), labeled("control", "")
+    ('control: 81.8 % (sft_rl_lr)', '')
+    """
+    return f"{label}: {text}" if text else ""

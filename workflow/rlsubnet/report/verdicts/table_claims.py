@@ -6,15 +6,13 @@ from typing import Any
 
 import pandas as pd
 
-from rlsubnet.report.columns import tolerance_name
-from rlsubnet.report.published import TABLE2_MODELS, model_name, rows_of, spelling
+from rlsubnet.report.export import tolerance_name
+from rlsubnet.report.results import TABLE2_MODELS, model_name, rows_of, spelling
 from rlsubnet.report.tables import table1, table2, table3, table4, table5, table6
 from rlsubnet.report.tables.common import MEAN_OF_SEEDS, ONE_SEED
 from rlsubnet.report.verdicts import rules
-from rlsubnet.report.verdicts.line import Line, line
-from rlsubnet.report.verdicts.ruling import another_model, on_same_model
-from rlsubnet.report.verdicts.runs import seeds_name
-from rlsubnet.report.verdicts.updates import Source, is_papers
+from rlsubnet.report.verdicts.numbers import Source, is_papers, seeds_name
+from rlsubnet.report.verdicts.rules import Line, another_model, line, on_same_model
 
 Row = Mapping[str, Any]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rlsubnet.report.waist import COLUMNS, Results, read_waist, waist_file
+from rlsubnet.report.results import COLUMNS, Results, read_waist, waist_file
 from tests.report.small_results import DPO_UPDATES, RANKS, TRAJECTORY, answers_csv, write_waist
 
 

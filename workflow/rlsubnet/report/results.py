@@ -1,0 +1,448 @@
+"""What stands in a results folder and in the paper: files, the numbers in them, printed values.
+
+A bad file is refused by name, never half read. Numbers are weighted by parameters, ratios in
+[0, 1]; the paper's, from `config/published.yaml`, are never mixed with ours.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from rlsubnet.measure import rank
+
+RULES = ("official", "exact")
+
+# Columns that a reader may rely on; a file may hold more. `Int64` allows an empty cell.
+COLUMNS: Mapping[str, Mapping[str, str]] = {
+    "updates": {
+        "tensor": "str",
+        "layer": "Int64",
+        "matrix": "str",
+        "numel": "int64",
+        "atol": "float64",
+        "rule": "str",
+        "unchanged": "int64",
+        "bitwise_changed": "int64",
+        "max_abs_diff": "float64",
+        "dtype_init": "str",
+        "dtype_tuned": "str",
+    },
+    "ranks": {
+        "tensor": "str",
+        "layer": "Int64",
+        "matrix": "str",
+        "rows": "int64",
+        "cols": "int64",
+        "rank": "int64",
+        "max_rank": "int64",
+        "stable_rank": "float64",
+        "effective_rank": "float64",
+        "rank_of_random_control": "int64",
+    },
+    "overlap": {
+        "null": "str",
+        "o1": "float64",
+        "o2": "float64",
+        "o1_null": "float64",
+        "o2_null": "float64",
+        "lift": "float64",
+        "ci_low": "float64",
+        "ci_high": "float64",
+    },
+    "frozen": {
+        "tensor": "str",
+        "numel": "int64",
+        "frozen": "int64",
+        "frozen_changed": "int64",
+        "subnetwork": "int64",
+        "subnetwork_changed": "int64",
+    },
+    "metrics": {
+        "step": "int64",
+        "loss": "float64",
+        "reward": "float64",
+        "kl": "float64",
+        "grad_norm": "float64",
+        "grad_norm_masked": "float64",
+        "lr": "float64",
+        "tokens": "float64",
+    },
+    "scores": {
+        "task": "str",
+        "level": "str",
+        "n": "int64",
+        "correct": "int64",
+        "ci_low": "float64",
+        "ci_high": "float64",
+        "interval": "str",
+        "backend": "str",
+        "data_sha256": "str",
+    },
+    "answers": {
+        "task": "str",
+        "level": "str",
+        "item_id": "str",
+        "samples": "int64",
+        "correct": "int64",
+    },
+    "trajectory": {
+        "step": "int64",
+        "sparsity": "float64",
+        "step_sparsity": "float64",
+        "updated_outside_final": "float64",
+        "never": "int64",
+        "cancelled": "int64",
+        "subnetwork": "int64",
+    },
+    "step_scores": {
+        "step": "int64",
+        "task": "str",
+        "level": "str",
+        "n": "int64",
+        "correct": "int64",
+        "ci_low": "float64",
+        "ci_high": "float64",
+        "interval": "str",
+        "backend": "str",
+        "data_sha256": "str",
+    },
+}
+SUFFIX = {"answers": ".csv.gz"}
+# What identifies a row; a second row with the same key would be counted twice.
+KEYS: Mapping[str, list[str]] = {
+    "updates": ["tensor", "atol", "rule"],
+    "ranks": ["tensor"],
+    "overlap": ["null"],
+    "frozen": ["tensor"],
+    "metrics": ["step"],
+    "scores": ["task", "level"],
+    "answers": ["task", "item_id"],
+    "trajectory": ["step"],
+    "step_scores": ["step", "task", "level"],
+}
+# (part, whole): a count that may not exceed another.
+BOUNDED: Mapping[str, list[tuple[str, str]]] = {
+    "updates": [("unchanged", "numel"), ("bitwise_changed", "numel")],
+    "ranks": [("rank", "max_rank"), ("rank_of_random_control", "max_rank")],
+    "frozen": [("frozen_changed", "frozen"), ("subnetwork_changed", "subnetwork")],
+    "scores": [("correct", "n")],
+    "answers": [("correct", "samples")],
+    "step_scores": [("correct", "n")],
+}
+RATIOS: Mapping[str, list[str]] = {
+    "overlap": ["o1", "o2", "o1_null", "o2_null"],
+    "trajectory": ["sparsity", "step_sparsity", "updated_outside_final"],
+}
+
+
+def waist_file(kind: str, name: str) -> str:
+    """Return the path of a waist file below the results folder.
+
+    >>> waist_file("answers", "dpo")
+    'answers/dpo.csv.gz'
+    """
+    return f"{kind}/{name}{SUFFIX.get(kind, '.csv')}"
+
+
+def read_waist(path: Path, kind: str) -> pd.DataFrame:
+    """Return a waist file as a table with typed columns; `attrs["path"]` holds where it stood.
+
+    Args:
+        path: the file.
+        kind: what it holds, a key of `COLUMNS`.
+
+    Raises:
+        FileNotFoundError: there is no such file; the message names the command that makes it.
+        ValueError: a column is missing, a value has the wrong type, a row stands twice, a count
+            exceeds its whole, a ratio leaves [0, 1], or there is no row.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; make it with: snakemake {path}")
+    columns = COLUMNS[kind]
+    text = pd.read_csv(path, dtype=str, keep_default_na=False)
+    missing = [column for column in columns if column not in text.columns]
+    if missing:
+        raise ValueError(f"{path}: columns missing: {missing}; found: {list(text.columns)}")
+    if text.empty:
+        raise ValueError(f"{path}: no rows below the header")
+    frame = pd.DataFrame({name: _typed(text[name], columns[name], path) for name in columns})
+    _check(frame, kind, path)
+    frame.attrs["path"] = str(path)
+    return frame
+
+
+def _typed(column: pd.Series, dtype: str, path: Path) -> pd.Series:
+    if dtype == "str":
+        return column
+    filled = column.where(column != "")
+    try:
+        numbers = pd.to_numeric(filled)
+        if dtype == "int64" and numbers.isna().any():
+            raise ValueError("an empty cell")
+        return numbers.astype(dtype)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}, column {column.name}: expected {dtype}: {error}") from error
+
+
+def _check(frame: pd.DataFrame, kind: str, path: Path) -> None:
+    keys = KEYS.get(kind)
+    if keys and frame.duplicated(keys).any():
+        row = frame[frame.duplicated(keys)].iloc[0]
+        raise ValueError(f"{path}: a second row with {', '.join(f'{k}={row[k]}' for k in keys)}")
+    for part, whole in BOUNDED.get(kind, []):
+        wrong = frame[(frame[part] < 0) | (frame[part] > frame[whole])]
+        if not wrong.empty:
+            row = wrong.iloc[0]
+            raise ValueError(
+                f"{path}, row {wrong.index[0] + 1}: {part} = {row[part]}, "
+                f"expected between 0 and {whole} = {row[whole]}"
+            )
+    for column in RATIOS.get(kind, []):
+        values = frame[column].dropna()
+        if not values.between(0.0, 1.0).all():
+            wrong_value = values[~values.between(0.0, 1.0)].iloc[0]
+            raise ValueError(f"{path}, column {column}: {wrong_value}, expected a ratio in [0, 1]")
+    if kind == "updates" and not frame["rule"].isin(RULES).all():
+        found = sorted(set(frame["rule"]) - set(RULES))
+        raise ValueError(f"{path}, column rule: {found}, expected {list(RULES)}")
+
+
+@dataclass(frozen=True)
+class Results:
+    """The waist files of one scale, each read when first asked for.
+
+    Args:
+        folder: `results/{scale}`.
+    """
+
+    folder: Path
+    _read: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict, repr=False)
+
+    def get(self, kind: str, name: str) -> pd.DataFrame:
+        """Return waist file `name` of `kind`, such as ("updates", "dpo"); see `read_waist`."""
+        key = (kind, name)
+        if key not in self._read:
+            self._read[key] = read_waist(self.folder / waist_file(kind, name), kind)
+        return self._read[key]
+
+    def updates(self, pair: str) -> pd.DataFrame:
+        """Return one row per tensor, tolerance and rule of a checkpoint pair."""
+        return self.get("updates", pair)
+
+
+def at_tolerance(updates: pd.DataFrame, atol: float, rule: str = "official") -> pd.DataFrame:
+    """Return the rows of one tolerance and rule, one per tensor.
+
+    Raises:
+        ValueError: the file holds no such rows, or they leave out a tensor.
+    """
+    path = updates.attrs.get("path", "updates")
+    close = np.isclose(updates["atol"].to_numpy(float), atol, rtol=1e-9, atol=0.0)
+    rows = updates[close & (updates["rule"] == rule).to_numpy()]
+    if rows.empty:
+        found = [f"{value:g}" for value in sorted(set(updates["atol"]))]
+        raise ValueError(f"{path}: no rows with atol {atol:g} and rule {rule}; tolerances: {found}")
+    absent = set(updates["tensor"]) - set(rows["tensor"])
+    if absent:
+        raise ValueError(f"{path}: no row with atol {atol:g}, rule {rule} for {sorted(absent)}")
+    return rows
+
+
+def sparsity(updates: pd.DataFrame, atol: float, rule: str = "official") -> float:
+    """Return the share of weights that finetuning left unchanged (section 2.2).
+
+    The counts of all tensors are summed first: a tensor weighs as much as it has parameters.
+
+    >>> rows = {"tensor": ["a", "b"], "numel": [4, 6], "unchanged": [1, 6]}
+    >>> sparsity(pd.DataFrame(rows).assign(atol=1e-5, rule="official"), 1e-5)
+    0.7
+    """
+    rows = at_tolerance(updates, atol, rule)
+    return float(rows["unchanged"].sum() / rows["numel"].sum())
+
+
+def bitwise_sparsity(updates: pd.DataFrame) -> float:
+    """Return the share of weights whose stored bits are the same in both checkpoints.
+
+    >>> rows = {"tensor": ["a", "b"], "numel": [4, 6], "bitwise_changed": [4, 1]}
+    >>> bitwise_sparsity(pd.DataFrame(rows))
+    0.5
+    """
+    rows = updates.drop_duplicates("tensor")
+    return float(1.0 - rows["bitwise_changed"].sum() / rows["numel"].sum())
+
+
+def parameters(updates: pd.DataFrame) -> int:
+    """Return the number of compared parameters."""
+    return int(updates.drop_duplicates("tensor")["numel"].sum())
+
+
+def layer_sparsity(updates: pd.DataFrame, atol: float, rule: str = "official") -> pd.DataFrame:
+    """Return the sparsity of each matrix in each layer and of each layer as a whole (Figure 3).
+
+    Returns:
+        Columns layer, matrix, sparsity; matrix `average` is the layer as a whole, weighted by
+        parameters. Tensors outside the layers (embedding, head, last norm) have no row.
+
+    >>> rows = {"tensor": ["a", "b"], "layer": [0, 0], "matrix": ["q_proj", "norm"],
+    ...         "numel": [8, 2], "unchanged": [4, 2]}
+    >>> table = layer_sparsity(pd.DataFrame(rows).assign(atol=1e-5, rule="official"), 1e-5)
+    >>> table["matrix"].tolist(), table["sparsity"].tolist()
+    (['q_proj', 'norm', 'average'], [0.5, 1.0, 0.6])
+    """
+    rows = at_tolerance(updates, atol, rule)
+    rows = rows[rows["layer"].notna()]
+    counts = ["unchanged", "numel"]
+    by_matrix = rows.groupby(["layer", "matrix"], sort=False)[counts].sum().reset_index()
+    by_layer = rows.groupby("layer", sort=False)[counts].sum().reset_index()
+    table = pd.concat([by_matrix, by_layer.assign(matrix="average")], ignore_index=True)
+    table["layer"] = table["layer"].astype(int)
+    table["sparsity"] = table["unchanged"] / table["numel"]
+    return table[["layer", "matrix", "sparsity"]]
+
+
+def mean_rank_share(ranks: pd.DataFrame, column: str = "rank") -> float:
+    """Return the mean over matrices of rank / maximum possible rank (Table 2).
+
+    Every matrix weighs the same, as in the paper's "average rank of individual update matrices".
+
+    >>> mean_rank_share(pd.DataFrame({"rank": [4, 3], "max_rank": [4, 6]}))
+    0.75
+    """
+    return rank.mean_rank_share(zip(ranks[column], ranks["max_rank"], strict=True))
+
+
+def clipped_share(norms: pd.Series, clip: float | None) -> float:
+    """Return the share of optimizer steps at which the gradient was clipped.
+
+    Args:
+        norms: of the gradient before clipping, a value a step.
+        clip: largest norm that is let through; None clips nothing.
+
+    >>> clipped_share(pd.Series([0.5, 1.0, 1.5, 3.0]), 1.0)
+    0.5
+    """
+    return 0.0 if clip is None else float((norms > clip).mean())
+
+
+def late_fall(steps: pd.Series, sparsity: pd.Series) -> tuple[float, float]:
+    """Return how far sparsity fell over the last quarter of a run, and over all of it.
+
+    The quarter starts at the last saved step that is not inside it; before the first saved step
+    every weight is as it was.
+
+    >>> late_fall(pd.Series([10, 20, 30, 40]), pd.Series([0.75, 0.625, 0.5, 0.375]))
+    (0.125, 0.625)
+    """
+    before = sparsity[steps <= 0.75 * steps.iloc[-1]]
+    last = float(sparsity.iloc[-1])
+    return (float(before.iloc[-1]) if len(before) else 1.0) - last, 1.0 - last
+
+
+NOT_RUN = "not run at this scale"
+# Table 2 prints short names; the models are those of Table 1 with the same algorithm and family.
+TABLE2_MODELS = {
+    "Tulu 8B": "Llama-3.1-Tulu-3-8B-DPO",
+    "Eurus 7B": "Eurus-2-7B-PRIME",
+    "Llama-3 8B": "Llama-3-Base-8B-SFT-KTO",
+    "DeepSeek Math 7B": "deepseek-math-7b-rl",
+}
+# Table 5 shortens two names. Table 1, too, prints 81.4 for the first; the second is what it starts
+# from.
+TABLE5_NAMES = {
+    "Llama-3.1-Tulu-3-8B-DPO": "Llama-3.1-8B-DPO",
+    "Llama-3.1-Tulu-3-8B-SFT": "Llama-3.1-8B-SFT",
+}
+REQUIRED = (
+    "headline",
+    "table1",
+    "table2",
+    "table3a",
+    "table3b",
+    "table3_counts",
+    "conjecture1",
+    "table4",
+    "table5",
+    "table6",
+    "figures",
+    "section6",
+)
+
+Published = Mapping[str, Any]
+
+
+def load_published(path: Path | str) -> Published:
+    """Return the published numbers.
+
+    Raises:
+        ValueError: not YAML, or a table of the paper is missing.
+    """
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML: {error}") from error
+    missing = [key for key in REQUIRED if not isinstance(data, dict) or key not in data]
+    if missing:
+        raise ValueError(f"{path}: keys missing: {missing}")
+    return data
+
+
+def model_name(identifier: str) -> str:
+    """Return a model's name without its owner, as sheets and most tables of the paper write it.
+
+    >>> model_name("allenai/Llama-3.1-Tulu-3-8B-DPO")
+    'Llama-3.1-Tulu-3-8B-DPO'
+    """
+    return identifier.rsplit("/", 1)[-1]
+
+
+def spelling(name: str) -> str:
+    """Return a name without case and punctuation, in which two places may differ.
+
+    >>> spelling("DeepSeek v3 base") == spelling("DeepSeek-V3-Base")
+    True
+    """
+    return "".join(character for character in name.lower() if character.isalnum())
+
+
+def paper_models(published: Published) -> set[str]:
+    """Return the names of all models with a published number or stage."""
+    figure1 = published["figures"]["fig1"]
+    staged = [name for pair in figure1["sft_pairs"] + figure1["rl_pairs"] for name in pair]
+    names = (
+        [row["rl"] for row in published["table1"]["rows"]]
+        + [row["rl"] for row in published["table6"]["rows"]]
+        + [row["model"] for row in published["table5"]["rows"]]
+        + list(TABLE2_MODELS.values())
+        + staged
+    )
+    return {model_name(name) for name in names}
+
+
+def check_paper_models(models: Iterable[tuple[str, str]], published: Published) -> None:
+    """Refuse a `paper_model` that the paper has no number for, such as a misspelt one.
+
+    Args:
+        models: (pair, paper_model) of the sheet; an empty paper_model claims nothing.
+        published: see `load_published`.
+
+    Raises:
+        ValueError: names the pair, the model and the known models.
+    """
+    known = paper_models(published)
+    for pair, model in models:
+        if model and model_name(model) not in known:
+            raise ValueError(
+                f"pair {pair}, column paper_model: the paper has no model {model!r}; "
+                f"expected one of {sorted(known)}"
+            )
+
+
+def rows_of(published: Published, table: str, key: str) -> dict[str, Mapping[str, Any]]:
+    """Return the rows of a published table by the model name in column `key`, in print order."""
+    return {model_name(row[key]): row for row in published[table]["rows"]}
