@@ -40,13 +40,13 @@ $(VENV)/.python:
 	@touch $@
 
 $(VENV)/.ready: $(VENV)/.python pyproject.toml envs/constraints.txt
-	$(BIN)/python -m pip install $(QUIETLY) $(FROZEN) -e .
+	$(BIN)/python -m pip install $(QUIETLY) $(FROZEN) -e '.[train,workflow]'
 	@touch $@
 
 setup-dev: $(VENV)/.ready-dev
 
 $(VENV)/.ready-dev: $(VENV)/.ready
-	$(BIN)/python -m pip install $(QUIETLY) $(FROZEN) -e '.[dev]'
+	$(BIN)/python -m pip install $(QUIETLY) $(FROZEN) -e '.[train,workflow,dev]'
 	@touch $@
 
 demo: setup ## train, measure and draw everything at demo scale, beside the committed results

@@ -1,4 +1,4 @@
-"""Print exact versions of what rlsubnet and its extra `dev` need, as installed here.
+"""Print exact versions of what rlsubnet and its extras need, as installed here.
 
 usage: .venv/bin/python envs/make_constraints.py > envs/constraints.txt
 """
@@ -11,9 +11,9 @@ from packaging.requirements import Requirement
 
 HEADER = """\
 # Versions that were installed and tested together; `make` passes this file to pip as constraints.
-# It holds what the dependencies and the extra `dev` of pyproject.toml need, and what those need.
+# It holds what the dependencies and extras of pyproject.toml need, and what those need.
 #
-# To renew: install with new versions (.venv/bin/pip install -U -e '.[dev]'), run `make test` and
+# To renew: install with new versions (.venv/bin/pip install -U -e '.[train,workflow,dev]'), run `make test` and
 # `make demo`, then
 #     .venv/bin/python envs/make_constraints.py > envs/constraints.txt
 #
@@ -25,6 +25,9 @@ HEADER = """\
 #     .venv/bin/pip install -c envs/constraints.txt torch \\
 #       --index-url https://download.pytorch.org/whl/cpu
 """
+
+# The extra `dev` holds what `fast`, `words` and `paper` do.
+EVERYTHING = "rlsubnet[train,workflow,dev]"
 
 
 def normalized(name: str) -> str:
@@ -62,6 +65,6 @@ def constraints(project: str) -> list[str]:
 
 if __name__ == "__main__":
     try:
-        print(HEADER + "\n".join(constraints("rlsubnet[dev]")))
+        print(HEADER + "\n".join(constraints(EVERYTHING)))
     except PackageNotFoundError as error:
-        sys.exit(f"not installed here: {error.name}; first: pip install -e '.[dev]'")
+        sys.exit(f"not installed here: {error.name}; first: pip install -e '.[train,workflow,dev]'")
