@@ -13,8 +13,8 @@ HEADER = """\
 # Versions that were installed and tested together; `make` passes this file to pip as constraints.
 # It holds what the dependencies and extras of pyproject.toml need, and what those need.
 #
-# To renew: install with new versions (.venv/bin/pip install -U -e '.[train,workflow,dev]'), run `make test` and
-# `make demo`, then
+# To renew: install with new versions (.venv/bin/pip install -U -e '.[train,workflow,dev]'), run
+# `make test` and `make demo`, then
 #     .venv/bin/python envs/make_constraints.py > envs/constraints.txt
 #
 # Without a GPU: on Linux, PyPI's torch is the CUDA build and brings gigabytes of libraries.

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from rlsubnet import __version__
 from rlsubnet.commands import COMMAND_MODULES
+from rlsubnet.extras import EXTRAS, how_to_install, require
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,11 +33,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What Slurm sends first: left alone it ends Python at once, half-written files stay behind.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
+        require(options.needs)
         options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:
         # Who reads our output, such as `head`, has seen enough; Python would flush once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except ModuleNotFoundError as error:
+        # Needed by some of a command's input alone, such as `.bin` files.
+        module = (error.name or "").split(".")[0]
+        if module not in EXTRAS:
+            raise
+        hint = how_to_install(module)
+        print(f"rlsubnet {options.command}: error: needs {module}; {hint}", file=sys.stderr)
         return 1
     except (ValueError, OSError) as error:
         print(f"rlsubnet {options.command}: error: {error}", file=sys.stderr)

@@ -48,8 +48,8 @@ def add_kernel(parser: argparse.ArgumentParser) -> None:
         "--kernel",
         choices=("auto", "numpy", "numba"),
         default="auto",
-        help="numba: compiled loops (pip install 'rlsubnet[fast]'); auto takes them where they are "
-        "installed and worth their import; all give the same integers (default: auto)",
+        help="numba: compiled loops (extra fast); auto takes them where they are installed and "
+        "worth their import; all give the same integers (default: auto)",
     )
 
 

@@ -11,8 +11,12 @@ def add_command(
     summary: str,
     example: str,
     description: str = "",
+    needs: tuple[str, ...] = (),
 ) -> argparse.ArgumentParser:
-    """Add subcommand ``name`` that calls ``run(options)``; its help ends with ``example``."""
+    """Add subcommand ``name`` that calls ``run(options)``; its help ends with ``example``.
+
+    ``needs`` are the modules that it cannot do without and that a plain install leaves out.
+    """
     parser = subcommands.add_parser(
         name,
         help=summary,
@@ -20,5 +24,5 @@ def add_command(
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, needs=needs)
     return parser

@@ -38,6 +38,7 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
         "verdicts and headline numbers of two results folders, beside each other",
         "rlsubnet compare results/demo results/reference/demo",
         COMPARE,
+        needs=("pandas", "matplotlib", "scipy"),
     )
     parser.add_argument("results", type=Path, metavar="RESULTS", help="yours")
     parser.add_argument("reference", type=Path, metavar="REFERENCE", help="what they stand beside")

@@ -40,6 +40,7 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
         "Score a model on test suites: problems are sampled and decoded greedily and graded by a "
         "strict verifier, multiple choice is graded by log-likelihood per token, and preference "
         "pairs by which response is more likely.",
+        needs=("torch", "transformers"),
     )
     parser.add_argument("model", metavar="MODEL", type=Path, help="Hugging Face model folder")
     _add_how(parser)
@@ -59,6 +60,7 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
         "Score the model that a run started from (step 0) and every saved step of it, as "
         "`rlsubnet evaluate` scores a model. One process holds one model, whose weights are "
         "replaced step by step. Progress goes to stderr.",
+        needs=("torch", "transformers"),
     )
     parser.add_argument(
         "init", metavar="INIT", type=Path, help="Hugging Face folder that the run started from"

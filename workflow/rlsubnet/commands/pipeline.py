@@ -65,6 +65,7 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
         "say what is done, running, failed and missing, per table and figure",
         "rlsubnet status --config config/paper/config.yaml",
         STATUS,
+        needs=("psutil",),
     )
     parser.add_argument(
         "--config",
@@ -82,6 +83,7 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
         "go on after a killed run: cancel what it left, unlock, continue",
         "rlsubnet resume -- --profile slurm --configfile config/paper/config.yaml",
         RESUME,
+        needs=("psutil", "snakemake"),
     )
     parser.add_argument(
         "--ended-elsewhere",

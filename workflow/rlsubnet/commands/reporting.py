@@ -45,6 +45,7 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
             summary=summary,
             description=f"Write DIR/{folder}/{item}.{{{suffixes}}}: {summary}. {_FILES}{more}",
             example=f"rlsubnet {item} --config config/demo/config.yaml --results results/demo",
+            needs=("pandas", "matplotlib", "scipy"),
         )
         parser.add_argument(
             "--config",

@@ -27,6 +27,7 @@ def _add_train(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "    --resume work/demo/runs/dpo_sub/resume --out work/demo/runs/dpo_sub/final\n"
         "    --metrics results/demo/metrics/dpo_sub.csv",
         NATIVE,
+        needs=("torch", "transformers"),
     )
     # Not `run`: that is the function of the subcommand.
     parser.add_argument("name", metavar="RUN", help="name of the run, as in the row")

@@ -1,4 +1,4 @@
-"""The pass of ``measure.fused`` as compiled loops; needs numba (``pip install rlsubnet[fast]``).
+"""The pass of ``measure.fused`` as compiled loops; needs numba (extra ``fast``).
 
 Blocks of 1024 weights keep all that is derived from them in the first-level cache, and every loop
 over a block is one that LLVM turns into vector instructions. Compiled once for a machine, then

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 
+from rlsubnet.extras import how_to_install
 from rlsubnet.measure.fused import Kernel, numpy_kernel
 
 KERNELS = ("auto", "numpy", "numba")
@@ -30,7 +31,7 @@ def wants_numba(name: str, worthwhile: bool) -> bool:
         raise ValueError(f"kernel: expected one of {', '.join(KERNELS)}, found {wish!r}")
     installed = importlib.util.find_spec("numba") is not None
     if wish == "numba" and not installed:
-        raise ValueError("kernel numba needs numba: pip install 'rlsubnet[fast]'")
+        raise ValueError(f"kernel numba needs numba; {how_to_install('numba')}")
     return wish == "numba" or (wish == "auto" and installed and worthwhile)
 
 

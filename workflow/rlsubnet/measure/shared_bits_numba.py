@@ -1,4 +1,4 @@
-"""``measure.shared_bits`` as compiled loops; needs numba (``pip install rlsubnet[fast]``)."""
+"""``measure.shared_bits`` as compiled loops; needs numba (extra ``fast``)."""
 
 import numba
 import numpy as np

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlsubnet.checkpoints.layout import RECORD
+from rlsubnet.extras import how_to_install
 from rlsubnet.files import iterate_jsonl
 
 RowSource = Iterator[tuple[str, dict[str, Any]]]
@@ -40,7 +41,7 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise ValueError(
-            f"{path}: reading Parquet needs pyarrow: pip install 'rlsubnet[paper]'"
+            f"{path}: reading Parquet needs pyarrow; {how_to_install('pyarrow')}"
         ) from error
     try:
         for batch in ParquetFile(path).iter_batches(batch_size=1000):

@@ -7,6 +7,7 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rlsubnet.extras import how_to_install
 from rlsubnet.tasks.rows import describe_value
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def _math_verify() -> tuple[Callable[..., Any], Callable[..., bool], int | None]
         from math_verify import parse, verify
     except ImportError as error:
         raise ValueError(
-            "grading word problems needs math-verify: pip install 'rlsubnet[words]'"
+            f"grading word problems needs math-verify; {how_to_install('math_verify')}"
         ) from error
     # Its limits are alarms, which only the main thread can set.
     main = threading.current_thread() is threading.main_thread()
