@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from benchmarks.device.parts import Finding, Place
 from rlsubnet.config.read import read_yaml
 from rlsubnet.evaluation import static_cache
-from rlsubnet.evaluation.generate import generate_growing
-from rlsubnet.evaluation.likelihood import response_logprobs
+from rlsubnet.evaluation.generate import generate, noise_generator
+from rlsubnet.evaluation.score import response_logprobs
 from rlsubnet.measure import sparsity
 from rlsubnet.measure.device import changed_weights, count_changed, overlap_counts
 from rlsubnet.measure.rank import update_rank
@@ -140,7 +140,7 @@ def drawing(place: Place) -> Iterator[Finding]:
     for longest in (9, 25, 14, 25):
         prompts = [[1, *rng.integers(3, 21, count).tolist()] for count in range(1, longest, 3)]
         ours = draw(prompts, 20, **ends)
-        growing = generate_growing(model, prompts, 20, **ends)
+        growing = generate(model, prompts, 20, **ends)
         width = min(ours.shape[1], growing.shape[1])
         expect(torch.equal(ours[:, :width], growing[:, :width]), f"up to {longest}: other tokens")
         with torch.no_grad():
@@ -149,7 +149,7 @@ def drawing(place: Place) -> Iterator[Finding]:
     half = policy(place.device, torch.bfloat16)
 
     def sampled(prompts: list[list[int]], room: int, count: int) -> Tensor:
-        noise = static_cache.noise_generator(half.device, 5)
+        noise = noise_generator(half.device, 5)
         drawn = static_cache.StaticSampler(half)(prompts, room, 1.0, noise, samples=count, **ends)
         return drawn.cpu()
 

@@ -20,8 +20,8 @@ from benchmarks.device.parts import Finding, Place
 from benchmarks.gpu.clock import wait
 from rlsubnet.cli import main
 from rlsubnet.config.model import Recipe, Row
+from rlsubnet.evaluation.policy_data import build
 from rlsubnet.files import write_jsonl
-from rlsubnet.tasks.datasets import build
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from rlsubnet.training.algorithms import find_algorithm
 from rlsubnet.training.batches import collate

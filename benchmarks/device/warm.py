@@ -23,9 +23,9 @@ from typing import Any, NoReturn
 # What jobs import, by the modules that their commands start from.
 HEAVY = (
     "rlsubnet.training.run",
-    "rlsubnet.evaluation.suites",
-    "rlsubnet.evaluation.steps",
-    "rlsubnet.tasks.datasets",
+    "rlsubnet.evaluation.score",
+    "rlsubnet.evaluation.score",
+    "rlsubnet.evaluation.policy_data",
     "rlsubnet.measure.rank",
     "rlsubnet.checkpoints.overlap",
     "rlsubnet.report.items",

@@ -9,9 +9,9 @@ from torch import Tensor
 from benchmarks.figure import Figure, ratio
 from benchmarks.gpu.clock import in_turn
 from benchmarks.gpu.training import Bench
-from rlsubnet.evaluation.generate import generate_growing
-from rlsubnet.evaluation.static_cache import StaticSampler, noise_generator
-from rlsubnet.evaluation.vllm_sampler import VllmSampler, vllm_version
+from rlsubnet.evaluation.generate import generate, noise_generator
+from rlsubnet.evaluation.static_cache import StaticSampler
+from rlsubnet.evaluation.vllm import VllmSampler, vllm_version
 
 
 def rollout_figures(bench: Bench, repeats: int) -> list[Figure]:
@@ -27,7 +27,7 @@ def rollout_figures(bench: Bench, repeats: int) -> list[Figure]:
 
         return once
 
-    static, growing = draw(StaticSampler(model)), draw(partial(generate_growing, model))
+    static, growing = draw(StaticSampler(model)), draw(partial(generate, model))
     # Random weights end hardly a response before its last token, and as many in both ways.
     count = static().numel()
     times = in_turn([static, growing], model.device, repeats)

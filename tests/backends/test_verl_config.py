@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rlsubnet.tasks.graded_prompts import GRADERS, graded_prompts, last_boxed
+from rlsubnet.tasks.published import GRADERS, graded_prompts, last_boxed
 from tests.backends import verl_rows
 
 pytestmark = [

@@ -10,8 +10,8 @@ from rlsubnet.cli import main
 from rlsubnet.config.model import read_settings
 from rlsubnet.evaluation.results import read_answers
 from rlsubnet.files import sha256, write_jsonl
+from rlsubnet.tasks.arithmetic import problems
 from rlsubnet.tasks.choices import CHOICE_TASKS, choices
-from rlsubnet.tasks.problems import problems
 from rlsubnet.tasks.texts import demonstration_pairs
 from tests.evaluation.tiny_models import save_folder, tiny_model
 

@@ -14,8 +14,8 @@ from rlsubnet.cli import main
 from rlsubnet.config.model import read_settings
 from rlsubnet.evaluation.results import SCORE_COLUMNS, STEP_SCORE_COLUMNS
 from rlsubnet.files import write_jsonl
+from rlsubnet.tasks.arithmetic import problems
 from rlsubnet.tasks.choices import choices
-from rlsubnet.tasks.problems import problems
 from tests.evaluation.tiny_models import save_folder, tiny_model
 
 SETTINGS = {

@@ -5,8 +5,7 @@ import torch
 
 from rlsubnet.evaluation.generate import completion, generate
 from rlsubnet.evaluation.sampler import make_sampler, sample_texts
-from rlsubnet.tasks.completion import Completion
-from rlsubnet.tasks.tokenizer import build_tokenizer
+from rlsubnet.tasks.tokenizer import Completion, build_tokenizer
 from tests.evaluation.tiny_models import tiny_model
 
 EOS, PAD = 2, 0

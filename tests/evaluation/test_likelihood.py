@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from rlsubnet.evaluation import likelihood
-from rlsubnet.evaluation.likelihood import response_logprobs
+from rlsubnet.evaluation import score
+from rlsubnet.evaluation.score import response_logprobs
 from tests.evaluation.tiny_models import tiny_model
 
 PROMPTS = [[1, 5, 6], [1, 5, 6], [1, 9, 9, 9, 13, 4], [1], [1, 5, 6]]
@@ -34,15 +34,15 @@ def test_a_large_vocabulary_is_scored_fewer_rows_at_a_time(monkeypatch: pytest.M
     model = tiny_model()
     expected = response_logprobs(model, PROMPTS, RESPONSES)
     sizes: list[int] = []
-    read = likelihood.read_prompts
+    read = score.read_prompts
 
     def counted(model, prompts):
         sizes.append(len(prompts))
         return read(model, prompts)
 
-    monkeypatch.setattr(likelihood, "read_prompts", counted)
+    monkeypatch.setattr(score, "read_prompts", counted)
     # Two rows of five tokens and 24 logits each.
-    monkeypatch.setattr(likelihood, "LOGITS", 2 * 5 * 24 + 23)
+    monkeypatch.setattr(score, "LOGITS", 2 * 5 * 24 + 23)
     assert response_logprobs(model, PROMPTS, RESPONSES) == pytest.approx(expected, abs=2e-5)
     assert sizes == [1, 2, 1]  # prompts, of which the first two responses share one
 

@@ -7,11 +7,12 @@ import pytest
 from rlsubnet.evaluation.results import (
     SCORE_COLUMNS,
     Answer,
+    clustered_interval,
     read_answers,
     score_rows,
+    wilson_interval,
     write_answers,
 )
-from rlsubnet.evaluation.statistics import clustered_interval, wilson_interval
 
 ANSWERS = [
     Answer("arith_sampled", "2", "b", 4, 1),

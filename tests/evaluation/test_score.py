@@ -12,8 +12,8 @@ from rlsubnet.evaluation.score import (
     preference_answers,
     suite_answers,
 )
+from rlsubnet.tasks.arithmetic import problems
 from rlsubnet.tasks.choices import CHOICE_TASKS, choices
-from rlsubnet.tasks.problems import problems
 from rlsubnet.tasks.texts import demonstration_pairs
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from tests.evaluation.oracle import Oracle

@@ -7,12 +7,8 @@ import pytest
 import torch
 
 from rlsubnet.evaluation import static_cache
-from rlsubnet.evaluation.generate import generate
-from rlsubnet.evaluation.static_cache import (
-    StaticSampler,
-    fits_static_cache,
-    noise_generator,
-)
+from rlsubnet.evaluation.generate import generate, noise_generator
+from rlsubnet.evaluation.static_cache import StaticSampler, fits_static_cache
 from tests.evaluation.tiny_models import tiny_model
 
 EOS, PAD = 2, 0

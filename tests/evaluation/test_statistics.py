@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from scipy.stats import binomtest, norm
 
-from rlsubnet.evaluation.statistics import (
+from rlsubnet.evaluation.results import (
     clustered_interval,
     crossed_mean,
     discordant,

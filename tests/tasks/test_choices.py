@@ -5,9 +5,8 @@ from collections import Counter
 
 import pytest
 
-from rlsubnet.tasks.arithmetic import UNSEEN_OPERANDS
+from rlsubnet.tasks.arithmetic import UNSEEN_OPERANDS, split_of
 from rlsubnet.tasks.choices import CHOICE_TASKS, choices
-from rlsubnet.tasks.splits import split_of
 from rlsubnet.tasks.texts import base_text, demonstrations
 from tests.tasks.independent_arithmetic import level_of, totals_of
 

@@ -11,9 +11,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from rlsubnet.cli import main
 from rlsubnet.config.model import load_schema
 from rlsubnet.config.scale import FETCHED_KINDS, MIXTURE
+from rlsubnet.evaluation.policy_data import GENERATORS, build
 from rlsubnet.files import read_jsonl
 from rlsubnet.tasks.arithmetic import is_correct
-from rlsubnet.tasks.datasets import GENERATORS, build
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from tests.tasks.independent_arithmetic import totals_of
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlsubnet.config import load_config
-from rlsubnet.tasks.datasets import build
+from rlsubnet.evaluation.policy_data import build
 
 
 def calculation(text: str) -> str:

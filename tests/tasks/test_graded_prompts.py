@@ -5,8 +5,12 @@ import pytest
 from rlsubnet.cli import main
 from rlsubnet.files import read_jsonl, write_jsonl
 from rlsubnet.tasks.contamination import find_overlaps
-from rlsubnet.tasks.graded_prompts import graded_prompts, last_boxed, level_number
-from rlsubnet.tasks.published import training_prompts
+from rlsubnet.tasks.published import (
+    graded_prompts,
+    last_boxed,
+    level_number,
+    training_prompts,
+)
 
 MATH = {"problem": "What is 1 + 1?", "level": "Level 2", "solution": r"It is $\boxed{2}$."}
 GSM8K = {"question": "How many?", "answer": "There are 6 * 2 = <<6*2=12>>12.\n#### 1,212"}

@@ -2,8 +2,8 @@
 
 import pytest
 
-from rlsubnet.tasks.completion import Completion
-from rlsubnet.tasks.preference import PairCounts, preference_pairs
+from rlsubnet.evaluation.policy_data import PairCounts, preference_pairs
+from rlsubnet.tasks.tokenizer import Completion
 
 RIGHT, WRONG = Completion(";12", True), Completion(";13", True)
 MALFORMED = Completion("(12", True)

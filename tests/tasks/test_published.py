@@ -135,12 +135,12 @@ def fetch(spec: dict[str, Any], out: Path) -> int:
 @pytest.fixture
 def dataset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LocalHub]:
     """Serve a data set with one file in a folder; the command finds it as the hub."""
-    from rlsubnet.tasks import fetching
+    from rlsubnet.tasks import rows
 
     files = {"README.md": b"a card", "data/pairs.jsonl": json.dumps(PAIR).encode() + b"\n"}
     with serve(LocalHub(files, kind="datasets"), monkeypatch, tmp_path) as hub:
-        here = functools.partial(fetching.fetch, endpoint=hub.address, waits=(0.0, 0.0))
-        monkeypatch.setattr(fetching, "fetch", here)
+        here = functools.partial(rows.fetch, endpoint=hub.address, waits=(0.0, 0.0))
+        monkeypatch.setattr(rows, "fetch", here)
         yield hub
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from rlsubnet.tasks.completion import Completion
-from rlsubnet.tasks.rejection import KeptCounts, correct_samples
+from rlsubnet.evaluation.policy_data import KeptCounts, correct_samples
+from rlsubnet.tasks.tokenizer import Completion
 
 TERSE, WORKED, SLIPPED = (
     Completion(";12", True),

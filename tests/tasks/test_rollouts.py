@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from rlsubnet.tasks.rollouts import Answers, gather_answers, rollout_pairs
+from rlsubnet.tasks.published import Answers, gather_answers, rollout_pairs
 from rlsubnet.tasks.rows import RowSource
 
 COLUMNS = {"prompt": "question", "response": "answer", "correct": "ok"}

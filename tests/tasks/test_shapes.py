@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from rlsubnet.evaluation.policy_data import build
 from rlsubnet.tasks.arithmetic import (
     DEMO,
     IDLE,
@@ -17,7 +18,6 @@ from rlsubnet.tasks.arithmetic import (
     possible_slips,
     solution_of,
 )
-from rlsubnet.tasks.datasets import build
 from rlsubnet.tasks.tokenizer import CHARACTERS
 
 LARGE = {"digits": 3, "slots": 10}

@@ -6,16 +6,18 @@ from itertools import combinations
 
 import pytest
 
-from rlsubnet.tasks.arithmetic import LEVELS, Problem, draw_problem
-from rlsubnet.tasks.choices import choices
-from rlsubnet.tasks.problems import problems
-from rlsubnet.tasks.splits import (
+from rlsubnet.tasks.arithmetic import (
+    LEVELS,
     SHARES,
+    Problem,
     calculation,
+    draw_problem,
     draw_problems,
     every_level,
+    problems,
     split_of,
 )
+from rlsubnet.tasks.choices import choices
 from rlsubnet.tasks.texts import base_text, demonstration_pairs, demonstrations
 from tests.tasks.independent_arithmetic import level_of
 

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rlsubnet.tasks.datasets import build
+from rlsubnet.evaluation.policy_data import build, read_problems
 from rlsubnet.tasks.tokenizer import build_tokenizer
-from rlsubnet.tasks.verify import is_correct
-from rlsubnet.tasks.word_data import read_problems
-from rlsubnet.tasks.words import INSTRUCTION, asked_by, plain_number, word_problem
+from rlsubnet.tasks.words import INSTRUCTION, asked_by, is_correct, plain_number, word_problem
 
 pytest.importorskip("math_verify", reason="the extra `words` is not installed")
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rlsubnet.config.model import Row
 from rlsubnet.evaluation import static_cache
-from rlsubnet.evaluation.likelihood import response_logprobs
+from rlsubnet.evaluation.score import response_logprobs
 from rlsubnet.measure.device import count_changed, overlap_counts
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from rlsubnet.training import online

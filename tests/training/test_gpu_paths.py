@@ -214,7 +214,7 @@ def test_an_online_run_draws_from_a_static_cache_as_on_a_gpu(
 
 
 def test_the_noise_of_a_seed_does_not_depend_on_other_generators() -> None:
-    from rlsubnet.evaluation.static_cache import noise_generator
+    from rlsubnet.evaluation.generate import noise_generator
 
     torch.manual_seed(1)
     first = torch.rand(3, generator=noise_generator(torch.device("cpu"), 5))

@@ -17,11 +17,11 @@ from rlsubnet.checkpoints.masks import save_mask
 from rlsubnet.commands.evaluate import read_suites
 from rlsubnet.config.model import read_settings
 from rlsubnet.evaluation.loading import load_policy
+from rlsubnet.evaluation.policy_data import sample_answers
 from rlsubnet.evaluation.sampler import make_sampler
-from rlsubnet.evaluation.suites import answer_suites, load_suites
-from rlsubnet.evaluation.vllm_sampler import vllm_version
+from rlsubnet.evaluation.score import answer_suites, load_suites
+from rlsubnet.evaluation.vllm import vllm_version
 from rlsubnet.files import write_jsonl
-from rlsubnet.tasks.sampling import sample_answers
 from rlsubnet.training import online
 from rlsubnet.training.run import run_training
 from tests.training.online_runs import PROMPTS, online_row

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from rlsubnet.evaluation.generate import generate
-from rlsubnet.evaluation.vllm_sampler import TOKENS, VllmSampler
+from rlsubnet.evaluation.vllm import TOKENS, VllmSampler
 from tests.vllm.models import NEEDS_VLLM, small_model
 
 pytestmark = NEEDS_VLLM

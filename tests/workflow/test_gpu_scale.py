@@ -9,7 +9,7 @@ import pytest
 from rlsubnet.config import load_config, load_scale
 from rlsubnet.config.scale import resolved_row
 from rlsubnet.files import read_jsonl
-from rlsubnet.tasks.verify import is_correct
+from rlsubnet.tasks.words import is_correct
 from tests.workflow.miniatures import SCALE, make_miniature, set_cell
 from tests.workflow.projects import Project
 

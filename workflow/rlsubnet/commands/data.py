@@ -42,8 +42,8 @@ def _add_data(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run_data(options: argparse.Namespace) -> None:
     """Make the data set and write it."""
+    from rlsubnet.evaluation.policy_data import build
     from rlsubnet.files import read_object, sha256, write_jsonl
-    from rlsubnet.tasks.datasets import build
 
     records, summary = build(options.name, read_object("--spec", options.spec), options.policy)
     write_jsonl(options.out, records)
@@ -159,7 +159,7 @@ def _add_spec(parser: argparse.ArgumentParser) -> None:
 def run_fetch(options: argparse.Namespace) -> None:
     """Fetch or link the files of one data set."""
     from rlsubnet.files import read_object
-    from rlsubnet.tasks.fetching import fetch
+    from rlsubnet.tasks.rows import fetch
 
     report = functools.partial(print, flush=True)
     fetch(read_object("--spec", options.spec), options.out, report=report)

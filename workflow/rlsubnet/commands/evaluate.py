@@ -110,8 +110,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from rlsubnet.evaluation.loading import load_policy
     from rlsubnet.evaluation.results import SCORE_COLUMNS, write_answers
     from rlsubnet.evaluation.sampler import make_sampler
-    from rlsubnet.evaluation.score import chance_levels
-    from rlsubnet.evaluation.suites import answer_suites, load_suites
+    from rlsubnet.evaluation.score import answer_suites, chance_levels, load_suites
     from rlsubnet.files import write_csv
 
     suites = load_suites(files)
@@ -139,8 +138,7 @@ def run_evaluate_steps(options: argparse.Namespace) -> None:
     from rlsubnet.evaluation.loading import load_policy
     from rlsubnet.evaluation.results import STEP_SCORE_COLUMNS
     from rlsubnet.evaluation.sampler import make_sampler
-    from rlsubnet.evaluation.steps import models_of_steps
-    from rlsubnet.evaluation.suites import answer_suites, load_suites
+    from rlsubnet.evaluation.score import answer_suites, load_suites, models_of_steps
     from rlsubnet.files import write_csv
 
     suites, steps = load_suites(files), find_steps(options.saved)

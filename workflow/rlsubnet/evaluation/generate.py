@@ -1,29 +1,128 @@
 """Batched sampling and greedy decoding with a key-value cache, for any Hugging Face causal LM."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
-from rlsubnet.evaluation.prompts import check_request, read_prompts
-from rlsubnet.evaluation.static_cache import (
-    StaticSampler,
-    draw_tokens,
-    fits_static_cache,
-    forward_attention,
-    refuse_not_finite,
+from rlsubnet.tasks.tokenizer import Completion
+
+
+class ReadPrompts(NamedTuple):
+    """A model's state behind a batch of prompts.
+
+    ``cache`` holds keys and values, ``logits`` (``[prompts, vocabulary]``) are those of the token
+    that follows, ``mask`` (``[prompts, width]``) is 0 on the padding, which is on the left.
+    """
+
+    cache: Cache
+    logits: Tensor
+    mask: Tensor
+
+    def pick(self, rows: Tensor) -> "ReadPrompts":
+        """Return the state of ``rows`` in this order, each as often as it occurs; moves the cache.
+
+        The cache is changed in place: the old state is not to be used again.
+        """
+        self.cache.batch_select_indices(rows)
+        return ReadPrompts(self.cache, self.logits[rows], self.mask[rows])
+
+
+def check_prompts(prompts: Sequence[Sequence[int]]) -> None:
+    """Raise ValueError where there is no prompt, or an empty one."""
+    if not prompts or min(map(len, prompts)) == 0:
+        raise ValueError("expected prompts of at least one token")
+
+
+def check_request(
+    max_new_tokens: int, temperature: float, generator: torch.Generator | None, samples: int
+) -> None:
+    """Raise the ValueError of what :func:`rlsubnet.evaluation.generate.generate` cannot draw."""
+    if max_new_tokens < 1 or samples < 1:
+        raise ValueError(
+            f"generate: expected max_new_tokens and samples of at least 1, found "
+            f"{max_new_tokens} and {samples}"
+        )
+    if temperature < 0 or (temperature > 0 and generator is None):
+        raise ValueError(
+            f"generate: temperature {temperature} needs to be 0, or above 0 with a generator"
+        )
+    if temperature == 0 and samples > 1:
+        raise ValueError(f"generate: {samples} greedy samples of one prompt would be the same")
+
+
+def read_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> ReadPrompts:
+    """Return the state of ``model`` behind ``prompts``, of any lengths.
+
+    Raises:
+        ValueError: no prompt, or an empty one.
+    """
+    check_prompts(prompts)
+    width = max(map(len, prompts))
+    # Which token pads does not matter: the mask hides it.
+    rows = [[prompt[0]] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+    tokens = torch.tensor(rows, device=model.device)
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
+    mask = (torch.arange(width, device=model.device) >= width - lengths[:, None]).long()
+    output = model(
+        input_ids=tokens,
+        attention_mask=mask,
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return ReadPrompts(output.past_key_values, output.logits[:, -1], mask)
+
+
+# In a forward pass all of these give the same bits each time. Decoding has a mask, which the first
+# does not take; the third writes all scores to memory. Not cuDNN's, which torch takes first on an
+# H100 or H200: padded tokens see nothing, and what it makes of such rows is not promised.
+FORWARD_ATTENTION = (
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
 )
-from rlsubnet.tasks.completion import Completion
 
 
-def is_static(model: PreTrainedModel) -> bool:
-    """Return whether a model is decoded into a cache of fixed size: on a GPU, where it can be."""
-    return model.device.type == "cuda" and fits_static_cache(model)
+def noise_generator(device: torch.device, seed: int) -> torch.Generator:
+    """Return a source of noise on the device: there it need not be copied.
+
+    The two kinds of devices draw different numbers from one seed.
+    """
+    return torch.Generator(device).manual_seed(seed)
+
+
+def draw_tokens(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+    """Return one token id per row of float32 ``logits``: the likeliest, or a sample.
+
+    A sample is ``argmax(logits / temperature + Gumbel noise)``.
+    """
+    if temperature == 0 or generator is None:
+        return logits.argmax(-1)
+    # -log(U) of a uniform U in (0, 1] is exponential; a 0 would make the noise infinite.
+    exponential = torch.empty(logits.shape, device=generator.device)
+    exponential.exponential_(generator=generator).clamp_(min=1e-30)
+    return (logits / temperature - exponential.log().to(logits.device)).argmax(-1)
+
+
+@contextmanager
+def forward_attention() -> Iterator[None]:
+    """Let attention be computed by the kernels that a forward pass may use."""
+    with sdpa_kernel(list(FORWARD_ATTENTION)):
+        yield
+
+
+def refuse_not_finite() -> None:
+    """Raise the error of logits with NaN or Inf."""
+    raise ValueError("the model's logits are not finite: are there NaN weights?")
 
 
 @torch.inference_mode()
+@forward_attention()
 def generate(
     model: PreTrainedModel,
     prompt_ids: Sequence[Sequence[int]],
@@ -39,7 +138,8 @@ def generate(
 
     A prompt is read once, however many samples are drawn from it. No token is excluded and no
     distribution is cut (neither top-k nor top-p): samples come from the model's own softmax at
-    ``temperature``, drawn as ``argmax(logits / temperature + Gumbel noise)``.
+    ``temperature``, drawn as ``argmax(logits / temperature + Gumbel noise)``. Rows that have ended
+    cost nothing.
 
     Args:
         model: a causal language model; it is used in the mode (train or eval) that it is in.
@@ -60,32 +160,6 @@ def generate(
         ValueError: no prompt, an empty prompt, a temperature below 0, sampling without a
             generator, several greedy samples, or logits that are not finite.
     """
-    way = StaticSampler(model) if is_static(model) else partial(generate_growing, model)
-    return way(
-        prompt_ids,
-        max_new_tokens,
-        temperature,
-        generator,
-        eos_token_id=eos_token_id,
-        pad_token_id=pad_token_id,
-        samples=samples,
-    )
-
-
-@torch.inference_mode()
-@forward_attention()
-def generate_growing(
-    model: PreTrainedModel,
-    prompt_ids: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    temperature: float = 0.0,
-    generator: torch.Generator | None = None,
-    *,
-    eos_token_id: int,
-    pad_token_id: int,
-    samples: int = 1,
-) -> Tensor:
-    """Return what :func:`generate` returns; same arguments. Rows that have ended cost nothing."""
     check_request(max_new_tokens, temperature, generator, samples)
     state = read_prompts(model, prompt_ids)
     if samples > 1:

@@ -4,11 +4,232 @@ import csv
 import gzip
 import io
 from collections.abc import Mapping, Sequence
+from math import comb, hypot, nan, sqrt
 from pathlib import Path
+from statistics import stdev
 from typing import Any, NamedTuple
 
-from rlsubnet.evaluation.statistics import Interval, clustered_interval, wilson_interval
 from rlsubnet.files import replacing
+
+Z95 = 1.96
+
+
+class Interval(NamedTuple):
+    """Bounds of a confidence interval, within [0, 1]."""
+
+    low: float
+    high: float
+
+
+def wilson_interval(correct: float, n: float, z: float = Z95) -> Interval:
+    """Return Wilson's score interval for ``correct`` successes in ``n`` independent trials.
+
+    ``(p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)`` with ``p = correct / n``. Unlike
+    ``p +- z SE`` it stays within [0, 1] and has a width at 0 and at ``n`` of ``n``.
+
+    Raises:
+        ValueError: no trial, or ``correct`` not between 0 and ``n``.
+
+    >>> [round(bound, 4) for bound in wilson_interval(5, 10)]
+    [0.2366, 0.7634]
+    >>> [round(bound, 4) for bound in wilson_interval(0, 10)]
+    [0.0, 0.2775]
+    """
+    if n <= 0 or not 0 <= correct <= n:
+        raise ValueError(f"expected 0 <= correct <= n and n > 0, found {correct} of {n}")
+    share = correct / n
+    center = share + z * z / (2 * n)
+    spread = z * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    # The bounds are exactly 0 and 1 at the ends; rounding would miss them by 1e-17.
+    low = 0.0 if correct == 0 else (center - spread) / scale
+    high = 1.0 if correct == n else (center + spread) / scale
+    return Interval(low, high)
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and its standard error ``sqrt(sum (x - mean)^2 / (n (n - 1)))``.
+
+    Raises:
+        ValueError: fewer than two values.
+
+    >>> mean_and_error([1.0, 2.0, 3.0, 6.0])[0]
+    3.0
+    >>> round(mean_and_error([1.0, 2.0, 3.0, 6.0])[1], 4)  # sqrt(14 / 12)
+    1.0801
+    """
+    n = len(values)
+    if n < 2:
+        raise ValueError(f"a standard error needs at least 2 values, found {n}")
+    mean = sum(values) / n
+    return mean, sqrt(sum((value - mean) ** 2 for value in values) / (n * (n - 1)))
+
+
+def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Return Student's interval of the mean of a few values, ``mean +- t SD / sqrt(n)``.
+
+    ``t`` is the quantile ``(1 + level) / 2`` of ``n - 1`` degrees of freedom: 12.706 for two values
+    and 4.303 for three, where a normal interval would take 1.96.
+
+    Args:
+        values: such as the gain of each seed.
+        level: share of such intervals that hold the true mean.
+
+    Raises:
+        ValueError: fewer than two values.
+
+    >>> [round(end, 3) for end in t_interval([1.0, 2.0, 3.0])]  # 2 +- 4.303 / sqrt(3)
+    [-0.484, 4.484]
+    """
+    # Importing scipy takes longer than any other table needs for its numbers.
+    from scipy.special import stdtrit
+
+    mean, error = mean_and_error(values)
+    width = float(stdtrit(len(values) - 1, (1 + level) / 2)) * error
+    return mean - width, mean + width
+
+
+class CrossedMean(NamedTuple):
+    """Mean of values that are crossed by seed and item, with what either source adds to its error.
+
+    Attributes:
+        mean: over all seeds and items.
+        item_error: standard error from the items, the seeds as they are; NaN for one item.
+        seed_deviation: sample standard deviation of the seeds' means; NaN for one seed.
+        seeds: number of seeds.
+    """
+
+    mean: float
+    item_error: float
+    seed_deviation: float
+    seeds: int
+
+    @property
+    def error(self) -> float:
+        """Return the standard error for other items and other seeds, ``both_errors``."""
+        return both_errors(self.item_error, self.seed_deviation, self.seeds)
+
+
+def both_errors(item_error: float, seed_deviation: float, seeds: int) -> float:
+    """Return a standard error that holds for other items and for other seeds.
+
+    ``sqrt(SE^2 + SD^2 / k)``. Both terms hold the noise of a single item in a single seed, so the
+    sum counts it twice and is too large rather than too small. One seed says nothing about others:
+    then it is the items' error alone.
+
+    >>> both_errors(0.3, 0.8, 4)
+    0.5
+    >>> both_errors(0.3, float("nan"), 1)
+    0.3
+    """
+    return item_error if seeds == 1 else hypot(item_error, seed_deviation / sqrt(seeds))
+
+
+def crossed_mean(table: Sequence[Sequence[float]]) -> CrossedMean:
+    """Return the mean of one value for each seed and item, with its errors.
+
+    An item is averaged over seeds before the spread of the items is taken: what the seeds answer
+    to one item resembles each other.
+
+    Args:
+        table: a row for each seed, with a value for each item, in the same order.
+
+    Raises:
+        ValueError: no value, or rows of different length.
+
+    Items' means 0, 0, 3: SE = sqrt(6 / (3 * 2)) = 1. Seeds' means 0 and 2: SD = sqrt(2).
+
+    >>> found = crossed_mean([[0.0, 0.0, 0.0], [0.0, 0.0, 6.0]])
+    >>> found.mean, round(found.item_error, 6), round(found.seed_deviation, 4), found.seeds
+    (1.0, 1.0, 1.4142, 2)
+    >>> round(found.error, 4)  # sqrt(1 + 2 / 2)
+    1.4142
+    """
+    lengths = {len(row) for row in table}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(f"expected as many values for each seed, found {sorted(lengths)}")
+    items = [sum(column) / len(table) for column in zip(*table, strict=True)]
+    means = [sum(row) / len(row) for row in table]
+    return CrossedMean(
+        mean=sum(items) / len(items),
+        item_error=mean_and_error(items)[1] if len(items) > 1 else nan,
+        seed_deviation=stdev(means) if len(means) > 1 else nan,
+        seeds=len(means),
+    )
+
+
+def clustered_interval(correct: Sequence[int], samples: int, z: float = Z95) -> Interval:
+    """Return the interval of an accuracy over problems that were sampled several times each.
+
+    The samples of one problem resemble each other, so the problems are the independent units:
+    ``mean +- z SE`` of the share correct per problem, cut to [0, 1]. Where that has no width (one
+    problem, or the same share on every problem), Wilson's interval over the problems is returned,
+    as if each had been sampled once.
+
+    Args:
+        correct: number of correct samples of each problem.
+        samples: number of samples of each problem.
+        z: quantile of the normal distribution.
+
+    >>> [round(bound, 3) for bound in clustered_interval([0, 4, 2, 2], 4)]  # SE = sqrt(0.5 / 12)
+    [0.1, 0.9]
+    """
+    shares = [count / samples for count in correct]
+    if not shares or not all(0 <= share <= 1 for share in shares):
+        raise ValueError(f"expected counts between 0 and {samples} for at least one problem")
+    if len(set(correct)) == 1:
+        return wilson_interval(shares[0] * len(shares), len(shares), z)
+    mean, error = mean_and_error(shares)
+    return Interval(max(0.0, mean - z * error), min(1.0, mean + z * error))
+
+
+def mcnemar_exact(only_first: int, only_second: int) -> float:
+    """Return the two-sided p value of McNemar's exact test on paired right and wrong answers.
+
+    Items that both models get right, or both wrong, say nothing. If the models are equally good,
+    each of the ``b + c`` others is a fair coin: ``p = min(1, 2 P(X <= min(b, c)))`` with ``X``
+    binomial(b + c, 1/2).
+
+    Args:
+        only_first: ``b``, items that only the first model gets right.
+        only_second: ``c``, items that only the second model gets right.
+
+    >>> mcnemar_exact(1, 5)  # 2 (1 + 6) / 2^6
+    0.21875
+    >>> mcnemar_exact(0, 0)
+    1.0
+    """
+    if only_first < 0 or only_second < 0:
+        raise ValueError(f"expected counts, found {only_first} and {only_second}")
+    n = only_first + only_second
+    tail = sum(comb(n, k) for k in range(min(only_first, only_second) + 1))
+    # Integers until the last step: exact for any n, where 0.5 ** n would vanish.
+    return 1.0 if 2 * tail >= 2**n else 2 * tail / 2**n
+
+
+def discordant(first: Sequence[int], second: Sequence[int]) -> tuple[int, int]:
+    """Return how many items only the first, and only the second model gets right.
+
+    >>> discordant([1, 1, 0, 0, 1], [1, 0, 1, 0, 0])
+    (2, 1)
+    """
+    pairs = list(zip(first, second, strict=True))
+    return sum(a > b for a, b in pairs), sum(b > a for a, b in pairs)
+
+
+def paired_difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+    """Return the mean of ``second - first`` over the same problems, and its standard error.
+
+    Args:
+        first: share correct per problem of the first model.
+        second: the same of the second model, in the same order.
+
+    >>> difference, error = paired_difference([0.5, 0.25, 0.0], [0.75, 0.5, 0.5])
+    >>> round(difference, 4), round(error, 4)  # differences 1/4, 1/4, 1/2
+    (0.3333, 0.0833)
+    """
+    return mean_and_error([b - a for a, b in zip(first, second, strict=True)])
+
 
 BACKEND = "native"
 SCORE_COLUMNS = (

@@ -9,10 +9,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlsubnet.config.model import check_sampler
-from rlsubnet.evaluation.generate import completion, generate, is_static
-from rlsubnet.evaluation.static_cache import StaticSampler
-from rlsubnet.tasks.completion import Completion
-from rlsubnet.tasks.tokenizer import encode_prompt, end_token
+from rlsubnet.evaluation.generate import completion, generate
+from rlsubnet.evaluation.static_cache import StaticSampler, is_static
+from rlsubnet.tasks.tokenizer import Completion, encode_prompt, end_token
 
 
 class Sampler(Protocol):
@@ -45,7 +44,7 @@ def make_sampler(name: str, model: PreTrainedModel) -> Sampler:
     check_sampler(name)
     if name == "own":
         return StaticSampler(model) if is_static(model) else partial(generate, model)
-    from rlsubnet.evaluation.vllm_sampler import VllmSampler
+    from rlsubnet.evaluation.vllm import VllmSampler
 
     return VllmSampler(model)
 

@@ -1,18 +1,106 @@
 """Scorers: what a model answers on each kind of test data."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlsubnet.checkpoints.saved_steps import open_steps
+from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.config.model import Settings
-from rlsubnet.evaluation.likelihood import response_logprobs
-from rlsubnet.evaluation.results import Answer
+from rlsubnet.evaluation.generate import forward_attention, noise_generator, read_prompts
+from rlsubnet.evaluation.results import Answer, score_rows
 from rlsubnet.evaluation.sampler import Sampler, make_sampler, sample_texts
-from rlsubnet.evaluation.static_cache import noise_generator
+from rlsubnet.files import read_jsonl, sha256
 from rlsubnet.tasks.tokenizer import encode_prompt, encode_response, encode_text
-from rlsubnet.tasks.verify import is_correct
+from rlsubnet.tasks.words import is_correct
+
+# Logits that are held at a time, and a few times over: with vocabularies of 10^5 tokens they are
+# what fills a memory.
+LOGITS = 2**30
+
+
+def rows_at_a_time(batch_size: int, width: int, vocabulary: int) -> int:
+    """Return how many responses of at most ``width`` tokens are scored side by side.
+
+    >>> rows_at_a_time(512, width=12, vocabulary=24)
+    512
+    >>> rows_at_a_time(512, width=257, vocabulary=151936)  # 2^30 / (257 * 151936) = 27.5
+    27
+    """
+    return max(1, min(batch_size, LOGITS // (width * vocabulary)))
+
+
+@torch.inference_mode()
+@forward_attention()
+def response_logprobs(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    batch_size: int = 512,
+) -> list[float]:
+    """Return the summed log-probability of each response given its prompt.
+
+    ``sum_t log p(response_t | prompt, response_<t)`` over the tokens of the response, in nats. A
+    prompt that several responses of a batch share is read once.
+
+    Args:
+        model: causal language model.
+        prompts: token ids, at least one each.
+        responses: token ids, at least one each, in the order of ``prompts``.
+        batch_size: number of sequences side by side, fewer where their logits would be too many.
+
+    Raises:
+        ValueError: an empty prompt or response, or a log-probability that is not finite.
+    """
+    if len(prompts) != len(responses) or not all(map(len, responses)):
+        raise ValueError("expected as many prompts as responses, each of at least one token")
+    sums: list[float] = []
+    width = max(map(len, responses), default=1)
+    size = rows_at_a_time(batch_size, width, model.config.vocab_size)
+    for start in range(0, len(prompts), size):
+        stop = start + size
+        batch = _batch_logprobs(model, prompts[start:stop], responses[start:stop])
+        sums += batch.tolist()
+    return sums
+
+
+def _batch_logprobs(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+) -> Tensor:
+    rows = {prompt: row for row, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    wanted = torch.tensor([rows[tuple(prompt)] for prompt in prompts], device=model.device)
+    cache, first, mask = read_prompts(model, list(rows)).pick(wanted)
+
+    lengths = torch.tensor([len(response) for response in responses], device=model.device)
+    width = max(map(len, responses))
+    padded = [[*response] + [response[0]] * (width - len(response)) for response in responses]
+    tokens = torch.tensor(padded, device=model.device)
+    real = torch.arange(width, device=model.device) < lengths[:, None]
+    logits = first[:, None]
+    if width > 1:
+        # The last token of a response is predicted, but predicts nothing that is asked for.
+        output = model(
+            input_ids=tokens[:, :-1],
+            attention_mask=torch.cat([mask, real[:, :-1].long()], dim=1),
+            position_ids=mask.sum(1, keepdim=True) + torch.arange(width - 1, device=model.device),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        logits = torch.cat([logits, output.logits], dim=1)
+    logprobs = logits.float().log_softmax(-1)
+    chosen = logprobs.gather(-1, tokens[..., None]).squeeze(-1)
+    # masked_fill, not a product: a padded position may hold any number.
+    sums = chosen.masked_fill(~real, 0.0).double().sum(1)
+    if not torch.isfinite(sums).all():
+        raise ValueError("a log-probability is not finite: are there NaN weights?")
+    return sums.cpu()
+
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -175,3 +263,89 @@ def chance_levels(suite: str, records: Records) -> dict[str, float]:
             task = f"{suite}_{record['task']}"
             guesses.setdefault(task, []).append(1 / len(record["choices"]))
     return {task: sum(values) / len(values) for task, values in guesses.items()}
+
+
+class Suite(NamedTuple):
+    """The records of one data file, and its digest."""
+
+    name: str
+    records: Records
+    data_sha256: str
+
+
+def load_suites(files: Mapping[str, Path]) -> list[Suite]:
+    """Return the suites of ``name -> file``, in that order."""
+    return [Suite(name, read_jsonl(path), sha256(path)) for name, path in files.items()]
+
+
+def answer_suites(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    suites: Sequence[Suite],
+    settings: Settings,
+    draw: Sampler | None = None,
+) -> tuple[list[Answer], list[dict[str, Any]]]:
+    """Return a model's answers to all suites, and their scores: a row per task and level.
+
+    Raises:
+        ValueError: a suite is empty, or of no kind that there is a scorer for.
+    """
+    answers: list[Answer] = []
+    digests: dict[str, str] = {}
+    for suite in suites:
+        of_suite = suite_answers(model, tokenizer, suite.name, suite.records, settings, draw)
+        digests |= dict.fromkeys((answer.task for answer in of_suite), suite.data_sha256)
+        answers += of_suite
+    return answers, score_rows(answers, digests)
+
+
+def stored_tensor(weights: np.ndarray) -> Tensor:
+    """Return weights as a checkpoint stores them, uint16 codes being those of bfloat16.
+
+    >>> stored_tensor(np.array([0x3F80, 0xC000], np.uint16))
+    tensor([ 1., -2.], dtype=torch.bfloat16)
+    """
+    if weights.dtype == np.uint16:
+        return torch.from_numpy(weights.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(weights)
+
+
+@torch.no_grad()
+def load_weights(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
+    """Give a model the weights of a checkpoint of its own architecture, one tensor at a time.
+
+    Raises:
+        ValueError: the two do not have the same tensors and shapes.
+    """
+    parameters = dict(model.named_parameters())
+    expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    found = {name: info.shape for name, info in checkpoint.tensors.items()}
+    for name in sorted(expected | found):
+        if expected.get(name) != found.get(name):
+            raise ValueError(
+                f"{checkpoint.path}: tensor {name}: expected shape {expected.get(name)} as in the "
+                f"model that the run started from, found {found.get(name)}"
+            )
+    for name, parameter in parameters.items():
+        parameter.copy_(stored_tensor(checkpoint.read(name)))
+
+
+def models_of_steps(
+    model: PreTrainedModel, init: Path, steps: Mapping[int, Path]
+) -> Iterator[tuple[int, PreTrainedModel]]:
+    """Yield step 0, the model as it is, and then every saved step: the same model, other weights.
+
+    Args:
+        model: loaded from ``init``.
+        init: folder that the run started from.
+        steps: step -> delta file or full checkpoint.
+
+    Raises:
+        ValueError: a step cannot be read, or is of another init or architecture; before the first
+            model is yielded, where the files' headers tell.
+    """
+    checkpoints = open_steps(Checkpoint(init), steps)
+    yield 0, model
+    for step, checkpoint in checkpoints.items():
+        load_weights(model, checkpoint)
+        yield step, model

@@ -1,9 +1,8 @@
 """Decoding into a cache of fixed size: no step waits for the GPU, and a step is one CUDA graph.
 
-:func:`rlsubnet.evaluation.generate.generate` uses this on a GPU, and what draws more than once
-keeps the graph (:class:`StaticSampler`): capturing one empties torch's cache of memory. Rows that
-have ended stay in the batch, since its size is fixed; whether all have ended is asked every few
-tokens only.
+This is how a GPU draws. Who draws more than once keeps the sampler and with it the graph:
+capturing one empties torch's cache of memory. Rows that have ended stay in the batch, since its
+size is fixed; whether all have ended is asked every few tokens only.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,53 +12,28 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel, StaticCache
 
-from rlsubnet.evaluation.prompts import ReadPrompts, check_request, read_prompts
+from rlsubnet.evaluation.generate import (
+    ReadPrompts,
+    check_request,
+    draw_tokens,
+    forward_attention,
+    read_prompts,
+    refuse_not_finite,
+)
 
 # Tokens between two questions whether all rows have ended.
 CHECK_EVERY = 16
-# In a forward pass all of these give the same bits each time. Decoding has a mask, which the first
-# does not take; the third writes all scores to memory. Not cuDNN's, which torch takes first on an
-# H100 or H200: padded tokens see nothing, and what it makes of such rows is not promised.
-FORWARD_ATTENTION = (
-    SDPBackend.FLASH_ATTENTION,
-    SDPBackend.EFFICIENT_ATTENTION,
-    SDPBackend.MATH,
-)
 # Prompts are padded to a multiple of so many tokens, so that few shapes occur.
 WIDTHS = 16
 # Whether a GPU replays a captured step; False launches each kernel, to look for a fault.
 GRAPHS = True
 
 
-def noise_generator(device: torch.device, seed: int) -> torch.Generator:
-    """Return a source of noise on the device: there it need not be copied.
-
-    The two kinds of devices draw different numbers from one seed.
-    """
-    return torch.Generator(device).manual_seed(seed)
-
-
-def draw_tokens(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-    """Return one token id per row of float32 ``logits``: the likeliest, or a sample.
-
-    A sample is ``argmax(logits / temperature + Gumbel noise)``.
-    """
-    if temperature == 0 or generator is None:
-        return logits.argmax(-1)
-    # -log(U) of a uniform U in (0, 1] is exponential; a 0 would make the noise infinite.
-    exponential = torch.empty(logits.shape, device=generator.device)
-    exponential.exponential_(generator=generator).clamp_(min=1e-30)
-    return (logits / temperature - exponential.log().to(logits.device)).argmax(-1)
-
-
-@contextmanager
-def forward_attention() -> Iterator[None]:
-    """Let attention be computed by the kernels that a forward pass may use."""
-    with sdpa_kernel(list(FORWARD_ATTENTION)):
-        yield
+def is_static(model: PreTrainedModel) -> bool:
+    """Return whether a model is decoded into a cache of fixed size: on a GPU, where it can be."""
+    return model.device.type == "cuda" and fits_static_cache(model)
 
 
 def fits_static_cache(model: PreTrainedModel) -> bool:
@@ -74,9 +48,19 @@ def fits_static_cache(model: PreTrainedModel) -> bool:
     return alike and "dynamic" not in str(rope.get("rope_type"))
 
 
-def refuse_not_finite() -> None:
-    """Raise the error of logits with NaN or Inf."""
-    raise ValueError("the model's logits are not finite: are there NaN weights?")
+@contextmanager
+def any_kernels() -> Iterator[None]:
+    """Let decoding use any kernels.
+
+    The quick one that writes the cache is not on torch's list of those that repeat their bits; it
+    does here, where no two writes of one call meet.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 class StaticSampler:
@@ -280,18 +264,3 @@ def _captured(run: Callable[[], Tensor], changed: Sequence[Tensor]) -> Callable[
         return logits
 
     return replay
-
-
-@contextmanager
-def any_kernels() -> Iterator[None]:
-    """Let decoding use any kernels.
-
-    The quick one that writes the cache is not on torch's list of those that repeat their bits; it
-    does here, where no two writes of one call meet.
-    """
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(False)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)

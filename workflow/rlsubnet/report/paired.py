@@ -11,7 +11,7 @@ from statistics import stdev
 import pandas as pd
 
 from rlsubnet.config import Pair, Scale
-from rlsubnet.evaluation.statistics import (
+from rlsubnet.evaluation.results import (
     both_errors,
     clustered_interval,
     crossed_mean,

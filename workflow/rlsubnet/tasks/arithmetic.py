@@ -5,12 +5,13 @@ problem ``l`` steps are real and the others are ``+0``, so every prompt has the 
 ``dd op d op d op d op d op d =``. A :class:`Shape` has more digits, more steps, or both.
 """
 
+import hashlib
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 LEVELS = (1, 2, 3, 4, 5)
 OPERATIONS = "+-*"
@@ -289,4 +290,148 @@ def possible_slips(problem: Problem) -> list[tuple[int, ...]]:
         for slot, step in enumerate(problem.steps)
         if step != IDLE
         for wrong in slips(before[slot], step, problem.shape.modulus)
+    ]
+
+
+def check_count(key: str, value: int) -> None:
+    """Raise ValueError unless ``value`` is at least 1."""
+    if value < 1:
+        raise ValueError(f"{key}: expected at least 1, found {value}")
+
+
+def check_share(key: str, value: float) -> None:
+    """Raise ValueError unless ``value`` lies in [0, 1]."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{key}: expected a share between 0 and 1, found {value}")
+
+
+def check_name(key: str, value: str, names: Iterable[str]) -> None:
+    """Raise ValueError unless ``value`` is one of ``names``."""
+    names = tuple(names)
+    if value not in names:
+        raise ValueError(f"{key}: expected one of {', '.join(names)}, found {value!r}")
+
+
+SHARES = {"test": 0.15, "dev": 0.10, "preference": 0.30, "train": 0.45}
+
+# A level-1 prompt is one of 12,000; after so many draws without a new one, hardly any is left.
+_PATIENCE = 100_000
+
+
+def calculation(prompt: str) -> str:
+    """Return what a prompt asks to compute: itself without its idle steps.
+
+    >>> calculation("07+5+0*9+0+0="), calculation("07+0+5+0+0*9=")
+    ('07+5*9=', '07+5*9=')
+    """
+    return prompt.replace("+0", "")
+
+
+def split_of(prompt: str) -> str:
+    """Return the one split that ``prompt`` belongs to, whatever its level.
+
+    The first 8 bytes of the SHA-256 of its calculation, read as a fraction in [0, 1), fall into one
+    of four intervals with the lengths ``SHARES``.
+
+    >>> [split_of(f"{start:02d}+5+0*9+0+0=") for start in range(4)]
+    ['test', 'preference', 'train', 'dev']
+    """
+    digest = hashlib.sha256(calculation(prompt).encode("utf-8")).digest()
+    fraction = int.from_bytes(digest[:8], "big") / 2**64
+    bound = 0.0
+    for split, share in SHARES.items():
+        bound += share
+        if fraction < bound:
+            return split
+    return "train"
+
+
+def draw_problems(
+    rng: random.Random,
+    levels: Iterable[int],
+    split: str,
+    *,
+    repeats: bool = False,
+    operands: Sequence[int] = OPERANDS,
+    suits: Callable[[Problem], bool] = lambda problem: True,
+    shape: Shape = DEMO,
+) -> list[Problem]:
+    """Return one problem of ``split`` for each of ``levels``, in that order.
+
+    Args:
+        rng: source of the draws.
+        levels: difficulty levels, for example ``[1] * 43 + [2] * 90``.
+        split: name of the split.
+        repeats: whether a prompt may come twice (training data, where a level may be small).
+        operands: operands of the real steps.
+        suits: which problems may be drawn at all.
+        shape: of the problems.
+
+    Raises:
+        ValueError: unknown split, or no new prompt of a level is left in it.
+    """
+    check_name("split", split, SHARES)
+    problems: list[Problem] = []
+    seen: set[str] = set()
+    for level in levels:
+        for _ in range(_PATIENCE):
+            problem = draw_problem(rng, shape.real_steps(level), shape, operands)
+            new = repeats or problem.prompt not in seen
+            if new and suits(problem) and split_of(problem.prompt) == split:
+                break
+        else:
+            raise ValueError(
+                f"split {split}: no new level-{level} prompt found after {len(problems)} prompts; "
+                "ask for fewer"
+            )
+        seen.add(problem.prompt)
+        problems.append(problem)
+    return problems
+
+
+def every_level(number: int) -> list[int]:
+    """Return ``number`` levels that take turns.
+
+    >>> every_level(7)
+    [1, 2, 3, 4, 5, 1, 2]
+    """
+    return [LEVELS[index % len(LEVELS)] for index in range(number)]
+
+
+def problems(
+    per_level: Sequence[int],
+    split: str,
+    seed: int,
+    digits: int = DEMO.digits,
+    slots: int = DEMO.slots,
+) -> list[dict[str, Any]]:
+    """Return problems as records ``{"id", "prompt", "solution", "level"}``, sorted by level.
+
+    Args:
+        per_level: number of problems of levels 1 to 5; MATH500 has 43, 90, 105, 128 and 134.
+        split: split of the prompts; no prompt comes twice.
+        seed: seed of the prompts.
+        digits: digits of the numbers, see :class:`rlsubnet.tasks.arithmetic.Shape`.
+        slots: steps of a problem.
+
+    >>> problems([1, 0, 0, 0, 1], "test", seed=3)[0]["id"]
+    'level1-0000'
+    """
+    if len(per_level) != len(LEVELS) or min(per_level) < 0 or sum(per_level) == 0:
+        raise ValueError(
+            f"per_level: expected {len(LEVELS)} counts that are not all 0, found {list(per_level)}"
+        )
+    shape = Shape(digits, slots)
+    check_shape(shape)
+    levels = [level for level, count in zip(LEVELS, per_level, strict=True) for _ in range(count)]
+    drawn = draw_problems(random.Random(seed), levels, split, shape=shape)
+    numbers = [number for count in per_level for number in range(count)]
+    return [
+        {
+            "id": f"level{problem.level}-{number:04d}",
+            "prompt": problem.prompt,
+            "solution": solution_of(problem),
+            "level": problem.level,
+        }
+        for problem, number in zip(drawn, numbers, strict=True)
     ]

@@ -19,19 +19,21 @@ from rlsubnet.tasks.arithmetic import (
     DEMO,
     IDLE,
     OPERANDS,
+    SHARES,
     UNSEEN_OPERANDS,
     Problem,
     Shape,
     Step,
+    check_count,
+    check_name,
     check_shape,
     digits,
+    draw_problems,
     possible_slips,
     result,
     slips,
     worked,
 )
-from rlsubnet.tasks.checks import check_count, check_name
-from rlsubnet.tasks.splits import SHARES, draw_problems
 
 
 class Item(NamedTuple):

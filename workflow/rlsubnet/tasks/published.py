@@ -1,16 +1,305 @@
 """Published data sets of the paper scale, brought into this project's JSON lines."""
 
-import fnmatch
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import json
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from rlsubnet.tasks.graded_prompts import graded_prompts
-from rlsubnet.tasks.messages import as_prompt, asked, check_messages
-from rlsubnet.tasks.rollouts import gather_answers, rollout_pairs
-from rlsubnet.tasks.rows import RowSource, describe_value, read_rows, value_at
+from rlsubnet.checkpoints.hub import Report
+from rlsubnet.tasks.rows import (
+    Message,
+    RowSource,
+    as_prompt,
+    asked,
+    check_messages,
+    describe_value,
+    read_rows,
+    value_at,
+    with_answer,
+)
 
-Report = Callable[[str], None]
+Rows = Iterable[tuple[str, Mapping[str, Any]]]
+
+STEP_BY_STEP = "Let's think step by step and output the final answer"
+# grader -> what verl 0.6.1 calls it, and what it looks for in a response.
+GRADERS = {
+    "gsm8k": ("openai/gsm8k", f'{STEP_BY_STEP} after "####".'),
+    "math": ("DigitalLearningGmbH/MATH-lighteval", f"{STEP_BY_STEP} within \\boxed{{}}."),
+}
+
+
+def record(
+    grader: str, question: str, answer: str, split: str, index: int, level: int | None
+) -> dict[str, Any]:
+    """Return one row of verl's data."""
+    source, asked_for = GRADERS[grader]
+    return {
+        "data_source": source,
+        "prompt": [{"role": "user", "content": f"{question} {asked_for}"}],
+        "ability": "math",
+        "reward_model": {"style": "rule", "ground_truth": answer},
+        "extra_info": {"split": split, "index": index, "level": level},
+    }
+
+
+def number_behind_marks(answer: str) -> str:
+    """Return the number that a GSM8K answer ends with, without the commas of its thousands.
+
+    Raises:
+        ValueError: there is none.
+
+    >>> number_behind_marks("She earns 2 * 600 = <<2*600=1200>>1200.\\n#### 1,200")
+    '1200'
+    """
+    found = re.search(r"#### (-?[0-9.,]+)\s*$", answer)
+    if found is None:
+        raise ValueError(f"answer: expected #### and a number at the end, found {answer[-40:]!r}")
+    return found[1].replace(",", "")
+
+
+def last_boxed(solution: str) -> str:
+    r"""Return what the last ``\boxed{...}`` of a solution holds, braces matched.
+
+    Some solutions write ``\boxed 5`` for a single figure.
+
+    Raises:
+        ValueError: there is no box, or its braces do not close.
+
+    >>> last_boxed(r"so $x=\boxed{3}$, and $y=\boxed{\frac{1}{2}}$.")
+    '\\frac{1}{2}'
+    >>> last_boxed(r"there are $\boxed 5$ of them.")
+    '5'
+    """
+    start = max(solution.rfind(mark) for mark in ("\\boxed{", "\\boxed ", "\\fbox{"))
+    if start < 0:
+        raise ValueError(f"solution: expected a \\boxed answer, found {solution[-40:]!r}")
+    rest = solution[start:].removeprefix("\\boxed").removeprefix("\\fbox")
+    if rest.startswith(" "):
+        return rest.split("$")[0].strip()
+    depth = 0
+    for place, character in enumerate(rest):
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        if depth == 0:
+            return rest[1:place]
+    raise ValueError(f"solution: the braces of \\boxed do not close in {rest[:40]!r}")
+
+
+def level_number(level: str) -> int | None:
+    """Return the difficulty of a MATH problem, 1 to 5; the 2 rows ``Level ?`` have none.
+
+    Raises:
+        ValueError: it is neither.
+
+    >>> level_number("Level 5"), level_number("Level ?")
+    (5, None)
+    """
+    if level == "Level ?":
+        return None
+    found = re.fullmatch(r"Level ([1-5])", level)
+    if found is None:
+        raise ValueError(f"level: expected Level 1 to Level 5 or Level ?, found {level!r}")
+    return int(found[1])
+
+
+def _text(row: Mapping[str, Any], column: str) -> str:
+    value = row.get(column)
+    if not (isinstance(value, str) and value.strip()):
+        raise ValueError(f"{column}: expected a text, found {value!r}")
+    return value
+
+
+def _gsm8k(row: Mapping[str, Any]) -> tuple[str, str, int | None]:
+    return _text(row, "question"), number_behind_marks(_text(row, "answer")), None
+
+
+def _math(row: Mapping[str, Any]) -> tuple[str, str, int | None]:
+    answer = last_boxed(_text(row, "solution"))
+    return _text(row, "problem"), answer, level_number(_text(row, "level"))
+
+
+def graded_prompts(rows: Rows, grader: str, split: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a published data set as verl's, in their order.
+
+    Args:
+        rows: (place, row): of GSM8K with ``question`` and ``answer``, of MATH with ``problem``,
+            ``level`` and ``solution``.
+        grader: ``gsm8k`` or ``math``.
+        split: what the rows are for, kept in ``extra_info``.
+
+    Raises:
+        ValueError: a row has no answer, or lacks a column; names the place.
+
+    >>> rows = [("a.jsonl, row 1", {"question": "1 + 1?", "answer": "1 + 1 = 2\\n#### 2"})]
+    >>> found = next(graded_prompts(rows, "gsm8k", "train"))
+    >>> found["prompt"][0]["content"], found["reward_model"]["ground_truth"]
+    ('1 + 1? Let\\'s think step by step and output the final answer after "####".', '2')
+    """
+    read: dict[str, Callable[[Mapping[str, Any]], tuple[str, str, int | None]]]
+    read = {"gsm8k": _gsm8k, "math": _math}
+    if grader not in read:
+        raise ValueError(f"grader: expected one of {', '.join(read)}, found {grader!r}")
+    for index, (where, row) in enumerate(rows):
+        try:
+            question, answer, level = read[grader](row)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        yield record(grader, question, answer, split, index, level)
+
+
+@dataclass
+class Answers:
+    """The answers to one prompt, in the order of the file."""
+
+    prompt: list[Message]
+    right: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+
+class RolloutCounts(NamedTuple):
+    """What became of prompts and right answers."""
+
+    prompts: int
+    answers: int
+    pairs: int
+    all_right: int
+    none_right: int
+    without_other: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.pairs} pairs from {self.answers} answers to {self.prompts} prompts; dropped: "
+            f"{self.all_right} prompts with every answer right, {self.none_right} with none right, "
+            f"{self.without_other} right answers that equal every wrong one"
+        )
+
+
+def is_right(value: Any) -> bool:
+    """Return what a label says: true or false, or 1 or 0.
+
+    Raises:
+        ValueError: it is something else, such as a score in between.
+
+    >>> is_right(1.0), is_right(False)
+    (True, False)
+    """
+    if isinstance(value, bool | int | float) and value in (0, 1):
+        return bool(value)
+    raise ValueError(f"expected a label true or false, 1 or 0, found {value!r:.80}")
+
+
+def _answer_text(value: Any) -> str:
+    """Return an answer: a text, or the last message of a conversation."""
+    if isinstance(value, str):
+        return value
+    messages = check_messages(value, "response")
+    if messages[-1]["role"] != "assistant":
+        raise ValueError("response: expected the last message to be the assistant's")
+    return messages[-1]["content"]
+
+
+def labelled_answers(
+    row: Mapping[str, Any], columns: Mapping[str, str]
+) -> tuple[list[Message], list[tuple[str, bool]]]:
+    """Return prompt and (answer, right or not) of one row, which holds one answer or a list.
+
+    Raises:
+        ValueError: a column is missing or does not fit; the message describes the row.
+
+    >>> row = {"q": "2+2?", "samples": ["4", "5"], "ok": [1, 0]}
+    >>> labelled_answers(row, {"prompt": "q", "response": "samples", "correct": "ok"})[1]
+    [('4', True), ('5', False)]
+    """
+    prompt, response, correct = (
+        value_at(row, columns[key]) for key in ("prompt", "response", "correct")
+    )
+    try:
+        if not isinstance(correct, list):
+            return as_prompt(prompt), [(_answer_text(response), is_right(correct))]
+        if not isinstance(response, list) or len(response) != len(correct):
+            raise ValueError(
+                f"{columns['response']}: expected {len(correct)} answers, one for each label in "
+                f"{columns['correct']}, found {describe_value(response)}"
+            )
+        labels = map(is_right, correct)
+        return as_prompt(prompt), list(zip(map(_answer_text, response), labels, strict=True))
+    except ValueError as error:
+        raise ValueError(f"{error}; the row is {describe_value(dict(row))}") from error
+
+
+def gather_answers(
+    rows: Iterable[tuple[str, Mapping[str, Any]]], columns: Mapping[str, str]
+) -> list[Answers]:
+    """Return the answers of every prompt, prompts in the order of their first appearance.
+
+    Raises:
+        ValueError: at the first row that the columns do not fit; names it.
+    """
+    prompts: dict[str, Answers] = {}
+    for where, row in rows:
+        try:
+            prompt, labelled = labelled_answers(row, columns)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        answers = prompts.setdefault(json.dumps(prompt), Answers(prompt))
+        for answer, right in labelled:
+            (answers.right if right else answers.wrong).append(answer)
+    return list(prompts.values())
+
+
+def rollout_pairs(
+    prompts: Sequence[Answers], seed: int
+) -> tuple[list[dict[str, Any]], RolloutCounts]:
+    """Return one pair for each right answer, and counts of what was dropped.
+
+    The paper (section 5): "we select only positive samples, and pair it with a randomly sampled
+    negative one". That the negative one answers the same prompt is our reading; so is that each
+    positive sample makes a pair (the paper gives no number of pairs). Wrong answers are drawn with
+    replacement, one draw a pair.
+
+    Args:
+        prompts: the answers of each prompt.
+        seed: seed of the draws.
+
+    Returns:
+        Records ``{"chosen", "rejected"}``, two conversations with one prompt.
+
+    >>> [pair], counts = rollout_pairs([Answers([], ["4"], ["5"]), Answers([], ["6"], [])], seed=0)
+    >>> pair["rejected"]
+    [{'role': 'assistant', 'content': '5'}]
+    >>> counts
+    RolloutCounts(prompts=2, answers=3, pairs=1, all_right=1, none_right=0, without_other=0)
+    """
+    rng = random.Random(f"{seed} rollout pairs")
+    pairs: list[dict[str, Any]] = []
+    without_other = 0
+    for answers in prompts:
+        if not answers.wrong:
+            continue
+        for right in answers.right:
+            # A checker may have judged one text both ways: no preference follows from that.
+            others = [wrong for wrong in answers.wrong if wrong != right]
+            without_other += not others
+            if others:
+                pairs.append(
+                    {
+                        "chosen": with_answer(answers.prompt, right),
+                        "rejected": with_answer(answers.prompt, rng.choice(others)),
+                    }
+                )
+    counts = RolloutCounts(
+        prompts=len(prompts),
+        answers=sum(len(answers.right) + len(answers.wrong) for answers in prompts),
+        pairs=len(pairs),
+        all_right=sum(not answers.wrong for answers in prompts),
+        none_right=sum(not answers.right for answers in prompts),
+        without_other=without_other,
+    )
+    return pairs, counts
+
+
 Records = Iterable[dict[str, Any]]
 
 
@@ -94,12 +383,3 @@ def adapt(name: str, spec: Mapping[str, Any], source: Path, report: Report) -> R
                 f"data set {name}, key kind: expected one of tulu_preferences, rollout_pairs, "
                 f"eval_items, graded_prompts, found {kind!r}"
             )
-
-
-def chosen_files(names: Iterable[str], pattern: str) -> list[str]:
-    """Return the names that a pattern chooses, sorted; ``*`` also stands for folders.
-
-    >>> chosen_files(["data/b.parquet", "README.md", "data/a.parquet"], "*.parquet")
-    ['data/a.parquet', 'data/b.parquet']
-    """
-    return sorted(name for name in names if fnmatch.fnmatchcase(name, pattern))

@@ -10,14 +10,18 @@ from rlsubnet.tasks.arithmetic import (
     STYLES,
     Shape,
     Step,
+    check_count,
+    check_name,
     check_shape,
+    check_share,
     draw_problem,
+    draw_problems,
+    every_level,
     possible_slips,
     result,
+    split_of,
 )
 from rlsubnet.tasks.arithmetic import digits as numerals
-from rlsubnet.tasks.checks import check_count, check_name, check_share
-from rlsubnet.tasks.splits import draw_problems, every_level, split_of
 
 FACT_OPERANDS = (0, *OPERANDS)
 

@@ -1,7 +1,7 @@
 """The demo's character tokenizer, and how prompts and responses become token ids."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -112,3 +112,10 @@ def padding_token(tokenizer: "PreTrainedTokenizerBase") -> int:
     """
     pad = tokenizer.pad_token_id
     return end_token(tokenizer) if pad is None else int(pad)
+
+
+class Completion(NamedTuple):
+    """One generated response: its text without the end token, and whether it ended by itself."""
+
+    text: str
+    finished: bool

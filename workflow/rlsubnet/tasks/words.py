@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlsubnet.extras import how_to_install
+from rlsubnet.tasks import arithmetic
 from rlsubnet.tasks.rows import describe_value
 
 if TYPE_CHECKING:
@@ -186,3 +187,21 @@ def _number(solution: str) -> Any:
     if not number:
         raise ValueError(f"solution {solution!r}: expected {MARK} and a number")
     return number
+
+
+def is_correct(response: str, solution: str) -> bool:
+    """Return whether ``response`` is right; the solution tells how it is verified.
+
+    Args:
+        response: the model's text without its end token.
+        solution: of made-up arithmetic, or ``####`` and a number of a word problem.
+
+    Raises:
+        ValueError: the solution is neither.
+
+    >>> is_correct(";08", "(1212080808"), is_correct("It is 8.", "#### 8")
+    (True, True)
+    """
+    if solution.startswith(MARK):
+        return is_correct_number(response, solution)
+    return arithmetic.is_correct(response, solution)

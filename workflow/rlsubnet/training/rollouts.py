@@ -10,12 +10,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlsubnet.config.model import Recipe
-from rlsubnet.evaluation.generate import completion
+from rlsubnet.evaluation.generate import completion, noise_generator
 from rlsubnet.evaluation.sampler import Sampler, make_sampler
-from rlsubnet.evaluation.static_cache import noise_generator
 from rlsubnet.objectives.prime import preferred_groups
 from rlsubnet.tasks.tokenizer import encode_prompt, end_token, padding_token
-from rlsubnet.tasks.verify import is_correct
+from rlsubnet.tasks.words import is_correct
 from rlsubnet.training.batches import Batch, Sample, collate, from_records
 from rlsubnet.training.device import to_device
 

@@ -11,7 +11,7 @@ import torch
 
 from rlsubnet import machine
 from rlsubnet.config.model import Row
-from rlsubnet.evaluation.vllm_sampler import vllm_version
+from rlsubnet.evaluation.vllm import vllm_version
 
 # One row per optimizer step, counted from 1; a cell is empty where it is not defined.
 #   loss              mean over the batch's tokens (pretrain, sft, rft) or pairs (the others)

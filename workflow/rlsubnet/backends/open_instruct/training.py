@@ -41,7 +41,7 @@ from rlsubnet.files import (
     write_csv,
     write_json,
 )
-from rlsubnet.tasks.messages import check_messages
+from rlsubnet.tasks.rows import check_messages
 from rlsubnet.training.resume import check_same_run
 from rlsubnet.training.runlog import METRICS, git_commit, metrics_row
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlsubnet.evaluation.prompts import check_prompts, check_request
+from rlsubnet.evaluation.generate import check_prompts, check_request
 from rlsubnet.evaluation.static_cache import any_kernels
 
 # Of a GPU's memory, for the keys and values of all responses under way; vLLM lets the others wait.
