@@ -14,8 +14,8 @@ import numpy as np
 from benchmarks.timing import in_turn
 from rlsubnet.checkpoints.differ import keep_freed_memory
 from rlsubnet.checkpoints.overlap import MASK_CHUNK
+from rlsubnet.measure.kernels import SharedBits, choose_shared_bits
 from rlsubnet.measure.overlap import OverlapCounts
-from rlsubnet.measure.shared_bits import SharedBits, choose_shared_bits
 
 NUMEL = 1 << 28
 DENSITIES = (0.20, 0.28)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rlsubnet.checkpoints.safetensors_file import encode_header
-from rlsubnet.measure.bfloat16 import to_bfloat16, to_float32
+from rlsubnet.checkpoints.formats import encode_header
+from rlsubnet.measure.formats import to_bfloat16, to_float32
 
 SHARD_BYTES = 500_000_000
 STEP = 1 << 22

@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.timing import in_turn
-from rlsubnet.checkpoints.compare import Pair, pair_checkpoints
+from rlsubnet.checkpoints.checkpoint import CHUNK, Checkpoint
 from rlsubnet.checkpoints.differ import diff_tensors
-from rlsubnet.checkpoints.mask_file import MaskFile
-from rlsubnet.checkpoints.reader import open_reader
-from rlsubnet.checkpoints.store import CHUNK, Checkpoint
-from rlsubnet.measure.fused import Wanted
+from rlsubnet.checkpoints.formats import open_reader
+from rlsubnet.checkpoints.masks import MaskFile
+from rlsubnet.checkpoints.pair import Pair, pair_checkpoints
+from rlsubnet.measure.kernel import Wanted
 from rlsubnet.threads import default_threads
 
 TOLERANCES = (1e-8, 1e-7, 1e-6, 1e-5)

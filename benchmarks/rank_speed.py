@@ -18,9 +18,8 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from benchmarks.timing import in_turn, timed  # noqa: E402
-from rlsubnet.measure.bfloat16 import to_bfloat16  # noqa: E402
-from rlsubnet.measure.numerical_rank import numerical_rank, rank_by_torch  # noqa: E402
-from rlsubnet.measure.rank import update_delta, update_rank  # noqa: E402
+from rlsubnet.measure.formats import to_bfloat16  # noqa: E402
+from rlsubnet.measure.rank import numerical_rank, rank_by_torch, update_delta, update_rank  # noqa: E402  # noqa: E402
 
 # Rows, columns and seed: attention, feed-forward and its way back, at the widths of models of
 # 0.25B, 1B and 8B. Of the two large ones, the first has a singular value at the tolerance.

@@ -14,8 +14,8 @@ import numpy as np
 from benchmarks.figure import Figure, ratio, spread
 from benchmarks.pairs import SIZES, make_pair
 from benchmarks.process import Cost, run
+from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta_file import Delta
-from rlsubnet.checkpoints.store import Checkpoint
 
 # Standard deviation of the drift that leaves so many per cent of the codes as they were, the goal
 # for the size, as a fraction of the file.

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from rlsubnet.checkpoints.compare import check_frozen, pair_checkpoints
+from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.masks import load_mask
-from rlsubnet.checkpoints.store import Checkpoint
+from rlsubnet.checkpoints.pair import check_frozen, pair_checkpoints
 from tests.backends.small_llama import write_model, write_pairs, write_random_mask
 
 WHERE_IT_IS = pytest.mark.skipif(

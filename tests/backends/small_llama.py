@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.masks import save_mask
-from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.files import write_jsonl
 
 SIZES = {

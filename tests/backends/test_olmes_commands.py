@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta_pack import write_delta
-from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.cli import main
 from rlsubnet.evaluation.results import read_answers
 from tests.backends.olmes_folders import use_small_suite

@@ -18,8 +18,8 @@ import psutil
 import pytest
 
 from rlsubnet.backends.open_instruct.saving import complete_saves
-from rlsubnet.checkpoints.export import check_companions
-from rlsubnet.checkpoints.store import Checkpoint
+from rlsubnet.checkpoints.checkpoint import Checkpoint
+from rlsubnet.checkpoints.pair import check_companions
 from rlsubnet.cli import main
 from rlsubnet.files import sha256
 from tests.backends.open_instruct_runs import (

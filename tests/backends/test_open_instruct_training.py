@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from rlsubnet.backends.processes import alone_in
-from rlsubnet.checkpoints.store import Checkpoint
+from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.cli import main
 from tests.backends.small_llama import write_model, write_pairs, write_random_mask
 

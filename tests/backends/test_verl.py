@@ -15,9 +15,9 @@ import torch
 from rlsubnet.backends.processes import is_marked
 from rlsubnet.backends.verl.command import Places
 from rlsubnet.backends.verl.saves import logged_steps, save_folder
+from rlsubnet.checkpoints.checkpoint import Checkpoint
+from rlsubnet.checkpoints.delta import step_file
 from rlsubnet.checkpoints.masks import load_mask, save_mask
-from rlsubnet.checkpoints.saved_steps import step_file
-from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.files import sha256
 from tests.backends import verl_runs
 from tests.backends.verl_place import Workplace

@@ -10,9 +10,8 @@ import torch
 from rlsubnet.backends.verl.command import Places
 from rlsubnet.backends.verl.saves import Save, finished_saves, logged_steps, mark_saved, save_folder
 from rlsubnet.backends.verl.training import Keeper, find_package, go_on_or_begin
+from rlsubnet.checkpoints.checkpoint import Checkpoint, StoredWeights
 from rlsubnet.checkpoints.delta import PatchedCheckpoint
-from rlsubnet.checkpoints.delta_source import StoredWeights
-from rlsubnet.checkpoints.store import Checkpoint
 from tests.checkpoints.checkpoint_files import make_weights, nudge, write_checkpoint
 
 

@@ -14,15 +14,15 @@ import yaml
 from rlsubnet.card import facts
 from rlsubnet.card.facts import Facts, cautions, measure_facts
 from rlsubnet.card.page import card_page
-from rlsubnet.checkpoints.compare import compare_tensors, pair_checkpoints, read_delta
+from rlsubnet.checkpoints.checkpoint import Checkpoint, StoredWeights
 from rlsubnet.checkpoints.delta_codec import HEADER
 from rlsubnet.checkpoints.delta_file import Delta
 from rlsubnet.checkpoints.delta_pack import pack
-from rlsubnet.checkpoints.delta_source import StoredWeights
-from rlsubnet.checkpoints.store import Checkpoint
+from rlsubnet.checkpoints.pair import pair_checkpoints
+from rlsubnet.checkpoints.structure import read_delta
 from rlsubnet.cli import main
 from rlsubnet.measure.sparsity import TOLERANCES
-from tests.checkpoints.checkpoint_files import write_checkpoint
+from tests.checkpoints.checkpoint_files import count_updates, write_checkpoint
 
 Weights = dict[str, torch.Tensor]
 NORM = "model.layers.0.input_layernorm.weight"
@@ -76,7 +76,7 @@ def test_the_facts_are_those_of_the_other_commands(
 ) -> None:
     facts = facts_of(*folders)
     pair = pair_checkpoints(*map(Checkpoint, folders))
-    assert {t.name: t.counts for t in facts.tensors} == dict(compare_tensors(pair, TOLERANCES))
+    assert {t.name: t.counts for t in facts.tensors} == count_updates(pair, TOLERANCES)
     assert facts.digests == tuple(Checkpoint(folder).digest() for folder in folders)
     for tensor in facts.tensors:
         before, after = (

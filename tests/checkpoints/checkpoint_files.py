@@ -1,11 +1,18 @@
 """Small checkpoints on disk, written by torch and safetensors, not by the code under test."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
+
+from rlsubnet.checkpoints.checkpoint import CHUNK
+from rlsubnet.checkpoints.differ import diff_tensors
+from rlsubnet.checkpoints.pair import Pair, paired_chunks
+from rlsubnet.measure.kernel import Wanted
+from rlsubnet.measure.sparsity import UpdateCounts, changed
 
 SHAPES = {
     "model.embed_tokens.weight": (11, 4),
@@ -70,3 +77,20 @@ def write_checkpoint(
 def contents(folder: Path) -> dict[str, bytes]:
     """Return the bytes of every file of a folder."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def count_updates(
+    pair: Pair, tolerances: Sequence[float], chunk: int = CHUNK
+) -> dict[str, UpdateCounts]:
+    """Return what finetuning did to each tensor."""
+    counted = diff_tensors(pair, Wanted(tuple(tolerances)), chunk=chunk)
+    return {name: counts.counts(tolerances) for name, counts in counted.items()}
+
+
+def mask_pieces(
+    pair: Pair, rule: str = "bitwise", atol: float = 1e-5, chunk: int = CHUNK
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (name, flat bool piece) for ``write_mask``: where finetuning changed a weight."""
+    for name in pair.shapes:
+        for init, tuned in paired_chunks(pair, name, chunk):
+            yield name, changed(init, tuned, rule, atol)

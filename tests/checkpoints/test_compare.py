@@ -5,21 +5,26 @@ import numpy as np
 import pytest
 import torch
 
-from rlsubnet.checkpoints.compare import (
+from rlsubnet.checkpoints.checkpoint import Checkpoint
+from rlsubnet.checkpoints.formats import encode_header
+from rlsubnet.checkpoints.masks import load_mask, save_mask, write_mask
+from rlsubnet.checkpoints.pair import (
     Pair,
     check_frozen,
-    compare_tensors,
-    mask_pieces,
-    measure_trajectory,
     pair_checkpoints,
     random_masks,
 )
-from rlsubnet.checkpoints.masks import load_mask, save_mask, write_mask
-from rlsubnet.checkpoints.safetensors_file import encode_header
-from rlsubnet.checkpoints.store import Checkpoint
+from rlsubnet.checkpoints.structure import measure_trajectory
 from rlsubnet.measure.sparsity import TOLERANCES, update_counts
 from rlsubnet.measure.trajectory import StepCounts
-from tests.checkpoints.checkpoint_files import SHAPES, make_weights, nudge, write_checkpoint
+from tests.checkpoints.checkpoint_files import (
+    SHAPES,
+    count_updates,
+    make_weights,
+    mask_pieces,
+    nudge,
+    write_checkpoint,
+)
 
 EMBEDDING = "model.embed_tokens.weight"
 
@@ -30,8 +35,8 @@ def open_pair(folders: tuple[Path, Path], *common_rows: str) -> Pair:
 
 def test_counts_do_not_depend_on_how_a_tensor_is_cut(pair: tuple[Path, Path]) -> None:
     opened = open_pair(pair)
-    whole = dict(compare_tensors(opened, TOLERANCES))
-    assert dict(compare_tensors(opened, TOLERANCES, chunk=8)) == whole
+    whole = count_updates(opened, TOLERANCES)
+    assert count_updates(opened, TOLERANCES, chunk=8) == whole
     for name, counts in whole.items():
         arrays = (checkpoint.read(name) for checkpoint in (opened.init, opened.tuned))
         assert counts == update_counts(*arrays)
@@ -46,7 +51,7 @@ def test_mask_marks_what_the_counts_count(
     pieces = mask_pieces(opened, rule, 1e-5, chunk=16)
     write_mask(tmp_path / "m", opened.shapes, pieces, {"rule": rule})
     mask = load_mask(tmp_path / "m")
-    for name, counts in compare_tensors(opened, [1e-5]):
+    for name, counts in count_updates(opened, [1e-5]).items():
         marked = int(mask.read(name).sum())
         if rule == "bitwise":
             assert marked == counts.bitwise_changed
@@ -95,12 +100,12 @@ def test_common_rows_of_a_resized_vocabulary_are_compared(tmp_path: Path) -> Non
         open_pair((folders[0], folders[2]))
     resized = open_pair((folders[0], folders[2]), EMBEDDING, "lm_head.weight")
     assert resized.resized == {EMBEDDING: (11, 14)}
-    expected = dict(compare_tensors(open_pair((folders[0], folders[1])), TOLERANCES))
-    assert dict(compare_tensors(resized, TOLERANCES)) == expected
+    expected = count_updates(open_pair((folders[0], folders[1])), TOLERANCES)
+    assert count_updates(resized, TOLERANCES) == expected
     assert expected[EMBEDDING].numel == 44
     # The other way round the init has more rows.
     turned = open_pair((folders[2], folders[0]), EMBEDDING)
-    assert dict(compare_tensors(turned, TOLERANCES))[EMBEDDING] == expected[EMBEDDING]
+    assert count_updates(turned, TOLERANCES)[EMBEDDING] == expected[EMBEDDING]
 
 
 def test_common_rows_of_an_unknown_tensor_are_refused(pair: tuple[Path, Path]) -> None:
@@ -116,7 +121,7 @@ def test_stored_types_that_differ_are_reported_and_follow_both_rules(tmp_path: P
     )
     opened = open_pair(folders)
     assert opened.differing_dtypes == dict.fromkeys(opened.shapes, ("F32", "BF16"))
-    for _, counts in compare_tensors(opened, [0.0]):
+    for counts in count_updates(opened, [0.0]).values():
         # Rounding is no update under official and bitwise; exact sees it.
         assert counts.bitwise_changed == 0
         assert counts.unchanged["official", 0.0] == counts.numel
@@ -197,7 +202,7 @@ def test_memory_does_not_grow_with_the_tensor(tmp_path: Path) -> None:
     opened = open_pair((tmp_path / "init", tmp_path / "tuned"))
     tracemalloc.start()
     try:
-        counts = dict(compare_tensors(opened, TOLERANCES))
+        counts = count_updates(opened, TOLERANCES)
         write_mask(tmp_path / "m", opened.shapes, mask_pieces(opened), {})
         peak = tracemalloc.get_traced_memory()[1]
     finally:

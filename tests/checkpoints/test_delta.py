@@ -10,14 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from rlsubnet.checkpoints import delta, delta_file, delta_init, delta_manifest, delta_pack
-from rlsubnet.checkpoints.delta import PatchedCheckpoint, unpack
-from rlsubnet.checkpoints.delta_file import Delta
-from rlsubnet.checkpoints.delta_manifest import Manifest
+from rlsubnet.checkpoints import delta, delta_file, delta_pack
+from rlsubnet.checkpoints.checkpoint import Checkpoint, StoredWeights
+from rlsubnet.checkpoints.delta import PatchedCheckpoint, find_steps, open_steps, step_file, unpack
+from rlsubnet.checkpoints.delta_file import Delta, Manifest
 from rlsubnet.checkpoints.delta_pack import pack, write_delta
-from rlsubnet.checkpoints.delta_source import StoredWeights
-from rlsubnet.checkpoints.saved_steps import find_steps, open_steps, step_file
-from rlsubnet.checkpoints.store import Checkpoint
 from tests.checkpoints.checkpoint_files import contents, make_weights, nudge, write_checkpoint
 
 QUERY = "model.layers.0.self_attn.q_proj.weight"
@@ -186,9 +183,9 @@ def test_any_range_of_a_patched_tensor_is_that_of_the_tuned_one(
     init = Checkpoint(write_checkpoint(folder / "init", {"w": before}))
     target = Checkpoint(write_checkpoint(folder / "tuned", {"w": after}))
     with pytest.MonkeyPatch.context() as patch:
-        for module in (delta, delta_file, delta_init, delta_manifest, delta_pack):
+        for module in (delta, delta_file, delta_pack):
             patch.setattr(module, "BLOCK", 16)  # so that a tensor has several
-        patch.setattr("rlsubnet.checkpoints.delta_source.BLOCK", 16)
+        patch.setattr("rlsubnet.checkpoints.checkpoint.BLOCK", 16)
         patched = PatchedCheckpoint(init, packed(folder, init.path, target.path))
         for _ in range(4):
             start = data.draw(st.integers(0, numel))

@@ -12,13 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rlsubnet.checkpoints.delta import unpack
+from rlsubnet.checkpoints.checkpoint import Checkpoint, StoredWeights
+from rlsubnet.checkpoints.delta import find_steps, open_steps, unpack
 from rlsubnet.checkpoints.delta_codec import BLOCK
 from rlsubnet.checkpoints.delta_file import Delta, is_delta
 from rlsubnet.checkpoints.delta_pack import pack
-from rlsubnet.checkpoints.delta_source import StoredWeights
-from rlsubnet.checkpoints.saved_steps import find_steps, open_steps
-from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.cli import main
 from tests.checkpoints.checkpoint_files import contents, make_weights, write_checkpoint
 from tests.checkpoints.test_delta import HEAD, QUERY, packed

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from rlsubnet.checkpoints.compare import Pair, pair_checkpoints
+from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.differ import diff_tensors
-from rlsubnet.checkpoints.reader import open_reader
-from rlsubnet.checkpoints.store import Checkpoint
-from rlsubnet.measure.fused import Wanted
+from rlsubnet.checkpoints.formats import open_reader
+from rlsubnet.checkpoints.pair import Pair, pair_checkpoints
+from rlsubnet.measure.kernel import Wanted
 from rlsubnet.measure.sparsity import TOLERANCES, changed, update_counts
 from rlsubnet.threads import default_threads
 from tests.checkpoints.checkpoint_files import make_weights, nudge, write_checkpoint

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from rlsubnet import cli
-from rlsubnet.checkpoints import download as downloading
-from rlsubnet.checkpoints.download import download, weight_files
-from rlsubnet.checkpoints.hub import WAITS, git_blob_sha1
+from rlsubnet.checkpoints import hub as downloading
+from rlsubnet.checkpoints.hub import WAITS, download, git_blob_sha1, weight_files
 from tests.checkpoints.local_hub import (
     COMMIT,
     EXPECTED,
@@ -121,7 +120,7 @@ def test_killed_process_leaves_no_folder_and_the_next_call_continues(
     script = (
         "import sys; from pathlib import Path; from huggingface_hub import constants\n"
         "constants.DOWNLOAD_CHUNK_SIZE = 1024\n"
-        "from rlsubnet.checkpoints.download import download\n"
+        "from rlsubnet.checkpoints.hub import download\n"
         "download('hf:org/tiny', 'main', Path(sys.argv[1]))"
     )
     process = subprocess.Popen(

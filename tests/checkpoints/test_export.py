@@ -8,8 +8,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from rlsubnet.checkpoints.export import check_companions, export_trained, write_weights
-from rlsubnet.checkpoints.store import Checkpoint
+from rlsubnet.checkpoints.checkpoint import Checkpoint
+from rlsubnet.checkpoints.pair import check_companions, export_trained, write_weights
 
 
 def tensors(factor: float = 1.0) -> dict[str, torch.Tensor]:
@@ -72,9 +72,7 @@ def test_a_tied_head_that_is_stored_again_is_left_out(tmp_path: Path) -> None:
 def test_more_weights_than_a_piece_arrive_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rlsubnet.checkpoints import export
-
-    monkeypatch.setattr(export, "CHUNK", 4)
+    monkeypatch.setattr("rlsubnet.checkpoints.pair.CHUNK", 4)
     init = folder(tmp_path / "init", tensors())
     write_weights(
         Checkpoint(init), Checkpoint(trained(tmp_path / "t", tensors(2.0))), tmp_path / "w"

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from safetensors.numpy import load_file, save_file
 
+from rlsubnet.checkpoints.formats import TensorInfo, read_range
 from rlsubnet.checkpoints.masks import load_mask, save_mask, write_mask
-from rlsubnet.checkpoints.safetensors_file import TensorInfo, read_range
 
 METADATA = {"rule": "bitwise", "atol": "0.0", "init_sha256": "a", "tuned_sha256": "b"}
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.masks import Mask, load_mask, save_mask
 from rlsubnet.checkpoints.overlap import pair_masks, tensor_overlaps
-from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.cli import main
 from rlsubnet.commands.overlap import OVERLAP_COLUMNS
 from rlsubnet.measure.overlap import OverlapCounts, TensorOverlap

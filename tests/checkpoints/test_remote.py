@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from rlsubnet.checkpoints.compare import pair_checkpoints
+from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta_file import Delta
+from rlsubnet.checkpoints.differ import parts_of, visit_of
+from rlsubnet.checkpoints.pair import pair_checkpoints
 from rlsubnet.checkpoints.remote import RemoteCheckpoint, RemoteShards, parse_source
-from rlsubnet.checkpoints.store import Checkpoint
-from rlsubnet.checkpoints.update_pass import parts_of, visit_of
-from rlsubnet.checkpoints.visiting import visiting_order
+from rlsubnet.checkpoints.sources import visiting_order
 from rlsubnet.cli import main
 from rlsubnet.commands._delta_summary import as_json
 from tests.checkpoints.checkpoint_files import contents

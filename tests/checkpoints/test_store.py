@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load
 
-from rlsubnet.checkpoints.safetensors_file import encode_header
-from rlsubnet.checkpoints.store import Checkpoint
+from rlsubnet.checkpoints.checkpoint import Checkpoint
+from rlsubnet.checkpoints.formats import encode_header
 from tests.checkpoints.checkpoint_files import SHAPES, make_weights, write_checkpoint
 
 FORMS = ["safetensors", "sharded", "bin", "sharded-bin"]

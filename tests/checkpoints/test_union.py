@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlsubnet.checkpoints.masks import load_mask, save_mask
-from rlsubnet.checkpoints.union import unite_masks
+from rlsubnet.checkpoints.overlap import unite_masks
 from rlsubnet.cli import main
 
 SHAPES = {"a": (30, 41), "b": (7,), "c": (0, 4), "d": (1500, 700)}

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from rlsubnet.checkpoints.compare import mask_pieces, pair_checkpoints
-from rlsubnet.checkpoints.mask_file import hidden_file
-from rlsubnet.checkpoints.masks import load_mask, write_mask
-from rlsubnet.checkpoints.safetensors_file import encode_header
-from rlsubnet.checkpoints.store import Checkpoint
-from rlsubnet.checkpoints.unfinished import parts_folder
+from rlsubnet.checkpoints.checkpoint import Checkpoint
+from rlsubnet.checkpoints.differ import parts_folder
+from rlsubnet.checkpoints.formats import encode_header
+from rlsubnet.checkpoints.masks import hidden_file, load_mask, write_mask
+from rlsubnet.checkpoints.pair import pair_checkpoints
 from rlsubnet.cli import main
-from tests.checkpoints.checkpoint_files import make_weights, nudge, write_checkpoint
+from tests.checkpoints.checkpoint_files import make_weights, mask_pieces, nudge, write_checkpoint
 
 SMALL, LARGE = "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"
 LARGE_NUMEL = 1 << 27

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from rlsubnet.checkpoints.checkpoint import StoredWeights
+from rlsubnet.checkpoints.delta import step_file
 from rlsubnet.checkpoints.delta_pack import pack
-from rlsubnet.checkpoints.delta_source import StoredWeights
-from rlsubnet.checkpoints.saved_steps import step_file
 from rlsubnet.cli import main
 from rlsubnet.config.model import read_settings
 from rlsubnet.evaluation.results import SCORE_COLUMNS, STEP_SCORE_COLUMNS

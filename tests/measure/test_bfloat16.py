@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlsubnet.measure.bfloat16 import count_not_finite, to_bfloat16, to_float32
+from rlsubnet.measure.formats import count_not_finite, to_bfloat16, to_float32
 
 BOUNDARIES = [0x3F808000, 0x3F818000, 0x3F807FFF, 0x3F808001, 0x7F7FFFFF, 0x7F800000, 0x7FFFFFFF]
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlsubnet.measure.float8 import E4M3_VALUES, dequantize, scale_of_each
+from rlsubnet.measure.formats import E4M3_VALUES, dequantize, scale_of_each
 
 
 def test_all_256_codes_have_the_values_that_torch_gives_them() -> None:

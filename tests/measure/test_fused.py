@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from rlsubnet.measure.bfloat16 import to_bfloat16, to_float32
-from rlsubnet.measure.fused import Kernel, Tally, Wanted, numpy_kernel
+from rlsubnet.measure.formats import to_bfloat16, to_float32
+from rlsubnet.measure.kernel import Kernel, Tally, Wanted, numpy_kernel
 from rlsubnet.measure.kernels import VARIABLE, WORTH_COMPILING, choose_kernel
 from rlsubnet.measure.overlap import exponent_counts
 from rlsubnet.measure.sparsity import TOLERANCES, changed, update_counts
 
-numba_kernel = pytest.importorskip("rlsubnet.measure.fused_numba").numba_kernel
+numba_kernel = pytest.importorskip("rlsubnet.measure.kernel_numba").numba_kernel
 KERNELS: list[Kernel] = [numpy_kernel, numba_kernel]
 CASTS = {
     "bfloat16": to_bfloat16,

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from rlsubnet.measure import gram as under_test
-from rlsubnet.measure.gram import all_below, inertia
+from rlsubnet.measure import rank as under_test
+from rlsubnet.measure.rank import all_below, inertia
 
 SIZE = 256
 

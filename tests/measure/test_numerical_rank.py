@@ -7,11 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from rlsubnet.measure import numerical_rank as under_test
-from rlsubnet.measure.bfloat16 import to_bfloat16
-from rlsubnet.measure.gram import singular_values, singular_values_on
-from rlsubnet.measure.numerical_rank import EPS32, numerical_rank, rank_of_spectrum
-from rlsubnet.measure.rank import update_delta
+from rlsubnet.measure import rank as under_test
+from rlsubnet.measure.formats import to_bfloat16
+from rlsubnet.measure.rank import (
+    EPS32,
+    numerical_rank,
+    rank_of_spectrum,
+    singular_values,
+    singular_values_on,
+    update_delta,
+)
 
 SHAPES = [(192, 192), (256, 256), (160, 448), (448, 160)]
 SEEDS = 6

@@ -6,18 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from rlsubnet.measure.bfloat16 import to_bfloat16
-from rlsubnet.measure.kernels import VARIABLE
+from rlsubnet.measure.formats import to_bfloat16
+from rlsubnet.measure.kernels import VARIABLE, WORTH_SHARING, choose_shared_bits
 from rlsubnet.measure.overlap import (
     OverlapCounts,
     TensorOverlap,
     chance_overlap,
     exponent_counts,
+    numpy_shared_bits,
     overlap_beside_nulls,
     overlap_counts,
     popcount,
 )
-from rlsubnet.measure.shared_bits import WORTH_COMPILING, choose_shared_bits, numpy_shared_bits
 
 
 def beside_nulls(*tensors: TensorOverlap, draws: int = 50) -> dict[str, dict[str, float]]:
@@ -63,7 +63,7 @@ def test_every_bit_is_counted_once(size: int) -> None:
 @pytest.mark.parametrize("numel", [1, 8, 63, 64, 65, 10_003])
 @pytest.mark.parametrize("kind", [np.uint16, np.float16, np.float32])
 def test_compiled_loops_count_what_numpy_counts(numel: int, kind: type) -> None:
-    numba_shared_bits = pytest.importorskip("rlsubnet.measure.shared_bits_numba").numba_shared_bits
+    numba_shared_bits = pytest.importorskip("rlsubnet.measure.kernel_numba").numba_shared_bits
     rng = np.random.default_rng(numel)
     init = 0.02 * rng.standard_normal(numel)
     weights = to_bfloat16(init.astype(np.float32)) if kind is np.uint16 else init.astype(kind)
@@ -79,7 +79,7 @@ def test_compiled_loops_count_what_numpy_counts(numel: int, kind: type) -> None:
 
 
 def test_compiled_loops_refuse_a_start_that_is_no_number() -> None:
-    numba_shared_bits = pytest.importorskip("rlsubnet.measure.shared_bits_numba").numba_shared_bits
+    numba_shared_bits = pytest.importorskip("rlsubnet.measure.kernel_numba").numba_shared_bits
     bits, init = np.zeros(1, np.uint8), np.array([0x3F80, 0xFFC1], np.uint16)
     for way in (numpy_shared_bits, numba_shared_bits):
         with pytest.raises(ValueError, match="1 of 2 weights before finetuning are no finite"):
@@ -89,8 +89,8 @@ def test_compiled_loops_refuse_a_start_that_is_no_number() -> None:
 def test_compiled_loops_are_for_many_weights_by_exponent(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("numba")
     monkeypatch.delenv(VARIABLE, raising=False)
-    assert choose_shared_bits("auto", WORTH_COMPILING, True) is not numpy_shared_bits
-    assert choose_shared_bits("auto", WORTH_COMPILING - 1, True) is numpy_shared_bits
+    assert choose_shared_bits("auto", WORTH_SHARING, True) is not numpy_shared_bits
+    assert choose_shared_bits("auto", WORTH_SHARING - 1, True) is numpy_shared_bits
     assert choose_shared_bits("auto", 1 << 40, False) is numpy_shared_bits
     assert choose_shared_bits("numba", 1, False) is not numpy_shared_bits
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from rlsubnet.measure.bfloat16 import to_bfloat16, to_float32
+from rlsubnet.measure.formats import to_bfloat16, to_float32
 from rlsubnet.measure.overlap import (
     Overlap,
     OverlapCounts,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlsubnet.measure.bfloat16 import to_bfloat16
+from rlsubnet.measure.formats import to_bfloat16
 from rlsubnet.measure.rank import (
     SMALL,
     has_rank,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from rlsubnet.measure.bfloat16 import to_bfloat16, to_float32
+from rlsubnet.measure.formats import to_bfloat16, to_float32
 from rlsubnet.measure.sparsity import (
     TOLERANCES,
     UpdateCounts,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.masks import save_mask
-from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.config.model import Row
 from rlsubnet.files import write_jsonl
 from rlsubnet.training.run import run_training

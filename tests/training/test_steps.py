@@ -13,11 +13,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from rlsubnet.checkpoints.delta import PatchedCheckpoint, unpack
-from rlsubnet.checkpoints.delta_source import StoredWeights
+from rlsubnet.checkpoints.checkpoint import Checkpoint, StoredWeights
+from rlsubnet.checkpoints.delta import PatchedCheckpoint, find_steps, open_steps, unpack
 from rlsubnet.checkpoints.masks import load_mask
-from rlsubnet.checkpoints.saved_steps import find_steps, open_steps
-from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.cli import main
 from rlsubnet.training import loop
 from rlsubnet.training.resume import STATE

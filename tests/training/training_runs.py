@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlsubnet.checkpoints.store import Checkpoint
+from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.config.model import Recipe, Row
 
 ARCHITECTURE = {

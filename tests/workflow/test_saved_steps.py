@@ -5,8 +5,8 @@ import shlex
 
 import pytest
 
-from rlsubnet.checkpoints.saved_steps import find_steps, open_steps
-from rlsubnet.checkpoints.store import Checkpoint
+from rlsubnet.checkpoints.checkpoint import Checkpoint
+from rlsubnet.checkpoints.delta import find_steps, open_steps
 from rlsubnet.cli import main
 from rlsubnet.config import SheetError, item_files, waist_files
 

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.masks import load_mask
-from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.config.model import describe, first_error, load_schema
 from rlsubnet.config.scale import BACKENDS
 from rlsubnet.files import read_object

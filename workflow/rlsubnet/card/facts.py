@@ -9,18 +9,23 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from rlsubnet.card.html import AT, measured, per_cent
-from rlsubnet.checkpoints.compare import Pair, read_finite
 from rlsubnet.checkpoints.delta_codec import BLOCK, as_codes, encode_block
-from rlsubnet.checkpoints.differ import default_threads, diff_tensors
-from rlsubnet.checkpoints.pair_notes import pair_notes
-from rlsubnet.checkpoints.ranks import MatrixRank, matrix_ranks
-from rlsubnet.checkpoints.safetensors_file import ITEM_BYTES
-from rlsubnet.checkpoints.update_pass import visited
-from rlsubnet.measure.bfloat16 import to_bfloat16
-from rlsubnet.measure.fused import EXPONENTS, Wanted
-from rlsubnet.measure.norms import UpdateNorms, update_norms
+from rlsubnet.checkpoints.differ import default_threads, diff_tensors, visited
+from rlsubnet.checkpoints.formats import ITEM_BYTES
+from rlsubnet.checkpoints.pair import Pair, pair_notes, read_finite
+from rlsubnet.checkpoints.structure import MatrixRank, matrix_ranks
+from rlsubnet.measure.formats import to_bfloat16
+from rlsubnet.measure.kernel import EXPONENTS, Wanted
 from rlsubnet.measure.parameters import Parameter, parse_parameter
-from rlsubnet.measure.sparsity import RULES, TABLE_TOLERANCE, TOLERANCES, UpdateCounts, total_counts
+from rlsubnet.measure.sparsity import (
+    RULES,
+    TABLE_TOLERANCE,
+    TOLERANCES,
+    UpdateCounts,
+    UpdateNorms,
+    total_counts,
+    update_norms,
+)
 
 Key = TypeVar("Key")
 

@@ -38,8 +38,8 @@ from rlsubnet.card.html import (
     size,
     table,
 )
-from rlsubnet.checkpoints.ranks import MatrixRank
-from rlsubnet.measure.fused import EXPONENTS
+from rlsubnet.checkpoints.structure import MatrixRank
+from rlsubnet.measure.kernel import EXPONENTS
 from rlsubnet.measure.rank import mean_rank_share
 from rlsubnet.measure.sparsity import RULES, TABLE_TOLERANCE, TOLERANCES, total_counts
 

@@ -1,26 +1,29 @@
 """Deltas in place of tuned checkpoints: read as if they lay on disk in full, and unpacked."""
 
 import hashlib
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from rlsubnet.checkpoints.checkpoint import (
+    COMPANIONS,
+    DTYPES,
+    Checkpoint,
+    StoredWeights,
+)
 from rlsubnet.checkpoints.delta_codec import BLOCK, Codes
-from rlsubnet.checkpoints.delta_file import Delta
-from rlsubnet.checkpoints.delta_init import (
+from rlsubnet.checkpoints.delta_file import Delta, DeltaFile, is_delta
+from rlsubnet.checkpoints.delta_pack import (
     InitDigests,
     check_shapes,
     init_block,
     init_blocks,
     refuse_init,
 )
-from rlsubnet.checkpoints.delta_manifest import DeltaFile
-from rlsubnet.checkpoints.delta_source import StoredWeights
-from rlsubnet.checkpoints.layout import COMPANIONS, read_stored
-from rlsubnet.checkpoints.safetensors_file import NUMPY_TYPES, TensorInfo, encode_header
-from rlsubnet.checkpoints.store import DTYPES, Checkpoint
+from rlsubnet.checkpoints.formats import NUMPY_TYPES, TensorInfo, encode_header, read_stored
 from rlsubnet.files import replacing, sha256
 from rlsubnet.measure.parameters import canonical_name, natural_order
 
@@ -171,3 +174,68 @@ def unpack(init: StoredWeights, path: Path | str, out: Path | str) -> None:
             for name in COMPANIONS:
                 if (init.folder / name).is_file():
                     shutil.copyfile(init.folder / name, folder / name)
+
+
+STEP_FILES = "step-*.delta"
+
+
+def step_file(step: int) -> str:
+    """Return the name of the file that a run saves a step in.
+
+    >>> step_file(5)
+    'step-000005.delta'
+    """
+    return STEP_FILES.replace("*", f"{step:06d}")
+
+
+def step_number(path: Path | str) -> int:
+    """Return the last number in the own name of a saved step.
+
+    >>> step_number("runs/grpo/global_step_320"), step_number("steps/step-000005.delta")
+    (320, 5)
+    """
+    numbers = re.findall(r"\d+", Path(path).name)
+    if not numbers:
+        raise ValueError(f"{path}: no step number in its name; give --steps")
+    return int(numbers[-1])
+
+
+def find_steps(
+    paths: Sequence[Path | str], numbers: Sequence[int] | None = None
+) -> dict[int, Path]:
+    """Return step -> path by increasing step (a shell lists step 100 before step 20).
+
+    Args:
+        paths: full checkpoints and delta files; a folder of step files stands for all of them.
+        numbers: their steps, where the names do not tell.
+
+    Raises:
+        ValueError: a name without a number, two paths of one step, or too few or many numbers.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        inside = sorted(path.glob(STEP_FILES)) if path.is_dir() else []
+        # Of an older format; refused by name when it is opened.
+        inside = inside or sorted(path.glob("step-*.safetensors"))
+        found += inside or [path]
+    steps = [step_number(path) for path in found] if numbers is None else list(numbers)
+    if len(steps) != len(found):
+        raise ValueError(f"--steps has {len(steps)} numbers for {len(found)} saved steps")
+    ordered = dict(sorted(zip(steps, found, strict=True)))
+    if len(ordered) != len(found):
+        raise ValueError(f"two saved steps have one number: {sorted(steps)}")
+    return ordered
+
+
+def open_steps(init: Checkpoint, steps: Mapping[int, Path]) -> dict[int, Checkpoint]:
+    """Return the checkpoint of every step: full ones as they are, deltas laid over ``init``.
+
+    Raises:
+        ValueError: a path is no checkpoint, or a delta is damaged or of another init.
+    """
+    deltas = {step for step, path in steps.items() if is_delta(path)}
+    digests = InitDigests(StoredWeights(init.path)) if deltas else None
+    return {
+        step: PatchedCheckpoint(init, path, digests) if step in deltas else Checkpoint(path)
+        for step, path in steps.items()
+    }

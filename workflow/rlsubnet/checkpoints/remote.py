@@ -25,13 +25,22 @@ from typing import Any
 
 import numpy as np
 
-from rlsubnet.checkpoints.delta_source import LARGEST_SIDE_FILE, WEIGHT_SUFFIXES, StoredWeights
-from rlsubnet.checkpoints.download import require_space, weight_files
-from rlsubnet.checkpoints.hub import WAITS, RemoteFile, Report, Repository
-from rlsubnet.checkpoints.opening import PREFIX
-from rlsubnet.checkpoints.reader import Reader
-from rlsubnet.checkpoints.safetensors_file import TensorInfo, read_header
-from rlsubnet.checkpoints.store import Checkpoint
+from rlsubnet.checkpoints.checkpoint import (
+    LARGEST_SIDE_FILE,
+    PREFIX,
+    WEIGHT_SUFFIXES,
+    Checkpoint,
+    StoredWeights,
+)
+from rlsubnet.checkpoints.formats import Reader, TensorInfo, read_header
+from rlsubnet.checkpoints.hub import (
+    WAITS,
+    RemoteFile,
+    Report,
+    Repository,
+    require_space,
+    weight_files,
+)
 from rlsubnet.files import sha256
 
 # The first request for a header; few are longer.

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from rlsubnet.checkpoints.delta_file import Delta
-from rlsubnet.checkpoints.delta_manifest import FORMAT, DeltaTensor
+from rlsubnet.checkpoints.delta_file import FORMAT, Delta, DeltaTensor
 from rlsubnet.measure.parameters import natural_order, parse_parameter
 
 Named = tuple[str, DeltaTensor]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from rlsubnet.threads import MOST_THREADS, checked_threads
 
 if TYPE_CHECKING:
-    from rlsubnet.checkpoints.compare import Pair
-    from rlsubnet.measure.fused import Tally, Wanted
+    from rlsubnet.checkpoints.pair import Pair
+    from rlsubnet.measure.kernel import Tally, Wanted
 
 LOCAL_HELP = "Hugging Face folder (sharded or not) or one .safetensors or .bin file"
 CHECKPOINT_HELP = f"{LOCAL_HELP}, or hf:organization/name@revision, read shard by shard"
@@ -17,8 +17,8 @@ CHECKPOINT_HELP = f"{LOCAL_HELP}, or hf:organization/name@revision, read shard b
 
 def open_pair(options: argparse.Namespace) -> "Pair":
     """Return the pair INIT, TUNED; a mismatch raises ValueError."""
-    from rlsubnet.checkpoints.compare import pair_checkpoints
-    from rlsubnet.checkpoints.opening import open_checkpoint
+    from rlsubnet.checkpoints.pair import pair_checkpoints
+    from rlsubnet.checkpoints.sources import open_checkpoint
 
     common_rows = getattr(options, "common_rows", ())
     return pair_checkpoints(
@@ -78,7 +78,7 @@ def measure(
     mask: Path | None,
 ) -> "dict[str, Tally]":
     """Measure a pair as the options of ``add_pass_options`` tell."""
-    from rlsubnet.checkpoints.update_pass import measure_update
+    from rlsubnet.checkpoints.differ import measure_update
     from rlsubnet.commands._progress import Progress
 
     threads = checked_threads(options.threads)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from rlsubnet.checkpoints.pair_notes import pair_notes
+from rlsubnet.checkpoints.pair import pair_notes
 from rlsubnet.measure.parameters import parse_parameter
 from rlsubnet.measure.sparsity import (
     RULES,
@@ -14,7 +14,7 @@ from rlsubnet.measure.sparsity import (
 )
 
 if TYPE_CHECKING:
-    from rlsubnet.checkpoints.compare import Pair
+    from rlsubnet.checkpoints.pair import Pair
 
 
 def _line(label: str, counts: UpdateCounts, atol: float) -> str:

@@ -257,7 +257,7 @@ def run_contamination(options: argparse.Namespace) -> None:
 
 def run_download(options: argparse.Namespace) -> None:
     """Fetch or link one checkpoint folder, a line of progress per file."""
-    from rlsubnet.checkpoints.download import download
+    from rlsubnet.checkpoints.hub import download
 
     report = functools.partial(print, flush=True)
     download(options.source, options.revision, options.out, report=report)

@@ -36,7 +36,7 @@ def run_pack(options: argparse.Namespace) -> None:
     """Write the delta of a pair and say how large it is."""
     from rlsubnet.checkpoints.delta_file import Delta
     from rlsubnet.checkpoints.delta_pack import pack
-    from rlsubnet.checkpoints.opening import open_weights
+    from rlsubnet.checkpoints.sources import open_weights
     from rlsubnet.commands._delta_summary import notes, size_line
 
     out = _out(options)
@@ -50,7 +50,7 @@ def run_pack(options: argparse.Namespace) -> None:
 def run_unpack(options: argparse.Namespace) -> None:
     """Write the tuned checkpoint as a Hugging Face folder."""
     from rlsubnet.checkpoints.delta import unpack
-    from rlsubnet.checkpoints.opening import open_weights
+    from rlsubnet.checkpoints.sources import open_weights
 
     unpack(open_weights(options.init), options.delta, _out(options))
 

@@ -134,7 +134,7 @@ def run_evaluate_steps(options: argparse.Namespace) -> None:
 
     import torch
 
-    from rlsubnet.checkpoints.saved_steps import find_steps
+    from rlsubnet.checkpoints.delta import find_steps
     from rlsubnet.evaluation.loading import load_policy
     from rlsubnet.evaluation.results import STEP_SCORE_COLUMNS
     from rlsubnet.evaluation.sampler import make_sampler
@@ -328,10 +328,9 @@ def run_evaluate_olmes(options: argparse.Namespace) -> None:
 
 def run_evaluate_steps_olmes(options: argparse.Namespace) -> None:
     """Run olmes on the start and on every saved step, and write the scores of all."""
-    from rlsubnet.checkpoints.delta import unpack
+    from rlsubnet.checkpoints.checkpoint import StoredWeights
+    from rlsubnet.checkpoints.delta import find_steps, step_file, unpack
     from rlsubnet.checkpoints.delta_file import is_delta
-    from rlsubnet.checkpoints.delta_source import StoredWeights
-    from rlsubnet.checkpoints.saved_steps import find_steps, step_file
     from rlsubnet.evaluation.results import STEP_SCORE_COLUMNS
     from rlsubnet.files import write_csv
 

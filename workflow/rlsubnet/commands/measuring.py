@@ -9,7 +9,7 @@ from rlsubnet.commands._pair import add_pair, add_pass_options, measure, open_pa
 from rlsubnet.commands._parser import add_command
 
 if TYPE_CHECKING:
-    from rlsubnet.checkpoints.compare import Pair
+    from rlsubnet.checkpoints.pair import Pair
     from rlsubnet.measure.sparsity import UpdateCounts
 
 UPDATE_COLUMNS = [
@@ -36,8 +36,8 @@ FROZEN_COLUMNS = [
 
 
 def _save_random_mask(pair: "Pair", path: Path, seed: int) -> None:
-    from rlsubnet.checkpoints.compare import random_masks
     from rlsubnet.checkpoints.masks import write_mask
+    from rlsubnet.checkpoints.pair import random_masks
 
     digests = {"init_sha256": pair.init.digest(), "tuned_sha256": pair.tuned.digest()}
     metadata = {"rule": "random", "atol": "0.0", "seed": str(seed), **digests}
@@ -73,7 +73,7 @@ def run_updates(options: argparse.Namespace) -> None:
     """Count what finetuning changed; print a summary, write the rows and the mask asked for."""
     from rlsubnet.commands._update_summary import update_summary
     from rlsubnet.files import write_csv
-    from rlsubnet.measure.fused import Wanted
+    from rlsubnet.measure.kernel import Wanted
     from rlsubnet.measure.sparsity import TOLERANCES
 
     if options.out and options.mask and options.out.resolve() == options.mask.resolve():
@@ -89,7 +89,7 @@ def run_updates(options: argparse.Namespace) -> None:
 
 def run_mask(options: argparse.Namespace) -> None:
     """Write which weights a pair's update changed."""
-    from rlsubnet.measure.fused import Wanted
+    from rlsubnet.measure.kernel import Wanted
     from rlsubnet.measure.sparsity import TABLE_TOLERANCE
 
     if options.rule in ("bitwise", "random") and options.atol is not None:
@@ -107,8 +107,8 @@ def run_mask(options: argparse.Namespace) -> None:
 
 def run_frozen(options: argparse.Namespace) -> None:
     """Compare the weights outside a mask bit by bit; fail after writing which ones changed."""
-    from rlsubnet.checkpoints.compare import check_frozen
     from rlsubnet.checkpoints.masks import load_mask
+    from rlsubnet.checkpoints.pair import check_frozen
     from rlsubnet.files import write_csv
 
     counts = dict(check_frozen(open_pair(options), load_mask(options.mask)))

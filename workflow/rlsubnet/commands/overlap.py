@@ -72,8 +72,8 @@ def run_overlap(options: argparse.Namespace) -> None:
     import numpy as np
 
     from rlsubnet.checkpoints.masks import load_mask
-    from rlsubnet.checkpoints.opening import open_checkpoint
     from rlsubnet.checkpoints.overlap import pair_masks, tensor_overlaps
+    from rlsubnet.checkpoints.sources import open_checkpoint
     from rlsubnet.files import write_csv
     from rlsubnet.measure.overlap import overlap_beside_nulls
 
@@ -98,7 +98,7 @@ def run_overlap(options: argparse.Namespace) -> None:
 def run_union(options: argparse.Namespace) -> None:
     """Write the union of masks, and print what share of it each of them is."""
     from rlsubnet.checkpoints.masks import load_mask
-    from rlsubnet.checkpoints.union import unite_masks
+    from rlsubnet.checkpoints.overlap import unite_masks
 
     masks = [load_mask(path) for path in options.masks]
     ever, sizes = unite_masks(masks, options.out)

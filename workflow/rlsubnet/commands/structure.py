@@ -10,8 +10,8 @@ from rlsubnet.commands._parser import add_command
 from rlsubnet.threads import MOST_THREADS, bound_linear_algebra, checked_threads
 
 if TYPE_CHECKING:
-    from rlsubnet.checkpoints.compare import Pair
-    from rlsubnet.checkpoints.ranks import MatrixRank
+    from rlsubnet.checkpoints.pair import Pair
+    from rlsubnet.checkpoints.structure import MatrixRank
 
 RANK_COLUMNS = [
     "tensor",
@@ -52,8 +52,8 @@ def _rank_row(rank: "MatrixRank") -> dict[str, Any]:
 
 
 def _rank_rows(pair: "Pair", seed: int, device: str) -> list[dict[str, Any]]:
-    from rlsubnet.checkpoints.ranks import matrix_ranks
-    from rlsubnet.checkpoints.update_pass import visited
+    from rlsubnet.checkpoints.differ import visited
+    from rlsubnet.checkpoints.structure import matrix_ranks
 
     found = {
         name: list(matrix_ranks(pair, name, seed, device))
@@ -85,7 +85,7 @@ def run_rank(options: argparse.Namespace) -> None:
 
 
 def add_saved_steps(parser: argparse.ArgumentParser) -> None:
-    """Add SAVED, what :func:`rlsubnet.checkpoints.saved_steps.find_steps` takes."""
+    """Add SAVED, what :func:`rlsubnet.checkpoints.delta.find_steps` takes."""
     parser.add_argument(
         "saved",
         nargs="+",
@@ -97,9 +97,9 @@ def add_saved_steps(parser: argparse.ArgumentParser) -> None:
 
 def run_trajectory(options: argparse.Namespace) -> None:
     """Classify weights over the saved steps of a run."""
-    from rlsubnet.checkpoints.compare import measure_trajectory
-    from rlsubnet.checkpoints.saved_steps import find_steps, open_steps
-    from rlsubnet.checkpoints.store import Checkpoint
+    from rlsubnet.checkpoints.checkpoint import Checkpoint
+    from rlsubnet.checkpoints.delta import find_steps, open_steps
+    from rlsubnet.checkpoints.structure import measure_trajectory
     from rlsubnet.files import write_csv
 
     init = Checkpoint(options.init)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlsubnet.checkpoints.saved_steps import open_steps
-from rlsubnet.checkpoints.store import Checkpoint
+from rlsubnet.checkpoints.checkpoint import Checkpoint
+from rlsubnet.checkpoints.delta import open_steps
 from rlsubnet.config.model import Settings
 from rlsubnet.evaluation.generate import forward_attention, noise_generator, read_prompts
 from rlsubnet.evaluation.results import Answer, score_rows

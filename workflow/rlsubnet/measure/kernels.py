@@ -2,14 +2,26 @@
 
 import importlib.util
 import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from rlsubnet.extras import how_to_install
-from rlsubnet.measure.fused import Kernel, numpy_kernel
+import numpy as np
+
+from rlsubnet.measure.kernel import Kernel, numpy_kernel
+
+if TYPE_CHECKING:
+    from rlsubnet.measure.overlap import OverlapCounts
 
 KERNELS = ("auto", "numpy", "numba")
 VARIABLE = "RLSUBNET_KERNEL"
 # Below this many bytes of both checkpoints, importing numba costs more than it saves.
 WORTH_COMPILING = 4 << 30
+# With fewer weights by exponent, likewise.
+WORTH_SHARING = 1 << 29
+# (first, second, numel, weights before finetuning or None) -> sizes, and by exponent if known.
+SharedBits = Callable[
+    [np.ndarray, np.ndarray, int, np.ndarray | None], tuple["OverlapCounts", np.ndarray | None]
+]
 
 
 def wants_numba(name: str, worthwhile: bool) -> bool:
@@ -31,6 +43,8 @@ def wants_numba(name: str, worthwhile: bool) -> bool:
         raise ValueError(f"kernel: expected one of {', '.join(KERNELS)}, found {wish!r}")
     installed = importlib.util.find_spec("numba") is not None
     if wish == "numba" and not installed:
+        from rlsubnet.extras import how_to_install
+
         raise ValueError(f"kernel numba needs numba; {how_to_install('numba')}")
     return wish == "numba" or (wish == "auto" and installed and worthwhile)
 
@@ -47,6 +61,26 @@ def choose_kernel(name: str, nbytes: int) -> Kernel:
     """
     if not wants_numba(name, worthwhile=nbytes >= WORTH_COMPILING):
         return numpy_kernel
-    from rlsubnet.measure.fused_numba import numba_kernel
+    from rlsubnet.measure.kernel_numba import numba_kernel
 
     return numba_kernel
+
+
+def choose_shared_bits(kernel: str, numel: int, by_exponent: bool) -> SharedBits:
+    """Return what counts; both ways give the same integers.
+
+    Args:
+        kernel: ``numpy``, ``numba`` or ``auto``, see ``measure.kernels``.
+        numel: weights that will be counted.
+        by_exponent: whether they will be counted by exponent; numpy is slow at that alone.
+
+    >>> choose_shared_bits("numpy", 1 << 40, by_exponent=True).__name__
+    'numpy_shared_bits'
+    """
+    from rlsubnet.measure.overlap import numpy_shared_bits
+
+    if not wants_numba(kernel, worthwhile=by_exponent and numel >= WORTH_SHARING):
+        return numpy_shared_bits
+    from rlsubnet.measure.kernel_numba import numba_shared_bits
+
+    return numba_shared_bits

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlsubnet.measure.bfloat16 import to_bfloat16
+from rlsubnet.measure.formats import EXPONENTS, to_bfloat16
 
 # Differs from the paper: it has the first null alone.
 NULLS = {
@@ -27,7 +27,6 @@ NULLS = {
     "per_tensor": "same density in each tensor",
     "per_magnitude": "same density in each tensor and bf16 exponent",
 }
-EXPONENTS = 256
 DRAWS = 2000
 # Bytes of a mask whose counts end up in one number: three times eight words.
 _FOLDED = 3 * 8 * 8
@@ -308,3 +307,28 @@ def overlap_beside_nulls(
             )
         )
     return found
+
+
+def _bits(packed: np.ndarray, numel: int) -> np.ndarray:
+    return np.unpackbits(packed, count=numel, bitorder="little").view(np.bool_)
+
+
+def numpy_shared_bits(
+    first: np.ndarray, second: np.ndarray, numel: int, init: np.ndarray | None = None
+) -> tuple[OverlapCounts, np.ndarray | None]:
+    """Return the sizes of two subnetworks, and ``exponent_counts`` where ``init`` is given.
+
+    Args:
+        first, second: packed bits, the first weight lowest, zeros beyond the last.
+        numel: number of weights.
+        init: as many weights before finetuning, as stored.
+
+    >>> first, second = np.array([0b0011], np.uint8), np.array([0b0110], np.uint8)
+    >>> counts, by_exponent = numpy_shared_bits(first, second, 3, np.ones(3, np.float32))
+    >>> counts, by_exponent[127].tolist()
+    (OverlapCounts(numel=3, first=2, second=2, both=1), [3, 2, 2, 1])
+    """
+    if init is None:
+        return overlap_counts(first, second, numel), None
+    groups = exponent_counts(_bits(first, numel), _bits(second, numel), init)
+    return OverlapCounts(*groups.sum(axis=0).tolist()), groups

@@ -7,9 +7,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlsubnet.checkpoints.download import is_complete, require_space, without_name
-from rlsubnet.checkpoints.hub import WAITS, Report, Repository
-from rlsubnet.checkpoints.layout import RECORD
+from rlsubnet.checkpoints.checkpoint import RECORD
+from rlsubnet.checkpoints.hub import (
+    WAITS,
+    Report,
+    Repository,
+    is_complete,
+    require_space,
+    without_name,
+)
 from rlsubnet.extras import how_to_install
 from rlsubnet.files import iterate_jsonl, write_json
 

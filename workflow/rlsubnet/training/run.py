@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.masks import load_mask
-from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.config.model import Row
 from rlsubnet.evaluation.loading import load_model, pick_device
 from rlsubnet.files import read_jsonl, replacing, sha256, write_csv, write_json

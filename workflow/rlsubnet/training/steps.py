@@ -7,12 +7,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from rlsubnet.checkpoints.checkpoint import Checkpoint, StoredWeights
+from rlsubnet.checkpoints.delta import step_file
 from rlsubnet.checkpoints.delta_file import Delta
-from rlsubnet.checkpoints.delta_init import InitDigests
-from rlsubnet.checkpoints.delta_pack import write_delta
-from rlsubnet.checkpoints.delta_source import StoredWeights
-from rlsubnet.checkpoints.saved_steps import step_file
-from rlsubnet.checkpoints.store import Checkpoint
+from rlsubnet.checkpoints.delta_pack import InitDigests, write_delta
 from rlsubnet.config.model import Recipe
 from rlsubnet.files import replacing
 

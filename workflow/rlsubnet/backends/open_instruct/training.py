@@ -30,8 +30,8 @@ from rlsubnet.backends.processes import (
     started,
 )
 from rlsubnet.backends.rows import Row, check_bfloat16, check_mask_fits, check_mask_given
-from rlsubnet.checkpoints.export import export_trained
-from rlsubnet.checkpoints.store import Checkpoint
+from rlsubnet.checkpoints.checkpoint import Checkpoint
+from rlsubnet.checkpoints.pair import export_trained
 from rlsubnet.files import (
     iterate_jsonl,
     read_jsonl,

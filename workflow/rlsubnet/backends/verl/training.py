@@ -31,10 +31,9 @@ from rlsubnet.backends.verl.saves import (
     merge_step,
     read_metrics,
 )
+from rlsubnet.checkpoints.checkpoint import Checkpoint, StoredWeights
+from rlsubnet.checkpoints.delta import STEP_FILES, step_file, step_number
 from rlsubnet.checkpoints.delta_pack import pack
-from rlsubnet.checkpoints.delta_source import StoredWeights
-from rlsubnet.checkpoints.saved_steps import STEP_FILES, step_file, step_number
-from rlsubnet.checkpoints.store import Checkpoint
 from rlsubnet.files import read_object, replacing, sha256, write_csv, write_json
 from rlsubnet.training.resume import check_same_run
 from rlsubnet.training.runlog import ONLINE_METRICS, git_commit

@@ -1,25 +1,19 @@
-"""Two or more checkpoints side by side: which tensors match, and their weights piece by piece."""
+"""Two checkpoints side by side: which tensors match, and their weights piece by piece."""
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from rlsubnet.checkpoints.differ import diff_tensors
+from rlsubnet.checkpoints.checkpoint import CHUNK, COMPANIONS, Checkpoint, refuse_not_finite
+from rlsubnet.checkpoints.formats import ITEM_BYTES, encode_header
 from rlsubnet.checkpoints.masks import Mask, Shape
-from rlsubnet.checkpoints.safetensors_file import ITEM_BYTES
-from rlsubnet.checkpoints.store import CHUNK, Checkpoint, refuse_not_finite
-from rlsubnet.measure.fused import Wanted
-from rlsubnet.measure.rank import update_delta
-from rlsubnet.measure.sparsity import (
-    TABLE_TOLERANCE,
-    UpdateCounts,
-    bitwise_changed,
-    changed,
-)
-from rlsubnet.measure.trajectory import StepCounts, trajectory_counts
+from rlsubnet.files import replacing
+from rlsubnet.measure.sparsity import bitwise_changed, changed
 
 
 @dataclass(frozen=True)
@@ -59,8 +53,8 @@ class Pair:
         return self.numel(name) * sum(ITEM_BYTES[dtype] for dtype in sides)
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) if names else "none"
+def listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
 
 
 def pair_checkpoints(init: Checkpoint, tuned: Checkpoint, common_rows: Sequence[str] = ()) -> Pair:
@@ -79,7 +73,7 @@ def pair_checkpoints(init: Checkpoint, tuned: Checkpoint, common_rows: Sequence[
     between = f"{init.path} and {tuned.path}"
     known = {*init.tensors, *tuned.tensors, *init.tied, *tuned.tied}
     if unknown := [name for name in common_rows if name not in known]:
-        raise ValueError(f"{between}: no tensor for common rows: {_listed(unknown)}")
+        raise ValueError(f"{between}: no tensor for common rows: {listed(unknown)}")
     only_init = [name for name in init.tensors if name not in tuned.tensors]
     only_tuned = [name for name in tuned.tensors if name not in init.tensors]
     shapes: dict[str, Shape] = {}
@@ -96,8 +90,8 @@ def pair_checkpoints(init: Checkpoint, tuned: Checkpoint, common_rows: Sequence[
             differing.append(f"{name} {list(a)} against {list(b)}")
     if only_init or only_tuned or differing:
         raise ValueError(
-            f"{between} do not match: only in {init.path}: {_listed(only_init)}; only in "
-            f"{tuned.path}: {_listed(only_tuned)}; shapes: {_listed(differing)}"
+            f"{between} do not match: only in {init.path}: {listed(only_init)}; only in "
+            f"{tuned.path}: {listed(only_tuned)}; shapes: {listed(differing)}"
         )
     return Pair(init, tuned, shapes, resized)
 
@@ -126,27 +120,6 @@ def paired_chunks(
         )
 
 
-def compare_tensors(
-    pair: Pair, tolerances: Sequence[float], chunk: int = CHUNK
-) -> Iterator[tuple[str, UpdateCounts]]:
-    """Yield each tensor's name and what finetuning did to it.
-
-    Raises:
-        ValueError: a tolerance that is none, or weights that are NaN or infinite.
-    """
-    for name, tally in diff_tensors(pair, Wanted(tuple(tolerances)), chunk=chunk).items():
-        yield name, tally.counts(tolerances)
-
-
-def mask_pieces(
-    pair: Pair, rule: str = "bitwise", atol: float = TABLE_TOLERANCE, chunk: int = CHUNK
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (name, flat bool piece) for ``write_mask``: where finetuning changed a weight."""
-    for name in pair.shapes:
-        for init, tuned in paired_chunks(pair, name, chunk):
-            yield name, changed(init, tuned, rule, atol)
-
-
 def tensor_generator(seed: int, name: str) -> np.random.Generator:
     """Return a generator that depends on seed and tensor alone, not on the tensors before it."""
     return np.random.default_rng([seed, *hashlib.sha256(name.encode()).digest()])
@@ -163,19 +136,6 @@ def random_masks(pair: Pair, seed: int) -> Iterator[tuple[str, np.ndarray]]:
         mask[: sum(pieces)] = True
         tensor_generator(seed, name).shuffle(mask)
         yield name, mask
-
-
-def read_delta(pair: Pair, name: str, chunk: int = CHUNK) -> np.ndarray:
-    """Return the authors' update of one whole tensor (``measure.rank.update_delta``), in float32.
-
-    Raises:
-        ValueError: weights are NaN or infinite.
-    """
-    delta, start = np.empty(pair.numel(name), np.float32), 0
-    for init, tuned in paired_chunks(pair, name, chunk):
-        delta[start : start + init.size] = update_delta(init, tuned)
-        start += init.size
-    return delta.reshape(pair.shapes[name])
 
 
 @dataclass(frozen=True)
@@ -201,7 +161,7 @@ def check_frozen(pair: Pair, mask: Mask, chunk: int = CHUNK) -> Iterator[tuple[s
         names = [*pair.resized, *pair.differing_dtypes]
         raise ValueError(
             f"{pair.tuned.path}: cannot be compared bit by bit with {pair.init.path}: "
-            f"stored types or rows differ: {_listed(names)}"
+            f"stored types or rows differ: {listed(names)}"
         )
     for name in pair.shapes:
         subnetwork = both = outside = start = 0
@@ -216,29 +176,91 @@ def check_frozen(pair: Pair, mask: Mask, chunk: int = CHUNK) -> Iterator[tuple[s
         yield name, FrozenCounts(numel, numel - subnetwork, outside, subnetwork, both)
 
 
-def measure_trajectory(
-    init: Checkpoint, steps: Sequence[Checkpoint], chunk: int = CHUNK
-) -> list[StepCounts]:
-    """Return the counts of every saved step over the whole model.
+def pair_notes(pair: Pair) -> list[str]:
+    """Return in words: resized tensors, differing types, fp8, tied heads, buffers."""
+    notes = []
+    for name, (before, after) in pair.resized.items():
+        notes.append(f"{name} has {before} and {after} rows: the first {min(before, after)} count")
+    if differing := pair.differing_dtypes:
+        kinds = sorted({f"{a} against {b}" for a, b in differing.values()})
+        notes.append(
+            f"stored types differ in {len(differing)} tensors ({', '.join(kinds)}): official and "
+            "bitwise round both to bfloat16, exact compares in float32, where a change of type "
+            "alone moves weights"
+        )
+    for side, checkpoint in (("init", pair.init), ("tuned", pair.tuned)):
+        if quantized := [name for name in pair.shapes if name in checkpoint.scales]:
+            notes.append(
+                f"{side}: {len(quantized)} tensors are fp8 codes with block scales: the bfloat16 "
+                "weights that they stand for are compared"
+            )
+        for name in checkpoint.tied:
+            notes.append(f"{side}: {name} equals the embedding it is tied to and counts once")
+        if checkpoint.buffers:
+            notes.append(f"{side}: {len(checkpoint.buffers)} rotary buffers are no weights")
+    return notes
+
+
+WEIGHTS = "model.safetensors"
+
+
+def write_weights(init: Checkpoint, trained: Checkpoint, path: Path) -> None:
+    """Write the weights of ``trained`` as one safetensors file, under the names ``init`` has.
+
+    One piece is in memory at a time. A head that is stored beside the embedding it is tied to is
+    left out, as transformers ties it again.
 
     Raises:
-        ValueError: no step, or a step whose tensors or stored types are not those of ``init``.
+        ValueError: names or shapes are not those of ``init`` (a resized embedding, for one), or a
+            weight is NaN, infinite or not bfloat16.
     """
-    if not steps:
-        raise ValueError(f"{init.path}: a trajectory needs at least one saved step")
-    for step in steps:
-        if differing := pair_checkpoints(init, step).differing_dtypes:
-            raise ValueError(
-                f"{step.path}: stored types are not those of {init.path}: "
-                f"{_listed(list(differing))}"
-            )
-    totals = [StepCounts()] * len(steps)
-    for name, info in init.tensors.items():
-        for start in range(0, info.numel, chunk):
-            count = min(chunk, info.numel - start)
-            first, *later = (
-                read_finite(checkpoint, name, start, count) for checkpoint in (init, *steps)
-            )
-            parts = trajectory_counts(first, later)
-            totals = [total + part for total, part in zip(totals, parts, strict=True)]
-    return totals
+    pair = pair_checkpoints(init, trained)
+    if other := [name for name, info in trained.tensors.items() if info.dtype != "BF16"]:
+        raise ValueError(
+            f"{trained.path}: expected weights in BF16, found "
+            f"{trained.tensors[other[0]].dtype} in {other[0]}"
+        )
+    entries = {init.tensors[name].stored_name: ("BF16", pair.shapes[name]) for name in pair.shapes}
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        stream.write(encode_header(entries, {"format": "pt"}))
+        for name in pair.shapes:
+            for start in range(0, pair.numel(name), CHUNK):
+                count = min(CHUNK, pair.numel(name) - start)
+                stream.write(read_finite(trained, name, start, count).tobytes())
+
+
+def copy_companions(init: Path, folder: Path) -> None:
+    """Copy configuration and tokenizer of ``init``, byte by byte."""
+    for name in COMPANIONS:
+        if (init / name).is_file():
+            shutil.copyfile(init / name, folder / name)
+
+
+def check_companions(init: Path, folder: Path) -> None:
+    """Check that configuration and tokenizer are those of ``init``.
+
+    Raises:
+        ValueError: files differ, or are on one side only; names them.
+    """
+    differing = [
+        name
+        for name in COMPANIONS
+        if (init / name).is_file() != (folder / name).is_file()
+        or ((init / name).is_file() and (init / name).read_bytes() != (folder / name).read_bytes())
+    ]
+    if differing or not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{folder}: expected configuration and tokenizer of {init}, differing: "
+            f"{listed(differing)}"
+        )
+
+
+def export_trained(init: Path, trained: Path, folder: Path) -> None:
+    """Fill the existing ``folder`` with trained weights and all else from ``init``.
+
+    Raises:
+        ValueError: as :func:`write_weights` and :func:`check_companions` say.
+    """
+    write_weights(Checkpoint(init), Checkpoint(trained), folder / WEIGHTS)
+    copy_companions(init, folder)
+    check_companions(init, folder)

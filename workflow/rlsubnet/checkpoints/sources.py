@@ -7,45 +7,8 @@ and go after the last one. Every file is fetched once, whatever the layouts of t
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
 
-
-class Side(Protocol):
-    """What has files that may have to be brought here."""
-
-    def bring(self, files: Collection[Path]) -> None:
-        """Return when these of its files are on the disk."""
-
-    def drop(self, files: Collection[Path]) -> None:
-        """Take files that are not needed any more."""
-
-    def announce(self, most: Collection[Path], count: int) -> None:
-        """Take the files that will lie on the disk together at the worst, and how many in all."""
-
-    def sizes(self) -> Mapping[Path, int]:
-        """Return the size of every file that has to be brought."""
-
-
-class Here:
-    """A side all of whose files are on the disk."""
-
-    def bring(self, files: Collection[Path]) -> None:
-        """Do nothing."""
-
-    def drop(self, files: Collection[Path]) -> None:
-        """Do nothing."""
-
-    def announce(self, most: Collection[Path], count: int) -> None:
-        """Do nothing."""
-
-    def sizes(self) -> Mapping[Path, int]:
-        """Return nothing: no file has to be brought."""
-        return {}
-
-    def stamp(self, file: Path) -> list[Any]:
-        """Return what changes when a file does: size, time and number on the disk."""
-        status = file.stat()
-        return [status.st_size, status.st_mtime_ns, status.st_ino]
+from rlsubnet.checkpoints.checkpoint import PREFIX, Checkpoint, Side, StoredWeights
 
 
 def visiting_order(parts: Sequence[Collection[Path]], sizes: Mapping[Path, int]) -> list[int]:
@@ -124,3 +87,31 @@ class Visit:
         for side, here in zip(self._sides, self._here, strict=True):
             side.drop(here)
             here.clear()
+
+
+def is_remote(source: Path | str) -> bool:
+    """Return whether a source is one of the hub.
+
+    >>> is_remote("hf:allenai/Llama-3.1-Tulu-3-8B-DPO"), is_remote("models/sft")
+    (True, False)
+    """
+    return str(source).startswith(PREFIX)
+
+
+def open_checkpoint(source: Path | str) -> Checkpoint:
+    """Return the weights of a folder, a file, or ``hf:organization/name@revision``."""
+    if is_remote(source):
+        # The hub's library takes a while to import, and local files do without it.
+        from rlsubnet.checkpoints.remote import RemoteCheckpoint, RemoteShards
+
+        return RemoteCheckpoint(RemoteShards(str(source)))
+    return Checkpoint(source)
+
+
+def open_weights(source: Path | str) -> StoredWeights:
+    """Return all that a folder, a file, or ``hf:organization/name@revision`` stores."""
+    if is_remote(source):
+        from rlsubnet.checkpoints.remote import RemoteShards, RemoteWeights
+
+        return RemoteWeights(RemoteShards(str(source)))
+    return StoredWeights(source)

@@ -1,7 +1,7 @@
 """All that is counted about a piece of an update, in one pass over its weights.
 
 A kernel takes a piece of a pair as stored and adds to a :class:`Tally`; ``measure.sparsity`` says
-what is counted. The kernel here needs numpy alone and is the reference: ``measure.fused_numba`` is
+what is counted. The kernel here needs numpy alone and is the reference: ``measure.kernel_numba`` is
 several times as fast and gives the same integers and bits.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rlsubnet.measure.bfloat16 import to_bfloat16, to_float32
+from rlsubnet.measure.formats import EXPONENTS, to_bfloat16, to_float32
 from rlsubnet.measure.sparsity import (
     RULES,
     UpdateCounts,
@@ -20,7 +20,6 @@ from rlsubnet.measure.sparsity import (
     official_threshold,
 )
 
-EXPONENTS = 256
 # Bits of infinity: what lies at or above them is no finite number.
 INFINITY = 0x7F800000
 _MAGNITUDE = np.uint16(0x7FFF)
