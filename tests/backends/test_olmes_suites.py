@@ -12,7 +12,7 @@ from rlsubnet.backends.olmes.run import olmes_arguments
 from rlsubnet.backends.olmes.suites import COMMIT, SUITES, Settings, read_settings, tasks_of
 from rlsubnet.config.model import load_schema
 from rlsubnet.config.scale import OLMES_SUITES
-from rlsubnet.report.results import load_published
+from rlsubnet.data import load_published
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +52,8 @@ def test_sheets_know_the_same_suites():
     assert set(OLMES_SUITES) == set(SUITES)
 
 
-def test_the_numbers_of_items_are_those_that_the_paper_s_percentages_decode_to(repository):
-    counts = load_published(repository / "config" / "published.yaml")["table3_counts"]
+def test_the_numbers_of_items_are_those_that_the_paper_s_percentages_decode_to():
+    counts = load_published()["table3_counts"]
     decoded = {row["task"]: row["n"] for row in counts["table3a"]}
     assert {task.paper: task.items for task in SUITES["table3a"].tasks} == decoded
     levels = {str(row["level"]): row["n"] for row in counts["table3b"]}

@@ -9,7 +9,6 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-import yaml
 
 from rlsubnet.card import facts
 from rlsubnet.card.facts import Facts, cautions, measure_facts
@@ -21,6 +20,7 @@ from rlsubnet.checkpoints.delta_pack import pack
 from rlsubnet.checkpoints.pair import pair_checkpoints
 from rlsubnet.checkpoints.structure import read_delta
 from rlsubnet.cli import main
+from rlsubnet.data import load_published
 from rlsubnet.measure.sparsity import TOLERANCES
 from tests.checkpoints.checkpoint_files import count_updates, write_checkpoint
 
@@ -250,8 +250,8 @@ def test_a_resized_vocabulary_is_said_and_its_new_rows_are_stored(tmp_path: Path
     assert embedding.delta_bytes > 2 * HEADER.size  # more than two blocks without a change
 
 
-def test_the_paper_beside_it_is_that_of_the_published_numbers(repository: Path) -> None:
-    published = yaml.safe_load((repository / "config" / "published.yaml").read_text())
+def test_the_paper_beside_it_is_that_of_the_published_numbers() -> None:
+    published = load_published()
     rows = published["table6"]["rows"]
     table6 = {row["rl"].rpartition("/")[2]: row for row in rows}
     table1 = {row["rl"]: row for row in published["table1"]["rows"]}

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from rlsubnet.config import Comparison, Scale
-from rlsubnet.report.results import Results, load_published
+from rlsubnet.data import load_published
+from rlsubnet.report.results import Results
 from tests.report import small_results as small
 
 
 @pytest.fixture
-def published(repository: Path):
-    return load_published(repository / "config" / "published.yaml")
+def published():
+    return load_published()
 
 
 @pytest.fixture

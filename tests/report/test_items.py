@@ -12,8 +12,9 @@ from jinja2 import Template
 from rlsubnet.cli import build_parser, main
 from rlsubnet.commands.reporting import ITEMS
 from rlsubnet.config import ITEMS as SHEET_ITEMS
+from rlsubnet.data import load_published
 from rlsubnet.report.items import ALL_TABLES, FIGURES, TITLES
-from rlsubnet.report.results import check_paper_models, load_published
+from rlsubnet.report.results import check_paper_models
 
 RUNS = "run\talgorithm\tinit\tdata\trecipe\tseed\tmask\tset\tlabel\n"
 PAIRS = "pair\tinit\ttuned\tmethod\titems\tpaper_model\tcommon_rows\tlabel\n"
@@ -34,7 +35,6 @@ def config(repository: Path, results, tmp_path: Path, monkeypatch) -> Path:
         "runs": "runs.tsv",
         "pairs": "pairs.tsv",
         "comparisons": "comparisons.tsv",
-        "published": str(repository / "config" / "published.yaml"),
         "models": models,
         "data": {"preferences": {"policy": "sft"}, "prefacc": {"policy": "sft"}},
     }
@@ -93,7 +93,7 @@ def test_a_paper_model_that_the_paper_lacks_is_an_error(config: Path, capsys):
 
 
 def test_every_scale_names_models_that_the_paper_has(repository: Path):
-    published = load_published(repository / "config" / "published.yaml")
+    published = load_published()
     for sheet in repository.glob("config/*/pairs.tsv"):
         lines = [line.split("\t") for line in sheet.read_text().splitlines()]
         rows = [line for line in lines if line[0] and not line[0].startswith("#")]

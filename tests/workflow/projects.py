@@ -73,7 +73,7 @@ class Project:
             if (repository / folder).is_dir():
                 shutil.copytree(repository / folder, root / folder)
         (root / "slurm").symlink_to("profiles/slurm")
-        for name in ("demo", "gpu", "paper", "published.yaml"):
+        for name in ("demo", "gpu", "paper"):
             path = repository / "config" / name
             if path.is_dir():
                 shutil.copytree(path, root / "config" / name)

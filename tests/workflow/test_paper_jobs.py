@@ -47,10 +47,10 @@ def test_every_row_and_data_set_of_the_sheet_has_its_job_and_no_other_has_one(pa
     assert of(jobs, "comparison", "overlap") == set(paper.comparisons)
 
 
-def test_no_job_reads_what_no_other_job_makes_but_the_paper_s_numbers(jobs):
+def test_no_job_reads_what_no_other_job_makes(jobs):
     made = {file for job in jobs for file in job.outputs}
     read = {file for job in jobs for file in job.inputs}
-    assert read - made == {"config/published.yaml"}
+    assert read <= made
 
 
 def test_every_job_asks_for_what_the_config_says_of_its_kind(paper, jobs):

@@ -215,7 +215,7 @@ def test_comments_do_not_shift_row_numbers(micro):
         ("num_attention_heads: 2", "num_attention_heads: 4, num_key_value_heads: 3", "architecture."
          "num_key_value_heads: expected a divisor of num_attention_heads 4, found 3"),
         ("scale: micro", "", "top level: missing key scale"),
-        ("recipes:", "models: {}\nrecipes:", "line 21: duplicate key 'models'"),
+        ("recipes:", "models: {}\nrecipes:", "line 20: duplicate key 'models'"),
         ("results: results/micro", "results: [", "not YAML"),
     ],
 )  # fmt: skip

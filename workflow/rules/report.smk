@@ -8,7 +8,6 @@ for item in [item for item in TABLES if item != "verdicts"]:
             item
         input:
             waist=sheets.item_files(SCALE, item),
-            published=config["published"],
         output:
             csv=report(
                 f"<results>/tables/{item}.csv",
@@ -38,7 +37,6 @@ for item in [item for item in TABLES if item != "verdicts"]:
 rule verdicts:
     input:
         waist=sheets.item_files(SCALE, "verdicts"),
-        published=config["published"],
     output:
         top="<results>/verdicts.csv",
         csv="<results>/tables/verdicts.csv",
@@ -72,7 +70,6 @@ for item in FIGURES:
             item
         input:
             waist=sheets.item_files(SCALE, item),
-            published=config["published"],
         output:
             png=report(
                 f"<results>/figures/{item}.png",

@@ -66,10 +66,11 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
 
 def _run(options: argparse.Namespace) -> None:
     from rlsubnet.config import load_config, load_scale
+    from rlsubnet.data import load_published
     from rlsubnet.report.items import write_item
-    from rlsubnet.report.results import Results, load_published
+    from rlsubnet.report.results import Results
 
     config = load_config(options.config)
-    published = load_published(config["published"])
+    published = load_published()
     paths = write_item(options.command, load_scale(config), Results(options.results), published)
     print("\n".join(str(path) for path in paths))

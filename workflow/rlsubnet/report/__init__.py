@@ -1,6 +1,6 @@
 """Tables and figures from the files of a results folder.
 
-Everything here reads `results/{scale}/` and `config/published.yaml` and nothing else: no
+Everything here reads `results/{scale}/` and the paper's numbers in `data` and nothing else: no
 checkpoint, no torch. `results` reads and computes, `paired` compares two runs, `settings` asks the
 sheets, `tables` and `figures` present, `verdicts` judges, `export` writes, and `items` joins them:
 one call makes one item of the paper.

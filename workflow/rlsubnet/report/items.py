@@ -9,10 +9,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rlsubnet.config import Scale
+from rlsubnet.data import Published
 from rlsubnet.report import figures
 from rlsubnet.report.export import write_figure, write_table, write_text
 from rlsubnet.report.figures import data
-from rlsubnet.report.results import Published, Results, check_paper_models
+from rlsubnet.report.results import Results, check_paper_models
 from rlsubnet.report.tables import TABLES
 from rlsubnet.report.tables.accuracy import gains_in_print, section6_in_print, table3_in_print
 from rlsubnet.report.verdicts import WORDS, counted, verdicts

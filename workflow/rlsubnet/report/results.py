@@ -1,7 +1,7 @@
 """What stands in a results folder and in the paper: files, the numbers in them, printed values.
 
 A bad file is refused by name, never half read. Numbers are weighted by parameters, ratios in
-[0, 1]; the paper's, from `config/published.yaml`, are never mixed with ours.
+[0, 1]; the paper's, from `data/published.yaml`, are never mixed with ours.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
+from rlsubnet.data import Published
 from rlsubnet.measure import rank
 
 RULES = ("official", "exact")
@@ -358,38 +358,6 @@ TABLE5_NAMES = {
     "Llama-3.1-Tulu-3-8B-DPO": "Llama-3.1-8B-DPO",
     "Llama-3.1-Tulu-3-8B-SFT": "Llama-3.1-8B-SFT",
 }
-REQUIRED = (
-    "headline",
-    "table1",
-    "table2",
-    "table3a",
-    "table3b",
-    "table3_counts",
-    "conjecture1",
-    "table4",
-    "table5",
-    "table6",
-    "figures",
-    "section6",
-)
-
-Published = Mapping[str, Any]
-
-
-def load_published(path: Path | str) -> Published:
-    """Return the published numbers.
-
-    Raises:
-        ValueError: not YAML, or a table of the paper is missing.
-    """
-    try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not YAML: {error}") from error
-    missing = [key for key in REQUIRED if not isinstance(data, dict) or key not in data]
-    if missing:
-        raise ValueError(f"{path}: keys missing: {missing}")
-    return data
 
 
 def model_name(identifier: str) -> str:

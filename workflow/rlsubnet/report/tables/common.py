@@ -6,9 +6,10 @@ from typing import Any
 import pandas as pd
 
 from rlsubnet.config import Pair, Scale
+from rlsubnet.data import Published
 from rlsubnet.report.export import column
 from rlsubnet.report.paired import Compared
-from rlsubnet.report.results import Published, Results, model_name
+from rlsubnet.report.results import Results, model_name
 from rlsubnet.report.style import RL_METHODS, method_label
 
 MEASURED = "measured"

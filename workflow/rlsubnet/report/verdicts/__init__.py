@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pandas as pd
 
 from rlsubnet.config import Scale
-from rlsubnet.report.results import Published, Results
+from rlsubnet.data import Published
+from rlsubnet.report.results import Results
 from rlsubnet.report.verdicts.claims import (
     course_claims,
     overlap_claims,
