@@ -23,15 +23,13 @@ from rlsubnet.config.model import Recipe, Row
 from rlsubnet.evaluation.policy_data import build
 from rlsubnet.files import write_jsonl
 from rlsubnet.tasks.tokenizer import build_tokenizer
-from rlsubnet.training.algorithms import find_algorithm
 from rlsubnet.training.batches import collate
+from rlsubnet.training.credit import Question
 from rlsubnet.training.journal import Journal
-from rlsubnet.training.loop import reference_logps, train_step
-from rlsubnet.training.memory import bytes_per_logit, bytes_per_sequence
-from rlsubnet.training.model import prepare_training
+from rlsubnet.training.loop import find_algorithm, reference_logps, train_step
+from rlsubnet.training.model import bytes_per_logit, bytes_per_sequence, prepare_training
 from rlsubnet.training.online import gather, new_learner, policy_step
 from rlsubnet.training.optimizer import MasterOptimizer
-from rlsubnet.training.rollouts import Question
 from rlsubnet.training.run import deterministic, run_training
 
 DATA: dict[str, dict[str, Any]] = {

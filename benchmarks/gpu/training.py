@@ -15,21 +15,19 @@ from benchmarks.gpu.clock import in_turn, speed
 from benchmarks.gpu.size import Size, forward_flops, random_model, word_tokenizer
 from rlsubnet.checkpoints.masks import load_mask, save_mask
 from rlsubnet.config.model import Recipe
-from rlsubnet.training.algorithms import find_algorithm
 from rlsubnet.training.batches import Example, Sample, collate, split_batch
-from rlsubnet.training.credit import Credit, GroupCredit
-from rlsubnet.training.loop import reference_logps, train_step
+from rlsubnet.training.credit import Credit, GroupCredit, Question, Rollouts
+from rlsubnet.training.loop import find_algorithm, reference_logps, train_step
 from rlsubnet.training.masking import attach_mask
-from rlsubnet.training.memory import (
+from rlsubnet.training.model import (
     bytes_per_logit,
     bytes_per_sequence,
+    copied,
     device_memory,
     fewest_parts,
 )
-from rlsubnet.training.model import copied
 from rlsubnet.training.online import Learner, gather, new_learner, policy_step
 from rlsubnet.training.optimizer import MasterOptimizer
-from rlsubnet.training.rollouts import Question, Rollouts
 
 # What DPO is expected to reach of a GPU's peak, and what a mask may cost.
 GOAL_MFU, GOAL_MASK = 40.0, 3.0

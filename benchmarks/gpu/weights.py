@@ -6,8 +6,8 @@ from benchmarks.figure import Figure, ratio
 from benchmarks.gpu.clock import in_turn
 from benchmarks.gpu.size import Size
 from benchmarks.gpu.training import Bench
-from rlsubnet.measure.device import count_changed
 from rlsubnet.measure.rank import update_rank
+from rlsubnet.training.device import count_changed
 
 
 def diff_figures(bench: Bench, repeats: int) -> list[Figure]:

@@ -126,10 +126,10 @@ def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Engine:
 
     modules["accelerate"].Accelerator = Accelerator
     modules["transformers"].PreTrainedModel = type("PreTrainedModel", (), {})
-    attach: Any = types.ModuleType("rlsubnet.training.engines.attach")
+    attach: Any = types.ModuleType("rlsubnet.training.engines")
     attach.works = True
     attach.attach_engine_mask = lambda engine, model, mask, mask_at: Attached(engine, attach.works)
-    modules["rlsubnet.training.engines.attach"] = attach
+    modules["rlsubnet.training.engines"] = attach
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
 
@@ -231,7 +231,7 @@ def test_a_run_without_updates_fails(launch: Launch) -> None:
 
 
 def test_a_mask_that_never_acts_fails(launch: Launch, tmp_path: Path) -> None:
-    module: Any = sys.modules["rlsubnet.training.engines.attach"]
+    module: Any = sys.modules["rlsubnet.training.engines"]
     module.works = False
     message = refusal(launch, ValueError, "--mask", "mask.safetensors")
     assert "the mask was applied in 0 of 2 updates" in message

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from rlsubnet.checkpoints.masks import Mask
 from rlsubnet.measure.parameters import canonical_name
-from rlsubnet.training.engines.attach import attach_engine_mask
+from rlsubnet.training.engines import attach_engine_mask
 from rlsubnet.training.masking import GradientMask
 from tests.backends.tiny import ADAMW, SEQUENCES, STEPS, WORLD, Case, batches, loss_of, make_model
 

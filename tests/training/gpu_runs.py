@@ -11,10 +11,10 @@ from benchmarks.gpu.size import HALF_BILLION
 from rlsubnet.config import load_config, load_scale, resolved_row
 from rlsubnet.config.model import Recipe, Row
 from rlsubnet.tasks.tokenizer import VOCAB_SIZE
-from rlsubnet.training.algorithms import ALGORITHMS, ONLINE
 from rlsubnet.training.batches import Example, Sample
+from rlsubnet.training.credit import Group, Question
+from rlsubnet.training.loop import ALGORITHMS, ONLINE
 from rlsubnet.training.model import move_model
-from rlsubnet.training.rollouts import Group, Question
 from tests.conftest import REPOSITORY
 from tests.training.stand_in import GPU, META
 

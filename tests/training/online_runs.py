@@ -9,9 +9,9 @@ from rlsubnet.config.model import Recipe, Row
 from rlsubnet.evaluation.loading import load_model
 from rlsubnet.files import read_jsonl
 from rlsubnet.tasks.tokenizer import load_tokenizer
+from rlsubnet.training.credit import Question, make_questions
 from rlsubnet.training.online import Learner, new_learner
 from rlsubnet.training.optimizer import MasterOptimizer
-from rlsubnet.training.rollouts import Question, make_questions
 from tests.training.training_runs import row
 
 PROMPTS = [f"{a}+{b}=" for a in range(10) for b in range(0, 10, 2)]

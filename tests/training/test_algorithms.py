@@ -7,7 +7,7 @@ import torch
 from rlsubnet.config.model import Recipe, load_schema
 from rlsubnet.config.scale import DATA_KINDS, OBJECTIVE_KEYS, ONLINE_KEYS, recipe_schemas
 from rlsubnet.tasks.tokenizer import build_tokenizer
-from rlsubnet.training.algorithms import (
+from rlsubnet.training.loop import (
     ALGORITHMS,
     ONLINE,
     Scores,

@@ -8,7 +8,6 @@ from rlsubnet.evaluation.loading import load_model
 from rlsubnet.files import read_jsonl
 from rlsubnet.objectives.logps import response_logps
 from rlsubnet.tasks.tokenizer import load_tokenizer
-from rlsubnet.training.algorithms import find_algorithm, make_examples
 from rlsubnet.training.batches import (
     Sample,
     collate,
@@ -16,7 +15,7 @@ from rlsubnet.training.batches import (
     mismatched_examples,
     split_batch,
 )
-from rlsubnet.training.loop import reference_logps
+from rlsubnet.training.loop import find_algorithm, make_examples, reference_logps
 from rlsubnet.training.model import score_batch
 
 CPU = torch.device("cpu")

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rlsubnet.checkpoints.masks import save_mask
-from rlsubnet.training.engines.attach import attach_engine_mask, engine_layout
-from rlsubnet.training.engines.fsdp2 import part, runs_of_box
+from rlsubnet.training.engines import attach_engine_mask, engine_layout, part, runs_of_box
 
 
 @st.composite

@@ -18,15 +18,18 @@ from torch import Tensor
 from rlsubnet.config.model import Row
 from rlsubnet.evaluation import static_cache
 from rlsubnet.evaluation.score import response_logprobs
-from rlsubnet.measure.device import count_changed, overlap_counts
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from rlsubnet.training import online
-from rlsubnet.training.algorithms import ALGORITHMS
-from rlsubnet.training.changed import ChangedWeights
 from rlsubnet.training.credit import ASSIGNERS
-from rlsubnet.training.device import read_every, to_device
+from rlsubnet.training.device import (
+    ChangedWeights,
+    count_changed,
+    overlap_counts,
+    read_every,
+    to_device,
+)
 from rlsubnet.training.journal import Journal
-from rlsubnet.training.loop import train
+from rlsubnet.training.loop import ALGORITHMS, train
 from rlsubnet.training.masking import Layout, attach_layout, whole
 from rlsubnet.training.model import prepare_training
 from rlsubnet.training.online import new_learner, train_online

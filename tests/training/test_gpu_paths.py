@@ -13,7 +13,7 @@ from rlsubnet.config.model import Row
 from rlsubnet.evaluation import sampler
 from rlsubnet.measure.sparsity import total_counts, update_counts
 from rlsubnet.tasks.tokenizer import build_tokenizer
-from rlsubnet.training import memory, optimizer, run
+from rlsubnet.training import model, optimizer, run
 from rlsubnet.training.batches import Sample, collate
 from rlsubnet.training.credit import ProcessCredit
 from rlsubnet.training.model import prepare_training, score_batch
@@ -78,11 +78,11 @@ def test_activations_are_computed_twice_where_one_example_does_not_fit(
 ) -> None:
     eight = train(row("sft", accumulate=8), "eight")
     room = 0.9 * longest_of_sums()
-    monkeypatch.setattr(run, "device_memory", lambda device: int(room / memory.SHARE))
+    monkeypatch.setattr(run, "device_memory", lambda device: int(room / model.SHARE))
     found = train(row("sft", accumulate=8, recompute=None), "by_memory")
     assert bits(found) == bits(eight)
     assert "in 8 part(s), activations twice" in capsys.readouterr().err
-    monkeypatch.setattr(run, "device_memory", lambda device: int(2 * room / memory.SHARE))
+    monkeypatch.setattr(run, "device_memory", lambda device: int(2 * room / model.SHARE))
     train(row("sft", accumulate=8, recompute=None), "with_room")
     assert "twice" not in capsys.readouterr().err
 
@@ -126,8 +126,8 @@ def test_the_models_beside_the_policy_are_compiled_as_it_is(
     optimizer = MasterOptimizer(dict(policy.named_parameters()), recipe)
     learner = new_learner("prime", policy, optimizer, build_tokenizer(), recipe)
     assert isinstance(learner.credit, ProcessCredit)
-    for model in (policy, learner.reference, learner.credit._model):
-        layers = model.get_submodule("model.layers").children()
+    for one in (policy, learner.reference, learner.credit._model):
+        layers = one.get_submodule("model.layers").children()
         assert all(layer._compiled_call_impl is not None for layer in layers)
 
 
@@ -144,7 +144,7 @@ def test_a_small_memory_divides_a_batch_as_accumulate_does(
 ) -> None:
     four = train(row("sft", accumulate=4), "four")
     room = 8 * longest_of_sums()
-    monkeypatch.setattr(run, "device_memory", lambda device: int(room / 4 / memory.SHARE) + 1)
+    monkeypatch.setattr(run, "device_memory", lambda device: int(room / 4 / model.SHARE) + 1)
     assert bits(train(row("sft", accumulate=None), "by_memory")) == bits(four)
     assert "in 4 part(s)" in capsys.readouterr().err
 
@@ -183,7 +183,7 @@ def longest_of_sums() -> int:
     from tests.training.training_runs import ARCHITECTURE
 
     config = new_model(ARCHITECTURE, build_tokenizer(), seed=0).config
-    return memory.bytes_per_sequence(config, recompute=False, tokens=11, scored=6, logit=12)
+    return model.bytes_per_sequence(config, recompute=False, tokens=11, scored=6, logit=12)
 
 
 @pytest.mark.parametrize("online", [False, True])

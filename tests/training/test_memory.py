@@ -7,10 +7,15 @@ import pytest
 
 from rlsubnet.config.model import Recipe
 from rlsubnet.training import run
-from rlsubnet.training.algorithms import ONLINE
 from rlsubnet.training.batches import Sample, collate
-from rlsubnet.training.memory import bytes_per_logit, bytes_per_sequence
-from rlsubnet.training.model import prepare_training, score_batch, score_tokens
+from rlsubnet.training.loop import ONLINE
+from rlsubnet.training.model import (
+    bytes_per_logit,
+    bytes_per_sequence,
+    prepare_training,
+    score_batch,
+    score_tokens,
+)
 from rlsubnet.training.run import fitted
 from tests.training.gpu_runs import gpu_model, row_of, shape
 from tests.training.stand_in import GPU, Watch

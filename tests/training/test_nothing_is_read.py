@@ -12,16 +12,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rlsubnet.config.model import Recipe
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from rlsubnet.training import optimizer as optimizer_module
-from rlsubnet.training.algorithms import ALGORITHMS
 from rlsubnet.training.batches import Sample, collate
-from rlsubnet.training.changed import ChangedWeights
-from rlsubnet.training.credit import ASSIGNERS, ValueCredit
-from rlsubnet.training.loop import reference_logps, reference_point, train_step
+from rlsubnet.training.credit import ASSIGNERS, Group, ValueCredit, make_rollouts
+from rlsubnet.training.device import ChangedWeights
+from rlsubnet.training.loop import ALGORITHMS, reference_logps, reference_point, train_step
 from rlsubnet.training.masking import Layout, attach_layout, whole
 from rlsubnet.training.model import new_model
 from rlsubnet.training.online import Experience, Learner, new_learner, policy_step
 from rlsubnet.training.optimizer import MasterOptimizer
-from rlsubnet.training.rollouts import Group, make_rollouts
 from tests.training.training_runs import ARCHITECTURE
 
 CPU = torch.device("cpu")

@@ -21,11 +21,10 @@ from rlsubnet.cli import main
 from rlsubnet.evaluation.loading import load_model
 from rlsubnet.files import write_jsonl
 from rlsubnet.training import online
-from rlsubnet.training.credit import ValueHead
+from rlsubnet.training.credit import ValueHead, noise_seed
+from rlsubnet.training.device import read
+from rlsubnet.training.journal import STATE
 from rlsubnet.training.online import Experience, gather, policy_step
-from rlsubnet.training.readings import read
-from rlsubnet.training.resume import STATE
-from rlsubnet.training.rollouts import noise_seed
 from rlsubnet.training.run import run_training
 from tests.training.online_runs import (
     ALGORITHMS,

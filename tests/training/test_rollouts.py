@@ -6,7 +6,7 @@ import torch
 from rlsubnet.evaluation.loading import load_model
 from rlsubnet.tasks.tokenizer import build_tokenizer, load_tokenizer
 from rlsubnet.training.batches import Sample
-from rlsubnet.training.rollouts import (
+from rlsubnet.training.credit import (
     Group,
     Question,
     draw_groups,

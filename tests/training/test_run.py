@@ -17,8 +17,8 @@ import pytest
 from rlsubnet.checkpoints.masks import load_mask, save_mask
 from rlsubnet.cli import main
 from rlsubnet.training import loop
-from rlsubnet.training.algorithms import ALGORITHMS
-from rlsubnet.training.resume import STATE
+from rlsubnet.training.journal import STATE
+from rlsubnet.training.loop import ALGORITHMS
 from rlsubnet.training.run import run_training, start_model
 from tests.training.training_runs import as_json, bits, column, metrics, row, weights
 

@@ -18,9 +18,8 @@ from rlsubnet.checkpoints.delta import PatchedCheckpoint, find_steps, open_steps
 from rlsubnet.checkpoints.masks import load_mask
 from rlsubnet.cli import main
 from rlsubnet.training import loop
-from rlsubnet.training.resume import STATE
+from rlsubnet.training.journal import STATE, StepSaver
 from rlsubnet.training.run import run_training
-from rlsubnet.training.steps import StepSaver
 from tests.checkpoints.checkpoint_files import write_checkpoint
 from tests.training.online_runs import online_row
 from tests.training.training_runs import as_json, bits, row

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from rlsubnet.commands._parser import add_command
 from rlsubnet.commands.structure import add_saved_steps
 from rlsubnet.files import read_object
-from rlsubnet.training.progress import time_left
 
 EXAMPLE = """rlsubnet evaluate work/demo/runs/dpo/final \\
       --suite arith500=work/demo/data/arith500.jsonl --suite mc5=work/demo/data/mc5.jsonl \\
@@ -140,6 +139,7 @@ def run_evaluate_steps(options: argparse.Namespace) -> None:
     from rlsubnet.evaluation.sampler import make_sampler
     from rlsubnet.evaluation.score import answer_suites, load_suites, models_of_steps
     from rlsubnet.files import write_csv
+    from rlsubnet.training.runlog import time_left
 
     suites, steps = load_suites(files), find_steps(options.saved)
     policy, tokenizer = load_policy(options.init, options.device, getattr(torch, options.dtype))

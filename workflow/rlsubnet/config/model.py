@@ -314,7 +314,7 @@ class Row:
 
     Attributes:
         run: name of the run.
-        algorithm: a key of :data:`rlsubnet.training.algorithms.ALGORITHMS`, or one of ``ONLINE``.
+        algorithm: a key of :data:`rlsubnet.training.loop.ALGORITHMS`, or one of ``ONLINE``.
         init: name of the starting point.
         data: name of the data set.
         recipe: hyperparameters.

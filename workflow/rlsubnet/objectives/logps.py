@@ -1,4 +1,4 @@
-"""Log-probabilities that a model gives to tokens and to whole responses."""
+"""Log-probabilities that a model gives to tokens and responses, and their sum as SFT's loss."""
 
 from torch import Tensor
 from torch.nn import functional
@@ -64,3 +64,22 @@ def response_logps(logps: Tensor) -> Tensor:
     tensor([-3.0000, -0.5000])
     """
     return logps.sum(dim=1)
+
+
+def cross_entropy(logps: Tensor) -> Tensor:
+    """Return the summed cross entropy ``-sum log p(token)`` over the response tokens.
+
+    It is a sum, so that a mean over the tokens of a whole batch does not depend on the parts the
+    batch was computed in; divide by the number of tokens.
+
+    Args:
+        logps: from :func:`rlsubnet.objectives.logps.token_logps`, 0 outside the response.
+
+    Returns:
+        A scalar.
+
+    >>> import torch
+    >>> cross_entropy(torch.tensor([[-1.0, -2.0, 0.0], [-0.5, 0.0, 0.0]]))
+    tensor(3.5000)
+    """
+    return -logps.sum()

@@ -1,17 +1,218 @@
-"""What a run leaves behind while it is under way: metrics, progress, saved models, its state."""
+"""What a run keeps while it is under way: its metrics, the models of its steps, and its state."""
 
+import errno
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rlsubnet.config.model import Row
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from rlsubnet.checkpoints.checkpoint import Checkpoint, StoredWeights
+from rlsubnet.checkpoints.delta import step_file
+from rlsubnet.checkpoints.delta_file import Delta
+from rlsubnet.checkpoints.delta_pack import InitDigests, write_delta
+from rlsubnet.config.model import Recipe, Row
+from rlsubnet.files import replacing
+from rlsubnet.training.device import read
 from rlsubnet.training.optimizer import check_norm
-from rlsubnet.training.progress import Progress
-from rlsubnet.training.readings import read
-from rlsubnet.training.resume import load_state, save_state
-from rlsubnet.training.runlog import METRICS, metrics_row
-from rlsubnet.training.steps import StepSaver
+from rlsubnet.training.runlog import METRICS, Progress, metrics_row
+
+STATE = "state.pt"
+
+
+def save_state(
+    folder: Path, belongs_to: Mapping[str, Any], step: int, optimizer: dict[str, Any], rows: list
+) -> None:
+    """Replace the state in ``folder`` by the one after optimizer step ``step``.
+
+    Args:
+        folder: where the state of one run lives.
+        belongs_to: what the run follows from (row, digests of inputs, machine); the run that
+            resumes must have the same.
+        step: optimizer steps done.
+        optimizer: masters and moments.
+        rows: the metrics so far.
+
+    Raises:
+        OSError: the state cannot be written; the one before it is untouched.
+    """
+    state = {"belongs_to": dict(belongs_to), "step": step, "optimizer": optimizer, "rows": rows}
+    with replacing(folder / STATE) as temporary:
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # torch says so of a full disk, in words of its own
+            first_line, free = str(error).partition("\n")[0], shutil.disk_usage(folder).free
+            raise OSError(
+                f"{folder / STATE}: cannot be written, {free:,} bytes are free: {first_line}"
+            ) from error
+
+
+def load_state(folder: Path, belongs_to: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the state saved in ``folder``, or None if there is none.
+
+    Raises:
+        ValueError: the state belongs to another run or other inputs; the message says what
+            differs and what to delete.
+    """
+    file = folder / STATE
+    if not file.exists():
+        return None
+    try:
+        # To the CPU: a copy on the device would double what the optimizer holds there.
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        saved = state["belongs_to"]
+    except Exception as error:  # torch.load has no error of its own for a damaged file
+        # Cut short, it makes torch look for the end of the archive before the file's beginning.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        raise ValueError(
+            f"{file}: damaged, or not a saved state; delete {folder} to start from the beginning"
+        ) from error
+    check_same_run(file, saved, belongs_to, folder)
+    return state
+
+
+def check_same_run(
+    file: Path, saved: Mapping[str, Any], belongs_to: Mapping[str, Any], folder: Path
+) -> None:
+    """Check that a state belongs to the run that is to go on from it.
+
+    Args:
+        file: that says what it belongs to, for the message.
+        saved: what that is.
+        belongs_to: what it must be.
+        folder: to delete where the run is to start over, for the message.
+
+    Raises:
+        ValueError: they differ; the message says in what.
+    """
+    before, now = dict(_values(saved)), dict(_values(belongs_to))
+    differing = [
+        f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
+        for key in sorted(before | now)
+        if before.get(key) != now.get(key)
+    ]
+    if differing:
+        raise ValueError(
+            f"{file}: saved by another run: {'; '.join(differing)}; "
+            f"delete {folder} to start from the beginning"
+        )
+
+
+def _values(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested mappings, each with the names on its way.
+
+    >>> dict(_values({"seed": 1, "recipe": {"lr": 0.5}}))
+    {'seed': 1, 'recipe.lr': 0.5}
+    """
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _values(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def remove_state(folder: Path) -> None:
+    """Remove the folder of a run that is complete."""
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+class StepSaver:
+    """Saves the model whenever ``checkpoint_every`` divides the number of steps done.
+
+    While the run is under way the files lie beside its saved state, not where they are wanted: a
+    workflow deletes the declared outputs of a killed job before it starts it again.
+
+    Args:
+        folder: where the files lie until the run is complete.
+        recipe: its ``steps`` and ``checkpoint_every``.
+        init: the checkpoint the run starts from.
+        model: the model that is trained; its weights hold bfloat16 values.
+
+    Raises:
+        ValueError: the tensors of init are not those of the model, or not bfloat16.
+    """
+
+    def __init__(
+        self, folder: Path, recipe: Recipe, init: Checkpoint, model: PreTrainedModel
+    ) -> None:
+        self._folder, self._init = folder, init
+        self._parameters = dict(model.named_parameters())
+        self._due = range(recipe.checkpoint_every, recipe.steps + 1, recipe.checkpoint_every)
+        expected = {name: f"BF16 {list(p.shape)}" for name, p in self._parameters.items()}
+        found = {name: f"{info.dtype} {list(info.shape)}" for name, info in init.tensors.items()}
+        for name in sorted(expected | found):
+            if (wanted := expected.get(name, "none")) != (given := found.get(name, "none")):
+                raise ValueError(
+                    f"{init.path}: tensor {name}: saved steps are changes of what the run starts "
+                    f"from: expected {wanted}, found {given}"
+                )
+
+    def start(self, done: int) -> None:
+        """Keep the files of the ``done`` steps that are not done again, and no others.
+
+        Raises:
+            ValueError: one of them is missing.
+        """
+        kept = {step_file(step) for step in self._due if step <= done}
+        found = set()
+        for path in self._folder.glob("*") if self._folder.is_dir() else ():
+            if path.name in kept:
+                found.add(path.name)
+            else:  # of steps after the saved state, or of a run that was given up
+                path.unlink()
+        if missing := sorted(kept - found):
+            raise ValueError(
+                f"{self._folder}: the saved state is of step {done}, but saved steps are missing: "
+                f"{', '.join(missing)}; delete {self._folder.parent} to start from the beginning"
+            )
+
+    def is_due(self, step: int) -> bool:
+        """Return whether the model is saved after ``step`` steps."""
+        return step in self._due
+
+    def save(self, step: int) -> None:
+        """Save the model as it is after ``step`` steps, where this is due."""
+        if self.is_due(step):
+            write_delta(self._folder / step_file(step), self._init, self._stored_bits)
+
+    def _stored_bits(self, name: str) -> np.ndarray:
+        """Return a weight as a saved model stores it: the codes of bfloat16 numbers."""
+        weight = self._parameters[name].detach().to("cpu", torch.bfloat16).contiguous()
+        bits: np.ndarray = weight.view(torch.int16).numpy().view(np.uint16)
+        return bits
+
+    def check_final(self, final: Checkpoint) -> None:
+        """Check that the last saved step is the final model.
+
+        Raises:
+            ValueError: their weights differ.
+        """
+        last = Delta(self._folder / step_file(self._due[-1]))
+        digests = InitDigests(StoredWeights(final.path))
+        saved = last.manifest.tensors
+        differing = [
+            name
+            for name in sorted({*saved, *digests.tensors})
+            if name not in saved
+            or name not in digests.tensors
+            or saved[name].sha256 != digests.sha256(name)
+        ]
+        if differing:
+            raise ValueError(
+                f"{last.path}: expected the weights of the final model, these tensors differ: "
+                f"{', '.join(differing)}"
+            )
+
+    def move_to(self, folder: Path) -> None:
+        """Move all files of a complete run to ``folder``, which is complete or absent."""
+        with replacing(folder) as temporary:
+            shutil.move(self._folder, temporary)
 
 
 @contextmanager
@@ -29,7 +230,7 @@ class Journal:
     Args:
         row: the run.
         resume: folder of the saved state.
-        belongs_to: what the state must belong to, see :mod:`rlsubnet.training.resume`.
+        belongs_to: what the state must belong to, see :mod:`rlsubnet.training.journal`.
         log: takes every row of the metrics, resumed ones too.
         saver: saves models along the run, or None.
         columns: of the metrics.
@@ -79,7 +280,7 @@ class Journal:
         """Take note of a finished step; its model is saved where that is due.
 
         Args:
-            metrics: of the step, numbers or :class:`rlsubnet.training.readings.Reading`.
+            metrics: of the step, numbers or :class:`rlsubnet.training.device.Reading`.
 
         Raises:
             ValueError: a gradient of a step that is read now was not finite; names the step.

@@ -16,26 +16,23 @@ from rlsubnet.evaluation.sampler import Sampler, make_sampler
 from rlsubnet.objectives.policy_gradient import policy_loss, reference_kl, value_loss
 from rlsubnet.tasks.tokenizer import padding_token
 from rlsubnet.training.batches import example_order, row_parts, take_rows
-from rlsubnet.training.changed import ChangedWeights
 from rlsubnet.training.credit import (
     ASSIGNERS,
     Credit,
     CreditAssigner,
+    Question,
+    Rollouts,
     all_rows,
+    draw_groups,
+    make_rollouts,
+    noise_seed,
     without_gradient,
 )
+from rlsubnet.training.device import ChangedWeights, mean
 from rlsubnet.training.journal import Journal, errors_of
 from rlsubnet.training.loop import with_sparsity
 from rlsubnet.training.model import copied, score_batch, score_tokens
 from rlsubnet.training.optimizer import MasterOptimizer
-from rlsubnet.training.readings import mean
-from rlsubnet.training.rollouts import (
-    Question,
-    Rollouts,
-    draw_groups,
-    make_rollouts,
-    noise_seed,
-)
 
 
 @dataclass(frozen=True)

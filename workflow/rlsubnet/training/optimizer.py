@@ -15,9 +15,8 @@ from torch.nn import Parameter
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from rlsubnet.config.model import Recipe
-from rlsubnet.training.device import read_every
+from rlsubnet.training.device import Reading, read_every
 from rlsubnet.training.masking import GradientMask
-from rlsubnet.training.readings import Reading
 
 
 class GradientNorms(NamedTuple):

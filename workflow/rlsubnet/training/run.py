@@ -17,32 +17,31 @@ from rlsubnet.config.model import Row
 from rlsubnet.evaluation.loading import load_model, pick_device
 from rlsubnet.files import read_jsonl, replacing, sha256, write_csv, write_json
 from rlsubnet.tasks.tokenizer import build_tokenizer, load_tokenizer, padding_token
-from rlsubnet.training.algorithms import ONLINE, find_algorithm, make_examples
 from rlsubnet.training.batches import Example, mismatched_examples
-from rlsubnet.training.changed import ChangedWeights
-from rlsubnet.training.device import attention_on, read_every
-from rlsubnet.training.journal import Journal
-from rlsubnet.training.loop import train
+from rlsubnet.training.credit import make_questions
+from rlsubnet.training.device import ChangedWeights, attention_on, read_every
+from rlsubnet.training.journal import STATE, Journal, StepSaver, remove_state
+from rlsubnet.training.loop import ONLINE, find_algorithm, make_examples, train
 from rlsubnet.training.masking import attach_mask
-from rlsubnet.training.memory import (
+from rlsubnet.training.model import (
     bytes_per_logit,
     bytes_per_sequence,
     device_memory,
     fewest_parts,
     fits,
+    move_model,
+    new_model,
+    prepare_training,
+    save_model,
 )
-from rlsubnet.training.model import move_model, new_model, prepare_training, save_model
 from rlsubnet.training.online import new_learner, train_online
 from rlsubnet.training.optimizer import MasterOptimizer
-from rlsubnet.training.resume import STATE, remove_state
-from rlsubnet.training.rollouts import make_questions
 from rlsubnet.training.runlog import (
     environment,
     manifest,
     metrics_columns,
     wandb_logging,
 )
-from rlsubnet.training.steps import StepSaver
 
 
 @contextmanager

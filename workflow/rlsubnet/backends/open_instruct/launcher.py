@@ -82,7 +82,7 @@ class Watch:
             raise LauncherError(f"DeepSpeed's engine: expected {self.expected}, found {found}")
         self.engine = engine
         if self.mask is not None:
-            attach = importlib.import_module("rlsubnet.training.engines.attach")
+            attach = importlib.import_module("rlsubnet.training.engines")
             self.attached = attach.attach_engine_mask(
                 engine, engine.module, self.mask, self.mask_at
             )

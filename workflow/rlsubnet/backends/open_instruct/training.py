@@ -42,7 +42,7 @@ from rlsubnet.files import (
     write_json,
 )
 from rlsubnet.tasks.rows import check_messages
-from rlsubnet.training.resume import check_same_run
+from rlsubnet.training.journal import check_same_run
 from rlsubnet.training.runlog import METRICS, git_commit, metrics_row
 
 

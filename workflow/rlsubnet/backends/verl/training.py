@@ -35,7 +35,7 @@ from rlsubnet.checkpoints.checkpoint import Checkpoint, StoredWeights
 from rlsubnet.checkpoints.delta import STEP_FILES, step_file, step_number
 from rlsubnet.checkpoints.delta_pack import pack
 from rlsubnet.files import read_object, replacing, sha256, write_csv, write_json
-from rlsubnet.training.resume import check_same_run
+from rlsubnet.training.journal import check_same_run
 from rlsubnet.training.runlog import ONLINE_METRICS, git_commit
 
 # Writes a save's actor folder as a Hugging Face folder.

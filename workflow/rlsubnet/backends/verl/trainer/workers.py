@@ -32,7 +32,7 @@ from verl.workers.fsdp_workers import ActorRolloutRefWorker
 from rlsubnet.backends.processes import clip_factor, stay_in
 from rlsubnet.backends.verl.trainer.saving import log_path
 from rlsubnet.objectives.prime import outcome_loss
-from rlsubnet.training.engines.attach import attach_engine_mask
+from rlsubnet.training.engines import attach_engine_mask
 from rlsubnet.training.masking import GradientMask, local_part
 
 # verl starts the generator of rank r at r + 1000, whatever the run's seed.

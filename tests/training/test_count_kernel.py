@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from rlsubnet.measure import device
 from rlsubnet.measure.sparsity import RULES, TOLERANCES, changed
+from rlsubnet.training import device
 
-KERNEL = "rlsubnet.measure.count_kernel"
+KERNEL = "rlsubnet.training.count_kernel"
 
 
 def codes(*shape: int, seed: int) -> np.ndarray:

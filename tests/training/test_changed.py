@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from rlsubnet.measure.device import changed_weights, count_changed, overlap_counts
 from rlsubnet.measure.overlap import overlap_counts as counts_of_arrays
 from rlsubnet.measure.sparsity import RULES, TOLERANCES, changed
+from rlsubnet.training.device import changed_weights, count_changed, overlap_counts
 
 GENERATOR = torch.Generator().manual_seed(0)
 

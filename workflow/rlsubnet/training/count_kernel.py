@@ -29,7 +29,7 @@ def _above(init, tuned, threshold):  # type: ignore[no-untyped-def]
 def count_chunk(  # type: ignore[no-untyped-def]
     chunks, counts, threshold, BLOCK: tl.constexpr, ALIGNED: tl.constexpr
 ):
-    """Count in the chunk of this program's number; see :func:`rlsubnet.measure.device.chunks`."""
+    """Count in the chunk of this program's number; see :func:`rlsubnet.training.device.chunks`."""
     number = tl.program_id(0)
     codes: tl.constexpr = tl.pointer_type(tl.int16)
     init = tl.multiple_of(tl.load(chunks + 3 * number).to(codes), ALIGNED)
@@ -56,7 +56,7 @@ def chunk_counts(chunks: Tensor, threshold: int) -> Tensor:
     """Return how many weights of each chunk differ by more than a threshold, int32.
 
     Args:
-        chunks: from :func:`rlsubnet.measure.device.chunks`, on the device.
+        chunks: from :func:`rlsubnet.training.device.chunks`, on the device.
         threshold: bits of the largest float32 difference that is no change.
     """
     counts = torch.empty(len(chunks), dtype=torch.int32, device=chunks.device)
