@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -138,3 +140,25 @@ def test_what_has_no_rank_is_refused(bad: np.ndarray) -> None:
         update_rank(bad.astype(np.float32))
     with pytest.raises(ValueError, match=r"no rank|needs a matrix"):
         rank_alone(bad.astype(np.float32))
+
+
+@pytest.mark.parametrize("shape", [(300, 280), (280, 600)])
+def test_without_scipy_numpy_finds_the_same_ranks(shape, monkeypatch) -> None:
+    generator = np.random.default_rng(0)
+    low = generator.standard_normal((shape[0], 90)) @ generator.standard_normal((90, shape[1]))
+    deltas = [low.astype(np.float32), generator.standard_normal(shape).astype(np.float32)]
+    expected = [(update_rank(delta), rank_alone(delta)) for delta in deltas]
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    for delta, (whole, alone) in zip(deltas, expected, strict=True):
+        found = update_rank(delta)
+        assert (found.rank, rank_alone(delta)) == (whole.rank, alone)
+        # Of a singular value that is zero, the Gram matrix gives 1e-8 of the largest, at random.
+        assert found.effective_rank == pytest.approx(whole.effective_rank, rel=1e-6)
+
+
+def test_without_torch_a_rank_at_the_edge_is_numpys_and_that_is_said(monkeypatch) -> None:
+    # The smallest singular value is the tolerance itself: 300 * eps of the largest.
+    delta = np.diag([1.0] * 299 + [300 * 2.0**-23]).astype(np.float32)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.warns(UserWarning, match="torch is not installed"):
+        assert rank_alone(delta) in (299, 300)

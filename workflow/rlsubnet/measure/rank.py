@@ -15,14 +15,20 @@ there is rounding noise); a float32 Gram matrix would be wrong by more than ``ta
 What is not exact is what is asked for: the float32 decomposition moves singular values by about
 ``eps(float32) * largest``. So the count is taken a little above and a little below tau. Where both
 agree, every decomposition agrees; where they do not, torch is asked.
+
+A plain install has neither scipy nor torch: numpy takes whole spectra, and where rounding decides
+its own decomposition stands in for torch's, with a warning.
 """
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
 
+from rlsubnet.extras import how_to_install
 from rlsubnet.measure.formats import to_bfloat16, to_float32
 
 # Rows turned into float64 at a time.
@@ -175,12 +181,16 @@ def singular_values(matrix: np.ndarray) -> np.ndarray:
     >>> singular_values(np.array([[3, 0], [0, 4], [0, 0]], np.float32))
     array([4., 3.])
     """
-    from scipy.linalg import eigh
-
     tall = matrix.T if matrix.shape[0] < matrix.shape[1] else matrix
     rows, columns = tall.shape
-    gram = add_gram(np.zeros((columns, columns), order="F"), tall, 0, rows)
-    squares = eigh(gram, lower=True, eigvals_only=True, overwrite_a=True, check_finite=False)
+    if find_spec("scipy") is None:
+        blocks = (tall[i : i + ROWS].astype(np.float64) for i in range(0, rows, ROWS))
+        squares = np.linalg.eigvalsh(sum(block.T @ block for block in blocks))
+    else:
+        from scipy.linalg import eigh
+
+        gram = add_gram(np.zeros((columns, columns), order="F"), tall, 0, rows)
+        squares = eigh(gram, lower=True, eigvals_only=True, overwrite_a=True, check_finite=False)
     return np.sqrt(np.maximum(squares[::-1], 0.0))
 
 
@@ -233,6 +243,13 @@ def refuse_no_matrix(delta: np.ndarray) -> None:
 
 def rank_by_torch(delta: np.ndarray) -> int:
     """Return the rank as the authors take it: ``torch.linalg.matrix_rank`` in float32."""
+    if find_spec("torch") is None:
+        warnings.warn(
+            "torch is not installed: a rank at the edge of the tolerance is numpy's and may differ "
+            f"from torch's by one or two; {how_to_install('torch')}",
+            stacklevel=2,
+        )
+        return int(np.linalg.matrix_rank(delta))
     import torch
 
     return int(torch.linalg.matrix_rank(torch.from_numpy(np.ascontiguousarray(delta))))
@@ -332,6 +349,8 @@ def numerical_rank(delta: np.ndarray) -> Rank:
     core = _tall_core(delta)
     if core.size == 0:
         return Rank(0, "zero")
+    if find_spec("scipy") is None:
+        return rank_of_spectrum(delta, singular_values(core))
     rows, columns = core.shape
     low, high = _limits(delta.shape)
     certain, gram, done = _certified(core, high)
