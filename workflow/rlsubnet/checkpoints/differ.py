@@ -264,7 +264,7 @@ VERSION = 1
 
 
 class Listener(Protocol):
-    """Who is told how far a pass is; ``add`` is called from any thread."""
+    """Receives progress; ``add`` may be called from any thread."""
 
     def add(self, nbytes: int) -> None:
         """Take bytes that were read."""

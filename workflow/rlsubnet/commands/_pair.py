@@ -66,7 +66,7 @@ def add_pass_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--progress",
         action="store_true",
-        help="tell GB/s and the time left, on stderr; on a terminal that is always told",
+        help="show throughput and time left on stderr (always on in a terminal)",
     )
 
 

@@ -179,7 +179,7 @@ class Recipe:
         sampler: what draws the responses: ``own``, the policy itself, or ``vllm`` with its weights.
         oversample: prompts drawn for each prompt that is learned from: what the accuracy filter may
             choose from.
-        accuracy_low: least share of right responses with which a prompt is preferred.
+        accuracy_low: lowest accuracy at which a prompt is preferred.
         accuracy_high: greatest such share.
         updates: optimizer steps for each batch of responses; 1 is fully on-policy.
         clip_ratio: of PPO's and GRPO's surrogate; None clips nothing. It acts only where

@@ -159,7 +159,7 @@ def chance_overlap(groups: np.ndarray) -> float:
         groups: shape (groups, 3 or more), a row ``n, a, c, ...`` for each group.
 
     Of 4 small weights run 1 updated 4 and run 2 updated 3, of 12 large ones 4 and 3: given that,
-    chance shares 4 * 3 / 4 = 3 and 4 * 3 / 12 = 1. Who does not tell small from large expects
+    chance shares 4 * 3 / 4 = 3 and 4 * 3 / 12 = 1. Ignoring magnitude, one would expect
     8 * 6 / 16 = 3.
 
     >>> chance_overlap(np.array([[4, 4, 3], [12, 4, 3]]))
