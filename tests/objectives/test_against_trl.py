@@ -1,4 +1,4 @@
-"""Losses against TRL's, where TRL is installed; it is not among the packages of this project.
+"""Losses against TRL's, an independent implementation.
 
 TRL's losses are methods of its trainers. They are called with a stand-in for the trainer that has
 the settings they read and, in place of a model, the log-probabilities that one would give.
@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from rlsubnet.objectives.logps import token_logps
+from rlsubnet.objectives.policy_gradient import group_advantages, policy_loss, reference_kl
 from rlsubnet.objectives.preference import (
     dpo_loss,
     dpo_norm_loss,
@@ -21,8 +23,8 @@ from rlsubnet.objectives.preference import (
     simpo_loss,
 )
 
-pytest.importorskip("trl", reason="TRL is not installed")
-pytestmark = pytest.mark.filterwarnings("ignore")
+# Loading TRL takes seconds.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 PAIRS, WIDTH = 5, 4
 CPU = SimpleNamespace(
@@ -168,3 +170,58 @@ def test_dpo_and_dpo_norm_are_trl_s(loss_type: str, norm: bool) -> None:
     else:
         losses, _ = dpo_loss(*sums, beta=0.6)
     torch.testing.assert_close(losses.mean(), expected)
+
+
+def test_loss_and_gradient_of_grpo_are_trl_s() -> None:
+    from trl import GRPOTrainer
+
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 0.0]])
+    advantages = group_advantages(rewards).flatten()
+    rows, columns, vocabulary = 8, 5, 6
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(rows, columns, vocabulary, generator=generator).requires_grad_()
+    targets = torch.randint(vocabulary, (rows, columns), generator=generator)
+    lengths = torch.tensor([3, 1, 4, 2, 5, 5, 1, 4])
+    mask = torch.arange(columns) < lengths[:, None]
+    everything = torch.ones_like(mask)
+    logps = token_logps(logits, targets, everything)
+    old = logps.detach() + 0.4 * torch.randn(rows, columns, generator=generator)
+    reference = logps.detach() + torch.randn(rows, columns, generator=generator)
+
+    loss = policy_loss(logps, old, advantages[:, None], mask, 0.2)
+    loss = (loss + 0.05 * reference_kl(logps, reference, mask)) / mask.sum()
+    (ours,) = torch.autograd.grad(loss, logits, retain_graph=True)
+
+    def identity(values: Tensor, reduction: str = "sum") -> Tensor:
+        return values
+
+    trainer = SimpleNamespace(
+        _get_per_token_logps_and_entropies=lambda *args, **kwargs: (logps, logps.detach(), None),
+        model=SimpleNamespace(training=True),
+        aux_loss_enabled=False,
+        top_entropy_quantile=1.0,
+        off_policy_mask_threshold=None,
+        importance_sampling_level="token",
+        beta=0.05,
+        args=SimpleNamespace(use_bias_correction_kl=False, delta=None),
+        epsilon_low=0.2,
+        epsilon_high=0.2,
+        loss_type="bnpo",  # the mean over tokens
+        use_vllm=False,
+        current_gradient_accumulation_steps=1,
+        accelerator=SimpleNamespace(gather=identity, reduce=identity, num_processes=1),
+        _entropy_bonus_enabled=False,
+        _metrics={"train": defaultdict(list)},
+    )
+    inputs = {
+        "prompt_ids": targets[:, :0],
+        "prompt_mask": mask[:, :0].long(),
+        "completion_ids": targets,
+        "completion_mask": mask.long(),
+        "advantages": advantages,
+        "old_per_token_logps": old,
+        "ref_per_token_logps": reference,
+    }
+    theirs = GRPOTrainer._compute_loss(trainer, trainer.model, inputs)
+    assert loss.item() == pytest.approx(theirs.item(), abs=1e-6)
+    torch.testing.assert_close(ours, torch.autograd.grad(theirs, logits)[0])

@@ -1,13 +1,10 @@
-from collections import defaultdict
-from types import SimpleNamespace
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlsubnet.objectives.logps import token_entropies, token_logps
+from rlsubnet.objectives.logps import token_entropies
 from rlsubnet.objectives.policy_gradient import (
     generalized_advantages,
     group_advantages,
@@ -70,60 +67,6 @@ def test_clipping_takes_a_gain_away_and_never_a_loss() -> None:
     assert loss.item() == pytest.approx(1.1)
     assert logps.grad is not None
     assert logps.grad.tolist() == [pytest.approx([0.0, 2.0, -0.5, 0.0])]
-
-
-@pytest.mark.slow  # loading TRL takes seconds
-def test_loss_and_gradient_of_grpo_agree_with_trl() -> None:
-    trl = pytest.importorskip("trl", reason="TRL is no dependency")
-    rewards = torch.tensor([[1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 0.0]])
-    advantages = group_advantages(rewards).flatten()
-    rows, columns, vocabulary = 8, 5, 6
-    generator = torch.Generator().manual_seed(3)
-    logits = torch.randn(rows, columns, vocabulary, generator=generator).requires_grad_()
-    targets = torch.randint(vocabulary, (rows, columns), generator=generator)
-    mask = torch.cat([MASK, MASK.flip(1)])
-    everything = torch.ones_like(mask)
-    logps = token_logps(logits, targets, everything)
-    old = logps.detach() + 0.4 * torch.randn(rows, columns, generator=generator)
-    reference = logps.detach() + torch.randn(rows, columns, generator=generator)
-
-    loss = policy_loss(logps, old, advantages[:, None], mask, 0.2)
-    loss = (loss + 0.05 * reference_kl(logps, reference, mask)) / mask.sum()
-    (ours,) = torch.autograd.grad(loss, logits, retain_graph=True)
-
-    def identity(values: Tensor, reduction: str = "sum") -> Tensor:
-        return values
-
-    trainer = SimpleNamespace(
-        _get_per_token_logps_and_entropies=lambda *args, **kwargs: (logps, logps.detach(), None),
-        model=SimpleNamespace(training=True),
-        aux_loss_enabled=False,
-        top_entropy_quantile=1.0,
-        off_policy_mask_threshold=None,
-        importance_sampling_level="token",
-        beta=0.05,
-        args=SimpleNamespace(use_bias_correction_kl=False, delta=None),
-        epsilon_low=0.2,
-        epsilon_high=0.2,
-        loss_type="bnpo",  # the mean over tokens
-        use_vllm=False,
-        current_gradient_accumulation_steps=1,
-        accelerator=SimpleNamespace(gather=identity, reduce=identity, num_processes=1),
-        _entropy_bonus_enabled=False,
-        _metrics={"train": defaultdict(list)},
-    )
-    inputs = {
-        "prompt_ids": targets[:, :0],
-        "prompt_mask": mask[:, :0].long(),
-        "completion_ids": targets,
-        "completion_mask": mask.long(),
-        "advantages": advantages,
-        "old_per_token_logps": old,
-        "ref_per_token_logps": reference,
-    }
-    theirs = trl.GRPOTrainer._compute_loss(trainer, trainer.model, inputs)
-    assert loss.item() == pytest.approx(theirs.item(), abs=1e-6)
-    torch.testing.assert_close(ours, torch.autograd.grad(theirs, logits)[0])
 
 
 @given(
