@@ -45,9 +45,9 @@ $(VENV)/.ready: $(VENV)/.python pyproject.toml envs/constraints.txt
 
 setup-dev: $(VENV)/.ready-dev
 
-$(VENV)/.ready-dev: $(VENV)/.ready
+$(VENV)/.ready-dev: $(VENV)/.python pyproject.toml envs/constraints.txt
 	$(BIN)/python -m pip install $(QUIETLY) $(FROZEN) -e '.[train,workflow,dev]'
-	@touch $@
+	@touch $(VENV)/.ready $@
 
 demo: setup ## train, measure and draw everything at demo scale, beside the committed results
 	@$(BIN)/python workflow/scripts/run_demo.py

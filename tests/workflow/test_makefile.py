@@ -3,6 +3,8 @@
 import subprocess
 from pathlib import Path
 
+import yaml
+
 
 def make(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -34,3 +36,11 @@ def test_a_set_up_that_is_newer_than_what_it_installs_is_not_repeated(repository
         (tmp_path / stamp).touch()
     output = make(repository, "-n", "setup", f"VENV={tmp_path}").stdout
     assert "pip install" not in output
+
+
+def test_a_push_runs_the_script_of_every_checkout_and_keeps_the_report(repository):
+    workflow = yaml.safe_load((repository / ".github/workflows/ci.yml").read_text())
+    steps = workflow["jobs"]["ci"]["steps"]
+    assert "bash .ci/run" in [step.get("run") for step in steps]
+    [upload] = [step["with"]["path"] for step in steps if "upload" in step.get("uses", "")]
+    assert "results/demo/report.html" in upload
