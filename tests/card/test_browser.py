@@ -15,8 +15,7 @@ import pytest
 import torch
 
 from rlsubnet.cli import main
-from tests.card.test_card import as_bfloat16, llama, moved
-from tests.checkpoints.checkpoint_files import write_checkpoint
+from tests.card.test_card import as_bfloat16, llama, moved, write_pair
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -124,11 +123,9 @@ def look(tmp_path: Path) -> Iterator[Look]:
 
 def card(folder: Path, layers: int) -> bytes:
     before = as_bfloat16(llama(layers))
-    after = as_bfloat16(moved({name: tensor.float() for name, tensor in before.items()}))
+    after = as_bfloat16(moved(before))
     after["lm_head.weight"] = torch.cat([after["lm_head.weight"], torch.ones(2, 16).bfloat16()])
-    init, tuned = folder / "init", folder / "tuned"
-    write_checkpoint(init, before)
-    write_checkpoint(tuned, after)
+    init, tuned = write_pair(folder, before, after)
     out = folder / "card.html"
     command = ["card", str(init), str(tuned), "--common-rows", "lm_head.weight", "--out", str(out)]
     assert main(command) == 0

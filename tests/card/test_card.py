@@ -10,9 +10,8 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from rlsubnet.card import facts
-from rlsubnet.card.facts import Facts, cautions, measure_facts
-from rlsubnet.card.page import card_page
+from rlsubnet.card.facts import Facts, measure_facts
+from rlsubnet.card.page import Model, card_page, paper_models
 from rlsubnet.checkpoints.checkpoint import Checkpoint, StoredWeights
 from rlsubnet.checkpoints.delta_codec import HEADER
 from rlsubnet.checkpoints.delta_file import Delta
@@ -25,7 +24,7 @@ from rlsubnet.measure.sparsity import TOLERANCES
 from tests.checkpoints.checkpoint_files import count_updates, write_checkpoint
 
 Weights = dict[str, torch.Tensor]
-NORM = "model.layers.0.input_layernorm.weight"
+Folders = tuple[Path, Path]
 EMBEDDING = "model.embed_tokens.weight"
 
 
@@ -48,7 +47,7 @@ def llama(layers: int = 3) -> Weights:
 def moved(weights: Weights, drift: float = 2e-5) -> Weights:
     generator = torch.Generator().manual_seed(1)
     return {
-        name: tensor + drift * torch.randn(tensor.shape, generator=generator)
+        name: tensor.float() + drift * torch.randn(tensor.shape, generator=generator)
         for name, tensor in weights.items()
     }
 
@@ -57,26 +56,25 @@ def as_bfloat16(weights: Weights) -> Weights:
     return {name: tensor.bfloat16() for name, tensor in weights.items()}
 
 
+def write_pair(folder: Path, before: Weights, after: Weights) -> Folders:
+    tuned = write_checkpoint(folder / "tuned", after, "sharded")
+    return write_checkpoint(folder / "init", before), tuned
+
+
 @pytest.fixture
-def folders(tmp_path: Path) -> tuple[Path, Path]:
+def folders(tmp_path: Path) -> Folders:
     before = as_bfloat16(llama())
-    after = as_bfloat16(moved({name: tensor.float() for name, tensor in before.items()}))
-    return (
-        write_checkpoint(tmp_path / "init", before),
-        write_checkpoint(tmp_path / "tuned", after, "sharded"),
-    )
+    return write_pair(tmp_path, before, as_bfloat16(moved(before)))
 
 
-def facts_of(init: Path, tuned: Path, *common_rows: str) -> Facts:
-    return measure_facts(pair_checkpoints(Checkpoint(init), Checkpoint(tuned), common_rows))
+def facts_of(folders: Folders, *common_rows: str) -> Facts:
+    return measure_facts(pair_checkpoints(*map(Checkpoint, folders), common_rows))
 
 
-def test_the_facts_are_those_of_the_other_commands(
-    folders: tuple[Path, Path], tmp_path: Path
-) -> None:
-    facts = facts_of(*folders)
+def test_the_facts_are_those_of_the_other_commands(folders: Folders, tmp_path: Path) -> None:
+    facts = facts_of(folders)
     pair = pair_checkpoints(*map(Checkpoint, folders))
-    assert {t.name: t.counts for t in facts.tensors} == count_updates(pair, TOLERANCES)
+    assert {t.name: t.counts for t in facts.tensors} == dict(count_updates(pair, TOLERANCES))
     assert facts.digests == tuple(Checkpoint(folder).digest() for folder in folders)
     for tensor in facts.tensors:
         before, after = (
@@ -92,16 +90,14 @@ def test_the_facts_are_those_of_the_other_commands(
             assert rank.measured.rank == int(torch.linalg.matrix_rank(delta))
     pack(StoredWeights(folders[0]), StoredWeights(folders[1]), tmp_path / "x.delta")
     stored = Delta(tmp_path / "x.delta")
-    told = {t.name: t.delta_bytes for t in facts.tensors if t.counts.bitwise_changed}
-    assert told == {name: stored.stored_bytes(name) for name in told}
+    sizes = {t.name: t.delta_bytes for t in facts.tensors if t.counts.bitwise_changed}
+    assert sizes == {name: stored.stored_bytes(name) for name in sizes}
 
 
 class Outline(HTMLParser):
     """Collects what a page links to and loads, and checks that its elements nest."""
 
-    VOID = frozenset(("meta", "link", "br"))
-
-    def __init__(self) -> None:
+    def __init__(self, page: str) -> None:
         super().__init__()
         self.open: list[str] = []
         self.tags: list[str] = []
@@ -109,10 +105,13 @@ class Outline(HTMLParser):
         self.links: list[str] = []
         self.addresses: list[str] = []
         self.words: list[str] = []
+        self.cautions: list[str] = []
+        self.feed(page)
+        assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        if tag not in self.VOID:
+        if tag not in ("meta", "link", "br"):
             self.open.append(tag)
         for key, value in attrs:
             if key == "id":
@@ -128,22 +127,26 @@ class Outline(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self.open[-1:] != ["style"]:
             self.words.append(data)
+        if "aside" in self.open:
+            self.cautions.append(data)
+
+    @property
+    def text(self) -> str:
+        return plain(self.words)
 
 
-def outline(page: str) -> Outline:
-    found = Outline()
-    found.feed(page)
-    assert found.open == []
-    return found
+def plain(words: list[str]) -> str:
+    return " ".join(" ".join(words).replace("\u00a0", " ").split())
 
 
-def text_of(page: str) -> str:
-    return " ".join(" ".join(outline(page).words).replace("\u00a0", " ").split())
+def cautions(page: str) -> str:
+    return plain(Outline(page).cautions)
 
 
-def test_the_page_is_whole_and_loads_nothing(folders: tuple[Path, Path]) -> None:
-    page = card_page(facts_of(*folders))
-    found = outline(page)
+def test_the_page_is_whole_and_loads_nothing(folders: Folders) -> None:
+    page = card_page(facts_of(folders))
+    found = Outline(page)
+    assert page.startswith("<!DOCTYPE html>")
     assert len(found.ids) == len(set(found.ids))
     assert {link.removeprefix("#") for link in found.links if link[0] == "#"} <= set(found.ids)
     assert found.addresses == ["data:,"]
@@ -155,17 +158,16 @@ def test_the_page_is_whole_and_loads_nothing(folders: tuple[Path, Path]) -> None
     for drawing in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
         ElementTree.fromstring(drawing)
         assert 'aria-label="' in drawing or 'aria-hidden="true"' in drawing
-    assert "nan" not in text_of(page).lower().split()
+    assert "nan" not in found.text.lower().split()
 
 
-def test_every_number_of_a_chart_stands_in_a_table(folders: tuple[Path, Path]) -> None:
-    facts = facts_of(*folders)
+def test_every_number_of_a_chart_stands_in_a_table(folders: Folders) -> None:
+    facts = facts_of(folders)
     page = card_page(facts)
-    text = text_of(page)
-    counts = facts.counts
+    text = Outline(page).text
     for rule in ("official", "exact"):
         for atol in TOLERANCES:
-            assert f"{100 * counts.sparsity(rule, atol):.2f} %" in text
+            assert f"{100 * facts.counts.sparsity(rule, atol):.2f} %" in text
     for section in re.findall(r"<section.*?</section>", page, re.DOTALL):
         if 'class="chart"' in section and 'id="delta"' not in section:
             assert "<table>" in section
@@ -177,25 +179,18 @@ def test_names_from_outside_cannot_write_into_the_page(tmp_path: Path) -> None:
     hostile = '<script>alert(1)</script>&"'
     before = {**as_bfloat16(llama(1)), f"model.layers.0.{hostile}.weight": torch.ones(4, 4)}
     after = {name: tensor * 2 for name, tensor in before.items()}
-    folder = tmp_path / "<b>x"
-    page = card_page(
-        facts_of(
-            write_checkpoint(folder / "init", before), write_checkpoint(folder / "tuned", after)
-        )
-    )
-    found = outline(page)
-    assert "script" not in found.tags
-    assert "b" not in found.tags
-    assert hostile in text_of(page).replace("\u00a0", " ")
+    found = Outline(card_page(facts_of(write_pair(tmp_path / "<b>x", before, after))))
+    assert not {"script", "b"} & set(found.tags)
+    assert hostile in found.text
 
 
-def with_dtypes(before: Weights, after: Weights) -> tuple[Weights, Weights]:
-    return before, as_bfloat16(after)
-
-
-CASES: dict[str, tuple[Callable[[Weights, Weights], tuple[Weights, Weights]], str]] = {
+Change = Callable[[Weights, Weights], tuple[Weights, Weights]]
+CASES: dict[str, tuple[Change, str]] = {
     "norms": (lambda a, b: (as_bfloat16(a), as_bfloat16(b)), "100 % of the layer-norm weights"),
-    "types": (with_dtypes, "Stored types differ in 12 tensors (F32 against BF16)"),
+    "types": (
+        lambda a, b: (a, as_bfloat16(b)),
+        "Stored types differ in 12 tensors (F32 against BF16)",
+    ),
     "float32": (lambda a, b: (a, b), "Both checkpoints are stored in float32"),
     "equal": (lambda a, b: (as_bfloat16(a), as_bfloat16(a)), "the same weights, bit by bit"),
     "tolerance": (
@@ -208,18 +203,12 @@ CASES: dict[str, tuple[Callable[[Weights, Weights], tuple[Weights, Weights]], st
 @pytest.mark.parametrize("case", CASES)
 def test_what_could_mislead_is_said(tmp_path: Path, case: str) -> None:
     change, words = CASES[case]
-    before, after = change(llama(), moved(llama()))
-    facts = facts_of(
-        write_checkpoint(tmp_path / "init", before), write_checkpoint(tmp_path / "tuned", after)
-    )
-    said = " ".join(cautions(facts))
-    assert words in said
-    text = text_of(card_page(facts))
-    assert words in text
-    rounded = "once rounded to bfloat16, they moved by no more than 10⁻⁵" in text
+    page = card_page(facts_of(write_pair(tmp_path, *change(llama(), moved(llama())))))
+    assert words in cautions(page)
+    rounded = "once rounded to bfloat16, they moved by no more than 10⁻⁵" in Outline(page).text
     assert rounded == (case in ("types", "float32"))
     # Where the official rule rounds, what it says is not the tolerance's doing.
-    assert ("The tolerance makes" in said) == (case in ("norms", "tolerance"))
+    assert ("The tolerance makes" in cautions(page)) == (case in ("norms", "tolerance"))
 
 
 @pytest.mark.parametrize("trained", [True, False])
@@ -227,54 +216,32 @@ def test_layer_norms_that_could_have_moved_are_not_called_frozen_by_rounding(
     tmp_path: Path, trained: bool
 ) -> None:
     before = as_bfloat16(llama())
-    after = as_bfloat16(moved({k: v.float() for k, v in before.items()}, 0.05))
+    after = as_bfloat16(moved(before, 0.05))
     if not trained:  # left out of the training, which moved the others by many steps
         after |= {name: tensor for name, tensor in before.items() if tensor.ndim == 1}
-    facts = facts_of(
-        write_checkpoint(tmp_path / "init", before), write_checkpoint(tmp_path / "tuned", after)
-    )
-    assert not any("layer-norm" in words for words in cautions(facts))
+    assert "layer-norm" not in cautions(card_page(facts_of(write_pair(tmp_path, before, after))))
 
 
 def test_a_resized_vocabulary_is_said_and_its_new_rows_are_stored(tmp_path: Path) -> None:
     before = as_bfloat16(llama())
     after = {**before, EMBEDDING: torch.cat([before[EMBEDDING], torch.ones(8, 16).bfloat16()])}
-    folders = (
-        write_checkpoint(tmp_path / "init", before), write_checkpoint(tmp_path / "tuned", after)
-    )  # fmt: skip
-    facts = facts_of(*folders, EMBEDDING)
-    assert f"{EMBEDDING} has 50 and 58 rows: the first 50 count." in cautions(facts)
+    facts = facts_of(write_pair(tmp_path, before, after), EMBEDDING)
+    assert f"{EMBEDDING} has 50 and 58 rows: the first 50 count." in cautions(card_page(facts))
     (embedding,) = (t for t in facts.tensors if t.name == EMBEDDING)
     assert embedding.counts.numel == 50 * 16
     assert embedding.full_bytes == 58 * 16 * 2
     assert embedding.delta_bytes > 2 * HEADER.size  # more than two blocks without a change
 
 
-def test_the_paper_beside_it_is_that_of_the_published_numbers() -> None:
-    published = load_published()
-    rows = published["table6"]["rows"]
-    table6 = {row["rl"].rpartition("/")[2]: row for row in rows}
-    table1 = {row["rl"]: row for row in published["table1"]["rows"]}
-    for model in facts.MODELS:
-        if model.name in table6:
-            row = table6.pop(model.name)
-            assert (model.sparsity, model.without) == (row["sparsity"][-1], row["sparsity"][0])
-        else:
-            assert (model.sparsity, model.without) == (table1[model.name]["sparsity"], None)
-    assert not table6
-    known = {model.name for model in facts.MODELS}
-    assert set(table1) <= known
-    for place, atol in enumerate(published["table6"]["tolerances"]):
-        values = [row["sparsity"][place] for row in rows]
-        assert facts.TOLERANCE_RANGE[atol] == (min(values), max(values))
-    ranks = [row["update_rank"] for row in published["table2"]["rows"]]
-    assert (min(ranks), max(ranks)) == facts.RANK_RANGE
-    range_ = published["headline"]["sft_sparsity_range"]
-    assert (range_["low"], range_["high"]) == facts.SFT_RANGE
+def test_a_model_of_both_tables_has_the_numbers_of_table_6_and_the_method_of_table_1() -> None:
+    models = paper_models(load_published())
+    assert Model("Eurus-2-7B-PRIME (PRIME)", 77.04, 75.26) in models
+    assert Model("DeepSeek-R1-Zero (GRPO)", 86.0, None) in models
+    assert len(models) == 14
 
 
 def test_the_command_writes_the_same_page_twice(
-    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folders: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sides = list(map(str, folders))
     pages = [tmp_path / name for name in ("a.html", "b.html", "c.html")]
@@ -282,7 +249,7 @@ def test_the_command_writes_the_same_page_twice(
     assert main(["card", *sides, "--out", str(pages[1]), "--threads", "2"]) == 0
     assert pages[0].read_bytes() == pages[1].read_bytes()
     assert main(["card", *sides, "--out", str(pages[2]), "--no-rank"]) == 0
-    assert "Ranks were not taken." in text_of(pages[2].read_text(encoding="utf-8"))
+    assert "Ranks were not taken." in Outline(pages[2].read_text(encoding="utf-8")).text
     assert main(["card", sides[0], str(tmp_path / "none"), "--out", str(tmp_path / "d.html")]) == 1
     assert "rlsubnet card: error: " in capsys.readouterr().err
     assert not (tmp_path / "d.html").exists()
@@ -291,9 +258,5 @@ def test_the_command_writes_the_same_page_twice(
 def test_weights_outside_any_layer_alone_make_a_card(tmp_path: Path) -> None:
     before = {"a": torch.randn(6, 4).bfloat16(), "zero": torch.zeros(4)}
     after = {"a": before["a"] * 2, "zero": torch.zeros(4)}
-    page = card_page(
-        facts_of(
-            write_checkpoint(tmp_path / "init", before), write_checkpoint(tmp_path / "tuned", after)
-        )
-    )
-    assert "4 weights that are zero are not shown." in text_of(page)
+    page = card_page(facts_of(write_pair(tmp_path, before, after)))
+    assert "4 weights that are zero are not shown." in Outline(page).text

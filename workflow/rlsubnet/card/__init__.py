@@ -1,5 +1,5 @@
 """The card of a pair: all that is measured about two checkpoints, on one page of HTML.
 
-``facts`` measures and says what a reader could take wrongly; ``sections`` and ``page`` make the
-page, from the charts and pieces of ``html``.
+``facts`` measures, ``page`` turns that into rows and charts (``charts``), and the template
+``card.html.j2`` holds the words of the page.
 """

@@ -1,4 +1,4 @@
-"""What a card says about a pair: measurements, what the paper prints beside them, cautions."""
+"""All that a card says about a pair, in numbers, measured in one way through its files."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,7 +8,6 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from rlsubnet.card.html import AT, measured, per_cent
 from rlsubnet.checkpoints.delta_codec import BLOCK, as_codes, encode_block
 from rlsubnet.checkpoints.differ import default_threads, diff_tensors, visited
 from rlsubnet.checkpoints.formats import ITEM_BYTES
@@ -18,7 +17,6 @@ from rlsubnet.measure.formats import to_bfloat16
 from rlsubnet.measure.kernel import EXPONENTS, Wanted
 from rlsubnet.measure.parameters import Parameter, parse_parameter
 from rlsubnet.measure.sparsity import (
-    RULES,
     TABLE_TOLERANCE,
     TOLERANCES,
     UpdateCounts,
@@ -103,10 +101,25 @@ class Facts:
     @property
     def by_exponent(self) -> np.ndarray:
         """Return the counts by exponent of all weights together."""
-        total = np.zeros((EXPONENTS, 2), np.int64)
-        for tensor in self.tensors:
-            total += tensor.by_exponent
-        return total
+        return total_by_exponent(self.tensors)
+
+    @property
+    def sparsity(self) -> float:
+        """Return what the paper's tables print: official rule, their tolerance."""
+        return self.counts.sparsity("official", TABLE_TOLERANCE)
+
+    @property
+    def same_bits(self) -> float:
+        """Return the share of the weights of which no bit changed."""
+        return same_bits(self.counts)
+
+    @property
+    def delta_bytes(self) -> int:
+        return sum(tensor.delta_bytes for tensor in self.tensors)
+
+    @property
+    def full_bytes(self) -> int:
+        return sum(tensor.full_bytes for tensor in self.tensors)
 
     @property
     def dtypes(self) -> set[str]:
@@ -118,6 +131,16 @@ class Facts:
         """Return the numbers of the layers."""
         found = {t.place.layer for t in self.tensors if t.place.layer is not None}
         return sorted(found)
+
+
+def same_bits(counts: UpdateCounts) -> float:
+    """Return the share of weights of which no bit changed, 1 where there are none."""
+    return 1 - counts.bitwise_changed / counts.numel if counts.numel else 1.0
+
+
+def total_by_exponent(tensors: Iterable[TensorFacts]) -> np.ndarray:
+    """Return the counts by exponent of some tensors together."""
+    return sum((tensor.by_exponent for tensor in tensors), np.zeros((EXPONENTS, 2), np.int64))
 
 
 def total_norms(tensors: Iterable[TensorFacts]) -> UpdateNorms:
@@ -241,25 +264,23 @@ def measure_facts(
     )
 
 
-def sparsity_of(tensors: Sequence[TensorFacts], rule: str, atol: float) -> float:
-    """Return the fraction of the weights of some tensors that finetuning left unchanged."""
-    return total_counts(tensor.counts for tensor in tensors).sparsity(rule, atol)
+def sparsity_of(tensors: Sequence[TensorFacts]) -> float:
+    """Return the share of the weights of some tensors that count as unchanged in the tables."""
+    return total_counts(t.counts for t in tensors).sparsity("official", TABLE_TOLERANCE)
 
 
 # Bits of the fraction, the leading one not counted: two neighbors at 1.0 are 2**-BITS apart.
-FRACTION_BITS = {"BF16": 7, "F16": 10, "F32": 23}
-# Points of sparsity from which on a tolerance is worth a word.
-_POINTS = 0.02
-_RANGE_BITS = 127
+FRACTION_BITS = 7  # of bfloat16
+EXPONENT_BIAS = 127
 
 
-def step_size(magnitude: float, dtype: str) -> float:
-    """Return how far apart two neighbors of a type are at a magnitude.
+def step_size(magnitude: float) -> float:
+    """Return how far apart two neighbors in bfloat16 are at a magnitude.
 
-    >>> step_size(1.0, "BF16"), step_size(0.02, "BF16") == 2.0**-13  # 0.02 lies above 2**-6
+    >>> step_size(1.0), step_size(0.02) == 2.0**-13  # 0.02 lies above 2**-6
     (0.0078125, True)
     """
-    return 2.0 ** (math.floor(math.log2(magnitude)) - FRACTION_BITS[dtype])
+    return 2.0 ** (math.floor(math.log2(magnitude)) - FRACTION_BITS)
 
 
 def typical_magnitude(by_exponent: np.ndarray) -> float:
@@ -275,132 +296,38 @@ def typical_magnitude(by_exponent: np.ndarray) -> float:
     if not weights.any():
         return 0.0
     middle = int(np.searchsorted(np.cumsum(weights), weights.sum() / 2))
-    return float(2.0 ** (middle - _RANGE_BITS))
+    return float(2.0 ** (middle - EXPONENT_BIAS))
 
 
-def _frozen_norms(facts: Facts) -> list[str]:
-    """Return whether layer norms stand still because their type is too coarse for the update."""
+class FrozenNorms(NamedTuple):
+    """Layer norms that stand still because their type is too coarse for the update.
+
+    ``still`` is the share of their weights with the same bits, ``magnitude`` their size, ``step``
+    the distance of two bfloat16 numbers there, ``moved`` the mean move (rms) of other weights.
+    """
+
+    still: float
+    magnitude: float
+    step: float
+    moved: float
+
+
+def frozen_norms(facts: Facts) -> FrozenNorms | None:
+    """Return what hides the update of layer norms, None where rounding need not be the reason."""
     norms = [t for t in facts.tensors if t.is_norm and t.counts.numel and t.dtypes[1] == "BF16"]
     others = [t for t in facts.tensors if not t.is_norm]
     if not norms or not others:
-        return []
-    typical = typical_magnitude(sum((t.by_exponent for t in norms), np.zeros((256, 2), np.int64)))
-    counts = total_counts(t.counts for t in norms)
-    still = 1 - counts.bitwise_changed / counts.numel
-    moved = total_norms(others).update_rms
-    if not typical or not moved or still < 0.5 or moved >= step_size(typical, "BF16") / 2:
-        return []
-    step = step_size(typical, "BF16")
-    return [
-        f"{per_cent(still, 1)} of the layer-norm weights have not changed a bit, and that may be "
-        f"rounding. They lie near {typical:g}, where two bfloat16 numbers are {measured(step)} "
-        f"apart; the other weights moved by {measured(moved)} (root mean square), "
-        f"{step / moved:,.0f} times less. A layer-norm update of that size rounds to nothing "
-        "when the file is saved."
-    ]
+        return None
+    magnitude = typical_magnitude(total_by_exponent(norms))
+    still, moved = same_bits(total_counts(t.counts for t in norms)), total_norms(others).update_rms
+    if not magnitude or not moved or still < 0.5 or moved >= step_size(magnitude) / 2:
+        return None
+    return FrozenNorms(still, magnitude, step_size(magnitude), moved)
 
 
-def _tolerance(facts: Facts) -> list[str]:
-    counts = facts.counts
-    with_tolerance = counts.sparsity("official", TABLE_TOLERANCE)
-    without = 1 - counts.bitwise_changed / counts.numel
-    # In other types the official rule rounds first: that is not the tolerance's doing.
-    if facts.dtypes != {"BF16"} or with_tolerance - without < _POINTS:
-        return []
-    return [
-        f"The tolerance makes {100 * (with_tolerance - without):.1f} points of the sparsity: "
-        f"{per_cent(with_tolerance, 1)} of the weights count as unchanged at {AT}, but only "
-        f"{per_cent(without, 1)} have the same bits. The differing ones moved by less than "
-        f"{AT}, which for weights below 0.002 is one step of bfloat16 or more."
-    ]
-
-
-def _float32(facts: Facts) -> list[str]:
-    if facts.dtypes != {"F32"}:
-        return []
-    official, exact = (facts.counts.sparsity(rule, TABLE_TOLERANCE) for rule in RULES)
-    return [
-        "Both checkpoints are stored in float32. The paper's are bfloat16, whose rounding hides "
-        f"small updates, and the official rule rounds as well: {per_cent(official, 1)} count as "
-        f"unchanged by it, {per_cent(exact, 1)} by the exact rule."
-    ]
-
-
-def _square_ranks(facts: Facts) -> list[str]:
-    below = [
-        rank
+def ranks_like_the_control(facts: Facts) -> int:
+    """Return how many ranks are below the largest possible one with the control's, within one."""
+    return sum(
+        rank.measured.rank < rank.max_rank and abs(rank.measured.rank - rank.control) <= 1
         for rank in facts.ranks
-        if rank.measured.rank < rank.max_rank and abs(rank.measured.rank - rank.control) <= 1
-    ]
-    if not below:
-        return []
-    return [
-        f"{len(below)} of {len(facts.ranks)} matrices have a rank below the largest possible one, "
-        "but so has the random control, within one: that comes from how many weights changed, or "
-        "from the numerical tolerance, and says nothing about structure."
-    ]
-
-
-def _nothing(tensors: tuple[TensorFacts, ...]) -> list[str]:
-    if any(tensor.counts.bitwise_changed for tensor in tensors):
-        return []
-    return ["The two checkpoints have the same weights, bit by bit."]
-
-
-def _begun(note: str) -> str:
-    """Return a note with a capital in front, unless it begins with a name."""
-    return note[0].upper() + note[1:] if note.partition(" ")[0].isalpha() else note
-
-
-def cautions(facts: Facts) -> list[str]:
-    """Return what to know before quoting a number of the card, the weightiest first."""
-    found = _nothing(facts.tensors)
-    if not found:
-        found = [
-            *_float32(facts),
-            *_frozen_norms(facts),
-            *_tolerance(facts),
-            *_square_ranks(facts),
-        ]
-    return [*found, *(f"{_begun(note)}." for note in facts.notes)]
-
-
-class Model(NamedTuple):
-    """A model of the paper.
-
-    ``sparsity`` is that at 1e-5, ``without`` that at 1e-8, in effect without a tolerance; None
-    where the paper does not print it.
-    """
-
-    name: str
-    method: str
-    sparsity: float
-    without: float | None
-
-
-# Table 6, then what Table 1 alone has.
-MODELS = (
-    Model("Llama-3.1-Tulu-3-8B-DPO", "DPO", 81.38, 76.04),
-    Model("Llama-3.1-Tulu-3-70B-DPO", "DPO", 95.24, 87.58),
-    Model("deepseek-math-7b-rl", "GRPO", 68.53, 68.14),
-    Model("mistral-orpo-beta", "ORPO", 76.94, 73.16),
-    Model("mistral-orpo-alpha", "ORPO", 53.23, 50.40),
-    Model("Eurus-7b-kto", "KTO", 95.98, 71.78),
-    Model("math-shepherd-mistral-7b-rl", "PPO", 80.77, 52.45),
-    Model("Eurus-2-7B-PRIME", "PRIME", 77.04, 75.26),
-    Model("Llama-3-Instruct-8B-SimPO", "SimPO", 76.42, 71.00),
-    Model("Llama-3-Base-8B-SFT-SimPO", "SimPO", 86.52, 79.47),
-    Model("Mistral-7B-Instruct-SimPO", "SimPO", 89.07, 59.37),
-    Model("Mistral-7B-Base-SFT-SimPO", "SimPO", 91.44, 62.58),
-    Model("DeepSeek-R1-Zero", "GRPO", 86.0, None),
-    Model("Llama-3-Base-8B-SFT-KTO", "KTO", 81.2, None),
-)
-# Lowest and highest sparsity of Table 6 at each of its tolerances.
-TOLERANCE_RANGE = {
-    1e-8: (50.40, 87.58),
-    1e-7: (50.41, 87.59),
-    1e-6: (50.48, 87.79),
-    1e-5: (53.23, 95.98),
-}
-SFT_RANGE = (6.0, 15.0)
-RANK_RANGE = (99.2, 99.8)
+    )

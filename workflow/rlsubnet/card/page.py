@@ -1,39 +1,115 @@
-"""The page of a card: what is above all sections, and the frame around them.
+"""The page of a card: the numbers, rows and charts that ``card.html.j2`` puts into words.
 
 It asks for nothing from outside: no script, no font, no picture; a policy in its head says so to
 the browser.
 """
 
-from html import escape
+import math
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import jinja2
 
 from rlsubnet import __version__
-from rlsubnet.card.facts import Facts, cautions
-from rlsubnet.card.html import AT, paragraph, per_cent, section, size, unbroken
-from rlsubnet.card.sections import (
-    beside_the_paper,
-    by_layer,
-    by_magnitude,
-    by_tolerance,
-    delta,
-    norms,
-    rank,
-    rank_shares,
+from rlsubnet.card.charts import (
+    Band,
+    Bar,
+    DotRow,
+    Series,
+    bar_panels,
+    dot_rows,
+    legend,
+    line_chart,
+    share_bar,
 )
-from rlsubnet.measure.sparsity import TABLE_TOLERANCE
+from rlsubnet.card.facts import (
+    EXPONENT_BIAS,
+    FRACTION_BITS,
+    Facts,
+    TensorFacts,
+    by_kind,
+    frozen_norms,
+    grouped,
+    ranks_like_the_control,
+    same_bits,
+    sparsity_of,
+    total_norms,
+)
+from rlsubnet.checkpoints.structure import MatrixRank
+from rlsubnet.data import Published, load_published
+from rlsubnet.measure.formats import EXPONENTS
+from rlsubnet.measure.rank import mean_rank_share
+from rlsubnet.measure.sparsity import RULES, TABLE_TOLERANCE, TOLERANCES, total_counts
 
-PAPER = "https://arxiv.org/abs/2505.11711"
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-_LINKS = {
-    "tolerance": "Tolerance",
-    "layers": "Layers and matrices",
-    "rank": "Rank",
-    "norms": "Size of the update",
-    "magnitude": "Small and large weights",
-    "delta": "Storage",
-    "paper": "The paper's models",
-    "about": "How it was measured",
-}
+# Share of the weights from which on the tolerance's doing is worth a word.
+_WORTH_A_WORD = 0.02
+# Bins with a smaller share of the weights than this are left out at both ends.
+_SMALL_BIN = 1e-5
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+# What the template reads by the name of a section.
+Section = dict[str, Any]
+
+
+def per_cent(share: float, digits: int = 2) -> str:
+    """Return a share in [0, 1] in per cent; what is not all or nothing never reads so.
+
+    >>> per_cent(0.7604), per_cent(1.0), per_cent(0.999999), per_cent(0.000001)
+    ('76.04 %', '100 %', '> 99.99 %', '< 0.01 %')
+    """
+    if share in (0.0, 1.0):
+        return f"{100 * share:.0f} %"
+    least = 10.0**-digits
+    if 100 * share < least:
+        return f"< {least:.{digits}f} %"
+    if 100 * share > 100 - least:
+        return f"> {100 - least:.{digits}f} %"
+    return f"{100 * share:.{digits}f} %"
+
+
+def power(value: float) -> str:
+    """Return a power of ten as one writes it.
+
+    >>> power(1e-5)
+    '10⁻⁵'
+    """
+    return "10" + str(round(math.log10(value))).translate(_RAISED)
+
+
+def measured(value: float) -> str:
+    """Return a number with two digits, small ones as a power of ten.
+
+    >>> measured(0.0078125), measured(9.7e-05), measured(0.0)
+    ('0.0078', '9.7 × 10⁻⁵', '0')
+    """
+    if value == 0 or abs(value) >= 0.001:
+        return f"{value:.2g}"
+    digits, _, exponent = f"{value:.1e}".partition("e")
+    return f"{digits} × {power(10.0 ** int(exponent))}"
+
+
+def size(nbytes: float) -> str:
+    """Return a number of bytes in the unit that reads best.
+
+    >>> size(980), size(16_060_522_240)
+    ('980 B', '16.06 GB')
+    """
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if nbytes >= factor:
+            return f"{nbytes / factor:.2f} {unit}"
+    return f"{nbytes:.0f} B"
+
+
+def unbroken(page: str) -> str:
+    """Return a page whose numbers stay on the line of their units.
+
+    >>> unbroken("13.0 % of 520.06 kB").count("\\u00a0")
+    2
+    """
+    return re.sub(r"(?<=\d) (?=(?:%|kB|MB|GB|B)(?!\w))|(?<=×) | (?=×)", "\u00a0", page)
 
 
 def short_name(source: str) -> str:
@@ -51,122 +127,313 @@ def short_name(source: str) -> str:
     return "/".join(parts[-1:] if plain else parts[-2:]) or source
 
 
-def _glance(facts: Facts) -> str:
-    counts = facts.counts
-    sparsity = counts.sparsity("official", TABLE_TOLERANCE)
-    same = 1 - counts.bitwise_changed / counts.numel
-    moved = counts.numel - counts.unchanged["official", TABLE_TOLERANCE]
-    rounded = "" if facts.dtypes == {"BF16"} else " once rounded to bfloat16,"
-    alike = "of the weights have the same bits"
-    if any(tensor.dtypes[0] != tensor.dtypes[1] for tensor in facts.tensors):
-        alike += ", both rounded to bfloat16"
-    tiles = [
-        (per_cent(same), alike),
-        (per_cent(facts.norms.relative, 3), "length of the update beside that of the weights"),
+# The tolerance of the paper's tables, as the page writes it.
+AT = power(TABLE_TOLERANCE)
+
+
+def capitalized(note: str) -> str:
+    """Return a note with a capital in front, unless it begins with a name."""
+    return note[0].upper() + note[1:] if note.partition(" ")[0].isalpha() else note
+
+
+def by_tolerance(facts: Facts, published: Published) -> Section:
+    """Return what counts as unchanged at each tolerance, beside the range of Table 6."""
+    labels = ["same bits", *map(power, TOLERANCES)]
+    shares = [
+        [facts.same_bits, *(facts.counts.sparsity(rule, atol) for atol in TOLERANCES)]
+        for rule in RULES
     ]
-    if facts.ranks:
-        tiles.append(
+    series = [
+        Series(f"this pair, {rule} rule", points, look, "over" if look else "main")
+        for look, (rule, points) in enumerate(zip(RULES, map(_points, shares), strict=True))
+    ]
+    table6 = published["table6"]
+    columns = zip(table6["tolerances"], *(row["sparsity"] for row in table6["rows"]), strict=True)
+    band = Band(
+        "the paper's 12 models, lowest to highest (Table 6)",
+        tuple((TOLERANCES.index(atol) + 1.0, min(col), max(col)) for atol, *col in columns),
+    )
+    # In other types the official rule rounds first: that is not the tolerance's doing.
+    hides = facts.sparsity - facts.same_bits if facts.dtypes == {"BF16"} else 0.0
+    places = {float(place): label for place, label in enumerate(labels)}
+    title = "Sparsity against tolerance"
+    return {
+        "hides": hides if hides >= _WORTH_A_WORD else 0.0,
+        "chart": line_chart(title, series, places, "tolerance", band=band, ceiling=100.0),
+        "legend": legend(series, band),
+        "rows": [(label, *map(per_cent, row)) for label, *row in zip(labels, *shares, strict=True)],
+    }
+
+
+def _points(shares: Sequence[float]) -> tuple[tuple[float, float], ...]:
+    """Return the points of a line: place and per cent."""
+    return tuple((float(place), 100 * share) for place, share in enumerate(shares))
+
+
+def kind_series(
+    facts: Facts, share: Callable[[Sequence[TensorFacts]], float]
+) -> tuple[list[Series], dict[float, str]]:
+    """Return a line over the layers per matrix kind, vectors in grey, one of all, and the axis."""
+    inside = [t for t in facts.tensors if t.place.layer is not None]
+
+    def points(tensors: Sequence[TensorFacts]) -> tuple[tuple[float, float], ...]:
+        layers = grouped(tensors, lambda t: t.place.layer)
+        return tuple((float(n), 100 * share(layers[n])) for n in facts.layers if n in layers)
+
+    series = []
+    for look, (kind, tensors) in enumerate(by_kind(inside).items()):
+        vectors = all(len(t.shape) == 1 for t in tensors)
+        series.append(Series(kind, points(tensors), look, "faint" if vectors else ""))
+    everything = Series("whole layer", points(inside), len(series), "main")
+    return [everything, *series], {float(layer): str(layer) for layer in facts.layers}
+
+
+def by_layer(facts: Facts) -> Section:
+    """Return sparsity by layer and matrix, as Figure 3 of the paper has it."""
+    return {
+        "rows": [
+            *((kind, *_shares(tensors)) for kind, tensors in by_kind(facts.tensors).items()),
+            ("all", *_shares(facts.tensors)),
+        ],
+        **(_layer_figure(facts) if facts.layers else {}),
+    }
+
+
+def _shares(tensors: Sequence[TensorFacts]) -> tuple[str, ...]:
+    """Return weights and three readings of their sparsity, as the tables print them."""
+    counts = total_counts(tensor.counts for tensor in tensors)
+    found = (*(counts.sparsity(rule, TABLE_TOLERANCE) for rule in RULES), same_bits(counts))
+    return (f"{counts.numel:,}", *map(per_cent, found))
+
+
+def _layer_figure(facts: Facts) -> Section:
+    series, labels = kind_series(facts, sparsity_of)
+    inside = [t for t in facts.tensors if t.place.layer is not None]
+    kinds = list(by_kind(inside))
+    rows = []
+    for layer, tensors in sorted(grouped(inside, lambda t: t.place.layer or 0).items()):
+        cells = [
+            per_cent(sparsity_of(of_kind)) if of_kind else "none"
+            for of_kind in map(by_kind(tensors).get, kinds)
+        ]
+        rows.append((str(layer), per_cent(sparsity_of(tensors)), *cells))
+    title = "Sparsity by layer and matrix"
+    return {
+        "chart": line_chart(title, series, labels, "layer", ceiling=100.0, height=380),
+        "legend": legend(series),
+        "kinds": kinds,
+        "layer_rows": rows,
+    }
+
+
+def rank_shares(ranks: Sequence[MatrixRank]) -> tuple[float, float]:
+    """Return the mean share of the largest rank, of the updates and of their controls."""
+    return (
+        mean_rank_share((rank.measured.rank, rank.max_rank) for rank in ranks),
+        mean_rank_share((rank.control, rank.max_rank) for rank in ranks),
+    )
+
+
+def _rank_chart(of_kinds: dict[str, list[MatrixRank]]) -> str:
+    rows, lowest = [], 100.0
+    for kind, ranks in of_kinds.items():
+        dots = [
             (
-                per_cent(rank_shares(facts.ranks)[0]),
-                "of the largest rank, mean of the update matrices",
+                100 * rank.measured.rank / rank.max_rank,
+                "dot",
+                f"{rank.tensor}: rank {rank.measured.rank} of {rank.max_rank}",
             )
+            for rank in ranks
+        ]
+        control = 100 * rank_shares(ranks)[1]
+        dots.append((control, "cross", f"random control, {kind}: {control:.2f} % on average"))
+        lowest = min(lowest, *(value for value, _, _ in dots))
+        rows.append(DotRow(kind, tuple(dots)))
+    low = max(0.0, lowest - max(1.0, (100 - lowest) * 0.1))
+    title = "Rank of the update of every matrix"
+    return dot_rows(title, rows, "rank of the update, % of the largest possible", low, 100.0)
+
+
+def _rank_row(kind: str, ranks: Sequence[MatrixRank]) -> tuple[str, ...]:
+    mean, control = rank_shares(ranks)
+    lowest = min(ranks, key=lambda one: one.measured.rank / one.max_rank)
+    spreads = (
+        fmean(one.measured.effective_rank / one.max_rank for one in ranks),
+        fmean(one.measured.stable_rank / one.max_rank for one in ranks),
+    )
+    low = f"{lowest.measured.rank} of {lowest.max_rank}"
+    return kind, str(len(ranks)), per_cent(mean), low, *map(per_cent, (control, *spreads))
+
+
+def rank(facts: Facts, published: Published) -> Section:
+    """Return the ranks of all update matrices, nothing where they were not taken."""
+    if not facts.ranks:
+        return {}
+    with_ranks = by_kind(t for t in facts.tensors if t.ranks)
+    of_kinds = {kind: [one for t in found for one in t.ranks] for kind, found in with_ranks.items()}
+    mean, control = rank_shares(facts.ranks)
+    printed = [row["update_rank"] for row in published["table2"]["rows"]]
+    all_full = all(one.measured.rank == one.control == one.max_rank for one in facts.ranks)
+    return {
+        "mean": mean,
+        "control": control,
+        "like_the_control": ranks_like_the_control(facts),
+        "printed": (min(printed), max(printed)),
+        # One sentence does where all points of the chart would be one.
+        "chart": "" if all_full else _rank_chart(of_kinds),
+        "rows": [_rank_row(kind, ranks) for kind, ranks in of_kinds.items()],
+    }
+
+
+def norms(facts: Facts) -> Section:
+    """Return how far the weights moved."""
+    parts = {**by_kind(facts.tensors), "all": list(facts.tensors)}
+    rows = []
+    for kind, tensors in parts.items():
+        found = total_norms(tensors)
+        largest = total_counts(t.counts for t in tensors).max_abs_diff
+        moves = (found.update_rms, largest)
+        rows.append(
+            (kind, f"{found.init:.4g}", measured(found.update), per_cent(found.relative, 3))
+            + tuple(map(measured, moves))
         )
-    if not facts.quantized:
-        small = sum(tensor.delta_bytes for tensor in facts.tensors)
-        full = sum(tensor.full_bytes for tensor in facts.tensors)
-        tiles.append(
-            (per_cent(small / full, 1), f"of {size(full)} is enough to store the difference")
-        )
-    boxes = "".join(
-        f"<li><strong>{escape(value)}</strong><span>{escape(what)}</span></li>"
-        for value, what in tiles
-    )
-    return (
-        f'<div class="headline"><div class="big">{escape(per_cent(sparsity, 1))}</div>'
-        f"<p>of the {counts.numel:,} weights are unchanged after finetuning:{rounded} they "
-        f"moved by no more than {AT}. The paper calls this share the <em>update sparsity</em>. "
-        f"{moved:,} weights moved further.</p></div>"
-        f'<ul class="tiles">{boxes}</ul>'
-    )
+    if not facts.layers:
+        return {"rows": rows}
+    series, labels = kind_series(facts, lambda tensors: total_norms(tensors).relative)
+    chart = line_chart("Relative size of the update by layer", series, labels, "layer")
+    return {"rows": rows, "chart": chart, "legend": legend(series)}
 
 
-def _cautions(facts: Facts) -> str:
-    found = cautions(facts)
-    if not found:
-        return ""
-    items = "".join(f"<li>{escape(words)}</li>" for words in found)
-    return (
-        '<aside class="cautions" aria-labelledby="cautions-h">'
-        f'<h2 id="cautions-h">Before you quote a number</h2><ul>{items}</ul></aside>'
-    )
-
-
-def _about(facts: Facts) -> str:
-    rows = "".join(
-        f"<dt>{what}</dt><dd><code>{escape(name)}</code><br>SHA-256 of its weights "
-        f"<code>{digest}</code></dd>"
-        for what, name, digest in zip(("before", "after"), facts.names, facts.digests, strict=True)
-    )
-    control = f" The random control of the ranks has seed {facts.seed}." if facts.ranks else ""
-    return section(
-        "about",
-        "How it was measured",
-        f'<dl class="sides">{rows}</dl>',
-        paragraph(
-            "Every weight of both files was compared; heads that are tied to the embedding count "
-            "once, and computed buffers not at all. Shares are of weights, not means over "
-            f"matrices.{control} Ranks are those of the authors' code: singular values above "
-            "max(rows, columns) times the float32 epsilon times the largest, without layer norms "
-            "and vectors."
+def by_magnitude(facts: Facts) -> Section:
+    """Return how visible a change is in small and large weights; no bars where all are zero."""
+    counts = facts.by_exponent
+    weights, total = counts[:, 0], int(counts[:, 0].sum())
+    kept = [e for e in range(1, EXPONENTS) if weights[e] >= max(1, _SMALL_BIN * total)]
+    if not kept:
+        return {}
+    bars, rows = [], []
+    for exponent in range(kept[0], kept[-1] + 1):
+        here, changed = counts[exponent].tolist()
+        low = 2.0 ** (exponent - EXPONENT_BIAS)
+        share, density = here / total, changed / here if here else 0.0
+        span = f"{measured(low)} to {measured(2 * low)}"
+        hint = f"{span}: {per_cent(share)} of the weights, of which {per_cent(density)} changed"
+        # Where float32 is stored, all steps are finer than the tolerance.
+        shaded = facts.dtypes == {"BF16"} and low * 2.0**-FRACTION_BITS <= TABLE_TOLERANCE
+        bars.append(Bar(measured(low), 100 * share, 100 * density, hint, shaded))
+        rows.append((span, f"{here:,}", f"{changed:,}", per_cent(density)))
+    return {
+        "chart": bar_panels(
+            "Weights and changed weights by magnitude",
+            bars,
+            ("share of all weights", "changed, of the weights of this size (any bit)"),
+            "size of the weight before finetuning: each bar from its label to twice that",
         ),
-    )
+        "rows": rows,
+        "zeros": int(weights[0]),
+        "left_out": total - int(weights[0]) - int(weights[kept[0] : kept[-1] + 1].sum()),
+        "shaded": any(bar.shaded for bar in bars),
+    }
+
+
+def delta(facts: Facts) -> Section:
+    """Return what it takes to store the update, nothing for fp8 codes, whose delta is another."""
+    if facts.quantized:
+        return {}
+    share = facts.delta_bytes / facts.full_bytes
+    label = f"{size(facts.delta_bytes)}, {per_cent(share, 1)} of {size(facts.full_bytes)}"
+    chart = share_bar("Size of a delta beside the file", share, label)
+    return {"share": share, "label": label, "chart": chart}
+
+
+class Model(NamedTuple):
+    """A model among those of the paper, in per cent as printed there.
+
+    ``sparsity`` is that at 1e-5, ``without`` that at 1e-8, in effect without a tolerance; None
+    where the paper does not print it.
+    """
+
+    name: str
+    sparsity: float
+    without: float | None
+
+
+def paper_models(published: Published) -> list[Model]:
+    """Return the models of Table 6, then those that Table 1 alone has."""
+    table1 = {row["rl"]: row for row in published["table1"]["rows"]}
+    table6 = {row["rl"].rpartition("/")[2]: row for row in published["table6"]["rows"]}
+    methods = {name: row["algo"] for name, row in {**table6, **table1}.items()}
+    printed = {name: (row["sparsity"], None) for name, row in table1.items()}
+    printed |= {name: (row["sparsity"][-1], row["sparsity"][0]) for name, row in table6.items()}
+    return [
+        Model(f"{name} ({methods[name]})", *printed[name])
+        for name in [*table6, *(name for name in table1 if name not in table6)]
+    ]
+
+
+def beside_the_paper(facts: Facts, published: Published) -> Section:
+    """Return this pair among the models that the paper measured."""
+    changed = facts.counts.bitwise_changed / facts.counts.numel
+    ours = Model("this pair", 100 * facts.sparsity, 100 - 100 * changed)
+    models = sorted([*paper_models(published), ours], key=lambda model: -model.sparsity)
+    rows = []
+    for model in models:
+        dots = [(model.sparsity, "dot", f"{model.name}: {model.sparsity:.2f} % at {AT}")]
+        if model.without is not None:
+            smallest = "same bits" if model is ours else f"at {power(1e-8)}"
+            hint = f"{model.name}: {model.without:.2f} %, {smallest}"
+            dots.insert(0, (model.without, "hollow", hint))
+        rows.append(DotRow(model.name, tuple(dots), model is ours))
+    range_ = published["headline"]["sft_sparsity_range"]
+    low, high = range_["low"], range_["high"]
+    return {
+        "chart": dot_rows(
+            "Sparsity of this pair and of the paper's models",
+            rows,
+            "share of unchanged weights",
+            0.0,
+            100.0,
+            (low, high, f"supervised finetuning in the paper: {low:g} to {high:g} %"),
+        ),
+        "sft": (low, high),
+        "rows": [
+            (name, "not printed" if without is None else f"{without:.2f} %", f"{sparsity:.2f} %")
+            for name, sparsity, without in models
+        ],
+        "ours": models.index(ours),
+    }
 
 
 def card_page(facts: Facts) -> str:
     """Return a card as one HTML page."""
-    before, after = (escape(short_name(name)) for name in facts.names)
-    sections = [
-        by_tolerance(facts),
-        by_layer(facts),
-        rank(facts),
-        norms(facts),
-        by_magnitude(facts),
-        delta(facts),
-        beside_the_paper(facts),
-        _about(facts),
-    ]
-    links = "".join(f'<li><a href="#{anchor}">{name}</a></li>' for anchor, name in _LINKS.items())
-    style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
-    page = f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="generator" content="rlsubnet {__version__}">
-<link rel="icon" href="data:,">
-<title>What finetuning changed: {after}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<a class="skip" href="#main">Skip to the numbers</a>
-<header>
-<h1>What finetuning changed: {before} → {after}</h1>
-<p>Finetuning starts from a model and changes its weights, the numbers that it is made of. This page
-compares the two weight by weight. <a href="{PAPER}">A paper on reinforcement learning of language
-models</a> (arXiv 2505.11711) found that most weights stay as they were; the page shows the same
-measurements for this pair.</p>
-</header>
-<main id="main">
-{_glance(facts)}
-{_cautions(facts)}
-<nav aria-label="Sections"><ul>{links}</ul></nav>
-{"".join(sections)}
-</main>
-<footer>Made by <code>rlsubnet card INIT TUNED</code>, version {__version__}. The page is one file
-and loads nothing.</footer>
-</body>
-</html>
-"""
-    return unbroken(page)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for word in (per_cent, measured, size, capitalized):
+        environment.filters[word.__name__] = word
+    environment.filters["number"] = "{:,}".format
+    counts, published = facts.counts, load_published()
+    page = environment.get_template("card.html.j2").render(
+        facts=facts,
+        version=__version__,
+        at=AT,
+        names=[short_name(name) for name in facts.names],
+        # The one type in which all weights are stored, if there is one.
+        all_in="".join(facts.dtypes) if len(facts.dtypes) == 1 else "",
+        retyped=any(before != after for before, after in (t.dtypes for t in facts.tensors)),
+        moved=counts.numel - counts.unchanged["official", TABLE_TOLERANCE],
+        exact=counts.sparsity("exact", TABLE_TOLERANCE),
+        frozen=frozen_norms(facts),
+        tolerance=by_tolerance(facts, published),
+        layers=by_layer(facts),
+        rank=rank(facts, published),
+        norms=norms(facts),
+        magnitude=by_magnitude(facts),
+        delta=delta(facts),
+        paper=beside_the_paper(facts, published),
+    )
+    return unbroken(page.lstrip())
