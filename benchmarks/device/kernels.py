@@ -14,14 +14,14 @@ from benchmarks.device.parts import Finding, Place
 from rlsubnet.config.read import read_yaml
 from rlsubnet.evaluation import static_cache
 from rlsubnet.evaluation.generate import generate, noise_generator
+from rlsubnet.evaluation.loading import attention_on, deterministic
 from rlsubnet.evaluation.score import response_logprobs
 from rlsubnet.measure import sparsity
 from rlsubnet.measure.rank import update_rank
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from rlsubnet.training.batches import Example, Sample, collate
-from rlsubnet.training.device import attention_on, changed_weights, count_changed, overlap_counts
+from rlsubnet.training.device import changed_weights, count_changed, overlap_counts
 from rlsubnet.training.model import move_model, new_model, score_batch
-from rlsubnet.training.run import deterministic
 
 TINY = {
     "hidden_size": 128,

@@ -15,11 +15,11 @@ from benchmarks.gpu.clock import seconds
 from benchmarks.gpu.size import HALF_BILLION, MINIATURE, Size, forward_flops
 from benchmarks.gpu.training import Bench, make_bench, new_grpo, offline_step
 from rlsubnet.config.read import read_yaml
+from rlsubnet.evaluation.loading import deterministic
 from rlsubnet.measure.rank import update_rank
 from rlsubnet.tasks.tokenizer import VOCAB_SIZE
 from rlsubnet.training.device import count_changed, overlap_counts
 from rlsubnet.training.online import gather, policy_step
-from rlsubnet.training.run import deterministic
 
 Action = Callable[[], object]
 

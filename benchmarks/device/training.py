@@ -20,6 +20,7 @@ from benchmarks.device.parts import Finding, Place
 from benchmarks.gpu.clock import wait
 from rlsubnet.cli import main
 from rlsubnet.config.model import Recipe, Row
+from rlsubnet.evaluation.loading import deterministic
 from rlsubnet.evaluation.policy_data import build
 from rlsubnet.files import write_jsonl
 from rlsubnet.tasks.tokenizer import build_tokenizer
@@ -30,7 +31,7 @@ from rlsubnet.training.loop import find_algorithm, reference_logps, train_step
 from rlsubnet.training.model import bytes_per_logit, bytes_per_sequence, prepare_training
 from rlsubnet.training.online import gather, new_learner, policy_step
 from rlsubnet.training.optimizer import MasterOptimizer
-from rlsubnet.training.run import deterministic, run_training
+from rlsubnet.training.run import run_training
 
 DATA: dict[str, dict[str, Any]] = {
     "pretrain": {"kind": "base_text", "documents": 200, "characters": 48, "wrong_facts": 0.1},

@@ -17,7 +17,7 @@ from benchmarks.gpu.training import (
 )
 from benchmarks.gpu.trl_steps import is_installed, trl_figures
 from benchmarks.gpu.weights import diff_figures, rank_figures
-from rlsubnet.training.run import deterministic
+from rlsubnet.evaluation.loading import deterministic
 
 
 def figures(size: Size, device: torch.device, folder: Path, repeats: int) -> Iterator[Figure]:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from rlsubnet.backends.open_instruct import launcher
+from rlsubnet.training.masking import clip_factor
 
 EXPECTED = {"zero_stage": 3, "bf16": True, "clip": 1.0, "accumulate": 2, "processes": 1}
 
@@ -67,7 +68,7 @@ class Engine:
     def update(self, lr: float, norm: float) -> None:
         """Update with a gradient of that norm, along both weights alike, clipped."""
         self.found = norm
-        self.weight.grad = torch.full((2,), norm / 2**0.5) * launcher.clip_factor(norm, self.clip)
+        self.weight.grad = torch.full((2,), norm / 2**0.5) * clip_factor(norm, self.clip)
         self.optimizer.optimizer.param_groups[0]["lr"] = lr
         self.optimizer.optimizer.step()
         self.global_steps += 1

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rlsubnet.config.model import Row
 from rlsubnet.evaluation import static_cache
+from rlsubnet.evaluation.loading import deterministic
 from rlsubnet.evaluation.score import response_logprobs
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from rlsubnet.training import online
@@ -34,7 +35,6 @@ from rlsubnet.training.masking import Layout, attach_layout, whole
 from rlsubnet.training.model import prepare_training
 from rlsubnet.training.online import new_learner, train_online
 from rlsubnet.training.optimizer import MasterOptimizer
-from rlsubnet.training.run import deterministic
 from rlsubnet.training.runlog import metrics_columns
 from tests.training.gpu_runs import drawn, gpu_model, offline_examples, questions_of, row_of
 from tests.training.stand_in import GPU, Noise, Waits, Watch, stand_in

@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import rlsubnet
+
 if TYPE_CHECKING:
     import torch
 
@@ -21,7 +23,8 @@ def installed(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
-        return None
+        # This one may be used from a copy of its files, which pip knows nothing of.
+        return rlsubnet.__version__ if package == "rlsubnet" else None
 
 
 def processor() -> str:

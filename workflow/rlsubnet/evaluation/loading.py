@@ -1,16 +1,21 @@
-"""Model folders opened with transformers, to be evaluated or trained on."""
+"""Model folders opened with transformers, and the device and the kernels that compute them."""
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from rlsubnet.tasks.tokenizer import load_tokenizer
+
+# Attention whose backward pass adds in a fixed order; others are as quick, and differ run by run.
+DETERMINISTIC_ATTENTION = (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH)
 
 
 def pick_device(device: str) -> torch.device:
@@ -22,6 +27,32 @@ def pick_device(device: str) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(device)
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Let torch use only kernels that give the same bits each time, or raise where it has none."""
+    # cuBLAS needs a fixed workspace for that; read when CUDA starts.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    settings: Any = torch.utils.deterministic
+    filled = settings.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    # Filling every new tensor would cost time and is of use only to find bugs.
+    settings.fill_uninitialized_memory = False
+    try:
+        with attention_on(device):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        settings.fill_uninitialized_memory = filled
+
+
+@contextmanager
+def attention_on(device: torch.device) -> Iterator[None]:
+    """Let a GPU compute attention by kernels that give the same bits each time."""
+    with sdpa_kernel(list(DETERMINISTIC_ATTENTION)) if device.type == "cuda" else nullcontext():
+        yield
 
 
 @contextmanager

@@ -5,8 +5,7 @@ number that is read makes the program wait for it. So on a GPU a step reads noth
 sent from pinned memory, sizes are known on the host, and metrics are read many steps at a time.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -15,15 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rlsubnet.measure.sparsity import TABLE_TOLERANCE, exact_threshold, official_threshold
 
 # Steps whose metrics a GPU run reads together; also the most that are lost when it is killed.
 READ_EVERY = 20
-
-# Attention whose backward pass adds in a fixed order; others are as quick, and differ run by run.
-DETERMINISTIC_ATTENTION = (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH)
 
 
 def read_every(device: torch.device) -> int:
@@ -42,13 +37,6 @@ def to_device(values: np.ndarray, device: torch.device) -> Tensor:
         return tensor.to(device)
     # In one piece: of a view with gaps torch makes a copy that is not pinned, and waits for it.
     return tensor.contiguous().pin_memory().to(device, non_blocking=True)
-
-
-@contextmanager
-def attention_on(device: torch.device) -> Iterator[None]:
-    """Let a GPU compute attention by kernels that give the same bits each time."""
-    with sdpa_kernel(list(DETERMINISTIC_ATTENTION)) if device.type == "cuda" else nullcontext():
-        yield
 
 
 def _total(*values: float) -> float:

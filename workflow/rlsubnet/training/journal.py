@@ -215,6 +215,22 @@ class StepSaver:
             shutil.move(self._folder, temporary)
 
 
+def save_is_due(recipe: Recipe, step: int) -> bool:
+    """Return whether the state after ``step`` is saved.
+
+    Not after the last step: the run is then complete. Nor where the next step goes on learning from
+    responses that were drawn before: they are not part of the state.
+
+    >>> recipe = Recipe(steps=40, batch_size=8, lr=1.0, updates=4, save_every=10)
+    >>> [step for step in range(1, 41) if save_is_due(recipe, step)]
+    [12, 20, 32]
+    """
+    every, updates = recipe.save_every, recipe.updates
+    if not every or step >= recipe.steps:
+        return False
+    return step % updates == 0 and step // every > (step - updates) // every
+
+
 @contextmanager
 def errors_of(run: str, step: int) -> Iterator[None]:
     """Let a ValueError name the run and the step that it is raised in."""

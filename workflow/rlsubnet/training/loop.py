@@ -35,7 +35,7 @@ from rlsubnet.training.batches import (
     split_batch,
 )
 from rlsubnet.training.device import ChangedWeights, mean
-from rlsubnet.training.journal import Journal, errors_of
+from rlsubnet.training.journal import Journal, errors_of, save_is_due
 from rlsubnet.training.model import score_batch
 from rlsubnet.training.optimizer import MasterOptimizer
 
@@ -374,7 +374,7 @@ def train(
                 model, optimizer, algorithm, batches, reference, point, recipe, step
             )
         journal.note(with_sparsity(metrics, changed, recipe))
-        if recipe.save_every and step % recipe.save_every == 0:
+        if save_is_due(recipe, step):
             journal.save(optimizer.state())
     if optimizer.mask is not None:
         optimizer.mask.check_updates(recipe.steps - done)

@@ -62,6 +62,15 @@ class Layout:
     held: Sequence[Held]
 
 
+def clip_factor(norm: float, clip: float | None) -> float:
+    """Return what a gradient of this norm was multiplied with to clip it, as torch does.
+
+    >>> clip_factor(4.0, 1.0), clip_factor(0.5, 1.0), clip_factor(4.0, None)
+    (0.24999993750001562, 1.0, 1.0)
+    """
+    return min(1.0, clip / (norm + 1e-6)) if clip else 1.0
+
+
 def local_part(tensor: Tensor) -> Tensor:
     """Return what this process holds of a DTensor, sharing its memory; other tensors are whole."""
     # Asked for by attribute: importing DTensor costs a second that most runs need not spend.

@@ -186,11 +186,13 @@ def _recomputing(model: PreTrainedModel) -> Iterator[None]:
     transformers does so in training mode alone, in which it refuses to fill a cache.
     """
     wanted = getattr(model.base_model, "gradient_checkpointing", False) and torch.is_grad_enabled()
-    model.train(wanted)
+    if wanted:
+        model.train()
     try:
         yield
     finally:
-        model.eval()
+        if wanted:  # not at every pass: it walks through all modules
+            model.eval()
 
 
 def score_batch(model: PreTrainedModel, batch: Batch, temperature: float = 1.0) -> Tensor:

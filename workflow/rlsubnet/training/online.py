@@ -29,7 +29,7 @@ from rlsubnet.training.credit import (
     without_gradient,
 )
 from rlsubnet.training.device import ChangedWeights, mean
-from rlsubnet.training.journal import Journal, errors_of
+from rlsubnet.training.journal import Journal, errors_of, save_is_due
 from rlsubnet.training.loop import with_sparsity
 from rlsubnet.training.model import copied, score_batch, score_tokens
 from rlsubnet.training.optimizer import MasterOptimizer
@@ -177,19 +177,6 @@ def policy_step(learner: Learner, experience: Experience, step: int) -> dict[str
         "lr": lr,
         "tokens": tokens,
     }
-
-
-def save_is_due(recipe: Recipe, step: int) -> bool:
-    """Return whether the state after ``step`` is saved.
-
-    Responses are not part of it: it is saved only where the next step draws new ones.
-
-    >>> recipe = Recipe(steps=40, batch_size=8, lr=1.0, updates=4, save_every=10)
-    >>> [step for step in range(1, 41) if save_is_due(recipe, step)]
-    [12, 20, 32, 40]
-    """
-    every, updates = recipe.save_every, recipe.updates
-    return bool(every) and step % updates == 0 and step // every > (step - updates) // every
 
 
 def train_online(

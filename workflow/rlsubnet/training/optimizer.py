@@ -16,7 +16,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from rlsubnet.config.model import Recipe
 from rlsubnet.training.device import Reading, read_every
-from rlsubnet.training.masking import GradientMask
+from rlsubnet.training.masking import GradientMask, clip_factor
 
 
 class GradientNorms(NamedTuple):
@@ -146,15 +146,14 @@ class MasterOptimizer:
         self._round()
         masked = None
         if self.mask is not None:
-            masked = Reading((get_total_norm(gradients), norm), self._unclipped)
+            clip = self._recipe.clip
+            masked = Reading(
+                (get_total_norm(gradients), norm),
+                lambda clipped, norm: clipped / clip_factor(norm, clip),
+            )
         for master in self.masters.values():
             master.grad = None
         return GradientNorms(Reading((full,)), masked)
-
-    def _unclipped(self, clipped: float, norm: float) -> float:
-        """Return a norm as it was before the gradient was clipped; the formula of torch."""
-        clip = self._recipe.clip
-        return clipped / (1.0 if clip is None else min(1.0, clip / (norm + 1e-6)))
 
     def state(self) -> dict[str, Any]:
         """Return everything the next steps depend on: masters and moments."""

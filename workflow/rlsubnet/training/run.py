@@ -1,9 +1,7 @@
 """One run from files to files: what ``rlsubnet train`` does."""
 
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +12,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.masks import load_mask
 from rlsubnet.config.model import Row
-from rlsubnet.evaluation.loading import load_model, pick_device
+from rlsubnet.evaluation.loading import deterministic, load_model, pick_device
 from rlsubnet.files import read_jsonl, replacing, sha256, write_csv, write_json
 from rlsubnet.tasks.tokenizer import build_tokenizer, load_tokenizer, padding_token
 from rlsubnet.training.batches import Example, mismatched_examples
 from rlsubnet.training.credit import make_questions
-from rlsubnet.training.device import ChangedWeights, attention_on, read_every
+from rlsubnet.training.device import ChangedWeights, read_every
 from rlsubnet.training.journal import STATE, Journal, StepSaver, remove_state
 from rlsubnet.training.loop import ONLINE, find_algorithm, make_examples, train
 from rlsubnet.training.masking import attach_mask
@@ -42,25 +40,6 @@ from rlsubnet.training.runlog import (
     metrics_columns,
     wandb_logging,
 )
-
-
-@contextmanager
-def deterministic(device: torch.device) -> Iterator[None]:
-    """Let torch use only kernels that give the same bits each time, or raise where it has none."""
-    # cuBLAS needs a fixed workspace for that; read when CUDA starts.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.are_deterministic_algorithms_enabled()
-    settings: Any = torch.utils.deterministic
-    filled = settings.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    # Filling every new tensor would cost time and is of use only to find bugs.
-    settings.fill_uninitialized_memory = False
-    try:
-        with attention_on(device):
-            yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-        settings.fill_uninitialized_memory = filled
 
 
 def start_model(row: Row, init: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from rlsubnet.backends.open_instruct.saving import PACKAGES, LauncherError, Saver
-from rlsubnet.backends.processes import clip_factor, end_with_parent
+from rlsubnet.backends.processes import end_with_parent
 from rlsubnet.machine import describe_environment
 
 STEPS, REPORT = "steps.jsonl", "report.json"
@@ -105,6 +105,8 @@ class Watch:
             return
         self.sums = tensor.tolist()
         if self.attached is not None:
+            from rlsubnet.training.masking import clip_factor
+
             clipped = math.sqrt(sum_over_processes(self.squares))
             self.inside = clipped / clip_factor(self.norm(), float(self.expected["clip"]))
             self.squares = 0.0

@@ -29,11 +29,11 @@ from verl.utils.fsdp_utils import (
 from verl.workers.actor import DataParallelPPOActor
 from verl.workers.fsdp_workers import ActorRolloutRefWorker
 
-from rlsubnet.backends.processes import clip_factor, stay_in
+from rlsubnet.backends.processes import stay_in
 from rlsubnet.backends.verl.trainer.saving import log_path
 from rlsubnet.objectives.prime import outcome_loss
 from rlsubnet.training.engines import attach_engine_mask
-from rlsubnet.training.masking import GradientMask, local_part
+from rlsubnet.training.masking import GradientMask, clip_factor, local_part
 
 # verl starts the generator of rank r at r + 1000, whatever the run's seed.
 VERL_SEED = 1000
