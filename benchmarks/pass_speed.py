@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.timing import in_turn
-from rlsubnet.checkpoints.checkpoint import CHUNK, Checkpoint
+from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.differ import diff_tensors
-from rlsubnet.checkpoints.formats import open_reader
+from rlsubnet.checkpoints.formats import CHUNK, open_reader
 from rlsubnet.checkpoints.masks import MaskFile
 from rlsubnet.checkpoints.pair import Pair, pair_checkpoints
-from rlsubnet.measure.kernel import Wanted
+from rlsubnet.measure.kernel import Request
 from rlsubnet.threads import default_threads
 
 TOLERANCES = (1e-8, 1e-7, 1e-6, 1e-5)
@@ -52,12 +52,12 @@ def main() -> None:
         mask = MaskFile(Path(folder, "m"), pair.shapes, {}, keep=False)
         passes: dict[str, Callable[[], object]] = {
             "plain read": lambda: plain_read(pair),
-            "counts": lambda: diff_tensors(pair, Wanted(TOLERANCES), kernel=kernel),
+            "counts": lambda: diff_tensors(pair, Request(TOLERANCES), kernel=kernel),
             "counts and mask": lambda: diff_tensors(
-                pair, Wanted(TOLERANCES), kernel=kernel, take_mask=mask.write
+                pair, Request(TOLERANCES), kernel=kernel, take_mask=mask.write
             ),
             "counts, mask and exponents": lambda: diff_tensors(
-                pair, Wanted(TOLERANCES, by_exponent=True), kernel=kernel, take_mask=mask.write
+                pair, Request(TOLERANCES, by_exponent=True), kernel=kernel, take_mask=mask.write
             ),
         }
         # The first round warms the cache and imports the kernel.

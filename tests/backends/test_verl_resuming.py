@@ -10,8 +10,9 @@ import torch
 from rlsubnet.backends.verl.command import Places
 from rlsubnet.backends.verl.saves import Save, finished_saves, logged_steps, mark_saved, save_folder
 from rlsubnet.backends.verl.training import Keeper, find_package, go_on_or_begin
-from rlsubnet.checkpoints.checkpoint import Checkpoint, StoredWeights
+from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta import PatchedCheckpoint
+from rlsubnet.checkpoints.sources import LocalFiles
 from tests.checkpoints.checkpoint_files import make_weights, nudge, write_checkpoint
 
 
@@ -133,7 +134,7 @@ def keeper_of(tmp_path: Path, every: int) -> tuple[Checkpoint, Keeper]:
 
     places = Places(init.path, tmp_path)
     steps = places.steps if every else None
-    return init, Keeper(StoredWeights(init.path), places.saves, places.log, steps, every, merge)
+    return init, Keeper(LocalFiles(init.path), places.saves, places.log, steps, every, merge)
 
 
 def test_saves_become_deltas_and_disappear_while_the_newest_stays(tmp_path: Path) -> None:

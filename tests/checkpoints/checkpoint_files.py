@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from rlsubnet.checkpoints.checkpoint import CHUNK
 from rlsubnet.checkpoints.differ import diff_tensors
+from rlsubnet.checkpoints.formats import CHUNK
 from rlsubnet.checkpoints.pair import Pair, paired_chunks
-from rlsubnet.measure.kernel import Wanted
+from rlsubnet.measure.kernel import Request
 from rlsubnet.measure.sparsity import UpdateCounts, changed
 
 SHAPES = {
@@ -83,8 +83,8 @@ def count_updates(
     pair: Pair, tolerances: Sequence[float], chunk: int = CHUNK
 ) -> dict[str, UpdateCounts]:
     """Return what finetuning did to each tensor."""
-    counted = diff_tensors(pair, Wanted(tuple(tolerances)), chunk=chunk)
-    return {name: counts.counts(tolerances) for name, counts in counted.items()}
+    counted = diff_tensors(pair, Request(tuple(tolerances)), chunk=chunk)
+    return {name: counts.update_counts(tolerances) for name, counts in counted.items()}
 
 
 def mask_pieces(

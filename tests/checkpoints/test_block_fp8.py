@@ -16,10 +16,7 @@ import torch
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.formats import encode_header
 from rlsubnet.checkpoints.masks import load_mask, save_mask, write_mask
-from rlsubnet.checkpoints.pair import (
-    check_frozen,
-    pair_checkpoints,
-)
+from rlsubnet.checkpoints.pair import check_frozen, pair_checkpoints
 from rlsubnet.cli import main
 from rlsubnet.measure.sparsity import TOLERANCES
 from tests.checkpoints.checkpoint_files import count_updates, mask_pieces, write_checkpoint

@@ -8,12 +8,7 @@ import torch
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.formats import encode_header
 from rlsubnet.checkpoints.masks import load_mask, save_mask, write_mask
-from rlsubnet.checkpoints.pair import (
-    Pair,
-    check_frozen,
-    pair_checkpoints,
-    random_masks,
-)
+from rlsubnet.checkpoints.pair import Pair, check_frozen, pair_checkpoints, random_masks
 from rlsubnet.checkpoints.structure import measure_trajectory
 from rlsubnet.measure.sparsity import TOLERANCES, update_counts
 from rlsubnet.measure.trajectory import StepCounts

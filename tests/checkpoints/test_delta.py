@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from rlsubnet.checkpoints import delta, delta_file, delta_pack
-from rlsubnet.checkpoints.checkpoint import Checkpoint, StoredWeights
+from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta import PatchedCheckpoint, find_steps, open_steps, step_file, unpack
 from rlsubnet.checkpoints.delta_file import Delta, Manifest
 from rlsubnet.checkpoints.delta_pack import pack, write_delta
+from rlsubnet.checkpoints.sources import LocalFiles
 from tests.checkpoints.checkpoint_files import contents, make_weights, nudge, write_checkpoint
 
 QUERY = "model.layers.0.self_attn.q_proj.weight"
@@ -22,14 +23,14 @@ HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
 def packed(folder: Path, init: Path, tuned: Path) -> Path:
-    pack(StoredWeights(init), StoredWeights(tuned), folder / "x.delta")
+    pack(LocalFiles(init), LocalFiles(tuned), folder / "x.delta")
     return folder / "x.delta"
 
 
 def round_trip(folder: Path, init: Path, tuned: Path) -> Manifest:
     """Pack and unpack, compare every byte of every file, and return what the delta holds."""
     path = packed(folder, init, tuned)
-    unpack(StoredWeights(init), path, folder / "out")
+    unpack(LocalFiles(init), path, folder / "out")
     assert contents(folder / "out") == contents(tuned)
     return Delta(path).manifest
 
@@ -132,7 +133,7 @@ def test_bin_files_come_back_as_safetensors(tmp_path: Path) -> None:
     before, after = awkward(torch.bfloat16)
     init = write_checkpoint(tmp_path / "init", before, "sharded-bin")
     path = packed(tmp_path, init, write_checkpoint(tmp_path / "tuned", after, "sharded-bin"))
-    unpack(StoredWeights(init), path, tmp_path / "out")
+    unpack(LocalFiles(init), path, tmp_path / "out")
     found = load_file(tmp_path / "out" / "model.safetensors")
     assert {name: tensor.view(torch.int16).tolist() for name, tensor in found.items()} == {
         name: tensor.view(torch.int16).tolist() for name, tensor in after.items()
@@ -159,7 +160,7 @@ def test_weights_in_memory_are_packed_as_those_on_disk(
     arrays = {name: tuned.read(name) for name in tuned.tensors}
     write_delta(tmp_path / "memory.delta", init, arrays.__getitem__)
     (pair[0] / "tokenizer.json").write_text("{}")
-    unpack(StoredWeights(pair[0]), tmp_path / "memory.delta", tmp_path / "out")
+    unpack(LocalFiles(pair[0]), tmp_path / "memory.delta", tmp_path / "out")
     assert Checkpoint(tmp_path / "out").digest() == tuned.digest()
     names = ["config.json", "model.safetensors", "tokenizer.json"]
     assert sorted(contents(tmp_path / "out")) == names
@@ -185,7 +186,6 @@ def test_any_range_of_a_patched_tensor_is_that_of_the_tuned_one(
     with pytest.MonkeyPatch.context() as patch:
         for module in (delta, delta_file, delta_pack):
             patch.setattr(module, "BLOCK", 16)  # so that a tensor has several
-        patch.setattr("rlsubnet.checkpoints.checkpoint.BLOCK", 16)
         patched = PatchedCheckpoint(init, packed(folder, init.path, target.path))
         for _ in range(4):
             start = data.draw(st.integers(0, numel))
@@ -215,7 +215,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
         del weights
         tracemalloc.start()
         path = packed(folder, init, tuned)
-        unpack(StoredWeights(init), path, folder / "out")
+        unpack(LocalFiles(init), path, folder / "out")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert contents(folder / "out") == contents(tuned)
@@ -260,14 +260,14 @@ def test_an_init_that_differs_is_refused_with_the_names(
     save_file(weights, init / "model.safetensors")
     names = f"another init than {init}: tensors differ: {HEAD} .*expected digest.*{QUERY} "
     with pytest.raises(ValueError, match=names):
-        unpack(StoredWeights(init), path, tmp_path / "out")
+        unpack(LocalFiles(init), path, tmp_path / "out")
     with pytest.raises(ValueError, match=names):
         PatchedCheckpoint(Checkpoint(init), path)
     del weights[HEAD]
     weights[QUERY] = weights[QUERY][:2].clone()
     save_file(weights, init / "model.safetensors")
     with pytest.raises(ValueError, match=rf"lm_head.weight \(missing\), {QUERY} \(expected BF16"):
-        unpack(StoredWeights(init), path, tmp_path / "out")
+        unpack(LocalFiles(init), path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -278,10 +278,10 @@ def test_a_file_that_init_must_have_is_missed_by_name(
     path = packed(tmp_path, init, tuned)
     (init / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"init/config\.json: expected config\.json of digest"):
-        unpack(StoredWeights(init), path, tmp_path / "out")
+        unpack(LocalFiles(init), path, tmp_path / "out")
     (init / "config.json").unlink()
     with pytest.raises(ValueError, match=r"needs files that .*init lacks: config\.json"):
-        unpack(StoredWeights(init), path, tmp_path / "out")
+        unpack(LocalFiles(init), path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -290,9 +290,9 @@ def test_a_folder_that_holds_something_is_not_replaced(
 ) -> None:
     path = packed(tmp_path, *pair)
     with pytest.raises(ValueError, match="tuned: exists; expected the path of a new folder"):
-        unpack(StoredWeights(pair[0]), path, pair[1])
+        unpack(LocalFiles(pair[0]), path, pair[1])
     (tmp_path / "empty").mkdir()
-    unpack(StoredWeights(pair[0]), path, tmp_path / "empty")
+    unpack(LocalFiles(pair[0]), path, tmp_path / "empty")
     assert contents(tmp_path / "empty") == contents(pair[1])
 
 
@@ -302,7 +302,7 @@ def test_a_folder_of_step_files_stands_for_all_of_them(
     init, tuned = map(Checkpoint, pair)
     for step, checkpoint in ((20, init), (100, tuned)):
         path = tmp_path / "steps" / step_file(step)
-        pack(StoredWeights(init.path), StoredWeights(checkpoint.path), path)
+        pack(LocalFiles(init.path), LocalFiles(checkpoint.path), path)
     steps = find_steps([tmp_path / "steps"])
     found = {step: path.name for step, path in steps.items()}
     assert found == {20: "step-000020.delta", 100: "step-000100.delta"}

@@ -12,11 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rlsubnet.checkpoints.checkpoint import Checkpoint, StoredWeights
+from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta import find_steps, open_steps, unpack
 from rlsubnet.checkpoints.delta_codec import BLOCK
 from rlsubnet.checkpoints.delta_file import Delta, is_delta
 from rlsubnet.checkpoints.delta_pack import pack
+from rlsubnet.checkpoints.sources import LocalFiles
 from rlsubnet.cli import main
 from tests.checkpoints.checkpoint_files import contents, make_weights, write_checkpoint
 from tests.checkpoints.test_delta import HEAD, QUERY, packed
@@ -30,7 +31,7 @@ def path(pair: tuple[Path, Path], tmp_path: Path) -> Path:
 def test_a_damaged_byte_is_refused_or_changes_nothing(
     pair: tuple[Path, Path], path: Path, tmp_path: Path
 ) -> None:
-    init, data = StoredWeights(pair[0]), path.read_bytes()
+    init, data = LocalFiles(pair[0]), path.read_bytes()
     refused = 0
     for place in [*range(0, len(data), 7), len(data) - 1]:
         path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
@@ -105,7 +106,7 @@ def test_a_wrong_manifest_is_refused(
 ) -> None:
     other = rewritten(path, change)
     with pytest.raises(ValueError, match=message):
-        unpack(StoredWeights(pair[0]), other, tmp_path / "out")
+        unpack(LocalFiles(pair[0]), other, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -161,13 +162,13 @@ def test_a_delta_does_not_take_the_name_of_a_checkpoint(
 ) -> None:
     with pytest.raises(ValueError, match="a delta is no .safetensors file; name it x.delta"):
         packed_as = tmp_path / "x.safetensors"
-        pack(StoredWeights(pair[0]), StoredWeights(pair[1]), packed_as)
+        pack(LocalFiles(pair[0]), LocalFiles(pair[1]), packed_as)
 
 
 def test_packing_twice_gives_the_same_bytes(
     pair: tuple[Path, Path], path: Path, tmp_path: Path
 ) -> None:
-    pack(StoredWeights(pair[0]), StoredWeights(pair[1]), tmp_path / "again.delta")
+    pack(LocalFiles(pair[0]), LocalFiles(pair[1]), tmp_path / "again.delta")
     assert (tmp_path / "again.delta").read_bytes() == path.read_bytes()
 
 

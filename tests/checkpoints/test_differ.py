@@ -10,12 +10,12 @@ from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.differ import diff_tensors
 from rlsubnet.checkpoints.formats import open_reader
 from rlsubnet.checkpoints.pair import Pair, pair_checkpoints
-from rlsubnet.measure.kernel import Wanted
+from rlsubnet.measure.kernel import Request
 from rlsubnet.measure.sparsity import TOLERANCES, changed, update_counts
 from rlsubnet.threads import default_threads
 from tests.checkpoints.checkpoint_files import make_weights, nudge, write_checkpoint
 
-WANTED = Wanted(TOLERANCES, "official", 1e-5, by_exponent=True)
+REQUEST = Request(TOLERANCES, "official", 1e-5, by_exponent=True)
 LARGE = "model.layers.0.mlp.up_proj.weight"
 
 
@@ -48,21 +48,21 @@ def test_threads_kernels_and_cuts_change_nothing(tmp_path: Path, form: str) -> N
                 masks[name][start // 8 : start // 8 + bits.size] = bits.tobytes()
 
             found = diff_tensors(
-                pair, WANTED, kernel=kernel, threads=threads, chunk=chunk, take_mask=keep
+                pair, REQUEST, kernel=kernel, threads=threads, chunk=chunk, take_mask=keep
             )
             assert list(found) == list(pair.shapes)
             for name, (counts, mask) in expected.items():
-                assert found[name].counts(TOLERANCES) == counts
+                assert found[name].update_counts(TOLERANCES) == counts
                 assert bytes(masks[name]) == mask
 
 
 def test_all_bytes_are_reported_once(tmp_path: Path) -> None:
     pair = large_pair(tmp_path)
     seen: list[int] = []
-    diff_tensors(pair, WANTED, threads=3, chunk=4096, take_progress=seen.append)
+    diff_tensors(pair, REQUEST, threads=3, chunk=4096, take_progress=seen.append)
     assert sum(seen) == 2 * 2 * sum(map(pair.numel, pair.shapes))
     seen.clear()
-    diff_tensors(pair, WANTED, [LARGE], take_progress=seen.append)
+    diff_tensors(pair, REQUEST, [LARGE], take_progress=seen.append)
     assert seen == [2 * 2 * 60_000]
 
 
@@ -77,7 +77,7 @@ def test_the_first_bad_weight_is_named_whatever_thread_meets_it(
     pair = pair_checkpoints(Checkpoint(init), Checkpoint(write_checkpoint(tmp_path / "t", weights)))
     for _ in range(20):
         with pytest.raises(ValueError, match=r"t/.*: tensor a: 1 of the weights 70000 to 70999"):
-            diff_tensors(pair, WANTED, kernel=kernel, threads=4, chunk=1000)
+            diff_tensors(pair, REQUEST, kernel=kernel, threads=4, chunk=1000)
 
 
 def test_a_file_that_shrinks_while_it_is_read_is_named(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_named(tmp_path: Path) -> None:
     with file.open("r+b") as stream:
         stream.truncate(file.stat().st_size - 8)
     with pytest.raises(ValueError, match=rf"{file}: tensor .*: the file ended while read"):
-        diff_tensors(pair, WANTED, threads=2, chunk=1024)
+        diff_tensors(pair, REQUEST, threads=2, chunk=1024)
 
 
 def test_a_reader_moves_between_files(tmp_path: Path) -> None:
@@ -95,7 +95,9 @@ def test_a_reader_moves_between_files(tmp_path: Path) -> None:
         for _ in range(2):
             for name, info in checkpoint.tensors.items():
                 expected = checkpoint.read_range(name, 1, info.numel - 1)[:16]
-                assert (checkpoint.read_with(reader, name, 1, expected.size) == expected).all()
+                assert (
+                    checkpoint.read_range(name, 1, expected.size, reader.read) == expected
+                ).all()
 
 
 def test_threads_follow_the_job_or_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,9 +113,9 @@ def test_threads_follow_the_job_or_the_machine(monkeypatch: pytest.MonkeyPatch) 
 def test_a_cut_inside_a_byte_of_the_mask_is_refused(pair: tuple[Path, Path]) -> None:
     opened = pair_checkpoints(*map(Checkpoint, pair))
     with pytest.raises(ValueError, match="multiple of 8, found 12"):
-        diff_tensors(opened, WANTED, chunk=12)
+        diff_tensors(opened, REQUEST, chunk=12)
 
 
 def test_nudged_weights_reach_every_tensor(pair: tuple[Path, Path]) -> None:
-    found = diff_tensors(pair_checkpoints(*map(Checkpoint, pair)), WANTED)
-    assert sum(tally.totals[1] for tally in found.values()) > 20
+    found = diff_tensors(pair_checkpoints(*map(Checkpoint, pair)), REQUEST)
+    assert sum(counts.totals[1] for counts in found.values()) > 20

@@ -13,13 +13,16 @@ import pytest
 
 from rlsubnet import cli
 from rlsubnet.checkpoints import hub as downloading
-from rlsubnet.checkpoints.hub import WAITS, download, git_blob_sha1, weight_files
+from rlsubnet.checkpoints.hub import WAITS, download, git_blob_sha1
+from rlsubnet.checkpoints.sources import weight_files
+from tests.checkpoints.checkpoint_files import contents
 from tests.checkpoints.local_hub import (
     COMMIT,
     EXPECTED,
     REPOSITORY,
     SHARDS,
     LocalHub,
+    git_sha1,
     serve,
     small_model,
 )
@@ -198,6 +201,28 @@ def test_damaged_complete_file_is_found_when_the_download_goes_on(hub: LocalHub,
     assert_complete(hub, out)
 
 
+def test_what_the_hugging_face_cache_holds_is_not_fetched_again(
+    hub: LocalHub, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache names a large file by its SHA-256 and a small one by git's SHA-1."""
+    blobs = tmp_path / "cache" / "models--org--tiny" / "blobs"
+    blobs.mkdir(parents=True)
+    held = hub.files[SHARDS[0]]
+    (blobs / hashlib.sha256(held).hexdigest()).write_bytes(held)
+    (blobs / git_sha1(hub.files["config.json"])).write_bytes(hub.files["config.json"])
+    damaged = blobs / hashlib.sha256(hub.files[SHARDS[1]]).hexdigest()
+    damaged.write_bytes(bytes(len(hub.files[SHARDS[1]])))
+    cut = blobs / git_sha1(hub.files["tokenizer.json"])
+    cut.write_bytes(b"{")
+    before = contents(blobs)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    lines = fetch(hub, out)
+    assert_complete(hub, out)
+    assert sorted(hub.fetched()) == sorted(EXPECTED - {SHARDS[0], "config.json"})
+    assert f"hf:org/tiny: {SHARDS[0]}: taken from the Hugging Face cache" in lines
+    assert contents(blobs) == before
+
+
 def test_leftovers_of_another_attempt_do_not_enter_the_folder(hub: LocalHub, out: Path) -> None:
     partial = out.with_name("tiny.partial")
     partial.mkdir(parents=True)
@@ -218,7 +243,9 @@ def test_missing_shard_is_named(hub: LocalHub, out: Path) -> None:
 def test_index_that_leaves_the_folder_is_refused(hub: LocalHub, out: Path) -> None:
     index = {"weight_map": {"a": SHARDS[0], "b": "../../etc/passwd"}}
     hub.files["model.safetensors.index.json"] = json.dumps(index).encode()
-    with pytest.raises(ValueError, match=r"outside the folder: \.\./\.\./etc/passwd$"):
+    with pytest.raises(
+        ValueError, match=r"expected the name of a shard in this folder, found .*/etc/passwd"
+    ):
         fetch(hub, out)
     assert hub.fetched() == ["model.safetensors.index.json"]
 
@@ -249,7 +276,7 @@ def test_gated_repository_says_what_to_do(hub: LocalHub, out: Path, pauses: list
 
 def test_repository_without_weights_is_refused(hub: LocalHub, out: Path) -> None:
     hub.files = {"config.json": b"{}", "model.gguf": b"x", "adapter_model.safetensors": b"x"}
-    with pytest.raises(ValueError, match=r"no weights; expected one of model\.safetensors"):
+    with pytest.raises(ValueError, match=r"no checkpoint; expected one of model\.safetensors"):
         fetch(hub, out)
     assert not list(out.parent.glob("*"))
 
@@ -313,12 +340,12 @@ def test_local_folder_with_a_truncated_shard_is_refused(
 
 
 def test_bin_files_are_taken_only_where_no_safetensors_exist() -> None:
-    def no_index(name: str) -> dict[str, Any]:
+    def no_index(name: str) -> bytes:
         raise AssertionError(name)
 
     both = ["pytorch_model.bin", "model.safetensors", "model.safetensors.index.json"]
-    assert weight_files(both, no_index, "here") == ["model.safetensors"]
-    assert weight_files(["pytorch_model.bin", "a.pth"], no_index, "here") == ["pytorch_model.bin"]
+    assert weight_files(both, no_index, "here")[0] == ["model.safetensors"]
+    assert weight_files([both[0], "a.pth"], no_index, "here")[0] == ["pytorch_model.bin"]
 
 
 def test_git_digest_is_that_of_git(tmp_path: Path) -> None:

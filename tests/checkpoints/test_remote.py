@@ -8,9 +8,9 @@ import pytest
 
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta_file import Delta
-from rlsubnet.checkpoints.differ import parts_of, visit_of
+from rlsubnet.checkpoints.differ import parts_of, schedule_of
 from rlsubnet.checkpoints.pair import pair_checkpoints
-from rlsubnet.checkpoints.remote import RemoteCheckpoint, RemoteShards, parse_source
+from rlsubnet.checkpoints.remote import RemoteShards, parse_source
 from rlsubnet.checkpoints.sources import visiting_order
 from rlsubnet.cli import main
 from rlsubnet.commands._delta_summary import as_json
@@ -118,25 +118,21 @@ def test_few_shards_lie_on_the_disk_at_a_time(
     pair_hub: LocalHub, hub_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sides = [
-        RemoteCheckpoint(RemoteShards(f"hf:{name}", report=lambda line: None))
-        for name in (INIT, TUNED)
+        Checkpoint(RemoteShards(f"hf:{name}", report=lambda line: None)) for name in (INIT, TUNED)
     ]
     pair = pair_checkpoints(*sides)
     parts = parts_of(pair)
-    visit = visit_of(pair, parts)
     most = [0, 0]
-    for place, number in enumerate(visit.order):
-        visit.bring(place)
+    for number in schedule_of(pair, parts):
         for index, side in enumerate(sides):
-            found = set(side.shards.folder.glob("*.safetensors"))
+            found = set(side.source.folder.glob("*.safetensors"))
             most[index] = max(most[index], len(found))
             assert {side.tensors[name].file for name in parts[number]} <= found
-    visit.end()
     # The tuned side is sorted by name, the other one is not: some of both must wait.
     assert most[0] <= 3
     assert most[1] <= 2
     assert not any(
-        path.suffix == ".safetensors" for side in sides for path in side.shards.folder.iterdir()
+        path.suffix == ".safetensors" for side in sides for path in side.source.folder.iterdir()
     )
 
 
@@ -160,10 +156,10 @@ def test_layouts_that_are_the_same_need_one_shard_of_each() -> None:
 def test_the_digest_is_that_of_the_folder(
     pair_hub: LocalHub, hub_folders: tuple[Path, Path]
 ) -> None:
-    remote = RemoteCheckpoint(RemoteShards(f"hf:{INIT}", report=lambda line: None))
+    remote = Checkpoint(RemoteShards(f"hf:{INIT}", report=lambda line: None))
     assert remote.digest() == Checkpoint(hub_folders[0]).digest()
     # Names in order lie in shards out of order; even so each of them came once.
-    assert len(shard_requests(pair_hub)) == len(remote.shards.shards) == 4
+    assert len(shard_requests(pair_hub)) == len(remote.source.shards) == 4
 
 
 def test_an_overlap_takes_its_start_from_the_hub(

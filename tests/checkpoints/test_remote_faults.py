@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from rlsubnet.checkpoints.remote import RemoteCheckpoint, RemoteShards
+from rlsubnet.checkpoints.checkpoint import Checkpoint
+from rlsubnet.checkpoints.remote import RemoteShards
 from rlsubnet.cli import main
 from tests.checkpoints.hub_pair import INIT, TUNED, shard_requests
 from tests.checkpoints.local_hub import LocalHub
@@ -49,7 +50,7 @@ def test_a_cut_shard_is_continued_where_it_broke_off(
 ) -> None:
     name = "model-00001-of-00004.safetensors"
     pair_hub.faults[name] = [None, ("cut", 2000)]
-    checkpoint = RemoteCheckpoint(RemoteShards(f"hf:{INIT}", report=lambda line: None))
+    checkpoint = Checkpoint(RemoteShards(f"hf:{INIT}", report=lambda line: None))
     checkpoint.read("model.embed_tokens.weight")
     asked = [wanted for file, wanted in pair_hub.requests if file == name]
     assert len(asked) == 3

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rlsubnet.measure.formats import to_bfloat16, to_float32
-from rlsubnet.measure.kernel import Kernel, Tally, Wanted, numpy_kernel
+from rlsubnet.measure.kernel import Counts, Kernel, Request, numpy_kernel
 from rlsubnet.measure.kernels import VARIABLE, WORTH_COMPILING, choose_kernel
 from rlsubnet.measure.overlap import exponent_counts
 from rlsubnet.measure.sparsity import TOLERANCES, changed, update_counts
@@ -40,14 +40,14 @@ def update(types: tuple[str, str], seed: int = 0) -> tuple[np.ndarray, np.ndarra
 
 
 def run(
-    kernel: Kernel, init: np.ndarray, tuned: np.ndarray, wanted: Wanted, cut: int = NUMEL
-) -> tuple[Tally, np.ndarray]:
-    tally, packed = Tally(wanted), []
+    kernel: Kernel, init: np.ndarray, tuned: np.ndarray, request: Request, cut: int = NUMEL
+) -> tuple[Counts, np.ndarray]:
+    counts, packed = Counts(request), []
     for start in range(0, init.size, cut):
         before, after = init[start : start + cut], tuned[start : start + cut]
         packed.append(np.full((before.size + 7) // 8, 255, np.uint8))
-        assert kernel(before, after, wanted, tally, packed[-1])
-    return tally, np.concatenate(packed)
+        assert kernel(before, after, request, counts, packed[-1])
+    return counts, np.concatenate(packed)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -57,17 +57,17 @@ def test_one_pass_gives_the_counts_mask_and_exponents_of_the_plain_definitions(
     kernel: Kernel, types: tuple[str, str], rule: str, atol: float
 ) -> None:
     init, tuned = update(types)
-    wanted = Wanted((0.0, *TOLERANCES), rule, atol, by_exponent=True)
-    expected = update_counts(init, tuned, wanted.tolerances)
+    request = Request((0.0, *TOLERANCES), rule, atol, by_exponent=True)
+    expected = update_counts(init, tuned, request.tolerances)
     marked = changed(init, tuned, rule, atol)
     by_exponent = exponent_counts(marked, marked, init)[:, :2]
     assert 0 < marked.sum() < NUMEL
     for cut in (NUMEL, 1024, 8 * 301):
-        tally, packed = run(kernel, init, tuned, wanted, cut)
-        assert tally.counts(wanted.tolerances) == expected
+        counts, packed = run(kernel, init, tuned, request, cut)
+        assert counts.update_counts(request.tolerances) == expected
         assert (packed == np.packbits(marked, bitorder="little")).all()
-        assert tally.by_exponent is not None
-        assert (tally.by_exponent == by_exponent).all()
+        assert counts.by_exponent is not None
+        assert (counts.by_exponent == by_exponent).all()
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -76,8 +76,8 @@ def test_counts_are_the_integers_of_torch_isclose(kernel: Kernel, dtype: torch.d
     name = str(dtype).removeprefix("torch.")
     init, tuned = update((name, name), seed=3)
     before, after = (torch.from_numpy(to_float32(weights)) for weights in (init, tuned))
-    tally, _ = run(kernel, init, tuned, Wanted(TOLERANCES))
-    counts = tally.counts(TOLERANCES).unchanged
+    counts, _ = run(kernel, init, tuned, Request(TOLERANCES))
+    counts = counts.update_counts(TOLERANCES).unchanged
     # The authors load both models in bfloat16 and subtract there.
     delta = after.bfloat16() - before.bfloat16()
     for atol in TOLERANCES:
@@ -97,15 +97,15 @@ def test_a_weight_that_is_no_number_is_told_on_either_side_or_both(
         for side in sides:
             weights[side][NUMEL - 2] = bad
         init, tuned = (CASTS[kind](array) for kind, array in zip(types, weights, strict=True))
-        assert not kernel(init, tuned, Wanted((1e-5,)), Tally(Wanted((1e-5,))), None)
+        assert not kernel(init, tuned, Request((1e-5,)), Counts(Request((1e-5,))), None)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_nothing_is_counted_of_no_weights(kernel: Kernel) -> None:
-    wanted = Wanted((1e-5,), by_exponent=True)
-    tally, empty = Tally(wanted), np.empty(0, np.uint16)
-    assert kernel(empty, empty, wanted, tally, np.empty(0, np.uint8))
-    assert tally.counts([1e-5]) == update_counts(empty, empty, [1e-5])
+    request = Request((1e-5,), by_exponent=True)
+    counts, empty = Counts(request), np.empty(0, np.uint16)
+    assert kernel(empty, empty, request, counts, np.empty(0, np.uint8))
+    assert counts.update_counts([1e-5]) == update_counts(empty, empty, [1e-5])
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -117,9 +117,9 @@ def test_stretches_on_one_side_of_a_tolerance_are_counted_as_any_other(kernel: K
     for moved in (np.ones(scales.size), rng.random(scales.size) < 0.5):
         tuned = to_bfloat16((4 * scales + moved * scales).astype(np.float32))
         tuned[:7] = 0x8000  # zeros that change sign differ in their bits, by nothing
-        tally, _ = run(kernel, init, tuned, Wanted((0.0, *TOLERANCES)), init.size)
+        counts, _ = run(kernel, init, tuned, Request((0.0, *TOLERANCES)), init.size)
         expected = update_counts(init, tuned, (0.0, *TOLERANCES))
-        assert tally.counts((0.0, *TOLERANCES)) == expected
+        assert counts.update_counts((0.0, *TOLERANCES)) == expected
         assert 0 < expected.unchanged["official", 1e-5] < init.size
 
 
@@ -129,7 +129,7 @@ def test_every_pair_of_bfloat16_codes_near_a_threshold_is_decided_as_torch_does(
     codes = codes[(codes & 0x7F80) != 0x7F80]
     for other in (0.0, 1e-8, 9.97e-6, 1e-5, 0.02, -3.0):
         tuned = np.full_like(codes, to_bfloat16(np.array([other], np.float32))[0])
-        first, second = (run(k, codes, tuned, Wanted(TOLERANCES), codes.size) for k in KERNELS)
+        first, second = (run(k, codes, tuned, Request(TOLERANCES), codes.size) for k in KERNELS)
         assert (first[0].changed == second[0].changed).all()
         assert (first[1] == second[1]).all()
         before = torch.from_numpy(codes.view(np.int16)).view(torch.bfloat16)

@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlsubnet.checkpoints.checkpoint import COMPANIONS
+from rlsubnet.checkpoints.sources import COMPANIONS
 from rlsubnet.config.model import Recipe
 from rlsubnet.evaluation.loading import load_model
 from rlsubnet.tasks.tokenizer import build_tokenizer

@@ -9,12 +9,12 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from rlsubnet.checkpoints.delta_codec import BLOCK, as_codes, encode_block
-from rlsubnet.checkpoints.differ import default_threads, diff_tensors, visited
+from rlsubnet.checkpoints.differ import default_threads, diff_tensors, tensors_by_part
 from rlsubnet.checkpoints.formats import ITEM_BYTES
 from rlsubnet.checkpoints.pair import Pair, pair_notes, read_finite
 from rlsubnet.checkpoints.structure import MatrixRank, matrix_ranks
 from rlsubnet.measure.formats import to_bfloat16
-from rlsubnet.measure.kernel import EXPONENTS, Wanted
+from rlsubnet.measure.kernel import EXPONENTS, Request
 from rlsubnet.measure.parameters import Parameter, parse_parameter
 from rlsubnet.measure.sparsity import (
     TABLE_TOLERANCE,
@@ -232,22 +232,22 @@ def measure_facts(
     Raises:
         ValueError: weights are NaN or infinite.
     """
-    wanted = Wanted(TOLERANCES, by_exponent=True)
+    request = Request(TOLERANCES, by_exponent=True)
     found: dict[str, TensorFacts] = {}
-    for names in visited(pair):
-        tallies = diff_tensors(pair, wanted, names, kernel=kernel, threads=threads)
-        for name, tally in tallies.items():
+    for names in tensors_by_part(pair):
+        counted = diff_tensors(pair, request, names, kernel=kernel, threads=threads)
+        for name, counts in counted.items():
             norms, delta_bytes = _norms_and_delta(pair, name, threads or default_threads())
             sides = pair.init.tensors[name], pair.tuned.tensors[name]
-            assert tally.by_exponent is not None
+            assert counts.by_exponent is not None
             found[name] = TensorFacts(
                 name,
                 parse_parameter(name),
                 pair.shapes[name],
                 (sides[0].dtype, sides[1].dtype),
-                tally.counts(TOLERANCES),
+                counts.update_counts(TOLERANCES),
                 norms,
-                tally.by_exponent,
+                counts.by_exponent,
                 delta_bytes,
                 sides[1].numel * ITEM_BYTES[sides[1].dtype],
                 tuple(matrix_ranks(pair, name, seed, device)) if ranks else (),

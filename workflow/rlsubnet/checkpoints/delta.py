@@ -8,22 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
-from rlsubnet.checkpoints.checkpoint import (
-    COMPANIONS,
-    DTYPES,
-    Checkpoint,
-    StoredWeights,
-)
+from rlsubnet.checkpoints.checkpoint import DTYPES, Checkpoint, Read
 from rlsubnet.checkpoints.delta_codec import BLOCK, Codes
 from rlsubnet.checkpoints.delta_file import Delta, DeltaFile, is_delta
 from rlsubnet.checkpoints.delta_pack import (
     InitDigests,
+    by_canonical_name,
     check_shapes,
     init_block,
     init_blocks,
     refuse_init,
 )
 from rlsubnet.checkpoints.formats import NUMPY_TYPES, TensorInfo, encode_header, read_stored
+from rlsubnet.checkpoints.sources import FileSource, copy_companions
 from rlsubnet.files import replacing, sha256
 from rlsubnet.measure.parameters import canonical_name, natural_order
 
@@ -44,9 +41,9 @@ class PatchedCheckpoint(Checkpoint):
         self, init: Checkpoint, path: Path | str, digests: InitDigests | None = None
     ) -> None:
         self.delta = Delta(path)
-        self.path = self.delta.path
+        self.path, self.source = self.delta.path, init.source
         manifest = self.delta.manifest
-        digests = digests or InitDigests(StoredWeights(init.path))
+        digests = digests or InitDigests(init.source)
         digests.check(manifest, self.path)
         self.delta.check_data()
         self.scales, self.tied, self.buffers = {}, init.tied, init.buffers
@@ -66,7 +63,10 @@ class PatchedCheckpoint(Checkpoint):
             self._base[name] = digests.tensors[tensor.init] if tensor.init else None
         self.tensors = {name: tensors[name] for name in sorted(tensors, key=natural_order)}
 
-    def read_range(self, name: str, start: int, count: int) -> np.ndarray:
+    # A delta remembers what it has read of its blocks.
+    concurrent = False
+
+    def read_range(self, name: str, start: int, count: int, read: Read = read_stored) -> np.ndarray:
         """Return ``count`` tuned weights from ``start`` of the flattened tensor, as stored."""
         info = self.tensors[name]
         pieces: list[Codes] = []
@@ -79,13 +79,20 @@ class PatchedCheckpoint(Checkpoint):
         codes = np.concatenate(pieces) if pieces else np.empty(0, f"u{kind.itemsize}")
         return codes.view(kind)
 
+    def tensor_sha256(self, info: TensorInfo) -> str:
+        """Return the SHA-256 of a tuned tensor's bytes."""
+        digest = hashlib.sha256()
+        for piece in self.read_chunks(info.name):
+            digest.update(piece.data)
+        return digest.hexdigest()
+
 
 class _Unpacker:
     """Writes the tuned files of a delta into a folder."""
 
-    def __init__(self, init: StoredWeights, delta: Delta) -> None:
-        self.init, self.delta, self._bases = init, delta, init.by_canonical_name()
-        refuse_init(delta.path, init.where, check_shapes(self._bases, delta.manifest))
+    def __init__(self, init: FileSource, delta: Delta) -> None:
+        self.init, self.delta, self._bases = init, delta, by_canonical_name(init)
+        refuse_init(delta.path, init.label, check_shapes(self._bases, delta.manifest))
         self._companions = {path.name: path for path in init.side_files()[0]}
         missing = [
             name
@@ -94,7 +101,7 @@ class _Unpacker:
         ]
         if missing:
             raise ValueError(
-                f"{delta.path}: needs files that {init.where} lacks: {', '.join(missing)}"
+                f"{delta.path}: needs files that {init.label} lacks: {', '.join(missing)}"
             )
 
     def tensor_blocks(self, name: str) -> Iterator[Codes]:
@@ -135,11 +142,11 @@ class _Unpacker:
         else:
             path.write_bytes(self.delta.member_bytes(file.member))
         if (found := sha256(path)) != file.sha256:
-            source = f"{self.init.where}/{name}" if file.kind == "init" else self.delta.path
+            source = f"{self.init.label}/{name}" if file.kind == "init" else self.delta.path
             raise ValueError(f"{source}: expected {name} of digest {file.sha256}, found {found}")
 
 
-def unpack(init: StoredWeights, path: Path | str, out: Path | str) -> None:
+def unpack(init: FileSource, path: Path | str, out: Path | str) -> None:
     """Write init + delta as the folder that was packed, every file byte by byte.
 
     Where weights in memory or ``.bin`` files were packed: one ``model.safetensors``, and the config
@@ -171,9 +178,7 @@ def unpack(init: StoredWeights, path: Path | str, out: Path | str) -> None:
             header = encode_header(entries, {"format": "pt"})
             unpacker.write_weights(folder / "model.safetensors", header, names)
         if not manifest.files:
-            for name in COMPANIONS:
-                if (init.folder / name).is_file():
-                    shutil.copyfile(init.folder / name, folder / name)
+            copy_companions(init.folder, folder)
 
 
 STEP_FILES = "step-*.delta"
@@ -234,7 +239,7 @@ def open_steps(init: Checkpoint, steps: Mapping[int, Path]) -> dict[int, Checkpo
         ValueError: a path is no checkpoint, or a delta is damaged or of another init.
     """
     deltas = {step for step, path in steps.items() if is_delta(path)}
-    digests = InitDigests(StoredWeights(init.path)) if deltas else None
+    digests = InitDigests(init.source) if deltas else None
     return {
         step: PatchedCheckpoint(init, path, digests) if step in deltas else Checkpoint(path)
         for step, path in steps.items()

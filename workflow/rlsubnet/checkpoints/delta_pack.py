@@ -1,7 +1,6 @@
 """Packing: the delta of two checkpoints, or of one and weights in memory."""
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -9,12 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rlsubnet.checkpoints.checkpoint import (
-    EMBEDDINGS,
-    HEADS,
-    Checkpoint,
-    StoredWeights,
-)
+from rlsubnet.checkpoints.checkpoint import EMBEDDINGS, HEADS, Checkpoint, Read
 from rlsubnet.checkpoints.delta_codec import (
     BLOCK,
     HEADER,
@@ -34,14 +28,38 @@ from rlsubnet.checkpoints.delta_file import (
 )
 from rlsubnet.checkpoints.differ import keep_freed_memory
 from rlsubnet.checkpoints.formats import NUMPY_TYPES, TensorInfo, read_stored
-from rlsubnet.checkpoints.sources import Visit
+from rlsubnet.checkpoints.sources import FileSource, Schedule
 from rlsubnet.files import sha256
 from rlsubnet.measure.formats import to_bfloat16
 from rlsubnet.measure.parameters import canonical_name, natural_order
+from rlsubnet.threads import default_threads
 
-Read = Callable[[TensorInfo, int, int], np.ndarray]
 # A message names as many tensors and says how many more there are.
 _NAMED = 5
+
+
+def by_canonical_name(source: FileSource) -> dict[str, TensorInfo]:
+    """Return all stored tensors without the prefixes of trainers in their names.
+
+    Unlike in a ``Checkpoint``, tied heads, buffers and scales are tensors like others.
+
+    Raises:
+        ValueError: two of them get one name.
+    """
+    tensors: dict[str, TensorInfo] = {}
+    for stored_name, info in source.stored.items():
+        name = canonical_name(stored_name)
+        if name in tensors:
+            other = tensors[name].stored_name
+            raise ValueError(f"{source.label}: tensors {other} and {stored_name} are both {name}")
+        tensors[name] = info
+    return tensors
+
+
+def blocks(source: FileSource, info: TensorInfo) -> Iterator[Codes]:
+    """Yield a stored tensor in blocks, as unsigned integers."""
+    for start in range(0, info.numel, BLOCK):
+        yield as_codes(source.read(info, start, min(BLOCK, info.numel - start)))
 
 
 def _fits(info: TensorInfo, dtype: str, shape: Shape) -> bool:
@@ -106,16 +124,16 @@ def init_blocks(
 class InitDigests:
     """SHA-256 of the stored bytes of init's tensors, each computed when first asked for."""
 
-    def __init__(self, init: StoredWeights) -> None:
+    def __init__(self, init: FileSource) -> None:
         self._init = init
-        self.tensors = init.by_canonical_name()
+        self.tensors = by_canonical_name(init)
         self._known: dict[str, str] = {}
 
     def sha256(self, name: str) -> str:
         """Return the digest of a tensor."""
         if name not in self._known:
             digest = hashlib.sha256()
-            for block in self._init.blocks(self.tensors[name]):
+            for block in blocks(self._init, self.tensors[name]):
                 digest.update(block.data)
             self._known[name] = digest.hexdigest()
         return self._known[name]
@@ -132,7 +150,7 @@ class InitDigests:
             for name, tensor in manifest.init.items()
             if not differing and self.sha256(name) != tensor.sha256
         ]
-        refuse_init(path, self._init.where, differing)
+        refuse_init(path, self._init.label, differing)
 
 
 def check_shapes(tensors: Mapping[str, TensorInfo], manifest: Manifest) -> list[str]:
@@ -160,15 +178,6 @@ def refuse_init(path: object, where: str, differing: list[str]) -> None:
         )
 
 
-# A block under way takes a few MB; more threads than these would wait for the disk.
-_MAX_THREADS = 8
-
-
-def _thread_count() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(_MAX_THREADS, cores or 1)
-
-
 def _encode_checked(before: Codes, after: Codes) -> bytes:
     """Return the encoded block, decoded once to see that nothing is lost."""
     block = encode_block(before, after)
@@ -183,7 +192,7 @@ def _encoded(pool: Executor, pairs: Iterable[tuple[Codes, Codes]]) -> Iterator[b
     waiting: deque[Future[bytes]] = deque()
     for before, after in pairs:
         waiting.append(pool.submit(_encode_checked, before, after))
-        if len(waiting) > 2 * _thread_count():
+        if len(waiting) > 2 * default_threads():
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
@@ -199,7 +208,7 @@ class _Packer:
         self.init: dict[str, InitTensor] = {}
         self.tensors: dict[str, DeltaTensor] = {}
 
-    def add(self, stored_name: str, dtype: str, shape: Shape, blocks: Iterable[Codes]) -> None:
+    def add(self, stored_name: str, dtype: str, shape: Shape, codes: Iterable[Codes]) -> None:
         """Write the change that leads to a tuned tensor, given in blocks."""
         name = canonical_name(stored_name)
         base = find_init(name, dtype, shape, self._init)
@@ -209,7 +218,7 @@ class _Packer:
         def pairs() -> Iterator[tuple[Codes, Codes]]:
             # The tuned blocks come last: init's rest is hashed after the last pair.
             befores = init_blocks(self._read, base, dtype, size.numel, init_digest.update)
-            tuned = iter(blocks)
+            tuned = iter(codes)
             for before in befores:
                 after = next(tuned)
                 digest.update(after.data)
@@ -244,13 +253,13 @@ class _Packer:
 
 
 def _parts(
-    init: StoredWeights, tuned: StoredWeights, left_out: Container[str]
+    init: FileSource, tuned: FileSource, left_out: Container[str]
 ) -> dict[tuple[tuple[Path, ...], tuple[Path, ...]], list[str]]:
     """Return the tuned tensors by the files of the two sides that they need."""
     parts: dict[tuple[tuple[Path, ...], tuple[Path, ...]], list[str]] = {}
-    bases = init.by_canonical_name()
-    for name in sorted(tuned.tensors, key=natural_order):
-        info = tuned.tensors[name]
+    bases = by_canonical_name(init)
+    for name in sorted(tuned.stored, key=natural_order):
+        info = tuned.stored[name]
         base = find_init(canonical_name(name), info.dtype, info.shape, bases)
         if name not in left_out:
             key = () if base is None else (base.file,), (info.file,)
@@ -258,41 +267,39 @@ def _parts(
     return parts
 
 
-def _tied(tuned: StoredWeights) -> dict[str, str]:
+def _tied(tuned: FileSource) -> dict[str, str]:
     """Return head -> embedding where both are stored with the same bytes."""
     found: dict[str, str] = {}
-    if tuned.side.sizes():  # they may lie in different shards of the hub
+    if tuned.sizes():  # they may lie in different shards of the hub
         return found
-    embeddings = [name for name in tuned.tensors if canonical_name(name).endswith(EMBEDDINGS)]
-    for head, a in tuned.tensors.items():
+    embeddings = [name for name in tuned.stored if canonical_name(name).endswith(EMBEDDINGS)]
+    for head, a in tuned.stored.items():
         for name in embeddings if canonical_name(head) in HEADS else ():
-            b = tuned.tensors[name]
+            b = tuned.stored[name]
             if (a.dtype, a.shape) == (b.dtype, b.shape) and all(
-                np.array_equal(x, y) for x, y in zip(tuned.blocks(a), tuned.blocks(b), strict=True)
+                np.array_equal(x, y)
+                for x, y in zip(blocks(tuned, a), blocks(tuned, b), strict=True)
             ):
                 found[head] = name
     return found
 
 
-def pack(init: StoredWeights, tuned: StoredWeights, path: Path | str) -> Manifest:
+def pack(init: FileSource, tuned: FileSource, path: Path | str) -> Manifest:
     """Write the delta between two checkpoints; return what it holds.
 
     Everything is read once, a block at a time, and each block is decoded again and compared. A
     tensor that init does not have, or not of this type and row length, is stored whole.
     """
     keep_freed_memory()
-    with writing_delta(path) as writer, ThreadPoolExecutor(_thread_count()) as pool:
-        packer = _Packer(writer, pool, init.by_canonical_name(), init.read)
-        tuned.by_canonical_name()  # two tensors of one name would have one init
+    with writing_delta(path) as writer, ThreadPoolExecutor(default_threads()) as pool:
+        packer = _Packer(writer, pool, by_canonical_name(init), init.read)
+        by_canonical_name(tuned)  # two tensors of one name would have one init
         copies = _tied(tuned)
         parts = _parts(init, tuned, copies)
-        visit = Visit((init.side, tuned.side), list(parts))
-        for place, number in enumerate(visit.order):
-            visit.bring(place)
+        for number in Schedule((init, tuned), list(parts)):
             for name in list(parts.values())[number]:
-                info = tuned.tensors[name]
-                packer.add(name, info.dtype, info.shape, tuned.blocks(info))
-        visit.end()
+                info = tuned.stored[name]
+                packer.add(name, info.dtype, info.shape, blocks(tuned, info))
         for name, other in copies.items():
             packer.add_copy(name, other)
         files, left_out = _pack_files(writer, pool, init, tuned)
@@ -302,25 +309,25 @@ def pack(init: StoredWeights, tuned: StoredWeights, path: Path | str) -> Manifes
 
 
 def _pack_files(
-    writer: DeltaWriter, pool: Executor, init: StoredWeights, tuned: StoredWeights
+    writer: DeltaWriter, pool: Executor, init: FileSource, tuned: FileSource
 ) -> tuple[dict[str, DeltaFile], list[str]]:
     """Write what makes the tuned files out of tensors; return them and what is left out."""
     files, (side, left_out) = {}, tuned.side_files()
     known = {path.name: path for path in init.side_files()[0]}
-    paths = [path for path in tuned.weight_files if path.suffix == ".safetensors"]
-    if len(paths) != len(tuned.weight_files):  # unpacked as safetensors, which has its own index
-        left_out += [path.name for path in tuned.weight_files]
+    weights = sorted({info.file for info in tuned.stored.values()})
+    paths = [path for path in weights if path.suffix == ".safetensors"]
+    if len(paths) != len(weights):  # unpacked as safetensors, which has its own index
+        left_out += [path.name for path in weights]
         left_out += [path.name for path in side if path.name.endswith(".bin.index.json")]
         side, paths = [path for path in side if path.name not in left_out], []
     digests = {path: pool.submit(sha256, path) for path in side}
-    digests |= {path: pool.submit(tuned.file_sha256, path) for path in paths}
+    weighed = {path: pool.submit(tuned.size_and_sha256, path) for path in paths}
     for path in paths:
-        inside = [info for info in tuned.tensors.values() if info.file == path]
+        inside = [info for info in tuned.stored.values() if info.file == path]
         # A tensor without weights lies where the next one does, and comes before it.
         inside.sort(key=lambda info: (info.offset, info.nbytes))
         files[path.name] = DeltaFile(
-            tuned.file_size(path),
-            digests[path].result(),
+            *weighed[path].result(),
             "weights",
             writer.add_bytes("headers", tuned.header(path, inside[0].offset)),
             tuple(info.stored_name for info in inside),
@@ -349,7 +356,7 @@ def write_delta(
         ValueError: a tensor has another shape or type after finetuning.
     """
 
-    def blocks(name: str, info: TensorInfo) -> Iterator[Codes]:
+    def tuned_blocks(name: str, info: TensorInfo) -> Iterator[Codes]:
         after = read_tuned(name)
         expected = info.shape, NUMPY_TYPES[info.dtype]
         if (after.shape, after.dtype) != expected:
@@ -361,11 +368,11 @@ def write_delta(
         for start in range(0, codes.size, BLOCK):
             yield codes[start : start + BLOCK]
 
-    with writing_delta(path) as writer, ThreadPoolExecutor(_thread_count()) as pool:
+    with writing_delta(path) as writer, ThreadPoolExecutor(default_threads()) as pool:
         packer = _Packer(writer, pool, init.tensors, read_stored)
         for name in sorted(init.tensors, key=natural_order):
             info = init.tensors[name]
-            packer.add(name, info.dtype, info.shape, blocks(name, info))
+            packer.add(name, info.dtype, info.shape, tuned_blocks(name, info))
         manifest = Manifest(packer.init, (), packer.tensors, {})
         writer.finish(manifest)
     return manifest

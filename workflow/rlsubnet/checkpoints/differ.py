@@ -10,17 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from rlsubnet.checkpoints.checkpoint import CHUNK, refuse_not_finite
-from rlsubnet.checkpoints.formats import Reader, open_reader
-from rlsubnet.checkpoints.masks import LATER, MaskFile, hidden_file
+from rlsubnet.checkpoints.checkpoint import refuse_not_finite
+from rlsubnet.checkpoints.formats import CHUNK, Reader, open_reader
+from rlsubnet.checkpoints.masks import PLACEHOLDER, MaskFile, hidden_file
 from rlsubnet.checkpoints.pair import Pair
-from rlsubnet.checkpoints.sources import Visit
+from rlsubnet.checkpoints.sources import Schedule
 from rlsubnet.files import write_json
-from rlsubnet.measure.kernel import Kernel, Tally, Wanted
+from rlsubnet.measure.kernel import Counts, Kernel, Request
 from rlsubnet.measure.kernels import choose_kernel
 from rlsubnet.threads import default_threads
 
@@ -91,35 +91,35 @@ class _Pass:
     """What all threads of a pass share."""
 
     pair: Pair
-    wanted: Wanted
+    request: Request
     kernel: Kernel
     queue: _Queue
     chunk: int
     take_mask: TakeMask | None
     take_progress: TakeProgress | None
 
-    def work(self) -> dict[str, Tally] | _Failure:
+    def work(self) -> dict[str, Counts] | _Failure:
         """Return what one thread has counted, or the piece at which it failed."""
-        tallies: dict[str, Tally] = {}
+        counted: dict[str, Counts] = {}
         packed = np.empty((self.chunk + 7) // 8, np.uint8)
         with open_reader(self.chunk) as before, open_reader(self.chunk) as after:
             for piece in self.queue:
-                tally = tallies.setdefault(piece.name, Tally(self.wanted))
+                counts = counted.setdefault(piece.name, Counts(self.request))
                 try:
-                    self._count(piece, before, after, tally, packed)
+                    self._count(piece, before, after, counts, packed)
                 except Exception as error:
                     self.queue.stop()
                     return _Failure(piece.number, error)
-        return tallies
+        return counted
 
     def _count(
-        self, piece: Piece, before: Reader, after: Reader, tally: Tally, packed: np.ndarray
+        self, piece: Piece, before: Reader, after: Reader, counts: Counts, packed: np.ndarray
     ) -> None:
         name, start, count = piece.name, piece.start, piece.count
-        init = self.pair.init.read_with(before, name, start, count)
-        tuned = self.pair.tuned.read_with(after, name, start, count)
+        init = self.pair.init.read_range(name, start, count, before.read)
+        tuned = self.pair.tuned.read_range(name, start, count, after.read)
         bits = packed[: (count + 7) // 8] if self.take_mask else None
-        if not self.kernel(init, tuned, self.wanted, tally, bits):
+        if not self.kernel(init, tuned, self.request, counts, bits):
             refuse_not_finite(self.pair.init.tensors[name], start, init)
             refuse_not_finite(self.pair.tuned.tensors[name], start, tuned)
         if self.take_mask and bits is not None:
@@ -130,7 +130,7 @@ class _Pass:
 
 def diff_tensors(
     pair: Pair,
-    wanted: Wanted,
+    request: Request,
     names: Sequence[str] | None = None,
     *,
     kernel: str = "auto",
@@ -138,12 +138,12 @@ def diff_tensors(
     chunk: int = CHUNK,
     take_mask: TakeMask | None = None,
     take_progress: TakeProgress | None = None,
-) -> dict[str, Tally]:
+) -> dict[str, Counts]:
     """Return what finetuning did to each tensor.
 
     Args:
         pair: the two checkpoints.
-        wanted: what to count.
+        request: what to count.
         names: tensors to look at, all by default.
         kernel: see ``measure.kernels.choose_kernel``; the result does not depend on it.
         threads: how many read and count, ``default_threads()`` by default; nor on this.
@@ -152,7 +152,7 @@ def diff_tensors(
         take_progress: gets the number of bytes, piece by piece.
 
     Returns:
-        A tally per name, in the order of ``names``.
+        A counts per name, in the order of ``names``.
 
     Raises:
         ValueError: weights are NaN or infinite, or a file ended; the first one in order, whatever
@@ -162,13 +162,12 @@ def diff_tensors(
         raise ValueError(f"chunk must be a multiple of 8, found {chunk}")
     names = list(pair.shapes) if names is None else list(names)
     nbytes = sum(map(pair.nbytes, pair.shapes))
-    # What is computed while it is read may keep state: one thread.
-    plain = all(side.is_plain(name) for side in (pair.init, pair.tuned) for name in names)
-    threads = (threads or default_threads()) if plain else 1
+    concurrent = pair.init.concurrent and pair.tuned.concurrent
+    threads = (threads or default_threads()) if concurrent else 1
     keep_freed_memory()
     queue = _Queue(_pieces(pair, names, chunk))
     chosen = choose_kernel(kernel, nbytes)
-    work = _Pass(pair, wanted, chosen, queue, chunk, take_mask, take_progress).work
+    work = _Pass(pair, request, chosen, queue, chunk, take_mask, take_progress).work
     pieces = sum(-(-pair.numel(name) // chunk) for name in names)
     threads = max(1, min(threads, pieces))
     if threads == 1:
@@ -184,40 +183,40 @@ def diff_tensors(
     failures = [result for result in results if isinstance(result, _Failure)]
     if failures:
         raise min(failures, key=lambda failure: failure.number).error
-    totals = {name: Tally(wanted) for name in names}
+    totals = {name: Counts(request) for name in names}
     for result in results:
         assert isinstance(result, dict)
-        for name, tally in result.items():
-            totals[name].merge(tally)
+        for name, counts in result.items():
+            totals[name].merge(counts)
     return totals
 
 
-ASKED = "asked.json"
+INPUTS = "inputs.json"
 
 
 class Unfinished:
-    """A hidden folder beside a result: what was asked, and one file per finished part.
+    """A hidden folder beside a result: what its parts depend on, and one file per finished part.
 
-    It appears with the first part that is saved. Parts of a pass that was asked something else, or
-    of files that have changed since, are removed: ``begun_anew`` tells so.
+    It appears with the first part that is saved. Parts of a pass with other
+    inputs or options are removed, and ``restarted`` is set.
 
     Args:
         result: the file that the pass is to write; None keeps nothing.
-        asked: all that the parts depend on, as JSON values.
+        inputs: all that the parts depend on, as JSON values.
     """
 
-    def __init__(self, result: Path | None, asked: Mapping[str, Any]) -> None:
+    def __init__(self, result: Path | None, inputs: Mapping[str, Any]) -> None:
         self._folder = parts_folder(result) if result else None
         # As it comes back from a file: tuples are lists there.
-        self._asked = json.loads(json.dumps(asked))
-        self.begun_anew = self.any_saved() and self._stored_question() != self._asked
-        if self.begun_anew:
+        self._inputs = json.loads(json.dumps(inputs))
+        self.restarted = self.any_saved() and self._stored_inputs() != self._inputs
+        if self.restarted:
             self.discard()
 
-    def _stored_question(self) -> object:
+    def _stored_inputs(self) -> object:
         assert self._folder is not None
         try:
-            return json.loads((self._folder / ASKED).read_bytes())
+            return json.loads((self._folder / INPUTS).read_bytes())
         except (OSError, ValueError):
             return None
 
@@ -231,8 +230,8 @@ class Unfinished:
         """Keep what was found in a part."""
         if self._folder is None:
             return
-        if not (self._folder / ASKED).exists():
-            write_json(self._folder / ASKED, self._asked)
+        if not (self._folder / INPUTS).exists():
+            write_json(self._folder / INPUTS, self._inputs)
         write_json(self._folder / _part(number), found)
 
     def any_saved(self) -> bool:
@@ -263,8 +262,8 @@ def _part(number: int) -> str:
 VERSION = 1
 
 
-class Listener(Protocol):
-    """Receives progress; ``add`` may be called from any thread."""
+class ProgressCallback:
+    """Receives how far a pass is; this one does nothing. ``add`` may be called from any thread."""
 
     def add(self, nbytes: int) -> None:
         """Take bytes that were read."""
@@ -276,19 +275,6 @@ class Listener(Protocol):
         """Take a line that a user should see."""
 
 
-class Silence:
-    """A listener that tells nobody."""
-
-    def add(self, nbytes: int) -> None:
-        """Take bytes that were read."""
-
-    def skip(self, nbytes: int) -> None:
-        """Take bytes that need not be read."""
-
-    def note(self, text: str) -> None:
-        """Take a line."""
-
-
 def parts_of(pair: Pair) -> list[list[str]]:
     """Return the tensors in groups that lie in one file on either side: a shard, as a rule."""
     parts: dict[tuple[Path, Path], list[str]] = {}
@@ -298,75 +284,72 @@ def parts_of(pair: Pair) -> list[list[str]]:
     return list(parts.values())
 
 
-def visit_of(pair: Pair, parts: Sequence[Sequence[str]]) -> Visit:
+def schedule_of(pair: Pair, parts: Sequence[Sequence[str]]) -> Schedule:
     """Return the way through the parts of a pair that keeps few of its files on the disk."""
     sides = (pair.init, pair.tuned)
     files = [
         [{file for name in names for file in side.files(name)} for side in sides] for names in parts
     ]
-    return Visit(sides, files)
+    return Schedule([side.source for side in sides], files)
 
 
-def visited(pair: Pair) -> Iterator[list[str]]:
+def tensors_by_part(pair: Pair) -> Iterator[list[str]]:
     """Yield the names of tensors part by part, each while its files are on the disk."""
     parts = parts_of(pair)
-    visit = visit_of(pair, parts)
-    for place, number in enumerate(visit.order):
-        visit.bring(place)
+    for number in schedule_of(pair, parts):
         yield parts[number]
-    visit.end()
 
 
-def _stamps(pair: Pair) -> dict[str, list[Any]]:
+def _fingerprints(pair: Pair) -> dict[str, list[Any]]:
     """Return for every file what changes when it does."""
     return {
-        str(file): side.stamp(file)
+        str(file): side.source.fingerprint(file)
         for side in (pair.init, pair.tuned)
         for file in sorted({side.tensors[name].file for name in pair.shapes})
     }
 
 
-def _question(pair: Pair, wanted: Wanted, mask: Path | None) -> dict[str, Any]:
+def _inputs(pair: Pair, request: Request, mask: Path | None) -> dict[str, Any]:
     """Return all that the numbers of a part depend on."""
     shapes = json.dumps({name: list(shape) for name, shape in pair.shapes.items()})
     return {
         "version": VERSION,
-        "tolerances": [repr(float(atol)) for atol in wanted.tolerances],
-        "mask": [wanted.rule, repr(wanted.atol), str(mask.resolve()) if mask else ""],
-        "by_exponent": wanted.by_exponent,
+        "tolerances": [repr(float(atol)) for atol in request.tolerances],
+        "mask": [request.rule, repr(request.atol), str(mask.resolve()) if mask else ""],
+        "by_exponent": request.by_exponent,
         "checkpoints": [str(side.path.resolve()) for side in (pair.init, pair.tuned)],
         "shapes_sha256": hashlib.sha256(shapes.encode()).hexdigest(),
-        "files": _stamps(pair),
+        "files": _fingerprints(pair),
     }
 
 
-def _refuse_changed(question: dict[str, Any], pair: Pair) -> None:
-    for file, stamp in _stamps(pair).items():
-        if stamp != question["files"][file]:
+def _refuse_changed(inputs: dict[str, Any], pair: Pair) -> None:
+    for file, found in _fingerprints(pair).items():
+        if found != inputs["files"][file]:
             raise ValueError(f"{file}: changed while it was read; measure the pair again")
 
 
-def _encode(tallies: dict[str, Tally]) -> dict[str, Any]:
+def _encode(counted: dict[str, Counts]) -> dict[str, Any]:
     return {
         name: {
-            "changed": tally.changed.tolist(),
-            "totals": tally.totals.tolist(),
-            "by_exponent": None if tally.by_exponent is None else tally.by_exponent.tolist(),
+            "changed": counts.changed.tolist(),
+            "totals": counts.totals.tolist(),
+            "by_exponent": None if counts.by_exponent is None else counts.by_exponent.tolist(),
         }
-        for name, tally in tallies.items()
+        for name, counts in counted.items()
     }
 
 
-def _decode(found: dict[str, Any], wanted: Wanted) -> dict[str, Tally]:
-    tallies = {}
+def _decode(found: dict[str, Any], request: Request) -> dict[str, Counts]:
+    counted = {}
     for name, numbers in found.items():
-        tally = Tally(wanted)
-        tally.changed[:] = np.array(numbers["changed"], np.int64).reshape(tally.changed.shape)
-        tally.totals[:] = numbers["totals"]
-        if tally.by_exponent is not None:
-            tally.by_exponent[:] = numbers["by_exponent"]
-        tallies[name] = tally
-    return tallies
+        counts = Counts(request)
+        counts.changed[:] = np.array(numbers["changed"], np.int64).reshape(counts.changed.shape)
+        counts.totals[:] = numbers["totals"]
+        if counts.by_exponent is not None:
+            counts.by_exponent[:] = numbers["by_exponent"]
+        counted[name] = counts
+    return counted
 
 
 def _digests(pair: Pair) -> dict[str, str]:
@@ -377,14 +360,14 @@ def _digests(pair: Pair) -> dict[str, str]:
 
 @contextmanager
 def _under_way(
-    pair: Pair, wanted: Wanted, mask: Path | None, unfinished: Unfinished
+    pair: Pair, request: Request, mask: Path | None, unfinished: Unfinished
 ) -> Iterator[MaskFile | None]:
     """Yield the mask to write, if any; what an interruption leaves stays, a failure leaves none."""
     file = None
     if mask:
-        metadata = {"rule": wanted.rule, "atol": repr(wanted.atol)}
-        later = {"init_sha256": LATER, "tuned_sha256": LATER}
-        file = MaskFile(mask, pair.shapes, metadata | later, keep=unfinished.any_saved())
+        metadata = {"rule": request.rule, "atol": repr(request.atol)}
+        digests = {"init_sha256": PLACEHOLDER, "tuned_sha256": PLACEHOLDER}
+        file = MaskFile(mask, pair.shapes, metadata | digests, keep=unfinished.any_saved())
     try:
         yield file
     except ValueError:
@@ -401,14 +384,14 @@ def _under_way(
 
 def measure_update(
     pair: Pair,
-    wanted: Wanted,
+    request: Request,
     result: Path | None = None,
     mask: Path | None = None,
     *,
     kernel: str = "auto",
     threads: int | None = None,
-    listener: Listener | None = None,
-) -> dict[str, Tally]:
+    progress: ProgressCallback | None = None,
+) -> dict[str, Counts]:
     """Return what finetuning did to each tensor, and write its mask where asked.
 
     After every shard, what was counted is kept in a hidden folder beside ``result`` (or ``mask``).
@@ -416,50 +399,50 @@ def measure_update(
 
     Args:
         pair: the two checkpoints.
-        wanted: what to count, and by which rule the mask marks weights.
+        request: what to count, and by which rule the mask marks weights.
         result: the file that the caller will write; none means that nothing is kept.
         mask: where the mask goes.
         kernel, threads: as of ``diff_tensors``.
-        listener: is told how far the pass is, and where an earlier one is used or given up.
+        progress: receives how far the pass is, and where an earlier one is used or given up.
 
     Raises:
         ValueError: weights are NaN or infinite, or a file changed while it was read.
     """
-    listener = listener or Silence()
+    progress = progress or ProgressCallback()
     parts = parts_of(pair)
-    question = _question(pair, wanted, mask)
-    unfinished = Unfinished(result or mask, question)
+    inputs = _inputs(pair, request, mask)
+    unfinished = Unfinished(result or mask, inputs)
     if mask and unfinished.any_saved() and not hidden_file(mask).exists():
         unfinished.discard()
-    if unfinished.begun_anew:
-        listener.note("an interrupted pass was of other inputs or options: begun anew")
-    found: dict[str, Tally] = {}
-    with _under_way(pair, wanted, mask, unfinished) as file:
-        visit = visit_of(pair, parts)
-        for place, number in enumerate(visit.order):
+    if unfinished.restarted:
+        progress.note("an interrupted pass was of other inputs or options: begun anew")
+    found: dict[str, Counts] = {}
+    with _under_way(pair, request, mask, unfinished) as file:
+        schedule = schedule_of(pair, parts)
+        for place, number in enumerate(schedule.order):
             names = parts[number]
             if saved := unfinished.load(number):
-                listener.note(f"part {number + 1} of {len(parts)}: measured before, not read again")
-                listener.skip(sum(map(pair.nbytes, names)))
-                found |= _decode(saved, wanted)
+                progress.note(f"part {number + 1} of {len(parts)}: measured before, not read again")
+                progress.skip(sum(map(pair.nbytes, names)))
+                found |= _decode(saved, request)
                 continue
-            visit.bring(place)
-            tallies = diff_tensors(
+            schedule.fetch(place)
+            counted = diff_tensors(
                 pair,
-                wanted,
+                request,
                 names,
                 kernel=kernel,
                 threads=threads,
                 take_mask=file.write if file else None,
-                take_progress=listener.add,
+                take_progress=progress.add,
             )
-            _refuse_changed(question, pair)
-            found |= tallies
+            _refuse_changed(inputs, pair)
+            found |= counted
             if len(parts) > 1:
                 if file:
                     file.flush()
-                unfinished.save(number, _encode(tallies))
-        visit.end()
+                unfinished.save(number, _encode(counted))
+        schedule.release(len(parts))
         if file:
             file.finish(_digests(pair))
     return {name: found[name] for name in pair.shapes}

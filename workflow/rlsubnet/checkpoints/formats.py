@@ -6,6 +6,7 @@ and raw bytes of bfloat16 are what we need and its library does not give. A ``.b
 by ``torch.load``, and torch is imported for nothing else.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -23,6 +24,8 @@ from typing import Any
 import numpy as np
 
 MAX_HEADER_BYTES = 100_000_000
+# Weights per read: half a MiB of bfloat16 stays in the cache; a multiple of 8 fills mask bytes.
+CHUNK = 1 << 18
 # bfloat16 and fp8 arrive as their codes; numpy has no such types.
 NUMPY_TYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype("<u2"),
@@ -80,23 +83,21 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _read_json_header(path: Path) -> tuple[dict[str, Any], int, int]:
-    """Return the header, the offset of the first tensor and the size of the file."""
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
-            raise ValueError(
-                f"{path}: not a complete safetensors file: its header should be {length} bytes "
-                f"long, the file has {size}"
-            )
-        try:
-            header = json.loads(stream.read(length), object_pairs_hook=_no_duplicates)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: the safetensors header is not valid: {error}") from error
+def _parse_json(head: bytes, size: int, path: Path) -> tuple[dict[str, Any], int]:
+    """Return the header as JSON, and the offset of the first tensor."""
+    length = int.from_bytes(head[:8], "little")
+    if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+        raise ValueError(
+            f"{path}: not a complete safetensors file: its header should be {length} bytes "
+            f"long, the file has {size}"
+        )
+    try:
+        header = json.loads(head[8 : 8 + length], object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: the safetensors header is not valid: {error}") from error
     if not isinstance(header, dict):
         raise ValueError(f"{path}: the safetensors header is not a JSON object")
-    return header, 8 + length, size
+    return header, 8 + length
 
 
 def _is_size(value: object) -> bool:
@@ -128,10 +129,29 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     """Return the tensors of a safetensors file by stored name, and its metadata.
 
     Raises:
+        ValueError: as :func:`parse_header`.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(8)
+        head += stream.read(min(int.from_bytes(head, "little"), MAX_HEADER_BYTES))
+        return parse_header(head, os.fstat(stream.fileno()).st_size, path)
+
+
+def parse_header(
+    head: bytes, size: int, path: Path
+) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """Return the tensors and metadata of a safetensors file that begins with ``head``.
+
+    Args:
+        head: the header, and the eight bytes before it.
+        size: of the whole file.
+        path: the file that the tensors are said to lie in.
+
+    Raises:
         ValueError: the file is cut short, or its header is damaged: overlapping tensors, bytes
             that belong to none, a shape that does not fit its bytes, a type we do not know.
     """
-    header, start, size = _read_json_header(path)
+    header, start = _parse_json(head, size, path)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict):
         raise ValueError(f"{path}: __metadata__ must be an object, found {metadata!r}")
@@ -313,6 +333,8 @@ class Reader:
         Raises:
             ValueError: the file ended; names it and the tensor.
         """
+        if tensor.offset < 0:
+            return read_stored(tensor, start, count)
         if tensor.file != self._path:
             self.close()
             self._descriptor = os.open(tensor.file, os.O_RDONLY | os.O_CLOEXEC)
@@ -345,3 +367,13 @@ def open_reader(chunk: int) -> Iterator[Reader]:
         yield reader
     finally:
         reader.close()
+
+
+def stored_sha256(tensor: TensorInfo) -> str:
+    """Return the SHA-256 of what a file holds of a tensor."""
+    digest = hashlib.sha256()
+    with open_reader(CHUNK) as reader:
+        for start in range(0, tensor.numel, CHUNK):
+            piece = reader.read(tensor, start, min(CHUNK, tensor.numel - start))
+            digest.update(piece.data)
+    return digest.hexdigest()

@@ -1,16 +1,23 @@
-"""The Hugging Face hub: what a repository holds at one commit, and its files, checked."""
+"""The Hugging Face hub: what a repository holds at one commit, and its files, checked.
+
+``download`` makes a checkpoint folder out of them, or out of links to a folder on the disk. A
+folder under its final name is complete and every byte of it was checked. Work in progress lives in
+``<out>.partial`` and is taken up again by the next call, also after the process was killed:
+huggingface_hub's own ``hf_hub_download`` drops what it has when its process ends.
+"""
 
 import hashlib
 import io
 import json
+import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub import HfApi, constants, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -23,14 +30,7 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers
 
 from rlsubnet import __version__
-from rlsubnet.checkpoints.checkpoint import (
-    CANDIDATES,
-    RECORD,
-    SIDE_FILES,
-    SINGLE_FILES,
-    is_shard_name,
-    read_tensors,
-)
+from rlsubnet.checkpoints.sources import COMPANIONS, RECORD, read_tensors, weight_files
 from rlsubnet.files import sha256, write_json
 
 if TYPE_CHECKING:
@@ -122,7 +122,8 @@ class Repository:
     def fetch(self, file: RemoteFile, commit: str, folder: Path) -> int:
         """Make ``folder/file.name`` and check it; return the number of bytes that were fetched.
 
-        A complete file is not fetched again, but its digest is computed again: the previous call
+        What the user's Hugging Face cache holds is taken from there. A complete file is not fetched
+        again, but its digest is computed again: the previous call
         may have ended with the machine. A partial one is continued by a range request. One with a
         wrong digest is fetched anew, a few times: it may have been damaged on its way.
 
@@ -132,6 +133,8 @@ class Repository:
                 (``WrongDigest``), or the disk is full.
         """
         path, gathered, fetched = folder / file.name, folder / file.incomplete, 0
+        if not path.exists() and not gathered.exists():
+            self._take_cached(file, gathered)
         for left in reversed(range(FETCHES)):
             here = path if path.exists() else gathered
             if here is gathered:
@@ -146,6 +149,21 @@ class Repository:
                 here.rename(path)
                 break
         return fetched
+
+    def _take_cached(self, file: RemoteFile, gathered: Path) -> None:
+        """Link or copy a file out of the Hugging Face cache, whose blobs are named by digest."""
+        folder = f"{self.kind}s--{self.name.replace('/', '--')}"
+        blob = Path(constants.HF_HUB_CACHE) / folder / "blobs" / file.digest
+        if not blob.is_file() or blob.stat().st_size != file.size:
+            return
+        gathered.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if file.algorithm != "sha256":
+                raise OSError("a small file, which a user may edit")
+            os.link(blob.resolve(), gathered)
+        except OSError:  # or another file system
+            shutil.copyfile(blob, gathered)
+        self.report(f"hf:{self.name}: {file.name}: taken from the Hugging Face cache")
 
     def read_head(self, file: RemoteFile, commit: str, count: int) -> bytes:
         """Return the first ``count`` bytes of a file, which is not kept.
@@ -326,56 +344,6 @@ def verify(path: Path, file: RemoteFile) -> None:
         )
 
 
-def weight_files(
-    names: Iterable[str], read_index: Callable[[str], Mapping[str, Any]], where: str
-) -> list[str]:
-    """Return the names of the weight files, an index first where there is one.
-
-    Safetensors are preferred, and ``.bin`` files are taken only where no safetensors exist. Copies
-    in other layouts (``original/``, ``consolidated*``, ``*.pth``, ONNX, GGUF) are never chosen.
-
-    Args:
-        names: all file names of the checkpoint, relative to its root.
-        read_index: returns the parsed index file of that name.
-        where: the folder or repository, for messages.
-
-    Raises:
-        ValueError: there are no weights, the index is malformed, or names a file that is missing
-            or lies outside the folder.
-
-    >>> index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
-    >>> names = ["model.safetensors.index.json", *index["weight_map"].values(), "consolidated.pth"]
-    >>> weight_files(names, lambda name: index, "here")
-    ['model.safetensors.index.json', 'model-1.safetensors', 'model-2.safetensors']
-    """
-    present = set(names)
-    chosen = next((name for name in CANDIDATES if name in present), None)
-    if chosen is None:
-        raise ValueError(
-            f"{where}: no weights; expected one of {', '.join(CANDIDATES)}, "
-            f"found {', '.join(sorted(present)) or 'no files'}"
-        )
-    if chosen in SINGLE_FILES:
-        return [chosen]
-    weight_map = read_index(chosen).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise ValueError(f"{where}: {chosen} has no weight_map")
-    shards = sorted({str(shard) for shard in weight_map.values()})
-    outside = [shard for shard in shards if not is_shard_name(shard)]
-    if outside:
-        raise ValueError(
-            f"{where}: {chosen} names files that hold no weights or lie "
-            f"outside the folder: {', '.join(outside)}"
-        )
-    missing = [shard for shard in shards if shard not in present]
-    if missing:
-        raise ValueError(
-            f"{where}: {chosen} names {len(shards)} files, {len(missing)} missing: "
-            f"{', '.join(missing)}"
-        )
-    return [chosen, *shards]
-
-
 def download(
     source: str,
     revision: str,
@@ -452,7 +420,7 @@ def _link_folder(folder: Path, partial: Path, report: Report) -> dict[str, Any]:
         raise ValueError(f"{folder}: no such folder{hint}")
     read_tensors(folder)  # raises where a shard is missing or cut short
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    weights = weight_files(names, lambda name: _read_index(folder / name), str(folder))
+    weights, _ = weight_files(names, lambda name: (folder / name).read_bytes(), str(folder))
     chosen = [*_side_files(names, str(folder)), *weights]
     partial.mkdir(parents=True, exist_ok=True)
     _remove_others(partial, keep=())
@@ -486,9 +454,10 @@ def _fetch_repository(
         return partial / name
 
     side_files = _side_files(listing.files, source)
-    chosen = side_files + weight_files(
-        listing.files, lambda name: _read_index(fetch(name, "[index]")), source
+    weights, _ = weight_files(
+        listing.files.keys(), lambda name: fetch(name, "[index]").read_bytes(), source
     )
+    chosen = side_files + weights
     files = [listing.files[name] for name in chosen]
     partial.mkdir(parents=True, exist_ok=True)
     _remove_others(partial, keep=[*chosen, *(file.incomplete for file in files)])
@@ -501,23 +470,13 @@ def _fetch_repository(
     }
 
 
-def _side_files(names: Iterable[str], where: str) -> list[str]:
+def _side_files(names: Collection[str], where: str) -> list[str]:
     """Return config.json and the other small files that exist, in a fixed order."""
-    present = set(names)
-    if "config.json" not in present:
+    chosen = [name for name in COMPANIONS if name in names]
+    if "config.json" not in chosen:
         raise ValueError(f"{where}: no config.json; expected a transformers checkpoint")
     # Among them no Python file of the repository, ever.
-    return ["config.json", *(name for name in SIDE_FILES if name in present)]
-
-
-def _read_index(path: Path) -> dict[str, Any]:
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from error
-    if not isinstance(index, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(index).__name__}")
-    return index
+    return chosen
 
 
 def without_name(file: RemoteFile) -> dict[str, Any]:

@@ -177,8 +177,8 @@ class Mask:
             raise ValueError(f"{self.path}: does not fit {owner}: {'; '.join(faults)}")
 
 
-# Digests are known last, and always as long as this.
-LATER = "0" * 64
+# Stands for a digest, which is known last and as long as this.
+PLACEHOLDER = "0" * 64
 
 
 class MaskFile:

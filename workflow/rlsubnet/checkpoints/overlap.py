@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rlsubnet.checkpoints.checkpoint import CHUNK, Checkpoint
+from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.differ import keep_freed_memory
+from rlsubnet.checkpoints.formats import CHUNK
 from rlsubnet.checkpoints.masks import Mask, MaskFile
 from rlsubnet.checkpoints.pair import read_finite
 from rlsubnet.measure.kernels import choose_shared_bits

@@ -2,16 +2,16 @@
 
 import hashlib
 import math
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from rlsubnet.checkpoints.checkpoint import CHUNK, COMPANIONS, Checkpoint, refuse_not_finite
-from rlsubnet.checkpoints.formats import ITEM_BYTES, encode_header
+from rlsubnet.checkpoints.checkpoint import Checkpoint, refuse_not_finite
+from rlsubnet.checkpoints.formats import CHUNK, ITEM_BYTES, encode_header
 from rlsubnet.checkpoints.masks import Mask, Shape
+from rlsubnet.checkpoints.sources import COMPANIONS, copy_companions
 from rlsubnet.files import replacing
 from rlsubnet.measure.sparsity import bitwise_changed, changed
 
@@ -227,13 +227,6 @@ def write_weights(init: Checkpoint, trained: Checkpoint, path: Path) -> None:
             for start in range(0, pair.numel(name), CHUNK):
                 count = min(CHUNK, pair.numel(name) - start)
                 stream.write(read_finite(trained, name, start, count).tobytes())
-
-
-def copy_companions(init: Path, folder: Path) -> None:
-    """Copy configuration and tokenizer of ``init``, byte by byte."""
-    for name in COMPANIONS:
-        if (init / name).is_file():
-            shutil.copyfile(init / name, folder / name)
 
 
 def check_companions(init: Path, folder: Path) -> None:

@@ -13,34 +13,20 @@ taken up again by the next one; at the end everything but incomplete shards is r
 """
 
 import fcntl
-import json
 import os
 import sys
 import threading
 import weakref
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rlsubnet.checkpoints.checkpoint import (
-    LARGEST_SIDE_FILE,
-    PREFIX,
-    WEIGHT_SUFFIXES,
-    Checkpoint,
-    StoredWeights,
-)
-from rlsubnet.checkpoints.formats import Reader, TensorInfo, read_header
-from rlsubnet.checkpoints.hub import (
-    WAITS,
-    RemoteFile,
-    Report,
-    Repository,
-    require_space,
-    weight_files,
-)
+from rlsubnet.checkpoints.formats import TensorInfo, parse_header, read_stored, stored_sha256
+from rlsubnet.checkpoints.hub import WAITS, RemoteFile, Report, Repository, require_space
+from rlsubnet.checkpoints.sources import PREFIX, is_side, weight_files
 from rlsubnet.files import sha256
 
 # The first request for a header; few are longer.
@@ -101,7 +87,7 @@ def _release(folder: Path, lock: int) -> None:
 
 
 class RemoteShards:
-    """The files of one commit of the hub, of which few are on the disk.
+    """The files of one commit of the hub, of which few are on the disk: a ``FileSource``.
 
     Attributes:
         label: ``hf:organization/name@commit``.
@@ -126,36 +112,32 @@ class RemoteShards:
         plain = name.replace("/", "--")
         self.folder, lock = _claim(cache_folder() / f"{plain}-{self.listing.commit}")
         self.close = weakref.finalize(self, _release, self.folder, lock)
-        chosen = weight_files(self.listing.files, self._read_index, source)
+        self.shards = {self.folder / name: self.listing.files[name] for name in self._names(source)}
+        self.headers = {path: self._read_header(file) for path, file in self.shards.items()}
+        self.stored = self._stored_tensors()
+        if "config.json" in self.listing.files:
+            self._side_file("config.json")
+        self._lock = threading.RLock()
+        self._here: dict[Path, None] = {}
+        self._planned: set[Path] = set()
+        self._sha256: dict[Path, str] = {}
+        self._digests: dict[Path, dict[str, str]] = {}
+
+    def _names(self, source: str) -> list[str]:
+        chosen, _ = weight_files(
+            self.listing.files.keys(), lambda name: self._side_file(name).read_bytes(), source
+        )
         if outside := [name for name in chosen if name.endswith((".bin", ".bin.index.json"))]:
             raise ValueError(
                 f"{source}: holds {outside[0]} and no safetensors; bring it here with "
                 "`rlsubnet download` first"
             )
-        names = [name for name in chosen if name.endswith(".safetensors")]
-        self.shards = {self.folder / name: self.listing.files[name] for name in names}
-        self.headers = {path: self._read_header(file) for path, file in self.shards.items()}
-        self.stored = self._stored_tensors()
-        if "config.json" in self.listing.files:
-            self.side_file("config.json")
-        self._lock = threading.RLock()
-        self._held: dict[Path, None] = {}
-        self._planned: set[Path] = set()
-        self._sha256: dict[Path, str] = {}
+        return [name for name in chosen if name.endswith(".safetensors")]
 
-    def side_file(self, name: str) -> Path:
+    def _side_file(self, name: str) -> Path:
         """Return the path of a small file, which is fetched if it is not here."""
         self._repository.fetch(self.listing.files[name], self.listing.commit, self.folder)
         return self.folder / name
-
-    def _read_index(self, name: str) -> dict[str, Any]:
-        try:
-            index = json.loads(self.side_file(name).read_bytes())
-        except ValueError as error:
-            raise ValueError(f"hf:{self._repository.name}: {name}: not JSON ({error})") from error
-        if not isinstance(index, dict):
-            raise ValueError(f"hf:{self._repository.name}: {name}: expected a JSON object")
-        return index
 
     def _read_header(self, file: RemoteFile) -> bytes:
         """Return the header of a shard, with the eight bytes before it."""
@@ -169,30 +151,19 @@ class RemoteShards:
         return head[:length]
 
     def _stored_tensors(self) -> dict[str, TensorInfo]:
-        """Return all tensors, read from files that hold headers and else nothing."""
         tensors: dict[str, TensorInfo] = {}
         for path, file in self.shards.items():
-            stub = path.with_name(f"{path.name}.header")
-            with stub.open("wb") as stream:
-                stream.write(self.headers[path])
-                stream.truncate(max(file.size, len(self.headers[path])))
-            try:
-                found = read_header(stub)[0]
-            except ValueError as error:
-                text = str(error).replace(str(stub), f"{self.label}/{file.name}")
-                raise ValueError(text) from error
-            finally:
-                stub.unlink()
+            named = Path(f"{self.label}/{file.name}")
+            found, _ = parse_header(self.headers[path], file.size, named)
             if twice := sorted(set(found) & set(tensors)):
                 raise ValueError(f"{self.label}: in more than one shard: {', '.join(twice)}")
             tensors |= {name: replace(info, file=path) for name, info in found.items()}
         return tensors
 
     def sizes(self) -> dict[Path, int]:
-        """Return the size of every shard."""
         return {path: file.size for path, file in self.shards.items()}
 
-    def announce(self, most: Collection[Path], count: int) -> None:
+    def plan(self, most: Collection[Path], count: int) -> None:
         """Say what the disk is needed for, and refuse where it has no room."""
         files = [self.shards[path] for path in most]
         total = sum(file.size for file in self.shards.values())
@@ -203,33 +174,33 @@ class RemoteShards:
         )
         require_space(self.folder, files)
 
-    def bring(self, files: Collection[Path]) -> None:
-        """Fetch shards that are not here, check their digests, and keep them until dropped."""
+    def fetch(self, files: Collection[Path]) -> None:
+        """Fetch shards that are not here, check their digests, and keep them until released.
+
+        The digests of their tensors are taken on the way, as they may be asked for at the end.
+        """
         self._planned |= set(files)
         for path in sorted(files):
             self._fetch(path)
+            self._tensor_digests(path)
 
-    def drop(self, files: Collection[Path]) -> None:
-        """Remove shards."""
+    def release(self, files: Collection[Path]) -> None:
         for path in files:
             self._planned.discard(path)
-            self._held.pop(path, None)
+            self._here.pop(path, None)
             path.unlink(missing_ok=True)
 
-    def ensure(self, path: Path) -> None:
+    def ensure(self, file: Path) -> None:
         """Fetch the shard of a tensor that is read in no planned order; few such ones stay."""
-        if path in self._held:
+        if file in self._here:
             return
         with self._lock:
-            self._make_room()
-            self._fetch(path)
-
-    def _make_room(self) -> None:
-        others = [held for held in self._held if held not in self._planned]
-        self.drop(others[: max(0, len(others) - _KEPT + 1)])
+            others = [path for path in self._here if path not in self._planned]
+            self.release(others[: max(0, len(others) - _KEPT + 1)])
+            self._fetch(file)
 
     def _fetch(self, path: Path) -> None:
-        if path in self._held:
+        if path in self._here:
             return
         file = self.shards[path]
         fetched = self._repository.fetch(file, self.listing.commit, self.folder)
@@ -240,119 +211,41 @@ class RemoteShards:
             self._sha256[path] = sha256(path)
         how = "fetched" if fetched else "was here"
         self.report(f"{self.label}/{file.name}: {file.size / 1e6:.1f} MB {how}, digest matches")
-        self._held[path] = None
-
-    def sha256(self, path: Path) -> str:
-        """Return the digest of a shard that was here, or that the hub lists."""
-        file = self.shards[path]
-        return file.digest if file.algorithm == "sha256" else self._sha256[path]
-
-
-class RemoteCheckpoint(Checkpoint):
-    """The weights of a checkpoint of the hub; like those of a folder, but for where they come from.
-
-    Args:
-        shards: its files.
-    """
-
-    def __init__(self, shards: RemoteShards) -> None:
-        self.shards = shards
-        self._digests: dict[tuple[Path, int], str] = {}
-        super().__init__(shards.folder, shards.stored)
-        self.path = Path(shards.label)
-
-    def sizes(self) -> Mapping[Path, int]:
-        """Return the size of every shard."""
-        return self.shards.sizes()
-
-    def announce(self, most: Collection[Path], count: int) -> None:
-        """Say what the disk is needed for."""
-        self.shards.announce(most, count)
-
-    def bring(self, files: Collection[Path]) -> None:
-        """Fetch shards, and take the digests of their tensors while they are here."""
-        self.shards.bring(files)
-        scales = [scale.stored for scale in self.scales.values()]
-        for info in (*self.tensors.values(), *scales):
-            if info.file in files:
-                self.stored_digest(info)
-
-    def drop(self, files: Collection[Path]) -> None:
-        """Remove shards."""
-        self.shards.drop(files)
-
-    def stamp(self, file: Path) -> list[Any]:
-        """Return what changes when a file does: on the hub, its digest."""
-        return [self.shards.shards[file].size, self.shards.shards[file].digest]
-
-    def read_range(self, name: str, start: int, count: int) -> np.ndarray:
-        """Return weights as ``Checkpoint.read_range`` does, fetching their shard if need be."""
-        self.shards.ensure(self.tensors[name].file)
-        if name in self.scales:
-            self.shards.ensure(self.scales[name].stored.file)
-        return super().read_range(name, start, count)
-
-    def read_with(self, reader: Reader, name: str, start: int, count: int) -> np.ndarray:
-        """Return weights as ``Checkpoint.read_with`` does, fetching their shard if need be."""
-        self.shards.ensure(self.tensors[name].file)
-        return super().read_with(reader, name, start, count)
-
-    def digest(self) -> str:
-        """Return the digest as ``Checkpoint.digest`` does, having gone through shards in turn."""
-        scales = [scale.stored for scale in self.scales.values()]
-        for info in sorted((*self.tensors.values(), *scales), key=lambda info: info.file):
-            self.stored_digest(info)
-        return super().digest()
-
-    def tensor_digest(self, name: str) -> str:
-        """Return the digest of a tensor, taken while its shard was here."""
-        return self.stored_digest(self.tensors[name])
-
-    def stored_digest(self, info: TensorInfo) -> str:
-        """Return the digest of a stored tensor, taken once."""
-        key = info.file, info.offset
-        if key not in self._digests or not info.numel:
-            self.shards.ensure(info.file)
-            self._digests[key] = super().stored_digest(info)
-        return self._digests[key]
-
-
-class RemoteWeights(StoredWeights):
-    """All tensors and files of a checkpoint of the hub, as a delta sees them."""
-
-    def __init__(self, shards: RemoteShards) -> None:
-        self.shards = shards
-        self.where, self.folder, self.tensors = shards.label, shards.folder, shards.stored
-        self.weight_files = sorted(shards.shards)
-        self.side = shards
+        self._here[path] = None
 
     def read(self, info: TensorInfo, start: int, count: int) -> np.ndarray:
-        """Return numbers as ``StoredWeights.read`` does, fetching their shard if need be."""
-        self.shards.ensure(info.file)
-        return super().read(info, start, count)
+        self.ensure(info.file)
+        return read_stored(info, start, count)
 
-    def header(self, path: Path, size: int) -> bytes:
-        """Return the first bytes of a weight file."""
-        return self.shards.headers[path][:size]
+    def tensor_sha256(self, info: TensorInfo) -> str:
+        return self._tensor_digests(info.file)[info.stored_name]
 
-    def file_size(self, path: Path) -> int:
-        """Return the size of a weight file."""
-        return self.shards.shards[path].size
+    def _tensor_digests(self, path: Path) -> dict[str, str]:
+        if path not in self._digests:
+            self.ensure(path)
+            inside = [info for info in self.stored.values() if info.file == path]
+            self._digests[path] = {info.stored_name: stored_sha256(info) for info in inside}
+        return self._digests[path]
 
-    def file_sha256(self, path: Path) -> str:
-        """Return the digest of a weight file that was here."""
-        return self.shards.sha256(path)
+    def fingerprint(self, file: Path) -> list[Any]:
+        return [self.shards[file].size, self.shards[file].digest]
+
+    def header(self, file: Path, size: int) -> bytes:
+        return self.headers[file][:size]
+
+    def size_and_sha256(self, file: Path) -> tuple[int, str]:
+        listed = self.shards[file]
+        digest = listed.digest if listed.algorithm == "sha256" else self._sha256[file]
+        return listed.size, digest
 
     def side_files(self) -> tuple[list[Path], list[str]]:
         """Fetch the small files beside the weights; return them, and names of the others."""
         side, others = [], []
-        for name, file in sorted(self.shards.listing.files.items()):
-            if self.folder / name in self.shards.shards:
+        for name, file in sorted(self.listing.files.items()):
+            if self.folder / name in self.shards:
                 continue
-            inside = "/" not in name and not name.startswith(".")
-            small = Path(name).suffix not in WEIGHT_SUFFIXES and file.size <= LARGEST_SIDE_FILE
-            if inside and small:
-                side.append(self.shards.side_file(name))
+            if is_side(name, file.size):
+                side.append(self._side_file(name))
             else:
                 others.append(name)
         return side, others

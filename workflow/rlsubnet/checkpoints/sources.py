@@ -1,22 +1,338 @@
-"""In which order to go through a pair so that few of its files are on the disk at a time.
+"""Where the files of a checkpoint come from, and in which order to go through those of a pair.
 
-Files that are here stay where they are; those of the hub come when their first tensor is looked at
-and go after the last one. Every file is fetched once, whatever the layouts of the two sides.
+Which files of a folder make up a checkpoint is decided as transformers decides it. Local files stay
+where they are; those of the hub (``checkpoints.remote``) are fetched when their first tensor is
+looked at and released after the last one. Every file is fetched once, whatever the layouts of the
+two checkpoints.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import json
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
+from typing import Any, Protocol
 
-from rlsubnet.checkpoints.checkpoint import PREFIX, Checkpoint, Side, StoredWeights
+import numpy as np
+
+from rlsubnet.checkpoints.formats import (
+    TensorInfo,
+    read_header,
+    read_stored,
+    read_torch_header,
+    stored_sha256,
+)
+from rlsubnet.files import sha256
+
+# How a source on the hub begins.
+PREFIX = "hf:"
+SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
+# The order in which transformers looks.
+CANDIDATES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+# Beside what was downloaded: where it came from, sizes and digests.
+RECORD = "download.json"
+# What a checkpoint needs beside its weights; a tuned one has it from its init, byte by byte.
+COMPANIONS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+# What holds weights, or what training left behind; of these a delta knows safetensors only.
+WEIGHT_SUFFIXES = (
+    *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".h5", ".msgpack"),
+    *(".npz", ".delta"),
+)
+# No config or tokenizer is as large; what is must be data, and a delta is no place for it.
+LARGEST_SIDE_FILE = 64 << 20
+
+
+def copy_companions(init: Path, folder: Path) -> None:
+    """Copy configuration and tokenizer of ``init``, byte by byte."""
+    for name in COMPANIONS:
+        if (init / name).is_file():
+            shutil.copyfile(init / name, folder / name)
+
+
+def read_object(file: str, text: bytes) -> dict[str, Any]:
+    """Return the JSON object in a file that comes with a checkpoint.
+
+    Raises:
+        ValueError: it is none; names the file.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{file}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint's config.json, empty where there is none.
+
+    Raises:
+        ValueError: it is not a JSON object.
+    """
+    file = config_file(path)
+    return read_object(str(file), file.read_bytes()) if file.exists() else {}
+
+
+def config_file(path: Path) -> Path:
+    """Return where the config of a checkpoint (folder or file) lies, if it has one."""
+    return (path if path.is_dir() else path.parent) / "config.json"
+
+
+def read_weight_map(index: str, text: bytes) -> dict[str, str]:
+    """Return tensor name -> shard of an index file.
+
+    An index comes from the internet: nothing outside its own folder may be opened through it.
+
+    Raises:
+        ValueError: it is damaged, or names what is no shard in the index's own folder.
+
+    >>> read_weight_map("i.json", b'{"weight_map": {"w": "../etc/passwd"}}')
+    Traceback (most recent call last):
+    ValueError: i.json: tensor w: expected the name of a shard in this folder, found '../etc/passwd'
+    """
+    weight_map = read_object(index, text).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{index}: weight_map must be a non-empty object")
+    for name, shard in weight_map.items():
+        if not (
+            isinstance(shard, str)
+            and Path(shard).name == shard
+            and shard.endswith((".safetensors", ".bin"))
+            and not any(character in shard for character in "\\\0")
+        ):
+            raise ValueError(
+                f"{index}: tensor {name}: expected the name of a shard in this folder, "
+                f"found {shard!r}"
+            )
+    return weight_map
+
+
+def weight_files(
+    names: Collection[str], read: Callable[[str], bytes], where: str
+) -> tuple[list[str], dict[str, str]]:
+    """Return the names of the weight files, an index first, and what the index says.
+
+    Safetensors are preferred, and ``.bin`` files are taken only where no safetensors exist. Copies
+    in other layouts (``original/``, ``consolidated*``, ``*.pth``, ONNX, GGUF) are never chosen.
+
+    Args:
+        names: all file names of the checkpoint, relative to its root.
+        read: returns the content of the index of that name.
+        where: the folder or repository, for messages.
+
+    Raises:
+        ValueError: there are no weights, or the index is damaged or names a file that is missing.
+
+    >>> index = b'{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}'
+    >>> names = ["model.safetensors.index.json", "model-1.safetensors", "model-2.safetensors"]
+    >>> weight_files([*names, "consolidated.pth"], lambda name: index, "here")[0] == names
+    True
+    """
+    chosen = next((name for name in CANDIDATES if name in names), None)
+    if chosen is None:
+        if "adapter_config.json" in names:
+            raise ValueError(f"{where}: holds an adapter, not a whole model; merge it first")
+        raise ValueError(
+            f"{where}: no checkpoint; expected one of {', '.join(CANDIDATES)}, "
+            f"found {', '.join(sorted(names)) or 'no files'}"
+        )
+    if chosen in SINGLE_FILES:
+        return [chosen], {}
+    weight_map = read_weight_map(f"{where}/{chosen}", read(chosen))
+    shards = sorted(set(weight_map.values()))
+    if missing := [shard for shard in shards if shard not in names]:
+        raise ValueError(
+            f"{where}/{chosen}: names {len(shards)} files, {len(missing)} missing: "
+            f"{', '.join(missing)}"
+        )
+    return [chosen, *shards], weight_map
+
+
+def read_tensors(path: Path) -> dict[str, TensorInfo]:
+    """Return every tensor of a checkpoint by stored name.
+
+    Args:
+        path: a Hugging Face folder, sharded or not, or one ``.safetensors`` or ``.bin`` file.
+
+    Raises:
+        ValueError: no checkpoint here, or its files do not fit together; names the file.
+    """
+    if path.is_file():
+        return _read_file(path)
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such folder or file; expected a Hugging Face checkpoint")
+    names = {entry.name for entry in path.iterdir()}
+    files, weight_map = weight_files(names, lambda name: (path / name).read_bytes(), str(path))
+    if not weight_map:
+        return _read_file(path / files[0])
+    return _read_shards(path, files[0], weight_map)
+
+
+def _read_file(path: Path) -> dict[str, TensorInfo]:
+    if path.suffix == ".safetensors":
+        return read_header(path)[0]
+    if path.suffix == ".bin":
+        return read_torch_header(path)
+    raise ValueError(f"{path}: expected a .safetensors or .bin file")
+
+
+def _read_shards(folder: Path, index: str, weight_map: Mapping[str, str]) -> dict[str, TensorInfo]:
+    tensors: dict[str, TensorInfo] = {}
+    for shard in sorted(set(weight_map.values())):
+        stored = _read_file(folder / shard)
+        named = {name for name, file in weight_map.items() if file == shard}
+        if absent := sorted(named - set(stored)):
+            raise ValueError(
+                f"{folder / shard}: lacks tensors that {index} places there: {', '.join(absent)}"
+            )
+        for name in sorted(set(stored) - named):
+            place = f"places it in {weight_map[name]}" if name in weight_map else "lacks it"
+            raise ValueError(f"{folder / shard}: holds tensor {name}, but {index} {place}")
+        tensors |= stored
+    return tensors
+
+
+class FileSource(Protocol):
+    """The files of a checkpoint, wherever they come from."""
+
+    @property
+    def label(self) -> str:
+        """The source, for messages."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the files."""
+
+    @property
+    def stored(self) -> Mapping[str, TensorInfo]:
+        """All tensors, whatever their type, by stored name."""
+
+    def sizes(self) -> Mapping[Path, int]:
+        """Return the size of every file that has to be fetched."""
+
+    def plan(self, most: Collection[Path], count: int) -> None:
+        """Take the files that will lie on the disk together at the worst, and how many in all."""
+
+    def fetch(self, files: Collection[Path]) -> None:
+        """Return when these files are on the disk, to stay until released."""
+
+    def release(self, files: Collection[Path]) -> None:
+        """Take files that are not needed any more."""
+
+    def read(self, info: TensorInfo, start: int, count: int) -> np.ndarray:
+        """Return ``count`` numbers from ``start`` of the flattened tensor, as stored."""
+
+    def ensure(self, file: Path) -> None:
+        """Return when a file that is read in no planned order is on the disk."""
+
+    def tensor_sha256(self, info: TensorInfo) -> str:
+        """Return the SHA-256 of the stored bytes of a tensor."""
+
+    def fingerprint(self, file: Path) -> list[Any]:
+        """Return what changes when a file does."""
+
+    def header(self, file: Path, size: int) -> bytes:
+        """Return the first bytes of a weight file."""
+
+    def size_and_sha256(self, file: Path) -> tuple[int, str]:
+        """Return size and SHA-256 of a weight file, which has been read."""
+
+    def side_files(self) -> tuple[list[Path], list[str]]:
+        """Return the files that belong to the model beside its weights, and names of the others.
+
+        Config, tokenizer, generation settings, chat template, code, notes: what lies in the folder
+        itself and is small. Left out: weights in other forms, subfolders, hidden files, our own
+        record of a download.
+        """
+
+
+class LocalFiles:
+    """A folder or file on the disk: nothing has to be fetched."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.label = str(path)
+        self.folder = self.path if self.path.is_dir() else self.path.parent
+
+    @cached_property
+    def stored(self) -> dict[str, TensorInfo]:
+        return read_tensors(self.path)
+
+    def sizes(self) -> dict[Path, int]:
+        return {}
+
+    def plan(self, most: Collection[Path], count: int) -> None:
+        pass
+
+    def fetch(self, files: Collection[Path]) -> None:
+        pass
+
+    def release(self, files: Collection[Path]) -> None:
+        pass
+
+    def ensure(self, file: Path) -> None:
+        pass
+
+    def read(self, info: TensorInfo, start: int, count: int) -> np.ndarray:
+        return read_stored(info, start, count)
+
+    def tensor_sha256(self, info: TensorInfo) -> str:
+        return stored_sha256(info)
+
+    def fingerprint(self, file: Path) -> list[Any]:
+        status = file.stat()
+        return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+    def header(self, file: Path, size: int) -> bytes:
+        with file.open("rb") as stream:
+            return stream.read(size)
+
+    def size_and_sha256(self, file: Path) -> tuple[int, str]:
+        return file.stat().st_size, sha256(file)
+
+    def side_files(self) -> tuple[list[Path], list[str]]:
+        weights = {info.file for info in self.stored.values()}
+        side, others = [], []
+        for path in sorted(set(self.folder.iterdir()) - weights):
+            if path.is_file() and path.name != RECORD and is_side(path.name, path.stat().st_size):
+                side.append(path)
+            else:
+                others.append(path.name)
+        return side, others
+
+
+def is_side(name: str, size: int) -> bool:
+    """Return whether a file that holds no weights belongs to the model, by its name and size."""
+    hidden_or_deeper = name.startswith(".") or "/" in name
+    is_weights = Path(name).suffix in WEIGHT_SUFFIXES
+    return not hidden_or_deeper and not is_weights and size <= LARGEST_SIDE_FILE
 
 
 def visiting_order(parts: Sequence[Collection[Path]], sizes: Mapping[Path, int]) -> list[int]:
-    """Return the order of parts in which as little as possible is brought for the next one.
+    """Return the order of parts in which as little as possible is fetched for the next one.
 
     Args:
         parts: the files that each part needs.
-        sizes: of the files that have to be brought; others cost nothing.
+        sizes: of the files that have to be fetched; others cost nothing.
 
     >>> a1, a2, b1, b2 = map(Path, ("a1", "a2", "b1", "b2"))
     >>> parts = [(a1, b1), (a2, b2), (a1, b2), (a2, b1)]
@@ -30,88 +346,56 @@ def visiting_order(parts: Sequence[Collection[Path]], sizes: Mapping[Path, int])
         best = min(left, key=lambda i: (costs[i], i))
         order.append(best)
         left.remove(best)
-        needed = {file for i in left for file in parts[i]}
-        held = (held | set(parts[best])) & needed
+        held = (held | set(parts[best])) & {file for i in left for file in parts[i]}
     return order
 
 
-class Visit:
-    """A way through the parts of a pair; ``bring`` what a part needs before it is read.
+class Schedule:
+    """The order in which the parts of a pair are gone through, with few files on the disk.
 
     Args:
-        sides: the two checkpoints.
-        parts: per part, the files of each side that it needs.
+        sources: of the two checkpoints.
+        parts: per part, the files of each source that it needs.
 
     Attributes:
         order: the numbers of the parts.
     """
 
-    def __init__(self, sides: Sequence[Side], parts: Sequence[Sequence[Collection[Path]]]) -> None:
-        self._sides, self._parts = sides, parts
-        sizes = {file: size for side in sides for file, size in side.sizes().items()}
-        files = [[file for of_side in part for file in of_side] for part in parts]
-        self.order = visiting_order(files, sizes)
-        self._here: list[set[Path]] = [set() for _ in sides]
-        for number, side in enumerate(sides):
-            every = {file for part in parts for file in part[number]}
-            side.announce(self._most(number, side.sizes()), len(every))
+    def __init__(
+        self, sources: Sequence[FileSource], parts: Sequence[Sequence[Collection[Path]]]
+    ) -> None:
+        self._sources, self._parts = sources, parts
+        sizes = {file: size for source in sources for file, size in source.sizes().items()}
+        self.order = visiting_order([[*before, *after] for before, after in parts], sizes)
+        for side, source in enumerate(sources):
+            every = {file for part in parts for file in part[side]}
+            held = [self.files(place, side) for place in range(len(parts))]
+            most = max(held, key=lambda files: sum(sizes.get(f, 0) for f in files), default=set())
+            source.plan(most, len(every))
 
-    def _needed(self, place: int, number: int) -> set[Path]:
-        """Return the files of a side that are needed at a place of the order or later."""
-        return {file for i in self.order[place:] for file in self._parts[i][number]}
+    def files(self, place: int, side: int) -> set[Path]:
+        """Return the files of a source that lie on the disk at a place of the order."""
+        until = {file for i in self.order[: place + 1] for file in self._parts[i][side]}
+        return until & {file for i in self.order[place:] for file in self._parts[i][side]}
 
-    def _most(self, number: int, sizes: Mapping[Path, int]) -> set[Path]:
-        """Return the files of a side that lie on the disk together where it is most."""
-        most, held = set[Path](), set[Path]()
-        for place, part in enumerate(self.order):
-            held = (held & self._needed(place, number)) | set(self._parts[part][number])
-            most = max(most, held, key=lambda files: sum(sizes.get(file, 0) for file in files))
-        return most
+    def __iter__(self) -> Iterator[int]:
+        """Yield the number of each part once its files are here; end with no file left."""
+        for place, number in enumerate(self.order):
+            self.fetch(place)
+            yield number
+        self.release(len(self.order))
 
-    def bring(self, place: int) -> None:
-        """Bring the files of a place of the order; drop those that no later one needs."""
+    def fetch(self, place: int) -> None:
+        """Fetch what a place of the order needs; release what neither it nor a later one does."""
+        self.release(place)
+        with ThreadPoolExecutor(len(self._sources)) as pool:
+            sides = range(len(self._sources))
+            list(pool.map(lambda side: self._sources[side].fetch(self.files(place, side)), sides))
 
-        def for_side(number: int) -> None:
-            side, here = self._sides[number], self._here[number]
-            done = here - self._needed(place, number)
-            side.drop(done)
-            here -= done
-            here |= set(self._parts[self.order[place]][number])
-            side.bring(here)
-
-        with ThreadPoolExecutor(len(self._sides)) as pool:
-            list(pool.map(for_side, range(len(self._sides))))
-
-    def end(self) -> None:
-        """Drop all files."""
-        for side, here in zip(self._sides, self._here, strict=True):
-            side.drop(here)
-            here.clear()
-
-
-def is_remote(source: Path | str) -> bool:
-    """Return whether a source is one of the hub.
-
-    >>> is_remote("hf:allenai/Llama-3.1-Tulu-3-8B-DPO"), is_remote("models/sft")
-    (True, False)
-    """
-    return str(source).startswith(PREFIX)
-
-
-def open_checkpoint(source: Path | str) -> Checkpoint:
-    """Return the weights of a folder, a file, or ``hf:organization/name@revision``."""
-    if is_remote(source):
-        # The hub's library takes a while to import, and local files do without it.
-        from rlsubnet.checkpoints.remote import RemoteCheckpoint, RemoteShards
-
-        return RemoteCheckpoint(RemoteShards(str(source)))
-    return Checkpoint(source)
-
-
-def open_weights(source: Path | str) -> StoredWeights:
-    """Return all that a folder, a file, or ``hf:organization/name@revision`` stores."""
-    if is_remote(source):
-        from rlsubnet.checkpoints.remote import RemoteShards, RemoteWeights
-
-        return RemoteWeights(RemoteShards(str(source)))
-    return StoredWeights(source)
+    def release(self, place: int) -> None:
+        """Release the files that no part from a place of the order on needs."""
+        for side, source in enumerate(self._sources):
+            before = {file for i in self.order[:place] for file in self._parts[i][side]}
+            source.release(
+                before - {file for i in self.order[place:] for file in self._parts[i][side]}
+            )

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlsubnet.checkpoints.checkpoint import CHUNK, Checkpoint
+from rlsubnet.checkpoints.checkpoint import Checkpoint
+from rlsubnet.checkpoints.formats import CHUNK
 from rlsubnet.checkpoints.pair import (
     Pair,
     listed,

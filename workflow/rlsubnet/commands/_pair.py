@@ -9,7 +9,7 @@ from rlsubnet.threads import MOST_THREADS, checked_threads
 
 if TYPE_CHECKING:
     from rlsubnet.checkpoints.pair import Pair
-    from rlsubnet.measure.kernel import Tally, Wanted
+    from rlsubnet.measure.kernel import Counts, Request
 
 LOCAL_HELP = "Hugging Face folder (sharded or not) or one .safetensors or .bin file"
 CHECKPOINT_HELP = f"{LOCAL_HELP}, or hf:organization/name@revision, read shard by shard"
@@ -17,12 +17,12 @@ CHECKPOINT_HELP = f"{LOCAL_HELP}, or hf:organization/name@revision, read shard b
 
 def open_pair(options: argparse.Namespace) -> "Pair":
     """Return the pair INIT, TUNED; a mismatch raises ValueError."""
+    from rlsubnet.checkpoints.checkpoint import Checkpoint, open_source
     from rlsubnet.checkpoints.pair import pair_checkpoints
-    from rlsubnet.checkpoints.sources import open_checkpoint
 
     common_rows = getattr(options, "common_rows", ())
     return pair_checkpoints(
-        open_checkpoint(options.init), open_checkpoint(options.tuned), common_rows
+        Checkpoint(open_source(options.init)), Checkpoint(open_source(options.tuned)), common_rows
     )
 
 
@@ -72,11 +72,11 @@ def add_pass_options(parser: argparse.ArgumentParser) -> None:
 
 def measure(
     pair: "Pair",
-    wanted: "Wanted",
+    request: "Request",
     options: argparse.Namespace,
     result: Path | None,
     mask: Path | None,
-) -> "dict[str, Tally]":
+) -> "dict[str, Counts]":
     """Measure a pair as the options of ``add_pass_options`` tell."""
     from rlsubnet.checkpoints.differ import measure_update
     from rlsubnet.commands._progress import Progress
@@ -86,12 +86,12 @@ def measure(
     try:
         return measure_update(
             pair,
-            wanted,
+            request,
             result,
             mask,
             kernel=options.kernel,
             threads=threads,
-            listener=progress,
+            progress=progress,
         )
     finally:
         progress.end()

@@ -4,6 +4,8 @@ import threading
 import time
 from typing import TextIO
 
+from rlsubnet.checkpoints.differ import ProgressCallback
+
 
 def progress_text(done: int, total: int, seconds: float) -> str:
     """Return how much is read, how fast, and how long the rest takes at that speed.
@@ -16,7 +18,7 @@ def progress_text(done: int, total: int, seconds: float) -> str:
     return f"{done / 1e9:.1f} of {total / 1e9:.1f} GB, {rate / 1e9:.2f} GB/s, {left}"
 
 
-class Progress:
+class Progress(ProgressCallback):
     """Tells how far a pass is: on a terminal on one line, else (if asked) a line now and then.
 
     Args:

@@ -34,13 +34,13 @@ def _out(options: argparse.Namespace) -> Path:
 
 def run_pack(options: argparse.Namespace) -> None:
     """Write the delta of a pair and say how large it is."""
+    from rlsubnet.checkpoints.checkpoint import open_source
     from rlsubnet.checkpoints.delta_file import Delta
     from rlsubnet.checkpoints.delta_pack import pack
-    from rlsubnet.checkpoints.sources import open_weights
     from rlsubnet.commands._delta_summary import notes, size_line
 
     out = _out(options)
-    pack(open_weights(options.init), open_weights(options.tuned), out)
+    pack(open_source(options.init), open_source(options.tuned), out)
     delta = Delta(out)
     print(size_line(delta))
     for line in notes(delta):
@@ -49,10 +49,10 @@ def run_pack(options: argparse.Namespace) -> None:
 
 def run_unpack(options: argparse.Namespace) -> None:
     """Write the tuned checkpoint as a Hugging Face folder."""
+    from rlsubnet.checkpoints.checkpoint import open_source
     from rlsubnet.checkpoints.delta import unpack
-    from rlsubnet.checkpoints.sources import open_weights
 
-    unpack(open_weights(options.init), options.delta, _out(options))
+    unpack(open_source(options.init), options.delta, _out(options))
 
 
 def run_show(options: argparse.Namespace) -> None:

@@ -328,16 +328,16 @@ def run_evaluate_olmes(options: argparse.Namespace) -> None:
 
 def run_evaluate_steps_olmes(options: argparse.Namespace) -> None:
     """Run olmes on the start and on every saved step, and write the scores of all."""
-    from rlsubnet.checkpoints.checkpoint import StoredWeights
     from rlsubnet.checkpoints.delta import find_steps, step_file, unpack
     from rlsubnet.checkpoints.delta_file import is_delta
+    from rlsubnet.checkpoints.sources import LocalFiles
     from rlsubnet.evaluation.results import STEP_SCORE_COLUMNS
     from rlsubnet.files import write_csv
 
     settings, environment = _checked(options)
     print(*contamination_lines(options.contamination), sep="\n", flush=True)
     steps = find_steps(options.saved)
-    init = StoredWeights(options.init)
+    init = LocalFiles(options.init)
     whole = options.raw / "unpacked-step"
     rows: list[dict[str, Any]] = []
     for step, path in {0: options.init, **steps}.items():

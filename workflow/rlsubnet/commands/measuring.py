@@ -73,15 +73,15 @@ def run_updates(options: argparse.Namespace) -> None:
     """Count what finetuning changed; print a summary, write the rows and the mask asked for."""
     from rlsubnet.commands._update_summary import update_summary
     from rlsubnet.files import write_csv
-    from rlsubnet.measure.kernel import Wanted
+    from rlsubnet.measure.kernel import Request
     from rlsubnet.measure.sparsity import TOLERANCES
 
     if options.out and options.mask and options.out.resolve() == options.mask.resolve():
         raise ValueError(f"--out and --mask are one file, {options.out}: expected two")
     pair = open_pair(options)
     tolerances = sorted(set(options.tolerances or TOLERANCES))
-    found = measure(pair, Wanted(tuple(tolerances)), options, options.out, options.mask)
-    counts = {name: tally.counts(tolerances) for name, tally in found.items()}
+    found = measure(pair, Request(tuple(tolerances)), options, options.out, options.mask)
+    counts = {name: counts.update_counts(tolerances) for name, counts in found.items()}
     if options.out:
         write_csv(options.out, _update_rows(pair, counts), UPDATE_COLUMNS)
     print(update_summary(pair, counts))
@@ -89,7 +89,7 @@ def run_updates(options: argparse.Namespace) -> None:
 
 def run_mask(options: argparse.Namespace) -> None:
     """Write which weights a pair's update changed."""
-    from rlsubnet.measure.kernel import Wanted
+    from rlsubnet.measure.kernel import Request
     from rlsubnet.measure.sparsity import TABLE_TOLERANCE
 
     if options.rule in ("bitwise", "random") and options.atol is not None:
@@ -102,7 +102,7 @@ def run_mask(options: argparse.Namespace) -> None:
         _save_random_mask(pair, options.out, options.seed)
     else:
         atol = 0.0 if options.rule == "bitwise" else atol
-        measure(pair, Wanted((), options.rule, atol), options, None, options.out)
+        measure(pair, Request((), options.rule, atol), options, None, options.out)
 
 
 def run_frozen(options: argparse.Namespace) -> None:

@@ -71,9 +71,9 @@ def run_overlap(options: argparse.Namespace) -> None:
     """Print, and write when asked, the overlap of two masks beside that of chance."""
     import numpy as np
 
+    from rlsubnet.checkpoints.checkpoint import Checkpoint, open_source
     from rlsubnet.checkpoints.masks import load_mask
     from rlsubnet.checkpoints.overlap import pair_masks, tensor_overlaps
-    from rlsubnet.checkpoints.sources import open_checkpoint
     from rlsubnet.files import write_csv
     from rlsubnet.measure.overlap import overlap_beside_nulls
 
@@ -81,7 +81,7 @@ def run_overlap(options: argparse.Namespace) -> None:
         raise ValueError(f"--seed must be 0 or more, found {options.seed}")
     if options.common_rows and not options.init:
         raise ValueError("--common-rows has no meaning without --init")
-    init = open_checkpoint(options.init) if options.init else None
+    init = Checkpoint(open_source(options.init)) if options.init else None
     masks = pair_masks(
         load_mask(options.mask1), load_mask(options.mask2), init, options.common_rows
     )

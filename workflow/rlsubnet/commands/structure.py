@@ -52,12 +52,12 @@ def _rank_row(rank: "MatrixRank") -> dict[str, Any]:
 
 
 def _rank_rows(pair: "Pair", seed: int, device: str) -> list[dict[str, Any]]:
-    from rlsubnet.checkpoints.differ import visited
+    from rlsubnet.checkpoints.differ import tensors_by_part
     from rlsubnet.checkpoints.structure import matrix_ranks
 
     found = {
         name: list(matrix_ranks(pair, name, seed, device))
-        for names in visited(pair)
+        for names in tensors_by_part(pair)
         for name in names
     }
     rows = [_rank_row(rank) for name in pair.shapes for rank in found[name]]

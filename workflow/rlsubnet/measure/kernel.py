@@ -1,6 +1,6 @@
 """All that is counted about a piece of an update, in one pass over its weights.
 
-A kernel takes a piece of a pair as stored and adds to a :class:`Tally`; ``measure.sparsity`` says
+A kernel takes a piece of a pair as stored and adds to a :class:`Counts`; ``measure.sparsity`` says
 what is counted. The kernel here needs numpy alone and is the reference: ``measure.kernel_numba`` is
 several times as fast and gives the same integers and bits.
 """
@@ -27,7 +27,7 @@ _EXPONENT = np.uint16(0xFF)
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Request:
     """What a pass is to yield.
 
     Attributes:
@@ -58,23 +58,23 @@ class Wanted:
         object.__setattr__(self, "mark_limit", limit)
 
 
-class Tally:
-    """What a pass has counted so far; tallies of disjoint pieces add up with ``merge``.
+class Counts:
+    """What a pass has counted so far; those of disjoint pieces add up with ``merge``.
 
     Attributes:
         changed: int64, (tolerances, 2): weights beyond each tolerance, official and exact.
         totals: int64, 3 numbers: weights, weights whose bits differ, bits of the largest
             ``|tuned - init|`` in float32.
         by_exponent: int64, (256, 2): weights before finetuning by bfloat16 exponent, and of these
-            the marked ones; None where not wanted.
+            the marked ones; None where not asked for.
     """
 
-    def __init__(self, wanted: Wanted) -> None:
-        self.changed = np.zeros((len(wanted.tolerances), len(RULES)), np.int64)
+    def __init__(self, request: Request) -> None:
+        self.changed = np.zeros((len(request.tolerances), len(RULES)), np.int64)
         self.totals = np.zeros(3, np.int64)
-        self.by_exponent = np.zeros((EXPONENTS, 2), np.int64) if wanted.by_exponent else None
+        self.by_exponent = np.zeros((EXPONENTS, 2), np.int64) if request.by_exponent else None
 
-    def merge(self, other: "Tally") -> None:
+    def merge(self, other: "Counts") -> None:
         """Add what another pass has counted."""
         self.changed += other.changed
         self.totals[:2] += other.totals[:2]
@@ -82,7 +82,7 @@ class Tally:
         if self.by_exponent is not None and other.by_exponent is not None:
             self.by_exponent += other.by_exponent
 
-    def counts(self, tolerances: Sequence[float]) -> UpdateCounts:
+    def update_counts(self, tolerances: Sequence[float]) -> UpdateCounts:
         """Return what ``measure.sparsity.update_counts`` gives for all weights seen."""
         numel, differing, largest = self.totals.tolist()
         unchanged = {
@@ -93,24 +93,24 @@ class Tally:
         return UpdateCounts(numel, differing, float(np.uint32(largest).view(np.float32)), unchanged)
 
 
-# (init, tuned, wanted, tally, packed mask or None) -> False where a weight may be NaN or Inf.
-Kernel = Callable[[np.ndarray, np.ndarray, Wanted, Tally, np.ndarray | None], bool]
+# (init, tuned, request, counts, packed mask or None) -> False where a weight may be NaN or Inf.
+Kernel = Callable[[np.ndarray, np.ndarray, Request, Counts, np.ndarray | None], bool]
 
 
 def numpy_kernel(
     init: np.ndarray,
     tuned: np.ndarray,
-    wanted: Wanted,
-    tally: Tally,
+    request: Request,
+    counts: Counts,
     packed: np.ndarray | None = None,
 ) -> bool:
-    """Add the counts of a piece to ``tally``; the arithmetic is done for differing weights alone.
+    """Add the counts of a piece to ``counts``; the arithmetic is done for differing weights alone.
 
     Args:
         init: weights before finetuning as stored (uint16 codes for bfloat16), flat.
         tuned: weights after finetuning, as many; the stored type may differ.
-        wanted: what to count.
-        tally: is added to.
+        request: what to count.
+        counts: is added to.
         packed: uint8, takes the mask of the piece: one bit per weight, the first one lowest, and
             zeros beyond the last.
 
@@ -118,12 +118,12 @@ def numpy_kernel(
         Whether all weights are finite for certain. If not, the caller must look: what was counted
         means nothing with NaN or Inf in it.
 
-    >>> wanted = Wanted((1e-5,))
-    >>> tally, packed = Tally(wanted), np.empty(1, np.uint8)
+    >>> request = Request((1e-5,))
+    >>> counts, packed = Counts(request), np.empty(1, np.uint8)
     >>> init = np.array([1.0, 2.0, 3.0, 4.0], np.float32)
-    >>> numpy_kernel(init, np.array([1.0, 2.0, 3.0, 4.5], np.float32), wanted, tally, packed)
+    >>> numpy_kernel(init, np.array([1.0, 2.0, 3.0, 4.5], np.float32), request, counts, packed)
     True
-    >>> tally.counts(wanted.tolerances).unchanged, int(packed[0])  # bit 3 is 8
+    >>> counts.update_counts(request.tolerances).unchanged, int(packed[0])  # bit 3 is 8
     ({('official', 1e-05): 3, ('exact', 1e-05): 3}, 8)
     """
     if init.size == 0:
@@ -136,23 +136,23 @@ def numpy_kernel(
     before, after = init.take(places), tuned.take(places)
     exact = difference_bits(before, after)
     rounded = exact if as_bfloat16 else difference_bits(to_bfloat16(before), to_bfloat16(after))
-    for row, limits in zip(tally.changed, wanted.limits, strict=True):
+    for row, limits in zip(counts.changed, request.limits, strict=True):
         row[0] += np.count_nonzero(rounded > limits[0])
         row[1] += np.count_nonzero(exact > limits[1])
     largest = int(exact.max(initial=0))
-    tally.totals[0] += init.size
-    tally.totals[1] += np.count_nonzero(moved)
-    tally.totals[2] = max(tally.totals[2], largest)
-    if packed is not None or tally.by_exponent is not None:
+    counts.totals[0] += init.size
+    counts.totals[1] += np.count_nonzero(moved)
+    counts.totals[2] = max(counts.totals[2], largest)
+    if packed is not None or counts.by_exponent is not None:
         marked = moved
-        if wanted.rule != "bitwise":
+        if request.rule != "bitwise":
             marked = np.zeros(init.size, np.bool_)
-            bits = rounded if wanted.rule == "official" else exact
-            marked[places] = bits > np.uint32(wanted.mark_limit)
+            bits = rounded if request.rule == "official" else exact
+            marked[places] = bits > np.uint32(request.mark_limit)
         if packed is not None:
             packed[:] = np.packbits(marked, bitorder="little")
-        if tally.by_exponent is not None:
-            _count_exponents(init, marked, tally.by_exponent)
+        if counts.by_exponent is not None:
+            _count_exponents(init, marked, counts.by_exponent)
     # Where nothing differs, a NaN of one side is the NaN of the other.
     return largest < INFINITY and _all_finite(init)
 

@@ -16,7 +16,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from rlsubnet.measure.formats import EXPONENTS, to_bfloat16, to_float32
-from rlsubnet.measure.kernel import INFINITY, Tally, Wanted
+from rlsubnet.measure.kernel import INFINITY, Counts, Request
 from rlsubnet.measure.overlap import OverlapCounts, refuse_bad_exponents
 
 BLOCK = 1024
@@ -106,26 +106,26 @@ def _pack(marked, size, packed):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(inline="always")
-def _sort_by_exponent(init, marked, size, sheaf):  # type: ignore[no-untyped-def]
+def _sort_by_exponent(init, marked, size, tables):  # type: ignore[no-untyped-def]
     """Count weights by exponent and mark, in four tables so that no count waits for another."""
     for i in range(size):
         key = ((init[i] >> np.uint32(22)) & np.uint32(0x1FE)) | np.uint32(marked[i])
-        sheaf[i & 3, key] += np.uint32(1)
+        tables[i & 3, key] += np.uint32(1)
 
 
 @numba.njit(inline="always")
 def _mark(  # type: ignore[no-untyped-def]
-    init, official, exact, moved, size, rule, mark_limit, sheaf, packed
+    init, official, exact, moved, size, rule, mark_limit, tables, packed
 ):
-    """Write the mask of a block and sort the block by exponent, where that is wanted."""
+    """Write the mask of a block and sort the block by exponent, where that is asked for."""
     if rule == 1:
         for i in range(size):
             moved[i] = np.uint8(official[i] > mark_limit)
     elif rule == 2:
         for i in range(size):
             moved[i] = np.uint8(exact[i] > mark_limit)
-    if sheaf.size:
-        _sort_by_exponent(init, moved, size, sheaf)
+    if tables.size:
+        _sort_by_exponent(init, moved, size, tables)
     if packed.size:
         _pack(moved, size, packed)
 
@@ -137,7 +137,7 @@ def _mark(  # type: ignore[no-untyped-def]
     cache=True,
 )
 def _bfloat16_pass(  # type: ignore[no-untyped-def]
-    init, tuned, limits, rule, mark_limit, changed, totals, sheaf, packed
+    init, tuned, limits, rule, mark_limit, changed, totals, tables, packed
 ):
     distance, widened = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32)
     moved = np.empty(BLOCK, np.uint8)
@@ -163,12 +163,12 @@ def _bfloat16_pass(  # type: ignore[no-untyped-def]
         for i in range(size):
             differing += np.uint32(moved[i])
         totals[1] += np.int64(differing)
-        if sheaf.size:
+        if tables.size:
             for i in range(size):
                 widened[i] = np.uint32(x[i]) << np.uint32(16)
         mask = packed[start // 8 : (start + size + 7) // 8]
         _count_shared(distance, size, ends, nonzero, limits, changed)
-        _mark(widened, distance, distance, moved, size, rule, mark_limit, sheaf, mask)
+        _mark(widened, distance, distance, moved, size, rule, mark_limit, tables, mask)
     totals[0] += init.size
     totals[2] = max(totals[2], np.int64(largest))
     return largest
@@ -181,7 +181,7 @@ def _bfloat16_pass(  # type: ignore[no-untyped-def]
     cache=True,
 )
 def _float32_pass(  # type: ignore[no-untyped-def]
-    init, tuned, one_type, limits, rule, mark_limit, changed, totals, sheaf, packed
+    init, tuned, one_type, limits, rule, mark_limit, changed, totals, tables, packed
 ):
     exact, official = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32)
     before, after = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32)
@@ -211,40 +211,40 @@ def _float32_pass(  # type: ignore[no-untyped-def]
         totals[1] += np.int64(differing)
         mask = packed[start // 8 : (start + size + 7) // 8]
         _count_both(official, exact, size, limits, changed)
-        _mark(before, official, exact, moved, size, rule, mark_limit, sheaf, mask)
+        _mark(before, official, exact, moved, size, rule, mark_limit, tables, mask)
     totals[0] += init.size
     totals[2] = max(totals[2], np.int64(largest))
     return largest
 
 
-_NO_SHEAF, _NO_MASK = np.empty((0, 0), np.uint32), np.empty(0, np.uint8)
+_NO_TABLES, _NO_MASK = np.empty((0, 0), np.uint32), np.empty(0, np.uint8)
 
 
 def numba_kernel(
     init: np.ndarray,
     tuned: np.ndarray,
-    wanted: Wanted,
-    tally: Tally,
+    request: Request,
+    counts: Counts,
     packed: np.ndarray | None = None,
 ) -> bool:
     """Do what ``measure.kernel.numpy_kernel`` does, by compiled loops.
 
-    >>> wanted = Wanted((1e-5,))
-    >>> tally, packed = Tally(wanted), np.empty(1, np.uint8)
+    >>> request = Request((1e-5,))
+    >>> counts, packed = Counts(request), np.empty(1, np.uint8)
     >>> init = np.array([1.0, 2.0, 3.0, 4.0], np.float32)
-    >>> numba_kernel(init, np.array([1.0, 2.0, 3.0, 4.5], np.float32), wanted, tally, packed)
+    >>> numba_kernel(init, np.array([1.0, 2.0, 3.0, 4.5], np.float32), request, counts, packed)
     True
-    >>> tally.counts(wanted.tolerances).unchanged, int(packed[0])  # bit 3 is 8
+    >>> counts.update_counts(request.tolerances).unchanged, int(packed[0])  # bit 3 is 8
     ({('official', 1e-05): 3, ('exact', 1e-05): 3}, 8)
     """
-    sheaf = _NO_SHEAF if tally.by_exponent is None else np.zeros((4, 2 * EXPONENTS), np.uint32)
+    tables = _NO_TABLES if counts.by_exponent is None else np.zeros((4, 2 * EXPONENTS), np.uint32)
     rest = (
-        wanted.limits,
-        _RULES[wanted.rule],
-        wanted.mark_limit,
-        tally.changed,
-        tally.totals,
-        sheaf,
+        request.limits,
+        _RULES[request.rule],
+        request.mark_limit,
+        counts.changed,
+        counts.totals,
+        tables,
         _NO_MASK if packed is None else packed,
     )
     if init.dtype == tuned.dtype == np.uint16:
@@ -253,10 +253,10 @@ def numba_kernel(
         # Every float16 number is a float32 number: equal bits stay equal, and no others become so.
         before, after = (to_float32(weights).view(np.uint32) for weights in (init, tuned))
         largest = _float32_pass(before, after, init.dtype == tuned.dtype, *rest)
-    if tally.by_exponent is not None:
-        counts = sheaf.sum(axis=0, dtype=np.int64).reshape(EXPONENTS, 2)
-        tally.by_exponent[:, 0] += counts.sum(axis=1)
-        tally.by_exponent[:, 1] += counts[:, 1]
+    if counts.by_exponent is not None:
+        by_key = tables.sum(axis=0, dtype=np.int64).reshape(EXPONENTS, 2)
+        counts.by_exponent[:, 0] += by_key.sum(axis=1)
+        counts.by_exponent[:, 1] += by_key[:, 1]
     # NaN less anything is NaN, and infinity less anything is infinite or NaN.
     return bool(largest < INFINITY)
 
@@ -284,13 +284,13 @@ def _count(first, second, sizes):  # type: ignore[no-untyped-def]
 
 
 @numba.njit("void(uint8[::1],uint8[::1],uint16[::1],uint32[:,::1])", nogil=True, cache=True)
-def _sort(first, second, init, sheaf):  # type: ignore[no-untyped-def]
+def _sort(first, second, init, tables):  # type: ignore[no-untyped-def]
     """Count weights by exponent and marks, in four tables so that no count waits for another."""
     for i in range(init.size):
         shift = np.uint8(i & 7)
         marks = ((first[i >> 3] >> shift) & 1) << 1 | (second[i >> 3] >> shift) & 1
         key = (np.uint32(init[i] >> np.uint16(5)) & np.uint32(0x3FC)) | np.uint32(marks)
-        sheaf[i & 3, key] += np.uint32(1)
+        tables[i & 3, key] += np.uint32(1)
 
 
 def numba_shared_bits(
@@ -304,9 +304,9 @@ def numba_shared_bits(
     (OverlapCounts(numel=3, first=2, second=2, both=1), [3, 2, 2, 1])
     """
     if init is not None:
-        sheaf = np.zeros((4, 4 * EXPONENTS), np.uint32)
-        _sort(first, second, to_bfloat16(init), sheaf)
-        groups = refuse_bad_exponents(sheaf.sum(axis=0, dtype=np.int64), numel)
+        tables = np.zeros((4, 4 * EXPONENTS), np.uint32)
+        _sort(first, second, to_bfloat16(init), tables)
+        groups = refuse_bad_exponents(tables.sum(axis=0, dtype=np.int64), numel)
         return OverlapCounts(*groups.sum(axis=0).tolist()), groups
     whole = first.size // WORD * WORD
     sizes = np.zeros(3, np.int64)

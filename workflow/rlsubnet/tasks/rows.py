@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlsubnet.checkpoints.checkpoint import RECORD
 from rlsubnet.checkpoints.hub import (
     WAITS,
     Report,
@@ -16,6 +15,7 @@ from rlsubnet.checkpoints.hub import (
     require_space,
     without_name,
 )
+from rlsubnet.checkpoints.sources import RECORD
 from rlsubnet.extras import how_to_install
 from rlsubnet.files import iterate_jsonl, write_json
 

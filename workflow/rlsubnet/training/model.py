@@ -20,7 +20,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from rlsubnet.checkpoints.checkpoint import COMPANIONS
+from rlsubnet.checkpoints.sources import COMPANIONS
 from rlsubnet.config.model import Recipe
 from rlsubnet.evaluation.loading import without_bars
 from rlsubnet.objectives.logps import token_entropies, token_logps

@@ -13,7 +13,7 @@ from typing import Any
 
 from rlsubnet.backends.olmes.suites import Settings
 from rlsubnet.backends.processes import CURE, rotary_faults
-from rlsubnet.checkpoints.checkpoint import read_config, read_tensors
+from rlsubnet.checkpoints.sources import read_config, read_tensors
 from rlsubnet.files import read_object
 
 # Where its package lies and which versions would run, told by its own Python; imports none of them.

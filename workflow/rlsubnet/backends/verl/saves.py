@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from rlsubnet.backends import processes as marked
 from rlsubnet.backends.processes import rotary_faults, run_checked
-from rlsubnet.checkpoints.checkpoint import read_config
 from rlsubnet.checkpoints.pair import export_trained
+from rlsubnet.checkpoints.sources import read_config
 from rlsubnet.files import read_jsonl, replacing
 from rlsubnet.training.runlog import ONLINE_METRICS, metrics_row
 

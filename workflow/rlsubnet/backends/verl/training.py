@@ -31,9 +31,10 @@ from rlsubnet.backends.verl.saves import (
     merge_step,
     read_metrics,
 )
-from rlsubnet.checkpoints.checkpoint import Checkpoint, StoredWeights
+from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta import STEP_FILES, step_file, step_number
 from rlsubnet.checkpoints.delta_pack import pack
+from rlsubnet.checkpoints.sources import LocalFiles
 from rlsubnet.files import read_object, replacing, sha256, write_csv, write_json
 from rlsubnet.training.journal import check_same_run
 from rlsubnet.training.runlog import ONLINE_METRICS, git_commit
@@ -60,7 +61,7 @@ class Keeper:
 
     def __init__(
         self,
-        init: StoredWeights,
+        init: LocalFiles,
         saves: Path,
         log: Path,
         steps: Path | None,
@@ -115,7 +116,7 @@ class Keeper:
         if self._steps is None or (self._steps / step_file(save.step)).exists():
             return False
         self._merge(actor_folder(save), merged)
-        pack(self._init, StoredWeights(merged), self._steps / step_file(save.step))
+        pack(self._init, LocalFiles(merged), self._steps / step_file(save.step))
         return True
 
 
@@ -334,7 +335,7 @@ def run_training(
             merge_step(actor, places.init, out, python, variables)
 
         deltas = None if outputs.steps is None else places.steps
-        keeper = Keeper(StoredWeights(places.init), places.saves, places.log, deltas, every, merge)
+        keeper = Keeper(LocalFiles(places.init), places.saves, places.log, deltas, every, merge)
         if save is not None:
             print(f"{run}: resumed after step {save.step}", file=sys.stderr, flush=True)
         if save is None or not save.last:
