@@ -30,7 +30,7 @@ wildcard_constraints:
     data=one_of(config["data"]),
 
 
-report: "workflow/report/workflow.rst"
+report: "workflow/rlsubnet/report/captions/workflow.rst"
 
 
 # With `cached=True` tables and figures come from results/ alone; no other rule even exists.

@@ -28,7 +28,7 @@ HEAVY = (
     "rlsubnet.evaluation.policy_data",
     "rlsubnet.measure.rank",
     "rlsubnet.checkpoints.overlap",
-    "rlsubnet.report.items",
+    "rlsubnet.report.write",
     "transformers.models.qwen2.modeling_qwen2",
     "torch._dynamo",
 )

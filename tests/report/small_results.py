@@ -9,7 +9,11 @@ import pandas as pd
 
 from rlsubnet.config import Pair, Run
 from rlsubnet.config.model import first_error, load_schema
+from rlsubnet.items import ITEMS
 
+# The verdicts are not among the tables here: they read the others.
+TABLES = [name for name, item in ITEMS.items() if not item.is_figure and name != "verdicts"]
+FIGURES = [name for name, item in ITEMS.items() if item.is_figure]
 UPDATES_HEADER = (
     "tensor,layer,matrix,numel,atol,rule,unchanged,bitwise_changed,max_abs_diff,"
     "dtype_init,dtype_tuned\n"

@@ -17,10 +17,11 @@ from matplotlib.text import Text
 
 from rlsubnet.report import style
 from rlsubnet.report.export import write_figure
-from rlsubnet.report.figures import data, fig1, fig3, fig4, fig6
-from rlsubnet.report.items import FIGURES, figure_of, write_item
+from rlsubnet.report.figures import data
+from rlsubnet.report.figures.draw import fig1, fig3, fig4, fig6
 from rlsubnet.report.results import NOT_RUN
-from tests.report.small_results import write_waist
+from rlsubnet.report.write import make_item, write_item
+from tests.report.small_results import FIGURES, write_waist
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_fig1_draws_the_papers_sft_range_as_a_hatched_span(everything, results, 
 
 
 def test_fig3_average_is_black_and_weighted(everything, results, published):
-    figure = fig3(data.layers(everything, results, published))
+    figure = fig3(data.layers(everything, results))
     axes = figure.axes[0]
     lines = {colors.to_hex(line.get_color()): line for line in axes.get_lines()}
     assert lines["#000000"].get_ydata().tolist() == [60.0]
@@ -92,12 +93,12 @@ def test_fig3_shows_the_lowest_point_of_every_panel():
 def test_pairs_that_share_a_label_stay_apart(everything, results, published):
     pair = dataclasses.replace(everything.pairs["dpo"], items=("fig3",))
     pairs = {name: dataclasses.replace(pair, pair=name) for name in ("dpo", "dpo_seed")}
-    table = data.layers(dataclasses.replace(everything, pairs=pairs), results, published)
+    table = data.layers(dataclasses.replace(everything, pairs=pairs), results)
     assert table["label"].unique().tolist() == ["label of dpo (dpo)", "label of dpo (dpo_seed)"]
 
 
 def test_fig4_shows_the_difference_and_how_often_sub_is_lower(everything, results, published):
-    table = data.losses(everything, results, published)
+    table = data.losses(everything, results)
     # full 0.7, 0.6, 0.5; sub 0.7, 0.4, 0.5.
     assert table["difference"].round(12).tolist() == [0.0, -0.2, 0.0]
     figure = fig4(table)
@@ -119,7 +120,7 @@ def test_fig4_draws_the_mean_of_the_seeds_over_each_seed(seeded, results, publis
             "metrics/dpo_seed_sub.csv": text.replace("1,0.7", "1,0.8"),
         },
     )
-    table = data.losses(seeded, results, published)
+    table = data.losses(seeded, results)
     assert table["label"].unique().tolist() == ["label of dpo_vs_sub"]
     assert table["seed"].unique().tolist() == ["42", "123", data.MEAN]
     # Seed 42: sub 0.2 lower at step 2; seed 123: 0.1 lower at step 1. Of six steps two are lower.
@@ -139,14 +140,14 @@ def test_fig4_shows_the_reward_where_responses_are_drawn(everything, results, pu
     text = "step,loss,reward,kl,grad_norm,grad_norm_masked,lr,tokens\n1,0,{},0,1,,1e-3,64\n"
     for run, reward in (("dpo", 0.5), ("dpo_sub", 0.75)):
         write_waist(results.folder, {f"metrics/{run}.csv": text.format(reward)})
-    figure = fig4(data.losses(online, results, published))
+    figure = fig4(data.losses(online, results))
     assert figure.axes[0].get_ylabel() == "Training reward"
     assert "mean +0.25; sub higher in 100 % of steps" in words(figure)
 
 
 @pytest.mark.parametrize("settings", [2, 3, 5])
 def test_fig4_keeps_several_settings_apart(settings, everything, results, published):
-    one = data.losses(everything, results, published)
+    one = data.losses(everything, results)
     labels = [f"setting {number}, of full against its subnetwork" for number in range(settings)]
     figure = fig4(pd.concat([one.assign(label=label) for label in labels]))
     assert len(figure.axes) == 2 * settings
@@ -195,7 +196,7 @@ def test_fig1_shows_every_model_of_the_papers_table_1(nothing, results, publishe
 
 
 def test_fig3_of_four_pairs_is_a_square(everything, results, published):
-    one = data.layers(everything, results, published)
+    one = data.layers(everything, results)
     four = pd.concat([one.assign(label=f"pair {number}") for number in range(4)])
     places = [axes.get_subplotspec().get_geometry()[:2] for axes in fig3(four).axes]
     assert places == [(2, 2)] * 4
@@ -205,11 +206,11 @@ def test_fig4_refuses_runs_of_different_length(everything, results, published):
     path = results.folder / "metrics" / "dpo_sub.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(ValueError, match=r"dpo_sub\.csv: 2 steps, expected the 3 steps"):
-        data.losses(everything, results, published)
+        data.losses(everything, results)
 
 
 def test_fig2_takes_the_last_saved_step(everything, results, published):
-    figure = figure_of("fig2", everything, results, published)
+    figure = make_item("fig2", everything, results, published)
     ours = [bar for bar in figure.axes[0].patches if bar.get_y() > 0.5]
     assert [bar.get_width() for bar in ours] == [70.0, 10.0, 20.0]
     paper = [bar for bar in figure.axes[0].patches if bar.get_y() < 0.5]
@@ -219,7 +220,7 @@ def test_fig2_takes_the_last_saved_step(everything, results, published):
 def test_trajectory_figures_draw_per_cent_in_the_algorithms_color(everything, results, published):
     expected = {"fig5": [90.0, 80.0], "fig6": [10.0, 0.0], "fig7": [90.0, 80.0]}
     for item, values in expected.items():
-        line = figure_of(item, everything, results, published).axes[0].get_lines()[0]
+        line = make_item(item, everything, results, published).axes[0].get_lines()[0]
         assert line.get_ydata() == pytest.approx(values)
         assert line.get_color() == style.method_color("DPO")
 
@@ -232,7 +233,7 @@ def test_fig6_prints_the_papers_claim_from_the_published_file():
 
 def test_fig6_says_how_many_weights_were_ever_updated_outside(everything, results, published):
     # Cancelled at the last step: 1 of 10.
-    figure = figure_of("fig6", everything, results, published)
+    figure = make_item("fig6", everything, results, published)
     assert "label of dpo: 10.0 % ever updated outside" in words(figure)
 
 
@@ -244,7 +245,7 @@ def test_fig7_draws_accuracy_below_sparsity(everything, results, published):
     assert sampled["step"].tolist() == [0, 5, 10]
     assert sampled["accuracy_percent"].tolist() == [25.0, 30.0, 50.0]
     assert sampled["low_percent"].tolist() == pytest.approx([20, 25, 45])
-    figure = figure_of("fig7", everything, results, published)
+    figure = make_item("fig7", everything, results, published)
     [axes] = [axes for axes in figure.axes if axes.get_ylabel() == "Accuracy (%)"]
     first, second = axes.get_lines()
     assert first.get_ydata().tolist() == [25.0, 30.0, 50.0]
@@ -261,7 +262,7 @@ def test_fig7_draws_accuracy_below_sparsity(everything, results, published):
 
 def test_fig7_without_suites_for_steps_shows_sparsity_alone(everything, results, published):
     config = {**everything.config, "evaluation": {"step_suites": []}}
-    figure = figure_of("fig7", dataclasses.replace(everything, config=config), results, published)
+    figure = make_item("fig7", dataclasses.replace(everything, config=config), results, published)
     assert [axes.get_title(loc="left") for axes in figure.axes] == [
         "(a) against the start",
         "(b) consecutive saved steps",
@@ -275,15 +276,15 @@ def test_fig7_refuses_steps_that_were_not_evaluated_on_a_suite(everything, resul
         data.step_accuracies(dataclasses.replace(everything, config=config), results)
 
 
-@pytest.mark.parametrize("item", list(FIGURES))
+@pytest.mark.parametrize("item", FIGURES)
 def test_a_scale_without_rows_says_so_inside_the_figure(item, nothing, results, published):
-    assert any(NOT_RUN in text for text in words(figure_of(item, nothing, results, published)))
+    assert any(NOT_RUN in text for text in words(make_item(item, nothing, results, published)))
 
 
-@pytest.mark.parametrize("item", list(FIGURES))
+@pytest.mark.parametrize("item", FIGURES)
 @pytest.mark.parametrize("rows", ["everything", "nothing"])
 def test_text_is_at_least_7_pt_and_inside_the_page(item, rows, request, results, published):
-    figure = figure_of(item, request.getfixturevalue(rows), results, published)
+    figure = make_item(item, request.getfixturevalue(rows), results, published)
     assert figure.get_figwidth() in (style.COLUMN_WIDTH, style.TEXT_WIDTH)
     for text in figure.findobj(Text):
         assert text.get_fontsize() >= 7, text.get_text()
@@ -294,11 +295,11 @@ def test_text_is_at_least_7_pt_and_inside_the_page(item, rows, request, results,
     assert drawn.y0 > -0.02 and drawn.y1 < figure.get_figheight() + 0.02
 
 
-@pytest.mark.parametrize("item", list(FIGURES))
+@pytest.mark.parametrize("item", FIGURES)
 def test_files_repeat_bit_by_bit(item, everything, results, published, tmp_path: Path):
     digests = []
     for name in ("a", "b"):
-        figure = figure_of(item, everything, results, published)
+        figure = make_item(item, everything, results, published)
         paths = write_figure(figure, tmp_path / name / item)
         assert [path.suffix for path in paths] == [".png", ".pdf"]
         digests.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in paths])
@@ -306,11 +307,12 @@ def test_files_repeat_bit_by_bit(item, everything, results, published, tmp_path:
 
 
 def test_files_repeat_in_another_process(everything, results, published, tmp_path: Path):
-    figure = fig3(data.layers(everything, results, published))
+    figure = fig3(data.layers(everything, results))
     paths = write_figure(figure, tmp_path / "here")
-    data.layers(everything, results, published).to_json(tmp_path / "layers.json", orient="table")
+    data.layers(everything, results).to_json(tmp_path / "layers.json", orient="table")
     code = (
-        "import sys, pandas; from pathlib import Path; from rlsubnet.report.figures import fig3; "
+        "import sys, pandas; from pathlib import Path; "
+        "from rlsubnet.report.figures.draw import fig3; "
         "from rlsubnet.report.export import write_figure; folder = Path(sys.argv[1]); "
         "table = pandas.read_json(folder / 'layers.json', orient='table'); "
         "write_figure(fig3(table), folder / 'there')"

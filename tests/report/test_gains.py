@@ -5,8 +5,7 @@ import math
 
 import pytest
 
-from rlsubnet.report.tables import gains
-from rlsubnet.report.tables.accuracy import gains_in_print
+from rlsubnet.report.tables.accuracy import gains, gains_in_print
 from rlsubnet.report.tables.common import MEAN_OF_SEEDS, ONE_OF_THE_SEEDS, ONE_SEED
 from tests.report.small_results import answers_csv, row_of, write_waist
 

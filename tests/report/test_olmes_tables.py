@@ -7,7 +7,7 @@ import pytest
 
 from rlsubnet.report.figures.data import step_accuracies
 from rlsubnet.report.settings import asked
-from rlsubnet.report.tables import gains, table3
+from rlsubnet.report.tables.accuracy import gains, table3
 from rlsubnet.report.verdicts.numbers import Source, gains_of
 from tests.report.small_results import answers_csv, row_of, write_waist
 

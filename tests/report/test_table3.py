@@ -7,7 +7,7 @@ import pytest
 
 from rlsubnet.report.paired import CLUSTERED, MCNEMAR, compare_counts, compare_items
 from rlsubnet.report.results import NOT_RUN
-from rlsubnet.report.tables import table3
+from rlsubnet.report.tables.accuracy import table3
 from tests.report.small_results import answers_csv, row_of, write_waist
 
 # Six items right in sub only, one in full only, one in both: 2 and 7 of 8.

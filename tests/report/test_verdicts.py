@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from rlsubnet.config import Comparison, load_config
-from rlsubnet.report.items import write_item
 from rlsubnet.report.verdicts import verdicts
 from rlsubnet.report.verdicts.numbers import Pace, pace_of
 from rlsubnet.report.verdicts.rules import AGREES, DIFFERS, NOT_COMPARABLE, NOT_RUN, WORDS
+from rlsubnet.report.write import write_item
 from tests.report import small_results as small
 
 ANSWERS = [("arith_sampled", "1", f"p{item}", 4, 2) for item in range(4)]

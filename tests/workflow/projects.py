@@ -69,7 +69,7 @@ class Project:
         self.root = root
         self.sheets = Sheets(root)
         shutil.copy(repository / "Snakefile", root)
-        for folder in ("workflow/rules", "workflow/report", "profiles"):
+        for folder in ("workflow/rules", "workflow/rlsubnet/report/captions", "profiles"):
             if (repository / folder).is_dir():
                 shutil.copytree(repository / folder, root / folder)
         (root / "slurm").symlink_to("profiles/slurm")

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.device import results
-from rlsubnet.config import ITEMS, load_config, load_scale, waist_files
+from rlsubnet.config import load_config, load_scale, waist_files
+from rlsubnet.items import ITEMS
 from tests.workflow.miniatures import keep_runs, set_cell
 from tests.workflow.projects import Project
 

@@ -7,7 +7,8 @@ import sys
 import pytest
 import yaml
 
-from rlsubnet.config import ITEMS, Scale, item_files, load_config, load_scale
+from rlsubnet.config import Scale, item_files, load_config, load_scale
+from rlsubnet.items import ITEMS
 
 
 @pytest.mark.parametrize("scale", ["gpu", "gpu/short.yaml", "paper"])

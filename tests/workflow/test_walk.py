@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from rlsubnet.config import ITEMS, load_config, load_scale, waist_files
+from rlsubnet.config import load_config, load_scale, waist_files
+from rlsubnet.items import ITEMS
 
 pytestmark = pytest.mark.slow
 

@@ -1,40 +1,42 @@
 # The paper's items and what they, and target `all`, ask for.
-TABLES = [item for item in sheets.ITEMS if not item.startswith("fig")]
-FIGURES = [item for item in sheets.ITEMS if item.startswith("fig")]
-TITLES = {
-    "table1": "Update sparsity",
-    "table2": "Rank of the updates",
-    "table3": "Accuracy, full against sub",
-    "table4": "Overlap of subnetworks",
-    "table5": "In and out of distribution",
-    "table6": "Sparsity by tolerance",
-    "section4": "Same weights, full against sub",
-    "section6": "KL, clipping and the course of training",
-    "gains": "Accuracy against the start",
-    "verdicts": "Each claim of the paper",
-    "fig1": "SFT against RL",
-    "fig2": "Never, cancelled, updated",
-    "fig3": "Sparsity by layer and matrix",
-    "fig4": "Training loss, full against sub",
-    "fig5": "Sparsity over training",
-    "fig6": "Updates outside the subnetwork",
-    "fig7": "Checkpoints of a run",
-}
+from rlsubnet.items import ITEMS, VERDICTS
+
+TABLES = [name for name, item in ITEMS.items() if not item.is_figure]
+FIGURES = [name for name, item in ITEMS.items() if item.is_figure]
 
 
 # A clone may be without the folder.
 COMPARED = config["reference"] != "" and Path(config["reference"]).is_dir()
 
 
-def labels_of(item):
-    """Return what the HTML report lists an item under."""
-    return {"item": item, "shows": TITLES[item]}
+def caption(name):
+    """Return what the HTML report says of an item."""
+    return f"../rlsubnet/report/captions/{name}.rst"
+
+
+def shown(item, kind, category):
+    """Return the file of an item that the HTML report shows."""
+    return report(
+        f"<results>/{item.files[kind]}",
+        caption=caption(item.name),
+        category=category,
+        labels={"item": item.name, "shows": item.label},
+    )
+
+
+def item_outputs(item):
+    """Return the files of an item by their kind, the one for the HTML report marked."""
+    kind, category = ("png", "Figures") if item.is_figure else ("csv", "Tables")
+    if item.name == VERDICTS:  # a page: the report shows HTML better than CSV
+        kind, category = "html", "Verdicts"
+    others = {k: f"<results>/{file}" for k, file in item.files.items()}
+    return {**others, kind: shown(item, kind, category)}
 
 
 def item_rows(item):
     """Return the sheet rows an item prints: a changed label draws it again."""
     rows = [*SCALE.pairs.values(), *SCALE.comparisons.values()]
-    if item == "verdicts":  # all rows, whatever they are called
+    if item == VERDICTS:  # all rows, whatever they are called
         return [str(dataclasses.replace(row, label="")) for row in rows]
     used = [row for row in rows if item in row.items]
     ends = {getattr(row, side, "") for row in used for side in ("init", "tuned")}

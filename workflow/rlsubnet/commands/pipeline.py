@@ -113,7 +113,8 @@ def run_check(options: argparse.Namespace) -> None:
 
 def plan_lines(scale: "Scale") -> list[str]:
     """Return what a scale trains, measures and draws, in words, one line each."""
-    from rlsubnet.config import ITEMS, item_files, saves_steps
+    from rlsubnet.config import item_files, saves_steps
+    from rlsubnet.items import ITEMS
 
     config = scale.config
     masked = sum(bool(run.mask) for run in scale.runs.values())

@@ -13,7 +13,6 @@ from rlsubnet.config.layout import (
 )
 from rlsubnet.config.read import complete_config, job_resources, load_config, load_site
 from rlsubnet.config.scale import (
-    ITEMS,
     WORD_KINDS,
     Comparison,
     Pair,
@@ -26,7 +25,6 @@ from rlsubnet.config.scale import (
 )
 
 __all__ = [
-    "ITEMS",
     "Comparison",
     "Pair",
     "Run",

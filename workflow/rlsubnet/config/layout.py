@@ -1,42 +1,16 @@
 """Where the files of a scale lie, and which of them each table and figure reads."""
 
 from rlsubnet.config.scale import (
-    ITEMS,
     MESSAGE_PAIR_KINDS,
     PROMPT_KIND,
-    VERDICTS,
     Comparison,
     Pair,
     Scale,
     data_kind,
     saves_steps,
 )
+from rlsubnet.items import ITEMS, VERDICTS, Item
 
-# Folder under results/ and what one file in it belongs to.
-PAIR_WAIST = {
-    "table1": ("updates",),
-    "table2": ("ranks",),
-    "table5": ("updates",),
-    "table6": ("updates",),
-    "section4": ("updates",),
-    "section6": ("updates",),
-    "gains": ("updates",),
-    "fig1": ("updates",),
-    "fig3": ("updates",),
-}
-# These read both runs of a pair: full and sub, or start and run.
-RUN_WAIST = {
-    "table3": ("scores", "answers"),
-    "gains": ("scores", "answers"),
-    "fig4": ("metrics",),
-}
-# These read the saved steps of a pair's tuned run, where it saves any.
-STEPS_WAIST = {
-    **dict.fromkeys(("section6", "fig2", "fig5", "fig6"), ("trajectory",)),
-    "fig7": ("trajectory", "step_scores"),
-}
-# These read the tuned run alone.
-TUNED_WAIST = {"section6": ("metrics",)}
 SUFFIX = {"answers": ".csv.gz"}
 
 
@@ -98,17 +72,17 @@ def _waist(scale: Scale, kind: str, name: str) -> str:
     return f"{scale.config['results']}/{kind}/{name}{SUFFIX.get(kind, '.csv')}"
 
 
-def _pair_files(scale: Scale, pair: Pair, item: str) -> list[str]:
+def _pair_files(scale: Scale, pair: Pair, item: Item) -> list[str]:
     runs = [name for name in (pair.init, pair.tuned) if name in scale.runs]
     # olmes evaluates released checkpoints as well: what a run gained over one is known.
-    released = item == "gains" and scale.config["evaluation"]["backend"] == "olmes"
+    released = item.name == "gains" and scale.config["evaluation"]["backend"] == "olmes"
     evaluated = [pair.init, pair.tuned] if released else runs
-    files = [_waist(scale, kind, pair.pair) for kind in PAIR_WAIST.get(item, ())]
-    files += [_waist(scale, kind, name) for kind in RUN_WAIST.get(item, ()) for name in evaluated]
+    files = [_waist(scale, kind, pair.pair) for kind in item.pair]
+    files += [_waist(scale, kind, name) for kind in item.runs for name in evaluated]
     if pair.tuned in scale.runs:
-        files += _steps_files(scale, pair.tuned, STEPS_WAIST.get(item, ()))
-        files += [_waist(scale, kind, pair.tuned) for kind in TUNED_WAIST.get(item, ())]
-    if item == "section4":
+        files += _steps_files(scale, pair.tuned, item.steps)
+        files += [_waist(scale, kind, pair.tuned) for kind in item.tuned]
+    if item.name == "section4":
         # The null row: the pair that a masked run has its mask from, start against full.
         masks = [scale.runs[run].mask_pair for run in runs if scale.runs[run].mask]
         files += [_waist(scale, "updates", mask) for mask in masks]
@@ -133,22 +107,20 @@ def _comparison_files(scale: Scale, comparison: Comparison) -> list[str]:
     ]
 
 
-def item_files(scale: Scale, item: str) -> list[str]:
-    """Return the waist files that a table or figure reads: those of the rows that name it.
+def item_files(scale: Scale, name: str) -> list[str]:
+    """Return the results files that a table or figure reads: those of the rows that name it.
 
-    The verdicts read what all other items read, and whether clipping acted in runs of section 6.
+    The verdicts read what all other items read.
     """
-    if item == VERDICTS:
-        others = [file for other in ITEMS if other != item for file in item_files(scale, other)]
-        ablated = [pair.tuned for pair in scale.pairs.values() if "section6" in pair.items]
-        metrics = [_waist(scale, "metrics", run) for run in ablated if run in scale.runs]
-        return list(dict.fromkeys([*others, *metrics]))
+    if name == VERDICTS:
+        others = [file for other in ITEMS if other != name for file in item_files(scale, other)]
+        return list(dict.fromkeys(others))
     files: list[str] = []
     for pair in scale.pairs.values():
-        if item in pair.items:
-            files += _pair_files(scale, pair, item)
+        if name in pair.items:
+            files += _pair_files(scale, pair, ITEMS[name])
     for comparison in scale.comparisons.values():
-        if item in comparison.items:
+        if name in comparison.items:
             files += _comparison_files(scale, comparison)
     return list(dict.fromkeys(files))
 
@@ -157,9 +129,9 @@ def waist_files(scale: Scale) -> list[str]:
     """Return every waist file that the scale makes, whether a table reads it or not."""
     files = [f"{scale.config['results']}/machines.csv"] if scale.runs else []
     files += [_waist(scale, "updates", pair) for pair in scale.pairs]
-    files += [
-        _waist(scale, "ranks", pair.pair) for pair in scale.pairs.values() if "table2" in pair.items
-    ]
+    for pair in scale.pairs.values():
+        if any("ranks" in ITEMS[item].pair for item in pair.items):
+            files.append(_waist(scale, "ranks", pair.pair))
     files += [_waist(scale, "overlap", comparison) for comparison in scale.comparisons]
     for run in scale.runs.values():
         files.append(_waist(scale, "metrics", run.run))
@@ -168,7 +140,11 @@ def waist_files(scale: Scale) -> list[str]:
             files += [_waist(scale, kind, run.run) for kind in ("scores", "answers")]
         files += _steps_files(scale, run.run, ("trajectory",))
     # Evaluating every saved step takes as long as evaluating as many runs: where it is drawn.
-    drawn = [pair.tuned for pair in scale.pairs.values() if "fig7" in pair.items]
+    drawn = [
+        pair.tuned
+        for pair in scale.pairs.values()
+        if any("step_scores" in ITEMS[item].steps for item in pair.items)
+    ]
     for name in dict.fromkeys(drawn):
         files += _steps_files(scale, name, ("step_scores",))
     return files

@@ -4,11 +4,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from math import ceil
 
-from rlsubnet.config.scale import ITEMS, Pair, Scale, resolved_recipe
+from rlsubnet.config.scale import Pair, Scale, resolved_recipe
+from rlsubnet.items import ITEMS
 
-# Evaluations that an item reads, see `layout`; the others need checkpoints alone.
-EVALUATED = ("table3", "gains")
-STEPS_EVALUATED = ("fig7",)
 BFLOAT16 = 2.0
 # Bytes a weight of a saved step: a tenth of the model where a quarter of the weights changed
 # (docs/DELTA_FORMAT.md), by Figure 5 the most.
@@ -77,10 +75,10 @@ def item_needs(scale: Scale, item: str) -> Needs:
     for pair in scale.pairs.values():
         if item in pair.items:
             found |= _pair(scale, pair)
-            if item in EVALUATED:
+            if "scores" in ITEMS[item].runs:
                 sides = {pair.init, pair.tuned} & set(scale.runs)
                 found |= Needs(evaluated=sides)
-            if item in STEPS_EVALUATED and scale.config["evaluation"]["step_suites"]:
+            if "step_scores" in ITEMS[item].steps and scale.config["evaluation"]["step_suites"]:
                 found |= Needs(evaluated_steps={pair.tuned})
     for comparison in scale.comparisons.values():
         if item in comparison.items:

@@ -17,6 +17,7 @@ from rlsubnet.config.model import (
     load_schema,
 )
 from rlsubnet.config.read import Row, read_sheet
+from rlsubnet.items import ITEMS, VERDICTS
 
 PAIR_KINDS = ("preferences", "demonstration_pairs", "word_preferences")
 PROBLEM_KINDS = ("problems", "word_problems")
@@ -384,17 +385,6 @@ def resolved_row(scale: "Scale", run_name: str) -> dict[str, Any]:
         "wandb": dict(scale.config["wandb"]),
     }
 
-
-ITEMS = (
-    *(f"table{number}" for number in range(1, 7)),
-    "section4",
-    "section6",
-    "gains",
-    "verdicts",
-    *(f"fig{number}" for number in range(1, 8)),
-)
-# Judges the numbers of all other items, so that no row names it.
-VERDICTS = "verdicts"
 
 # Online algorithms learn from what runs are also evaluated on, problems: only the split tells.
 HELD_OUT = ("dev", "test")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from rlsubnet.machine import MACHINE_COLUMNS
-from rlsubnet.report.export import column, write_table, write_text
+from rlsubnet.report.export import column, notes_of, write_table, write_text
 from rlsubnet.report.page import document, table
 
 MACHINE, WORDS, NUMBERS = "Where they were made", "Verdicts", "Headline numbers"
@@ -26,15 +26,6 @@ _COLORS = {
     **dict.fromkeys((NO_INTERVAL, HERE_ONLY, REFERENCE_ONLY), "#6e6e6e"),
 }
 TITLE = "Comparison of two results folders"
-NOTES = (
-    f"'{SAME}': the same word, or all six digits of a number; '{OTHER}': another word. "
-    f"'{INSIDE}', '{OUTSIDE}': other digits, inside or outside the interval that the reference "
-    f"prints; '{NO_INTERVAL}': other digits, and the reference prints no interval.",
-    "All intervals are those of one start: they hold what other problems, seeds or tensors would "
-    "give, not what another pretraining and SFT would. Another CPU sums in another order, which "
-    "makes another start: its numbers may lie outside without contradicting anything.",
-    "Machines: as many values as there are different ones among the runs of a folder.",
-)
 SHOWN = 8  # of the numbers outside, in the summary
 
 
@@ -295,13 +286,13 @@ def summary(frame: pd.DataFrame) -> list[str]:
 def write_comparison(frame: pd.DataFrame, stem: Path) -> list[Path]:
     """Write a comparison as `stem`.csv, .md, .tex and .html and return the paths."""
     printed = in_print(frame)
-    notes = [*sentences(frame), *NOTES]
-    paths = write_table(frame, stem, TITLE, notes, printed)
+    notes = notes_of("comparison")
+    paths = write_table(frame, stem, TITLE, [*sentences(frame), *notes], printed)
     page = stem.with_suffix(".html")
     body = [
         line for part, rows in printed.groupby("part", sort=False) for line in _part(part, rows)
     ]
-    write_text(page, document(TITLE, sentences(frame), NOTES, body, _COLORS))
+    write_text(page, document(TITLE, sentences(frame), notes, body, _COLORS))
     return [*paths, page]
 
 

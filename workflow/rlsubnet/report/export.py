@@ -220,6 +220,8 @@ def tolerance_name(atol: float) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
+# What Snakemake prints beside an item in the HTML report, and what stands below its table.
+_CAPTIONS = Path(__file__).with_name("captions")
 # CSV keeps six significant digits: more than any count of a demo supports, and stable bits.
 _CSV_FLOAT = "%.6g"
 # LaTeX, in characters: a line of a heading, a line of a cell of a wide part, and what an upright
@@ -240,6 +242,21 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
 }
+
+
+def notes_of(name: str) -> list[str]:
+    """Return the sentences below a printed table, from the comment that ends its caption.
+
+    There `{word}` stands for a note of `shared_notes.txt`, which several tables have.
+    """
+    shared = dict(note.split(": ", 1) for note in _text("shared_notes.txt").split("\n\n"))
+    _, _, below = _text(f"{name}.rst").partition("\n..\n")
+    notes = (note.format_map(shared) for note in below.split("\n   * ")[1:])
+    return [" ".join(note.split()) for note in notes]
+
+
+def _text(name: str) -> str:
+    return (_CAPTIONS / name).read_text(encoding="utf-8")
 
 
 def write_table(

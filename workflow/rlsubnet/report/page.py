@@ -3,6 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 
+import pandas as pd
+
+from rlsubnet.report.verdicts.rules import AGREES, DIFFERS, NOT_COMPARABLE, NOT_RUN
+
 _STYLE = """
 body { font: 14px/1.45 sans-serif; color: #222; margin: 1.5em; max-width: 90em; }
 h1 { font-size: 1.4em; } h2 { font-size: 1.1em; margin-top: 2em; }
@@ -65,3 +69,38 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], word: int = 0) 
 
 def _class(word: str) -> str:
     return word.replace(" ", "-")
+
+
+# Okabe and Ito's green and vermilion, and greys; the word itself stands beside its color.
+_COLORS = {AGREES: "#009E73", DIFFERS: "#D55E00", NOT_COMPARABLE: "#6e6e6e", NOT_RUN: "#b8b8b8"}
+_VERDICTS_STYLE = """
+table { table-layout: fixed; }
+th:nth-child(1) { width: 9em; } th:nth-child(3), th:nth-child(5) { width: 17%; }
+th:nth-child(4) { width: 28%; }
+"""
+_HEADERS = ("Verdict", "Claim", "Paper", "Here", "Decided by")
+
+
+def verdicts_page(frame: pd.DataFrame, title: str, counts: str, notes: Sequence[str]) -> str:
+    """Return the page of the verdicts.
+
+    Args:
+        frame: the verdicts.
+        title: heading of the page.
+        counts: how often each word is said, in a sentence.
+        notes: what the words mean and what to read beside them.
+    """
+    return document(title, [counts], notes, _tables(frame), _COLORS, _VERDICTS_STYLE)
+
+
+def _tables(frame: pd.DataFrame) -> Iterator[str]:
+    for part, rows in frame.groupby("part", sort=False):
+        yield f"<h2>{escape(str(part))}</h2>"
+        yield from table(_HEADERS, map(_cells, rows.to_dict("records")))
+
+
+def _cells(row: dict) -> Sequence[str]:
+    text = {str(name): escape(str(cell)) for name, cell in row.items()}
+    claim = f"{text['claim']}<br><small>{text['where']} &middot; {text['id']}</small>"
+    here = text["here"].replace("; ", "<br>")
+    return text["verdict"], claim, text["paper"], here, text["decided_by"]

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlsubnet.config import ITEMS, Scale, checkpoint_folder, data_file, item_files, mask_file
+from rlsubnet.config import Scale, checkpoint_folder, data_file, item_files, mask_file
 from rlsubnet.config.plan import item_needs
+from rlsubnet.items import ITEMS, VERDICTS
 from rlsubnet.running.snakemake_log import DONE, FAILED, RUNNING, WAITING, Job, Run
 from rlsubnet.running.workers import Queued
 
@@ -58,16 +59,13 @@ class Report:
 
 def item_outputs(scale: Scale, item: str) -> list[Path]:
     """Return what the rule of an item makes."""
-    results = Path(scale.config["results"])
-    if item.startswith("fig"):
-        return [results / "figures" / f"{item}.{kind}" for kind in ("png", "pdf")]
-    return [results / "tables" / f"{item}.{kind}" for kind in ("csv", "md", "tex")]
+    return [Path(scale.config["results"], file) for file in ITEMS[item].files.values()]
 
 
 def item_sources(scale: Scale, item: str) -> set[str]:
     """Return every file and folder that an item waits for: what it reads, and what that is from."""
     needs = item_needs(scale, item)
-    for other in ITEMS if item == "verdicts" else ():
+    for other in ITEMS if item == VERDICTS else ():
         needs |= item_needs(scale, other)
     found = {*item_files(scale, item), *map(str, item_outputs(scale, item))}
     found |= {checkpoint_folder(scale, name) for name in needs.runs | needs.models}

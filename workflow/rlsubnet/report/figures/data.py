@@ -53,7 +53,7 @@ def _stage(scale: Scale, pair: Pair) -> str:
     return SFT_STAGE if is_sft_stage(scale, pair) else CONTROL_STAGE
 
 
-def layers(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
+def layers(scale: Scale, results: Results) -> pd.DataFrame:
     """Return sparsity by layer and matrix of every pair that names `fig3` (Figure 3).
 
     Returns:
@@ -69,7 +69,7 @@ def layers(scale: Scale, results: Results, published: Published) -> pd.DataFrame
     return _joined(tables, LAYER_COLUMNS)
 
 
-def losses(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
+def losses(scale: Scale, results: Results) -> pd.DataFrame:
     """Return training loss or reward of full and masked runs, step by step (Figure 4).
 
     A policy gradient's loss is no measure of progress: its advantages are centred in every batch.
@@ -130,7 +130,7 @@ def _training(scale: Scale, results: Results, pair: Pair) -> pd.DataFrame:
     )
 
 
-def trajectories(item: str, scale: Scale, results: Results, published: Published) -> pd.DataFrame:
+def trajectories(item: str, scale: Scale, results: Results) -> pd.DataFrame:
     """Return the saved steps of every run that feeds Figure 2, 5, 6 or 7.
 
     Returns:
@@ -199,13 +199,6 @@ def tasks_of_step_suite(scale: Scale, suite: str) -> dict[str, str]:
     if scale.config["evaluation"]["backend"] == "olmes":
         return {"greedy": suite}
     return {decoding: f"{suite}_{decoding}" for decoding in DECODINGS}
-
-
-def checkpoints(
-    scale: Scale, results: Results, published: Published
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the two tables of Figure 7: `trajectories` and `step_accuracies`."""
-    return trajectories("fig7", scale, results, published), step_accuracies(scale, results)
 
 
 def labeled(pairs: list[Pair]) -> list[tuple[Pair, str]]:

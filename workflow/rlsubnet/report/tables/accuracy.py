@@ -1,13 +1,11 @@
 """Table 3 and the gains: two runs on the same items, by seed and over seeds."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from rlsubnet.config import Pair
-from rlsubnet.report.export import column
 from rlsubnet.report.paired import (
     Compared,
     answers_of_seeds,
@@ -28,11 +26,13 @@ from rlsubnet.report.tables.common import (
     Row,
     Scale,
     compared_columns,
+    hidden,
     make_frame,
     names_of,
     p_text,
     pairs_of,
     part_of,
+    short_seeds,
 )
 
 AVERAGE, OVERALL = "Avg", "Overall"
@@ -363,7 +363,7 @@ def table3_in_print(frame: pd.DataFrame) -> pd.DataFrame:
     accuracies stand below with their counts; beside ours stands its delta.
     """
     measured = frame["part"].isin([CHOICES, PROBLEMS, PREFERENCES])
-    ours = _short_seeds(frame[measured])
+    ours = short_seeds(frame[measured])
     total = ours["delta_total_se_points"]
     ours = ours.assign(delta_se_points=total.where(total.notna(), ours["delta_se_points"]))
     together = (
@@ -413,31 +413,4 @@ def gains_in_print(frame: pd.DataFrame) -> pd.DataFrame:
     shown = shown.sort_values("part", key=_first_seen, kind="stable")
     # The label names the run.
     unprinted = ["row", "tuned", "task", "decoding", "gain_total_se_points", "test"]
-    return hidden(_short_seeds(shown), unprinted)
-
-
-def section6_in_print(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return section 6 as it is printed: the label names the run, column Seed what a row is."""
-    return hidden(_short_seeds(frame), ["row", "init", "tuned"])
-
-
-def _short_seeds(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a table that counts the seeds of a mean: they are named in rows of their own.
-
-    >>> _short_seeds(pd.DataFrame({"seed": ["mean of 42, 7", "42"]}))["seed"].tolist()
-    ['mean of 2', '42']
-    """
-    counted = [
-        f"mean of {seed.count(',') + 1}" if seed.startswith("mean of ") else seed
-        for seed in frame["seed"]
-    ]
-    return frame.assign(seed=counted)
-
-
-def hidden(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Return a table with these columns empty.
-
-    >>> hidden(pd.DataFrame({"label": ["DPO"], "n": [500]}), ["n"])["n"].isna().tolist()
-    [True]
-    """
-    return frame.assign(**{name: "" if column(name).digits is None else math.nan for name in names})
+    return hidden(short_seeds(shown), unprinted)

@@ -1,5 +1,6 @@
 """What the tables share: which pairs feed an item, and how rows become a table."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -98,3 +99,25 @@ def make_frame(rows: Sequence[Row], columns: Sequence[str]) -> pd.DataFrame:
         else:
             frame[name] = frame[name].astype("Int64" if digits == 0 else "float64")
     return frame
+
+
+def short_seeds(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table that counts the seeds of a mean: they are named in rows of their own.
+
+    >>> short_seeds(pd.DataFrame({"seed": ["mean of 42, 7", "42"]}))["seed"].tolist()
+    ['mean of 2', '42']
+    """
+    counted = [
+        f"mean of {seed.count(',') + 1}" if seed.startswith("mean of ") else seed
+        for seed in frame["seed"]
+    ]
+    return frame.assign(seed=counted)
+
+
+def hidden(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Return a table with these columns empty.
+
+    >>> hidden(pd.DataFrame({"label": ["DPO"], "n": [500]}), ["n"])["n"].isna().tolist()
+    [True]
+    """
+    return frame.assign(**{name: "" if column(name).digits is None else math.nan for name in names})

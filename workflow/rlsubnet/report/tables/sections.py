@@ -25,9 +25,11 @@ from rlsubnet.report.tables.common import (
     Results,
     Row,
     Scale,
+    hidden,
     make_frame,
     names_of,
     pairs_of,
+    short_seeds,
 )
 
 REGULARIZATION = "(a) KL regularization and gradient clipping"
@@ -73,6 +75,11 @@ def section6(scale: Scale, results: Results, published: Published) -> pd.DataFra
     if not any(row["algorithm"] == "PRIME" for row in course):
         rows.append({"part": f"{COURSE}, paper, {NOT_RUN}", **paper})
     return make_frame(rows, _SECTION6)
+
+
+def section6_in_print(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return section 6 as it is printed: the label names the run, column Seed what a row is."""
+    return hidden(short_seeds(frame), ["row", "init", "tuned"])
 
 
 def _regularized(scale: Scale, results: Results, group: Sequence[Pair]) -> list[Row]:

@@ -29,10 +29,9 @@ from rlsubnet.report.settings import (
     runs_between,
 )
 from rlsubnet.report.style import RL_METHODS
-from rlsubnet.report.tables import gains, section4, table3
-from rlsubnet.report.tables.accuracy import AVERAGE, OVERALL, PREFERENCES
+from rlsubnet.report.tables.accuracy import AVERAGE, OVERALL, PREFERENCES, gains, table3
 from rlsubnet.report.tables.common import MEAN_OF_SEEDS, ONE_SEED, pairs_of
-from rlsubnet.report.tables.sections import FULL_AGAINST_RANDOM, FULL_AGAINST_SUB, NULL
+from rlsubnet.report.tables.sections import FULL_AGAINST_RANDOM, FULL_AGAINST_SUB, NULL, section4
 
 SPARSE_ITEMS = ("table1", "fig1")
 OFFLINE_WITHOUT_KL = ("simpo", "orpo")

@@ -13,13 +13,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 AGREES, DIFFERS = "agrees", "differs"
 NOT_COMPARABLE, NOT_RUN = "not comparable", "not run"
-WORDS: Mapping[str, str] = {
-    AGREES: "measured here, and the rule beside it holds",
-    DIFFERS: "measured here, and the rule beside it does not hold",
-    NOT_COMPARABLE: "measured here, but on another model than the paper's number, or so that it "
-    "could not have come out otherwise",
-    NOT_RUN: "nothing at this scale measures it",
-}
+WORDS = (AGREES, DIFFERS, NOT_COMPARABLE, NOT_RUN)
 Rest = ParamSpec("Rest")
 
 

@@ -8,8 +8,9 @@ import pandas as pd
 
 from rlsubnet.report.export import tolerance_name
 from rlsubnet.report.results import TABLE2_MODELS, model_name, rows_of, spelling
-from rlsubnet.report.tables import table1, table2, table3, table4, table5, table6
+from rlsubnet.report.tables.accuracy import table3
 from rlsubnet.report.tables.common import MEAN_OF_SEEDS, ONE_SEED
+from rlsubnet.report.tables.updates import table1, table2, table4, table5, table6
 from rlsubnet.report.verdicts import rules
 from rlsubnet.report.verdicts.numbers import Source, is_papers, seeds_name
 from rlsubnet.report.verdicts.rules import Line, another_model, line, on_same_model
