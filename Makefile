@@ -7,7 +7,8 @@ TESTERS ?= 2
 # Checkpoints that benchmarks make are kept here.
 BENCH  ?= work/benchmarks
 FROZEN := -c envs/constraints.txt
-QUIETLY := --disable-pip-version-check --quiet
+# Python compiles what is imported; all of torch would take half of the set-up's CPU time.
+QUICKLY := --disable-pip-version-check --quiet --no-compile
 
 # Rules call `rlsubnet` and `python` by name: the environment's must come first.
 export PATH := $(BIN):$(PATH)
@@ -40,13 +41,13 @@ $(VENV)/.python:
 	@touch $@
 
 $(VENV)/.ready: $(VENV)/.python pyproject.toml envs/constraints.txt
-	$(BIN)/python -m pip install $(QUIETLY) $(FROZEN) -e '.[train,workflow]'
+	$(BIN)/python -m pip install $(QUICKLY) $(FROZEN) -e '.[train,workflow]'
 	@touch $@
 
 setup-dev: $(VENV)/.ready-dev
 
 $(VENV)/.ready-dev: $(VENV)/.python pyproject.toml envs/constraints.txt
-	$(BIN)/python -m pip install $(QUIETLY) $(FROZEN) -e '.[train,workflow,dev]'
+	$(BIN)/python -m pip install $(QUICKLY) $(FROZEN) -e '.[train,workflow,dev]'
 	@touch $(VENV)/.ready $@
 
 demo: setup ## train, measure and draw everything at demo scale, beside the committed results
@@ -85,9 +86,9 @@ $(VENV)-%/.ready: envs/%-cpu.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
 	  echo "the versions of $< are for Python 3.11: make test-$* PYTHON=python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)-$*
-	$(VENV)-$*/bin/python -m pip install $(QUIETLY) torch==2.13.0
-	$(VENV)-$*/bin/python -m pip install $(QUIETLY) --no-deps -r $<
-	$(VENV)-$*/bin/python -m pip install $(QUIETLY) --no-deps -e .
+	$(VENV)-$*/bin/python -m pip install $(QUICKLY) torch==2.13.0
+	$(VENV)-$*/bin/python -m pip install $(QUICKLY) --no-deps -r $<
+	$(VENV)-$*/bin/python -m pip install $(QUICKLY) --no-deps -e .
 	@touch $@
 
 test-verl: $(VENV)-verl/.ready ## train with the released verl in two CPU processes (8 minutes)
