@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from benchmarks.device.parts import Finding, Place
 from rlsubnet.config.read import read_yaml
 from rlsubnet.evaluation import static_cache
-from rlsubnet.evaluation.generate import generate, noise_generator
+from rlsubnet.evaluation.generate import Request, generate, noise_generator
 from rlsubnet.evaluation.loading import attention_on, deterministic
 from rlsubnet.evaluation.score import response_logprobs
 from rlsubnet.measure import sparsity
@@ -133,13 +133,13 @@ def probabilities(place: Place) -> Iterator[Finding]:
 
 def drawing(place: Place) -> Iterator[Finding]:
     """The cache of fixed size: greedy tokens, graphs beside kernels, frequencies of samples."""
-    ends: dict[str, Any] = {"eos_token_id": END, "pad_token_id": PAD}
+    ends: dict[str, Any] = {"eos": END, "pad": PAD}
     model, rng = policy(place.device, torch.float32), np.random.default_rng(0)
     draw = static_cache.StaticSampler(model)
     for longest in (9, 25, 14, 25):
         prompts = [[1, *rng.integers(3, 21, count).tolist()] for count in range(1, longest, 3)]
-        ours = draw(prompts, 20, **ends)
-        growing = generate(model, prompts, 20, **ends)
+        wanted = Request(prompts, 20, **ends)
+        ours, growing = draw(wanted), generate(model, wanted)
         width = min(ours.shape[1], growing.shape[1])
         expect(torch.equal(ours[:, :width], growing[:, :width]), f"up to {longest}: other tokens")
         with torch.no_grad():
@@ -149,8 +149,7 @@ def drawing(place: Place) -> Iterator[Finding]:
 
     def sampled(prompts: list[list[int]], room: int, count: int) -> Tensor:
         noise = noise_generator(half.device, 5)
-        drawn = static_cache.StaticSampler(half)(prompts, room, 1.0, noise, samples=count, **ends)
-        return drawn.cpu()
+        return static_cache.StaticSampler(half)(Request(prompts, room, 1.0, noise, count, **ends))
 
     prompts = [[1, 4, 5], [1, 6, 7, 8, 9]]
     by_graph, again = (sampled(prompts, 12, 8) for _ in range(2))

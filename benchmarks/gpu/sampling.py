@@ -1,6 +1,5 @@
 """Tokens that a policy draws a second: into a cache of fixed size, into one that grows, by vLLM."""
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -9,25 +8,25 @@ from torch import Tensor
 from benchmarks.figure import Figure, ratio
 from benchmarks.gpu.clock import in_turn
 from benchmarks.gpu.training import Bench
-from rlsubnet.evaluation.generate import generate, noise_generator
+from rlsubnet.evaluation.generate import Request, generate, noise_generator
+from rlsubnet.evaluation.sampler import Sampler
 from rlsubnet.evaluation.static_cache import StaticSampler
 from rlsubnet.evaluation.vllm import VllmSampler, vllm_version
+
+
+def _draw(bench: Bench, prompts: list[list[int]], way: Sampler) -> Tensor:
+    size, noise = bench.size, noise_generator(bench.device, 1)
+    ends = {"eos": size.vocabulary - 2, "pad": size.vocabulary - 1}
+    return way(Request(prompts, size.response, 1.0, noise, size.group, **ends))
 
 
 def rollout_figures(bench: Bench, repeats: int) -> list[Figure]:
     """Return tokens a second of both ways, in turn, and how much quicker the first is."""
     size, model = bench.size, bench.model
     prompts = [bench.tokens(size.prompt) for _ in range(size.sequences // size.group)]
-    ends = {"eos_token_id": size.vocabulary - 2, "pad_token_id": size.vocabulary - 1}
 
-    def draw(way: Callable[..., Tensor]) -> Callable[[], Tensor]:
-        def once() -> Tensor:
-            noise = noise_generator(model.device, 1)
-            return way(prompts, size.response, 1.0, noise, samples=size.group, **ends)
-
-        return once
-
-    static, growing = draw(StaticSampler(model)), draw(partial(generate, model))
+    ways = StaticSampler(model), partial(generate, model)
+    static, growing = (partial(_draw, bench, prompts, way) for way in ways)
     # Random weights end hardly a response before its last token, and as many in both ways.
     count = static().numel()
     times = in_turn([static, growing], model.device, repeats)
@@ -47,18 +46,14 @@ def vllm_figures(bench: Bench, repeats: int) -> list[Figure]:
     """
     size, model = bench.size, bench.model
     prompts = [bench.tokens(size.prompt) for _ in range(size.sequences // size.group)]
-    ends = {"eos_token_id": size.vocabulary - 2, "pad_token_id": size.vocabulary - 1}
     engine, static = VllmSampler(model), StaticSampler(model)
 
-    def own() -> Tensor:
-        noise = noise_generator(model.device, 1)
-        return static(prompts, size.response, 1.0, noise, samples=size.group, **ends)
+    own = partial(_draw, bench, prompts, static)
 
     def theirs() -> Tensor:
         with torch.no_grad():
             next(model.parameters()).add_(0)  # written, so that the weights are sent again
-        noise = noise_generator(model.device, 1)
-        return engine(prompts, size.response, 1.0, noise, samples=size.group, **ends)
+        return _draw(bench, prompts, engine)
 
     count = own().numel()
     theirs()  # also compares the two

@@ -1,19 +1,49 @@
-"""Decoding: the same tokens as the transformers library, and samples from the softmax."""
+"""Decoding: the tokens of the transformers library, by a cache that grows and one of fixed size."""
+
+import gc
+import weakref
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 
-from rlsubnet.evaluation.generate import completion, generate
-from rlsubnet.evaluation.sampler import make_sampler, sample_texts
+from rlsubnet.evaluation import static_cache
+from rlsubnet.evaluation.generate import Request, completion, generate, noise_generator
+from rlsubnet.evaluation.sampler import Sampler, make_sampler, sample_texts
+from rlsubnet.evaluation.static_cache import StaticSampler, fits_static_cache
 from rlsubnet.tasks.tokenizer import Completion, build_tokenizer
 from tests.evaluation.tiny_models import tiny_model
 
 EOS, PAD = 2, 0
-ENDS = {"eos_token_id": EOS, "pad_token_id": PAD}
 MIXED = [[1, 5, 6, 7], [1, 9], [1, 4, 4, 13, 8, 16], [1], [1, 5, 6, 7], [1, 20, 11]]
 
+Way = Callable[[torch.nn.Module], Sampler]
 
-def reference(model, prompt: list[int], max_new_tokens: int) -> list[int]:
+
+@pytest.fixture(params=["growing", "static"])
+def way(request: pytest.FixtureRequest) -> Way:
+    """Return what makes a sampler of a model: the way of a CPU, or that of a GPU."""
+    return StaticSampler if request.param == "static" else lambda model: partial(generate, model)
+
+
+def ask(prompts: list[list[int]], tokens: int, *how: object, eos: int = EOS, pad: int = PAD):
+    return Request(prompts, tokens, *how, eos=eos, pad=pad)
+
+
+def noise(seed: int) -> torch.Generator:
+    return noise_generator(torch.device("cpu"), seed)
+
+
+def ending_model(family: str = "qwen2") -> torch.nn.Module:
+    """Return a model whose likeliest token is the end token now and then."""
+    model = tiny_model(family)
+    with torch.no_grad():
+        model.lm_head.weight[EOS] *= 1.6
+    return model
+
+
+def reference(model: torch.nn.Module, prompt: list[int], max_new_tokens: int) -> list[int]:
     """Return what ``model.generate`` appends to one prompt, without batch and padding."""
     ids = torch.tensor([prompt])
     output = model.generate(
@@ -27,74 +57,65 @@ def reference(model, prompt: list[int], max_new_tokens: int) -> list[int]:
     return output[0, len(prompt) :].tolist()
 
 
-def padded(row: list[int], width: int) -> list[int]:
-    return row + [PAD] * (width - len(row))
+def padded(rows: list[list[int]], width: int) -> list[list[int]]:
+    return [row + [PAD] * (width - len(row)) for row in rows]
 
 
 @pytest.mark.parametrize("family", ["qwen2", "llama"])
-def test_greedy_equals_transformers_token_for_token(family: str) -> None:
-    model = tiny_model(family)
-    rows = generate(model, MIXED, 14, **ENDS).tolist()
-    expected = [reference(model, prompt, 14) for prompt in MIXED]
-    assert rows == [padded(row, len(rows[0])) for row in expected]
-
-
-def test_rows_that_end_early_do_not_disturb_the_others() -> None:
-    model = tiny_model()
-    prompts = [[1, *torch.randint(3, 21, (n,)).tolist()] for n in (3, 5, 4, 6, 2, 7, 3, 5, 4, 6)]
-    with torch.no_grad():  # so that the end token is the first choice now and then
-        model.lm_head.weight[EOS] *= 1.6
-    rows = generate(model, prompts, 20, **ENDS).tolist()
-    expected = [reference(model, prompt, 20) for prompt in prompts]
-    lengths = {len(row) for row in expected}
-    assert len(lengths) >= 3, f"the example needs rows of several lengths, found {lengths}"
-    assert rows == [padded(row, len(rows[0])) for row in expected]
+@pytest.mark.parametrize("tokens", [1, 2, 20])
+def test_greedy_equals_transformers_token_for_token(way: Way, family: str, tokens: int) -> None:
+    model = ending_model(family)
+    prompts = [*MIXED, *([1, *torch.randint(3, 21, (n,)).tolist()] for n in (5, 2, 7, 3, 6))]
+    found = way(model)(ask(prompts, tokens))
+    expected = [reference(model, prompt, tokens) for prompt in prompts]
+    if tokens == 20:
+        lengths = {len(row) for row in expected}
+        assert len(lengths) >= 3, f"the example needs rows of several lengths, found {lengths}"
+    assert padded(found.tolist(), tokens) == padded(expected, tokens)
 
 
 def test_generation_stops_when_every_row_has_ended() -> None:
-    model = tiny_model()
-    with torch.no_grad():
-        model.lm_head.weight[EOS] *= 1.6
+    model = ending_model()
     lengths = {n: len(reference(model, [1, n], 20)) for n in range(3, 21)}
     ending = {n: length for n, length in lengths.items() if length < 20}
     assert len(ending) >= 2, lengths
-    rows = generate(model, [[1, n] for n in ending], 20, **ENDS)
+    rows = generate(model, ask([[1, n] for n in ending], 20))
     assert rows.shape == (len(ending), max(ending.values()))
 
 
-def test_a_written_pad_token_does_not_end_a_response() -> None:
+def test_into_a_fixed_cache_it_stops_soon_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(static_cache, "CHECK_EVERY", 4)
     model = tiny_model()
     with torch.no_grad():
-        model.lm_head.weight.zero_()  # all logits are equal, the first token (pad) is chosen
-    assert generate(model, [[1, 5]], 4, **ENDS).tolist() == [[0, 0, 0, 0]]
+        model.lm_head.weight.zero_()  # all logits are equal: greedy takes token 0
+    rows = StaticSampler(model)(ask(MIXED, 40, eos=0, pad=3))
+    assert rows.tolist() == [[0, 3, 3, 3]] * len(MIXED)
+    # A pad token that was written does not end a response.
+    assert generate(model, ask([[1, 5]], 4)).tolist() == [[0, 0, 0, 0]]
 
 
-def test_sampling_frequencies_match_the_softmax() -> None:
-    model = tiny_model(spread=0.2)
-    prompt = [1, 5, 13, 6, 16]
-    temperature = 0.7
-    with torch.no_grad():
-        logits = model(torch.tensor([prompt])).logits[0, -1]
-    expected = (logits / temperature).softmax(-1)
-    draws = 40_000
-    rows = generate(
-        model, [prompt], 1, temperature, torch.Generator().manual_seed(0), samples=draws, **ENDS
+def test_samples_stand_side_by_side_and_their_frequencies_are_the_softmax(way: Way) -> None:
+    model, prompts, draws, temperature = (
+        tiny_model(spread=0.2),
+        [[1, 5, 13, 6, 16], [1, 9]],
+        9999,
+        0.7,
     )
-    counts = torch.bincount(rows[:, 0], minlength=24).double()
-    # Pearson's statistic has 23 degrees of freedom; 49.7 is its 99.9 % point.
-    statistic = ((counts - draws * expected) ** 2 / (draws * expected)).sum().item()
-    assert statistic < 49.7
-    uniform = ((counts - draws / 24) ** 2 / (draws / 24)).sum().item()
-    assert uniform > 49.7, "the toy distribution is too flat for this test to mean anything"
+    rows = way(model)(ask(prompts, 1, temperature, noise(0), draws))
+    for number, prompt in enumerate(prompts):
+        with torch.no_grad():
+            expected = (model(torch.tensor([prompt])).logits[0, -1] / temperature).softmax(-1)
+        drawn = rows[number * draws : (number + 1) * draws, 0]
+        counts = torch.bincount(drawn, minlength=24).double()
+        # Pearson's statistic has 23 degrees of freedom; 49.7 is its 99.9 % point.
+        assert ((counts - draws * expected) ** 2 / (draws * expected)).sum() < 49.7
+        uniform = ((counts - draws / 24) ** 2 / (draws / 24)).sum()
+        assert uniform > 49.7, "the distribution is too flat for this test to mean anything"
 
 
 def test_second_token_is_sampled_given_the_first() -> None:
-    model = tiny_model(spread=0.3)
-    prompt = [1, 7, 7]
-    draws = 30_000
-    rows = generate(
-        model, [prompt], 2, 1.0, torch.Generator().manual_seed(1), samples=draws, **ENDS
-    )
+    model, prompt = tiny_model(spread=0.3), [1, 7, 7]
+    rows = generate(model, ask([prompt], 2, 1.0, noise(1), 30_000))
     first = int(torch.mode(rows[rows[:, 0] != EOS][:, 0]).values)
     after = rows[rows[:, 0] == first][:, 1]
     with torch.no_grad():
@@ -104,24 +125,41 @@ def test_second_token_is_sampled_given_the_first() -> None:
     assert ((frequency - expected).abs() < 4.5 * error + 1e-9).all()
 
 
-def test_same_seed_same_tokens_and_another_seed_other_tokens() -> None:
-    model = tiny_model()
-
-    def draw(seed: int) -> torch.Tensor:
-        return generate(
-            model, MIXED, 8, 1.0, torch.Generator().manual_seed(seed), samples=3, **ENDS
-        )
-
-    assert torch.equal(draw(5), draw(5))
-    assert not torch.equal(draw(5), draw(6))
-
-
-def test_global_random_state_is_neither_used_nor_moved() -> None:
-    model = tiny_model()
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    generate(model, MIXED, 4, 1.0, torch.Generator().manual_seed(1), **ENDS)
+def test_a_seed_alone_decides_the_samples(way: Way) -> None:
+    model, before = tiny_model(), torch.get_rng_state()
+    first, again, other = (
+        way(model)(ask(MIXED, 8, 1.0, noise(seed), 3)).tolist() for seed in (5, 5, 6)
+    )
+    assert first == again != other
+    torch.manual_seed(2)
+    assert way(model)(ask(MIXED, 8, 1.0, noise(5), 3)).tolist() == first
+    torch.set_rng_state(before)
+    way(model)(ask(MIXED, 4, 1.0, noise(1)))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_logits_that_are_not_finite_are_refused(way: Way) -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.lm_head.weight[7] = float("nan")
+    with pytest.raises(ValueError, match="logits are not finite: are there NaN weights"):
+        way(model)(ask([[1]], 4))
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (([[1], []], 4), "at least one token"),
+        (([], 4), "at least one token"),
+        (([[1]], 0), "max_new_tokens and samples of at least 1, found 0 and 1"),
+        (([[1]], 4, 1.0), "temperature 1.0 needs .* a generator"),
+        (([[1]], 4, -1.0, torch.Generator()), "temperature -1"),
+        (([[1]], 4, 0.0, None, 2), "greedy samples"),
+    ],
+)
+def test_bad_requests_are_refused(request_: tuple, expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        ask(*request_)
 
 
 def test_texts_are_grouped_by_prompt_in_order() -> None:
@@ -131,16 +169,8 @@ def test_texts_are_grouped_by_prompt_in_order() -> None:
     alone = [sample_texts(draw, tokenizer, [prompt], 1, max_new_tokens=6)[0] for prompt in prompts]
     assert grouped == alone
     assert len({group[0].text for group in grouped}) > 1
-    sampled = sample_texts(
-        draw,
-        tokenizer,
-        prompts,
-        5,
-        max_new_tokens=6,
-        temperature=1.0,
-        generator=torch.Generator().manual_seed(0),
-        batch_size=10,
-    )
+    how = {"max_new_tokens": 6, "temperature": 1.0, "generator": noise(0), "batch_size": 10}
+    sampled = sample_texts(draw, tokenizer, prompts, 5, **how)
     assert [len(group) for group in sampled] == [5, 5, 5, 5]
 
 
@@ -151,20 +181,78 @@ def test_completion_ends_at_the_first_end_token() -> None:
     assert completion(tokenizer, [2, 2], EOS) == Completion("", True)
 
 
-def test_bad_requests_are_refused() -> None:
-    model = tiny_model()
-    generator = torch.Generator()
-    with pytest.raises(ValueError, match="at least one token"):
-        generate(model, [[1], []], 4, **ENDS)
-    with pytest.raises(ValueError, match="at least one token"):
-        generate(model, [], 4, **ENDS)
-    with pytest.raises(ValueError, match="with a generator"):
-        generate(model, [[1]], 4, 1.0, **ENDS)
-    with pytest.raises(ValueError, match="temperature -1"):
-        generate(model, [[1]], 4, -1.0, generator, **ENDS)
-    with pytest.raises(ValueError, match="greedy samples"):
-        generate(model, [[1]], 4, samples=2, **ENDS)
+def test_batch_after_batch_is_drawn_as_if_alone_from_as_few_caches_as_serve(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = []
+
+    class Counted(static_cache._Decoder):
+        def __init__(self, *arguments: object) -> None:
+            made.append(arguments[1])
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(static_cache, "_Decoder", Counted)
+    model = ending_model()
+    sampler, five = StaticSampler(model), MIXED[:5]
+    longer = [[1, *[4 + n % 9] * n] for n in (3, 14, 9, 1, 6)]
+    for prompts in (five, five[::-1], longer, five[:3], [[2, 3]], [[1] * 17], [[2, 3]]):
+        expected = generate(model, ask(prompts, 20)).tolist()
+        assert padded(sampler(ask(prompts, 20)).tolist(), 20) == padded(expected, 20)
+    # The first three have five rows and up to 16 tokens; the last finds room for 32.
+    assert [tuple(shape) for shape in made] == [(5, 16, 19), (3, 16, 19), (1, 16, 19), (1, 32, 19)]
+    # The cache is as long as a quick kernel takes it: 32 and 19 that are written, padded to 64.
+    assert sampler._decoder._seen.shape == (1, 1, 1, 64)
+
+
+def test_a_cache_that_is_replaced_is_freed_at_once() -> None:
+    sampler = StaticSampler(ending_model())
+    sampler(ask(MIXED, 20))
+    first = weakref.ref(sampler._decoder)
+    gc.disable()
+    try:
+        sampler(ask(MIXED[:3], 20))
+    finally:
+        gc.enable()
+    assert first() is None
+
+
+def test_a_step_that_is_kept_follows_the_weights() -> None:
+    model, wanted = ending_model(), ask(MIXED, 20)
+    sampler = StaticSampler(model)
+    first = sampler(wanted).tolist()
+    torch.manual_seed(1)
     with torch.no_grad():
-        model.lm_head.weight[7] = float("nan")
-    with pytest.raises(ValueError, match="NaN"):
-        generate(model, [[1]], 4, **ENDS)
+        for weight in model.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    second = padded(sampler(wanted).tolist(), 20)
+    assert second == padded(generate(model, wanted).tolist(), 20) != first
+    kept = sampler._decoder
+    sampler(wanted)
+    assert sampler._decoder is kept
+    for weight in model.parameters():
+        weight.data = weight.data.clone()  # elsewhere in memory
+    assert padded(sampler(wanted).tolist(), 20) == second
+    assert sampler._decoder is not kept
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("rope_parameters", {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
+        ("layer_types", ["full_attention", "sliding_attention"]),
+    ],
+)
+def test_what_a_fixed_cache_cannot_serve_keeps_the_growing_one(key: str, value: object) -> None:
+    model = tiny_model()
+    assert fits_static_cache(model)
+    setattr(model.config, key, value)
+    assert not fits_static_cache(model)
+
+
+def test_the_way_kernels_are_chosen_is_left_as_it_was() -> None:
+    torch.use_deterministic_algorithms(True)
+    try:
+        StaticSampler(tiny_model())(ask(MIXED, 3))
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -6,6 +6,8 @@ import torch
 from rlsubnet.config.model import Settings
 from rlsubnet.evaluation.results import Answer
 from rlsubnet.evaluation.score import (
+    Suite,
+    answer_suites,
     chance_levels,
     choice_answers,
     picks,
@@ -139,3 +141,16 @@ def test_unknown_or_mixed_records_are_refused() -> None:
     mixed = [PROBLEMS[0], choices(1, "dev", 1)[0]]
     with pytest.raises(ValueError, match="suite s"):
         suite_answers(tiny_model(), TOKENIZER, "s", mixed, SETTINGS)
+
+
+def test_suites_are_answered_by_kernels_that_give_the_same_bits_each_time() -> None:
+    class Watching(Oracle):
+        def __call__(self, *given, **named):
+            repeats.append(torch.are_deterministic_algorithms_enabled())
+            return super().__call__(*given, **named)
+
+    repeats: list[bool] = []
+    suite = Suite("arith", PROBLEMS[:2], data_sha256="")
+    answer_suites(Watching(worked_answer), TOKENIZER, [suite], SETTINGS)
+    assert set(repeats) == {True}
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rlsubnet.config.model import Row
 from rlsubnet.evaluation import static_cache
+from rlsubnet.evaluation.generate import Request
 from rlsubnet.evaluation.loading import deterministic
 from rlsubnet.evaluation.score import response_logprobs
 from rlsubnet.tasks.tokenizer import build_tokenizer
@@ -163,14 +164,9 @@ def test_drawing_answers_asks_every_16_tokens_whether_to_go_on(
     noise: Any = Noise()
     readings: list[str] = []
     with on_gpu(readings):
+        samples = 1 if temperature == 0 else 8
         rows = static_cache.StaticSampler(gpu_model(scale, LAYERS))(
-            prompts,
-            40,
-            temperature,
-            noise,
-            eos_token_id=2,
-            pad_token_id=0,
-            samples=1 if temperature == 0 else 8,
+            Request(prompts, 40, temperature, noise, samples, eos=2, pad=0)
         )
     assert rows.shape == (4 if temperature == 0 else 32, 40)
     # Whether a prompt is padded; behind 16, 32 and 40 tokens whether logits are finite, behind the

@@ -6,15 +6,18 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from rlsubnet.evaluation.generate import generate
+from rlsubnet.evaluation.generate import Request, generate
 from rlsubnet.evaluation.vllm import TOKENS, VllmSampler
 from tests.vllm.models import NEEDS_VLLM, small_model
 
 pytestmark = NEEDS_VLLM
 
 EOS, PAD = 2, 0
-ENDS = {"eos_token_id": EOS, "pad_token_id": PAD}
 PROMPTS = [[1, 4, 5, 6], [1, 7, 8], [1, 9, 9, 9, 9, 9, 9, 3], [1]]
+
+
+def ask(prompts: list[list[int]], tokens: int, *how: object) -> Request:
+    return Request(prompts, tokens, *how, eos=EOS, pad=PAD)
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +42,8 @@ def noise(seed: int) -> torch.Generator:
 
 
 def test_greedy_tokens_are_the_models_own(model: PreTrainedModel, sampler: VllmSampler) -> None:
-    expected = generate(model, PROMPTS, 24, **ENDS)
-    assert sampler(PROMPTS, 24, **ENDS).tolist() == expected.tolist()
+    expected = generate(model, ask(PROMPTS, 24))
+    assert sampler(ask(PROMPTS, 24)).tolist() == expected.tolist()
     ended = [row.index(EOS) for row in expected.tolist() if EOS in row]
     assert 0 < len(ended) < len(PROMPTS), "the example needs rows that end and rows that do not"
     assert any(5 in row for row in expected.tolist())
@@ -48,27 +51,27 @@ def test_greedy_tokens_are_the_models_own(model: PreTrainedModel, sampler: VllmS
 
 def test_tokens_follow_the_weights(model: PreTrainedModel, sampler: VllmSampler) -> None:
     before = {name: weight.clone() for name, weight in model.named_parameters()}
-    first = sampler(PROMPTS, 24, **ENDS).tolist()
+    first = sampler(ask(PROMPTS, 24)).tolist()
     torch.manual_seed(1)
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.05 * torch.randn_like(weight))
-    changed = sampler(PROMPTS, 24, **ENDS).tolist()
-    assert changed == generate(model, PROMPTS, 24, **ENDS).tolist() != first
+    changed = sampler(ask(PROMPTS, 24)).tolist()
+    assert changed == generate(model, ask(PROMPTS, 24)).tolist() != first
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.copy_(before[name])
-    assert sampler(PROMPTS, 24, **ENDS).tolist() == first
+    assert sampler(ask(PROMPTS, 24)).tolist() == first
 
 
 def test_a_seed_gives_the_same_samples_again(sampler: VllmSampler) -> None:
     first, again, other = (
-        sampler(PROMPTS, 9, 1.0, noise(seed), samples=3, **ENDS).tolist() for seed in (1, 1, 2)
+        sampler(ask(PROMPTS, 9, 1.0, noise(seed), 3)).tolist() for seed in (1, 1, 2)
     )
     assert len(first) == 3 * len(PROMPTS)
     assert first == again != other
     # Two prompts that are alike draw for themselves, and so do the samples of one.
-    twice = sampler([[1, 7]] * 2, 9, 1.0, noise(1), samples=2, **ENDS).tolist()
+    twice = sampler(ask([[1, 7]] * 2, 9, 1.0, noise(1), 2)).tolist()
     assert len({tuple(row) for row in twice}) == 4
 
 
@@ -77,7 +80,7 @@ def test_samples_of_one_prompt_stand_side_by_side_and_come_from_the_softmax(
     model: PreTrainedModel, sampler: VllmSampler, temperature: float
 ) -> None:
     draws, prompts = 3000, PROMPTS[:2]
-    rows = sampler(prompts, 1, temperature, noise(3), samples=draws, **ENDS)
+    rows = sampler(ask(prompts, 1, temperature, noise(3), draws))
     shares = []
     for number, prompt in enumerate(prompts):
         with torch.no_grad():
@@ -93,20 +96,20 @@ def test_samples_of_one_prompt_stand_side_by_side_and_come_from_the_softmax(
 def test_more_prompts_than_are_read_at_a_time(sampler: VllmSampler) -> None:
     prompts = [[1, *([4 + number % 9] * 97)] for number in range(300)]
     assert sum(map(len, prompts)) > 2 * TOKENS
-    rows = sampler(prompts, 3, 1.0, noise(1), **ENDS).tolist()
-    alone = sampler(prompts[:5], 3, 1.0, noise(1), **ENDS).tolist()
+    rows = sampler(ask(prompts, 3, 1.0, noise(1))).tolist()
+    alone = sampler(ask(prompts[:5], 3, 1.0, noise(1))).tolist()
     assert len(rows) == 300 and rows[:5] == alone
 
 
 def test_what_cannot_be_drawn_is_refused(sampler: VllmSampler) -> None:
     assert sampler.longest == 128
     with pytest.raises(ValueError, match="prompt of 100 tokens and a response of 29, .* 128"):
-        sampler([[1] * 100], 29, **ENDS)
-    assert sampler([[1] * 100], 28, **ENDS).shape[0] == 1
+        sampler(ask([[1] * 100], 29))
+    assert sampler(ask([[1] * 100], 28)).shape[0] == 1
     with pytest.raises(ValueError, match="at least one token"):
-        sampler([[1], []], 3, **ENDS)
+        sampler(ask([[1], []], 3))
     with pytest.raises(ValueError, match="with a generator"):
-        sampler([[1]], 3, 1.0, **ENDS)
+        sampler(ask([[1]], 3, 1.0))
 
 
 def test_other_weights_than_the_models_are_refused(
@@ -115,5 +118,5 @@ def test_other_weights_than_the_models_are_refused(
     sampler = VllmSampler(model)
     monkeypatch.setattr(sampler, "_bring_weights", lambda: None)
     with pytest.raises(ValueError, match="vLLM's probabilities are not the model's: .* token"):
-        sampler(PROMPTS, 2, **ENDS)
+        sampler(ask(PROMPTS, 2))
     sampler.close()

@@ -1,7 +1,8 @@
-"""Batched sampling and greedy decoding with a key-value cache, for any Hugging Face causal LM."""
+"""Drawing responses with a key-value cache that grows, for any Hugging Face causal LM."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,124 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlsubnet.tasks.tokenizer import Completion
+
+# In a forward pass all of these give the same bits each time. Decoding has a mask, which the first
+# does not take; the third writes all scores to memory. Not cuDNN's, which torch takes first on an
+# H100 or H200: padded tokens see nothing, and what it makes of such rows is not promised.
+FORWARD_ATTENTION = (
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Responses that are wanted: ``samples`` to each of the prompts.
+
+    Attributes:
+        prompts: token ids of any lengths; padding happens where they are read.
+        max_new_tokens: number of tokens after which a response is cut off.
+        temperature: 0 is greedy decoding.
+        generator: source of the noise, needed unless greedy; on any device. The same seed and
+            request give the same tokens.
+        eos: token that ends a response; it is part of the response.
+        pad: token that fills a row behind the end token.
+        samples: responses per prompt.
+
+    Raises:
+        ValueError: no prompt, an empty prompt, a temperature below 0, sampling without a
+            generator, or several greedy samples.
+    """
+
+    prompts: Sequence[Sequence[int]]
+    max_new_tokens: int
+    temperature: float = 0.0
+    generator: torch.Generator | None = None
+    samples: int = 1
+    eos: int = field(kw_only=True)
+    pad: int = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_prompts(self.prompts)
+        if self.max_new_tokens < 1 or self.samples < 1:
+            raise ValueError(
+                f"expected max_new_tokens and samples of at least 1, found {self.max_new_tokens} "
+                f"and {self.samples}"
+            )
+        if self.temperature < 0 or (self.temperature > 0 and self.generator is None):
+            raise ValueError(
+                f"temperature {self.temperature} needs to be 0, or above 0 with a generator"
+            )
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError(f"{self.samples} greedy samples of one prompt would be the same")
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """Return one token id per row of float32 ``logits``: the likeliest, or a sample.
+
+        A sample is ``argmax(logits / temperature + Gumbel noise)``.
+        """
+        if self.temperature == 0 or self.generator is None:
+            return logits.argmax(-1)
+        # -log(U) of a uniform U in (0, 1] is exponential; a 0 would make the noise infinite.
+        exponential = torch.empty(logits.shape, device=self.generator.device)
+        exponential.exponential_(generator=self.generator).clamp_(min=1e-30)
+        return (logits / self.temperature - exponential.log().to(logits.device)).argmax(-1)
+
+
+@torch.inference_mode()
+def generate(model: PreTrainedModel, wanted: Request) -> Tensor:
+    """Return the generated token ids, one row per prompt and sample.
+
+    A prompt is read once, however many samples are drawn from it. No token is excluded and no
+    distribution is cut (neither top-k nor top-p): samples come from the model's own softmax at
+    the temperature. Rows that have ended cost nothing.
+
+    Args:
+        model: used in the mode (train or eval) that it is in.
+        wanted: what to draw.
+
+    Returns:
+        int64 tensor on the CPU, shape ``[prompts * samples, T]`` with ``T <= max_new_tokens``;
+        row ``i * samples + j`` is sample ``j`` of prompt ``i``.
+
+    Raises:
+        ValueError: logits that are not finite.
+    """
+    with forward_attention():
+        state = read_prompts(model, wanted.prompts)
+        if wanted.samples > 1:
+            rows = torch.arange(len(wanted.prompts), device=model.device)
+            state = state.pick(rows.repeat_interleave(wanted.samples))
+        return _written(model, state, wanted).cpu()
+
+
+def _written(model: PreTrainedModel, state: "ReadPrompts", wanted: Request) -> Tensor:
+    cache, logits, mask = state
+    rows = torch.full((len(logits), wanted.max_new_tokens), wanted.pad, device=model.device)
+    alive = torch.arange(len(logits), device=model.device)  # the rows still being written
+    for position in range(wanted.max_new_tokens):
+        logits = logits.float()
+        if not torch.isfinite(logits).all():
+            refuse_not_finite()
+        chosen = wanted.choose(logits)
+        rows[alive, position] = chosen
+        going = (chosen != wanted.eos).nonzero().squeeze(1)
+        if len(going) == 0 or position == wanted.max_new_tokens - 1:
+            return rows[:, : position + 1]
+        if len(going) < len(alive):
+            # Responses that have ended leave the batch: from here on they cost nothing.
+            cache.batch_select_indices(going)
+            alive, chosen, mask = alive[going], chosen[going], mask[going]
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        logits = model(
+            input_ids=chosen[:, None],
+            attention_mask=mask,
+            position_ids=mask.sum(1, keepdim=True) - 1,
+            past_key_values=cache,
+            use_cache=True,
+        ).logits[:, -1]
+    raise AssertionError("max_new_tokens is at least 1")
 
 
 class ReadPrompts(NamedTuple):
@@ -33,26 +152,8 @@ class ReadPrompts(NamedTuple):
 
 
 def check_prompts(prompts: Sequence[Sequence[int]]) -> None:
-    """Raise ValueError where there is no prompt, or an empty one."""
     if not prompts or min(map(len, prompts)) == 0:
         raise ValueError("expected prompts of at least one token")
-
-
-def check_request(
-    max_new_tokens: int, temperature: float, generator: torch.Generator | None, samples: int
-) -> None:
-    """Raise the ValueError of what :func:`rlsubnet.evaluation.generate.generate` cannot draw."""
-    if max_new_tokens < 1 or samples < 1:
-        raise ValueError(
-            f"generate: expected max_new_tokens and samples of at least 1, found "
-            f"{max_new_tokens} and {samples}"
-        )
-    if temperature < 0 or (temperature > 0 and generator is None):
-        raise ValueError(
-            f"generate: temperature {temperature} needs to be 0, or above 0 with a generator"
-        )
-    if temperature == 0 and samples > 1:
-        raise ValueError(f"generate: {samples} greedy samples of one prompt would be the same")
 
 
 def read_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> ReadPrompts:
@@ -78,14 +179,11 @@ def read_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> Re
     return ReadPrompts(output.past_key_values, output.logits[:, -1], mask)
 
 
-# In a forward pass all of these give the same bits each time. Decoding has a mask, which the first
-# does not take; the third writes all scores to memory. Not cuDNN's, which torch takes first on an
-# H100 or H200: padded tokens see nothing, and what it makes of such rows is not promised.
-FORWARD_ATTENTION = (
-    SDPBackend.FLASH_ATTENTION,
-    SDPBackend.EFFICIENT_ATTENTION,
-    SDPBackend.MATH,
-)
+@contextmanager
+def forward_attention() -> Iterator[None]:
+    """Let attention be computed by the kernels that a forward pass may use."""
+    with sdpa_kernel(list(FORWARD_ATTENTION)):
+        yield
 
 
 def noise_generator(device: torch.device, seed: int) -> torch.Generator:
@@ -96,99 +194,9 @@ def noise_generator(device: torch.device, seed: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed)
 
 
-def draw_tokens(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-    """Return one token id per row of float32 ``logits``: the likeliest, or a sample.
-
-    A sample is ``argmax(logits / temperature + Gumbel noise)``.
-    """
-    if temperature == 0 or generator is None:
-        return logits.argmax(-1)
-    # -log(U) of a uniform U in (0, 1] is exponential; a 0 would make the noise infinite.
-    exponential = torch.empty(logits.shape, device=generator.device)
-    exponential.exponential_(generator=generator).clamp_(min=1e-30)
-    return (logits / temperature - exponential.log().to(logits.device)).argmax(-1)
-
-
-@contextmanager
-def forward_attention() -> Iterator[None]:
-    """Let attention be computed by the kernels that a forward pass may use."""
-    with sdpa_kernel(list(FORWARD_ATTENTION)):
-        yield
-
-
 def refuse_not_finite() -> None:
     """Raise the error of logits with NaN or Inf."""
     raise ValueError("the model's logits are not finite: are there NaN weights?")
-
-
-@torch.inference_mode()
-@forward_attention()
-def generate(
-    model: PreTrainedModel,
-    prompt_ids: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    temperature: float = 0.0,
-    generator: torch.Generator | None = None,
-    *,
-    eos_token_id: int,
-    pad_token_id: int,
-    samples: int = 1,
-) -> Tensor:
-    """Return the generated token ids, one row per prompt and sample.
-
-    A prompt is read once, however many samples are drawn from it. No token is excluded and no
-    distribution is cut (neither top-k nor top-p): samples come from the model's own softmax at
-    ``temperature``, drawn as ``argmax(logits / temperature + Gumbel noise)``. Rows that have ended
-    cost nothing.
-
-    Args:
-        model: a causal language model; it is used in the mode (train or eval) that it is in.
-        prompt_ids: token ids of the prompts, of any lengths; padding happens here, on the left.
-        max_new_tokens: number of tokens after which a response is cut off.
-        temperature: 0 is greedy decoding.
-        generator: source of the noise, needed unless greedy; on any device. The same seed, prompts
-            and samples give the same tokens.
-        eos_token_id: token that ends a response; it is part of the response.
-        pad_token_id: token that fills a row behind the end token.
-        samples: responses per prompt.
-
-    Returns:
-        int64 tensor on the CPU, shape ``[prompts * samples, T]`` with ``T <= max_new_tokens``;
-        row ``i * samples + j`` is sample ``j`` of prompt ``i``.
-
-    Raises:
-        ValueError: no prompt, an empty prompt, a temperature below 0, sampling without a
-            generator, several greedy samples, or logits that are not finite.
-    """
-    check_request(max_new_tokens, temperature, generator, samples)
-    state = read_prompts(model, prompt_ids)
-    if samples > 1:
-        repeated = torch.arange(len(prompt_ids), device=model.device).repeat_interleave(samples)
-        state = state.pick(repeated)
-    cache, logits, mask = state
-
-    rows = torch.full((len(logits), max_new_tokens), pad_token_id, device=model.device)
-    alive = torch.arange(len(logits), device=model.device)  # the rows still being written
-    for position in range(max_new_tokens):
-        chosen = _choose(logits, temperature, generator)
-        rows[alive, position] = chosen
-        going = (chosen != eos_token_id).nonzero().squeeze(1)
-        if len(going) == 0 or position == max_new_tokens - 1:
-            rows = rows[:, : position + 1]
-            break
-        if len(going) < len(alive):
-            # Responses that have ended leave the batch: from here on they cost nothing.
-            cache.batch_select_indices(going)
-            alive, chosen, mask = alive[going], chosen[going], mask[going]
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        logits = model(
-            input_ids=chosen[:, None],
-            attention_mask=mask,
-            position_ids=mask.sum(1, keepdim=True) - 1,
-            past_key_values=cache,
-            use_cache=True,
-        ).logits[:, -1]
-    return rows.cpu()
 
 
 def completion(
@@ -202,10 +210,3 @@ def completion(
     response = row[: row.index(eos_token_id)] if finished else row
     text = tokenizer.decode(list(response), skip_special_tokens=False)
     return Completion(str(text), finished)
-
-
-def _choose(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-    logits = logits.float()
-    if not torch.isfinite(logits).all():
-        refuse_not_finite()
-    return draw_tokens(logits, temperature, generator)

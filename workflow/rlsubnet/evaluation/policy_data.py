@@ -210,20 +210,21 @@ def sample_answers(
     if temperature <= 0:
         raise ValueError(f"temperature: expected above 0, found {temperature}")
     from rlsubnet.evaluation.generate import noise_generator
-    from rlsubnet.evaluation.loading import load_policy
+    from rlsubnet.evaluation.loading import deterministic, load_policy
     from rlsubnet.evaluation.sampler import make_sampler, sample_texts
 
     model, tokenizer = load_policy(policy)
-    return sample_texts(
-        make_sampler(sampler, model),
-        tokenizer,
-        prompts,
-        samples,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        generator=noise_generator(model.device, seed),
-        batch_size=batch_size,
-    )
+    with deterministic(model.device):
+        return sample_texts(
+            make_sampler(sampler, model),
+            tokenizer,
+            prompts,
+            samples,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            generator=noise_generator(model.device, seed),
+            batch_size=batch_size,
+        )
 
 
 if TYPE_CHECKING:

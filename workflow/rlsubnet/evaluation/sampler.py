@@ -1,34 +1,20 @@
 """What draws a model's responses, the model itself or vLLM in its place; and texts drawn."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlsubnet.config.model import check_sampler
-from rlsubnet.evaluation.generate import completion, generate
+from rlsubnet.evaluation.generate import Request, completion, generate
 from rlsubnet.evaluation.static_cache import StaticSampler, is_static
-from rlsubnet.tasks.tokenizer import Completion, encode_prompt, end_token
+from rlsubnet.tasks.tokenizer import Completion, encode_prompt, end_token, padding_token
 
-
-class Sampler(Protocol):
-    """Draws responses; arguments and result of :func:`rlsubnet.evaluation.generate.generate`."""
-
-    def __call__(
-        self,
-        prompt_ids: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        temperature: float = 0.0,
-        generator: torch.Generator | None = None,
-        *,
-        eos_token_id: int,
-        pad_token_id: int,
-        samples: int = 1,
-    ) -> Tensor:
-        """Return the generated token ids, one row per prompt and sample."""
+# Draws the responses that are wanted; what it returns is that of
+# :func:`rlsubnet.evaluation.generate.generate`.
+Sampler = Callable[[Request], Tensor]
 
 
 def make_sampler(name: str, model: PreTrainedModel) -> Sampler:
@@ -67,32 +53,20 @@ def sample_texts(
         tokenizer: of the model that draws.
         prompts: texts without start token.
         samples: completions per prompt.
-        max_new_tokens: see :func:`rlsubnet.evaluation.generate.generate`.
-        temperature: see there.
-        generator: see there; one stream serves all batches in turn.
+        max_new_tokens: as in :class:`rlsubnet.evaluation.generate.Request`.
+        temperature: likewise.
+        generator: likewise; one stream serves all batches in turn.
         batch_size: number of responses that are generated side by side. It is part of what a seed
             means: another batch size draws other samples.
     """
     eos = end_token(tokenizer)
-    pad = eos if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
     encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     completions = []
-    for batch in _batches(encoded, max(1, batch_size // samples)):
-        rows = draw(
-            batch,
-            max_new_tokens,
-            temperature,
-            generator,
-            eos_token_id=eos,
-            pad_token_id=pad,
-            samples=samples,
-        ).tolist()
-        for start in range(0, len(rows), samples):
-            group = rows[start : start + samples]
-            completions.append([completion(tokenizer, row, eos) for row in group])
+    size = max(1, batch_size // samples)
+    for start in range(0, len(encoded), size):
+        batch = encoded[start : start + size]
+        how = (max_new_tokens, temperature, generator, samples)
+        rows = draw(Request(batch, *how, eos=eos, pad=padding_token(tokenizer))).tolist()
+        texts = [completion(tokenizer, row, eos) for row in rows]
+        completions += [texts[i : i + samples] for i in range(0, len(texts), samples)]
     return completions
-
-
-def _batches(items: Sequence[list[int]], size: int) -> Iterator[Sequence[list[int]]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

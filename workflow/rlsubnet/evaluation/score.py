@@ -14,6 +14,7 @@ from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta import open_steps
 from rlsubnet.config.model import Settings
 from rlsubnet.evaluation.generate import forward_attention, noise_generator, read_prompts
+from rlsubnet.evaluation.loading import deterministic
 from rlsubnet.evaluation.results import Answer, score_rows
 from rlsubnet.evaluation.sampler import Sampler, make_sampler, sample_texts
 from rlsubnet.files import read_jsonl, sha256
@@ -293,7 +294,8 @@ def answer_suites(
     answers: list[Answer] = []
     digests: dict[str, str] = {}
     for suite in suites:
-        of_suite = suite_answers(model, tokenizer, suite.name, suite.records, settings, draw)
+        with deterministic(model.device):
+            of_suite = suite_answers(model, tokenizer, suite.name, suite.records, settings, draw)
         digests |= dict.fromkeys((answer.task for answer in of_suite), suite.data_sha256)
         answers += of_suite
     return answers, score_rows(answers, digests)

@@ -16,8 +16,7 @@ from transformers import PreTrainedModel, StaticCache
 
 from rlsubnet.evaluation.generate import (
     ReadPrompts,
-    check_request,
-    draw_tokens,
+    Request,
     forward_attention,
     read_prompts,
     refuse_not_finite,
@@ -66,13 +65,9 @@ def any_kernels() -> Iterator[None]:
 class StaticSampler:
     """Draws from a model time and again; its weights may change meanwhile.
 
-    Takes the arguments of :func:`rlsubnet.evaluation.generate.generate` behind the model, returns
-    the same and raises the same errors. Greedy tokens are the same; a seed draws other samples,
-    since rows that have ended go on drawing noise. The cache and the captured step stay for the
-    next prompts, as many of them and no longer ones.
-
-    Args:
-        model: causal language model.
+    Returns what :func:`rlsubnet.evaluation.generate.generate` returns, the same greedy tokens; a
+    seed draws other samples, since rows that have ended go on drawing noise. The cache and the
+    captured step stay for the next prompts, as many of them and no longer ones.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -80,53 +75,30 @@ class StaticSampler:
         self._decoder: _Decoder | None = None
 
     @torch.inference_mode()
-    def __call__(
-        self,
-        prompt_ids: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        temperature: float = 0.0,
-        generator: torch.Generator | None = None,
-        *,
-        eos_token_id: int,
-        pad_token_id: int,
-        samples: int = 1,
-    ) -> Tensor:
+    def __call__(self, wanted: Request) -> Tensor:
         """Return the generated token ids, one row per prompt and sample."""
-        check_request(max_new_tokens, temperature, generator, samples)
         with any_kernels(), forward_attention():
-            prompts = read_prompts(self._model, prompt_ids)
-            return self._draw(
-                prompts, max_new_tokens, temperature, generator, eos_token_id, pad_token_id, samples
-            ).cpu()
+            return self._draw(read_prompts(self._model, wanted.prompts), wanted).cpu()
 
-    def _draw(
-        self,
-        prompts: ReadPrompts,
-        max_new_tokens: int,
-        temperature: float,
-        generator: torch.Generator | None,
-        eos: int,
-        pad: int,
-        samples: int,
-    ) -> Tensor:
-        device = self._model.device
-        logits = prompts.logits.repeat_interleave(samples, 0).float()
-        tokens = torch.full((len(logits), max_new_tokens), pad, device=device)
+    def _draw(self, prompts: ReadPrompts, wanted: Request) -> Tensor:
+        device, room = self._model.device, wanted.max_new_tokens
+        logits = prompts.logits.repeat_interleave(wanted.samples, 0).float()
+        tokens = torch.full((len(logits), room), wanted.pad, device=device)
         going = torch.ones(len(logits), dtype=torch.bool, device=device)
         finite = torch.ones((), dtype=torch.bool, device=device)
         decoder = None
-        for position in range(max_new_tokens):
+        for position in range(room):
             finite &= logits.isfinite().all()
-            chosen = draw_tokens(logits, temperature, generator).where(going, pad)
+            chosen = wanted.choose(logits).where(going, wanted.pad)
             tokens[:, position] = chosen
-            going &= chosen != eos
-            last = position == max_new_tokens - 1
+            going &= chosen != wanted.eos
+            last = position == room - 1
             if last or position % CHECK_EVERY == CHECK_EVERY - 1:
                 if not finite:
                     refuse_not_finite()
                 if last or not going.any():
                     return tokens[:, : position + 1]
-            decoder = decoder or self._decoder_behind(prompts, max_new_tokens - 1, samples)
+            decoder = decoder or self._decoder_behind(prompts, room - 1, wanted.samples)
             logits = decoder.step(chosen).float()
         raise AssertionError("max_new_tokens is at least 1")
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlsubnet.evaluation.generate import check_prompts, check_request
+from rlsubnet.evaluation.generate import Request
 from rlsubnet.evaluation.static_cache import any_kernels
 
 # Of a GPU's memory, for the keys and values of all responses under way; vLLM lets the others wait.
@@ -101,8 +101,7 @@ def padded(rows: Sequence[Sequence[int]], pad: int) -> Tensor:
 class VllmSampler:
     """Draws what a model would, by vLLM.
 
-    Takes the arguments of :func:`rlsubnet.evaluation.generate.generate` behind the model, returns
-    the same and raises the same errors.
+    Returns what :func:`rlsubnet.evaluation.generate.generate` returns.
 
     Args:
         model: a causal language model on the device that vLLM is to use; its memory is needed
@@ -122,70 +121,58 @@ class VllmSampler:
         with any_kernels():
             self._engine = _new_engine(model, self.longest, memory)
 
-    def __call__(
-        self,
-        prompt_ids: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        temperature: float = 0.0,
-        generator: torch.Generator | None = None,
-        *,
-        eos_token_id: int,
-        pad_token_id: int,
-        samples: int = 1,
-    ) -> Tensor:
+    def __call__(self, wanted: Request) -> Tensor:
         """Return the generated token ids, one row per prompt and sample.
 
-        Each response has a seed of its own, drawn from ``generator``.
+        Each response has a seed of its own, drawn from the request's generator.
 
         Raises:
-            ValueError: what ``generate`` refuses, a prompt and response longer than ``longest``,
-                or vLLM's probabilities are not the model's.
+            ValueError: a prompt and response longer than ``longest``, or vLLM's probabilities are
+                not the model's.
         """
-        check_request(max_new_tokens, temperature, generator, samples)
-        self._check_lengths(prompt_ids, max_new_tokens)
+        self._check_lengths(wanted)
         from vllm import SamplingParams
 
-        seeds: list[int | None] = [None] * len(prompt_ids)
-        if temperature > 0 and generator is not None:
+        prompts, noise = wanted.prompts, wanted.generator
+        seeds: list[int | None] = [None] * len(prompts)
+        if wanted.temperature > 0 and noise is not None:
             # vLLM adds the number of the sample to its prompt's seed.
-            drawn = torch.randint(
-                2**62, (len(prompt_ids),), generator=generator, device=generator.device
-            )
+            drawn = torch.randint(2**62, (len(prompts),), generator=noise, device=noise.device)
             seeds = list(drawn.tolist())
-        wanted = [
+        settings = [
             SamplingParams(
-                n=samples,
-                temperature=temperature,
-                max_tokens=max_new_tokens,
+                n=wanted.samples,
+                temperature=wanted.temperature,
+                max_tokens=wanted.max_new_tokens,
                 seed=seed,
                 # This token alone ends a response, whatever the model's files say.
                 ignore_eos=True,
-                stop_token_ids=[eos_token_id],
+                stop_token_ids=[wanted.eos],
                 detokenize=False,
             )
             for seed in seeds
         ]
         with any_kernels():
             self._bring_weights()
-            self._compare(prompt_ids[0])
-            groups = self._generate(prompt_ids, wanted)
+            self._compare(prompts[0])
+            groups = self._generate(prompts, settings)
         rows = [
             list(response.token_ids)
             for group in groups
             for response in sorted(group.outputs, key=lambda response: response.index)
         ]
         for row in rows:
-            if len(row) != max_new_tokens and row[-1:] != [eos_token_id]:
+            if len(row) != wanted.max_new_tokens and row[-1:] != [wanted.eos]:
                 raise ValueError(f"vLLM returned a response without its end: {row}")
-        return padded(rows, pad_token_id)
+        return padded(rows, wanted.pad)
 
-    def _check_lengths(self, prompt_ids: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-        check_prompts(prompt_ids)
-        longest = max(map(len, prompt_ids)) + max_new_tokens
+    def _check_lengths(self, wanted: Request) -> None:
+        prompt = max(map(len, wanted.prompts))
+        longest = prompt + wanted.max_new_tokens
         if longest > self.longest:
             raise ValueError(
-                f"sampler vllm: a prompt of {longest - max_new_tokens} tokens and a response of "
-                f"{max_new_tokens}, expected at most {self.longest} together: the model's "
+                f"sampler vllm: a prompt of {prompt} tokens and a response of "
+                f"{wanted.max_new_tokens}, expected at most {self.longest} together: the model's "
                 "positions, or what fits into the memory for keys and values"
             )
 

@@ -15,7 +15,7 @@ from torch.nn.utils import skip_init
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlsubnet.config.model import Recipe
-from rlsubnet.evaluation.generate import completion, noise_generator
+from rlsubnet.evaluation.generate import Request, completion, noise_generator
 from rlsubnet.evaluation.sampler import Sampler, make_sampler
 from rlsubnet.objectives.policy_gradient import (
     generalized_advantages,
@@ -116,15 +116,16 @@ def draw_groups(
         draw: what draws the policy's responses; the policy itself if nothing else is given.
     """
     eos = end_token(tokenizer)
-    rows = (draw or make_sampler("own", model))(
+    wanted = Request(
         [question.prompt for question in questions],
         recipe.max_new_tokens,
         recipe.temperature,
         noise_generator(model.device, seed),
-        eos_token_id=eos,
-        pad_token_id=padding_token(tokenizer),
-        samples=recipe.samples,
-    ).tolist()
+        recipe.samples,
+        eos=eos,
+        pad=padding_token(tokenizer),
+    )
+    rows = (draw or make_sampler("own", model))(wanted).tolist()
     groups = []
     for number, question in enumerate(questions):
         own = rows[number * recipe.samples : (number + 1) * recipe.samples]
