@@ -13,13 +13,14 @@ import torch
 from benchmarks.device.parts import Finding, Part, Place
 from benchmarks.gpu.clock import seconds
 from benchmarks.gpu.size import HALF_BILLION, MINIATURE, Size, forward_flops
-from benchmarks.gpu.training import Bench, make_bench, new_grpo, offline_step
+from benchmarks.gpu.training import Bench, make_bench, new_online, offline_step
 from rlsubnet.config.read import read_yaml
 from rlsubnet.evaluation.loading import deterministic
 from rlsubnet.measure.rank import update_rank
 from rlsubnet.tasks.tokenizer import VOCAB_SIZE
 from rlsubnet.training.device import count_changed, overlap_counts
 from rlsubnet.training.online import gather, policy_step
+from rlsubnet.training.optimizer import MasterOptimizer
 
 Action = Callable[[], object]
 
@@ -78,29 +79,52 @@ def sizes(place: Place) -> list[Size]:
 
 
 def steps(place: Place) -> Iterator[Finding]:
-    """Steps of SFT, DPO and GRPO beside the operations that they cannot do without."""
+    """Steps beside the operations that they cannot do without, and the optimizer's pass alone."""
     for size in sizes(place):
         bench, rows = make_bench(size, place.device), size.sequences
         learned = 3 * forward_flops(size, rows, size.prompt + size.response, size.response)
         for name, members in (("sft", 1), ("dpo", 2)):
             step = offline_step(bench, name, bench.examples(rows // members, members))
             yield beside_floor(place, f"{size.name}: step of {name}", step, flops=learned)
-        yield from steps_of_grpo(place, bench, learned)
+        # Forward passes: drawing and the reference; PRIME's reward model learns (3) and scores.
+        for name, forward in (("grpo", 2), ("prime", 2 + 3 + 1)):
+            yield from steps_online(place, bench, name, learned, forward / 3 * learned)
+        yield optimizer_pass(place, bench)
 
 
-def steps_of_grpo(place: Place, bench: Bench, learned: float) -> Iterator[Finding]:
+def steps_online(
+    place: Place, bench: Bench, name: str, learned: float, drawn: float
+) -> Iterator[Finding]:
     """A step's two halves: drawing and scoring, and learning."""
-    learner, questions = new_grpo(bench)
-    name, drawn = bench.size.name, gather(learner, questions, seed=0)
+    learner, questions = new_online(bench, name)
+    experience = gather(learner, questions, seed=0)
 
     def draw() -> object:
         return gather(learner, questions, seed=0)
 
     def learn() -> object:
-        return policy_step(learner, drawn, 1)
+        return policy_step(learner, experience, 1)
 
-    yield beside_floor(place, f"{name}: drawing for grpo", draw, flops=2 / 3 * learned)
-    yield beside_floor(place, f"{name}: learning by grpo", learn, flops=learned)
+    size = bench.size.name
+    yield beside_floor(place, f"{size}: drawing for {name}", draw, flops=drawn)
+    yield beside_floor(place, f"{size}: learning by {name}", learn, flops=learned)
+
+
+def optimizer_pass(place: Place, bench: Bench) -> Finding:
+    """One update of all weights: masters and moments are read and written, gradients read."""
+    parameters = dict(bench.model.named_parameters())
+    optimizer = MasterOptimizer(parameters, bench.recipe(1, 1))
+    numel = sum(parameter.numel() for parameter in parameters.values())
+
+    def update() -> object:
+        for parameter in parameters.values():
+            parameter.grad = torch.full_like(parameter, 1e-3)
+        optimizer.accumulate()
+        return optimizer.step(1e-6, divisor=1)
+
+    # Float32 master and two moments twice, a bfloat16 gradient, and the rounded weight.
+    nbytes = (6 * 4 + 2 + 2) * numel
+    return beside_floor(place, f"{bench.size.name}: optimizer pass", update, nbytes)
 
 
 def measures(place: Place) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from benchmarks.gpu.size import Size, forward_flops, random_model, word_tokenize
 from rlsubnet.checkpoints.masks import load_mask, save_mask
 from rlsubnet.config.model import Recipe
 from rlsubnet.training.batches import Example, Sample, collate, split_batch
-from rlsubnet.training.credit import Credit, GroupCredit, Question, Rollouts
+from rlsubnet.training.credit import Credit, CreditAssigner, Question, Rollouts
 from rlsubnet.training.loop import find_algorithm, reference_logps, train_step
 from rlsubnet.training.masking import attach_mask
 from rlsubnet.training.model import (
@@ -165,21 +165,24 @@ def compiled_figures(bench: Bench, repeats: int) -> list[Figure]:
     return [*speed(what, size, bench.device, rows * length, flops, ours, GOAL_MFU), beside]
 
 
-class EveryOtherRight(GroupCredit):
-    """GRPO's credit where every other response counts as right, since none of random weights is.
+def every_other_right(credit: CreditAssigner) -> CreditAssigner:
+    """Let every other response count as right, since none of random weights is.
 
     With no reward at all every gradient would be 0, and zeros cost a GPU less time.
     """
+    assign = credit.assign
 
-    def assign(self, rollouts: Rollouts, reference: Tensor) -> Credit:
-        """See :class:`rlsubnet.training.credit.CreditAssigner`."""
+    def as_if(rollouts: Rollouts, reference: Tensor) -> Credit:
         outcomes = torch.zeros_like(rollouts.outcomes)
         outcomes[1::2] = 1
-        return super().assign(replace(rollouts, outcomes=outcomes), reference)
+        return assign(replace(rollouts, outcomes=outcomes), reference)
+
+    credit.assign = as_if  # type: ignore[method-assign]
+    return credit
 
 
-def new_grpo(bench: Bench) -> tuple[Learner, list[Question]]:
-    """Return a run of GRPO and the prompts of a step; every other answer counts as right."""
+def new_online(bench: Bench, algorithm: str) -> tuple[Learner, list[Question]]:
+    """Return a run of GRPO or PRIME and the prompts of a step; every other answer is right."""
     size = bench.size
     prompts = size.sequences // size.group
     recipe = bench.recipe(
@@ -187,15 +190,15 @@ def new_grpo(bench: Bench) -> tuple[Learner, list[Question]]:
     )
     optimizer = MasterOptimizer(dict(bench.model.named_parameters()), recipe)
     tokenizer = word_tokenizer(size.vocabulary)
-    learner = new_learner("grpo", bench.model, optimizer, tokenizer, recipe)
-    learner = replace(learner, credit=EveryOtherRight(bench.model, recipe))
+    learner = new_learner(algorithm, bench.model, optimizer, tokenizer, recipe)
+    every_other_right(learner.credit)
     return learner, [Question(bench.tokens(size.prompt), ";08") for _ in range(prompts)]
 
 
 def grpo_figures(bench: Bench, repeats: int) -> list[Figure]:
     """Return speed of GRPO's steps with what they learn from, and of learning alone."""
     size, device = bench.size, bench.device
-    learner, questions = new_grpo(bench)
+    learner, questions = new_online(bench, "grpo")
     drawn = gather(learner, questions, seed=0)
 
     def whole() -> object:

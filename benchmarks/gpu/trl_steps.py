@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 from benchmarks.figure import Figure, ratio
 from benchmarks.gpu.clock import in_turn, wait
 from benchmarks.gpu.size import Size, random_model, word_tokenizer
-from benchmarks.gpu.training import Bench, new_grpo, offline_step
+from benchmarks.gpu.training import Bench, new_online, offline_step
 from rlsubnet.training.batches import Example
 from rlsubnet.training.online import gather, policy_step
 
@@ -158,7 +158,7 @@ def trl_figures(bench: Bench, repeats: int) -> list[Figure]:
     (ours,) = in_turn([step], bench.device, repeats)
     del step
     dpo = _beside("DPO step", bench, ours, trl_dpo(bench, pairs, parts, repeats + 1))
-    learner, questions = new_grpo(bench)
+    learner, questions = new_online(bench, "grpo")
 
     def whole() -> object:
         return policy_step(learner, gather(learner, questions, seed=0), 1)

@@ -17,7 +17,7 @@ from benchmarks.figure import Figure, Unavailable
 from benchmarks.gpu import __main__ as program
 from benchmarks.gpu import clock, size
 from benchmarks.gpu.size import HALF_BILLION, Size, forward_flops
-from benchmarks.gpu.training import compiled_figures, make_bench, new_grpo
+from benchmarks.gpu.training import compiled_figures, make_bench, new_online
 from benchmarks.suite.gpu import figures
 from rlsubnet.training.model import new_model
 from rlsubnet.training.online import gather
@@ -34,35 +34,6 @@ def run(repository: Path, *arguments: object) -> subprocess.CompletedProcess[str
         text=True,
         timeout=600,
     )
-
-
-@pytest.mark.slow
-def test_a_miniature_prints_every_figure_and_that_none_is_of_a_gpu(
-    repository: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "results.md"
-    done = run(repository, "--miniature", "--repeats", 1, "--out", out)
-    assert done.returncode == 0, done.stderr
-    text = out.read_text(encoding="utf-8")
-    # As measured: what TRL prints stands between.
-    assert set(text.splitlines()) <= set(done.stdout.splitlines())
-    assert "not figures of a GPU" in text.splitlines()[0]
-    for what in (
-        "SFT step, miniature |",
-        "DPO step, miniature |",
-        "GRPO, learning, miniature |",
-        "more time of a DPO step, miniature |",
-        "rollouts, 8 responses of 8 tokens, miniature |",
-        "counting changed weights beside a copy",
-        "beside torch.linalg.matrix_rank",
-    ):
-        assert what in text
-    assert ("rlsubnet" in text and ", TRL " in text) or "TRL is not installed" in text
-    assert "rollouts by vLLM" in text or "vLLM is not installed" in text
-    # No share of a peak, and no goal but that two ranks agree.
-    assert "MFU" not in text
-    goals = [line.split("|")[3].strip() for line in text.splitlines() if line.startswith("| ")]
-    assert [goal for goal in goals if goal not in ("", "goal")] == ["at most 0 : met"]
 
 
 def test_a_fault_keeps_what_was_measured_before_it(
@@ -94,7 +65,7 @@ def test_dpo_is_measured_with_compiled_layers_and_leaves_the_others_as_they_were
 
 
 def test_a_step_of_grpo_learns_from_rewards_as_trl_is_given_them() -> None:
-    learner, questions = new_grpo(make_bench(size.MINIATURE, torch.device("cpu")))
+    learner, questions = new_online(make_bench(size.MINIATURE, torch.device("cpu")), "grpo")
     experience = gather(learner, questions, seed=0)
     first = experience.credit.advantages[:, 0].view(2, 4)
     # Two prompts, four responses each, of which the second and the fourth are right.

@@ -52,6 +52,25 @@ def day(root: Path, out: Path, seconds: int, **settings: str) -> str:
     return done.stdout + done.stderr
 
 
+def check_bench(text: str) -> None:
+    """Check that every figure is there, and none is said to be a GPU's."""
+    for what in (
+        "SFT step, miniature |",
+        "DPO step, miniature |",
+        "GRPO, learning, miniature |",
+        "more time of a DPO step, miniature |",
+        "rollouts, 8 responses of 8 tokens, miniature |",
+        "counting changed weights beside a copy",
+        "beside torch.linalg.matrix_rank",
+        ", TRL ",
+    ):
+        assert what in text
+    # No share of a peak, and no goal but that two ranks agree.
+    assert "MFU" not in text
+    goals = [line.split("|")[3].strip() for line in text.splitlines() if line.startswith("| ")]
+    assert [goal for goal in goals if goal not in ("", "goal")] == ["at most 0 : met"]
+
+
 @pytest.mark.slow
 def test_the_whole_command_runs_on_a_cpu_and_its_results_are_unpacked(
     project: Project, repository: Path, tmp_path_factory: pytest.TempPathFactory
@@ -93,6 +112,7 @@ def test_the_whole_command_runs_on_a_cpu_and_its_results_are_unpacked(
         assert [line for line in ends if not line["ok"]] == []
     page = (root / "page.md").read_text(encoding="utf-8")
     assert "not figures of a GPU" in page
+    check_bench((out / "bench.md").read_text(encoding="utf-8"))
     assert "whole_runs" in page
     assert "bfloat16 product" in page
 
