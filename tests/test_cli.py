@@ -1,12 +1,14 @@
 """The command line as a whole: help, errors, exit statuses."""
 
 import argparse
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from rlsubnet.cli import build_parser, main
 
@@ -30,6 +32,33 @@ def test_every_item_of_the_paper_has_a_subcommand():
     tables = {f"table{number}" for number in range(1, 7)}
     figures = {f"fig{number}" for number in range(1, 8)}
     assert tables | figures | {"section4"} <= set(subcommands())
+
+
+def test_help_lists_every_command_once_in_five_groups(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    listed = capsys.readouterr().out.partition("\nmeasure:\n")[2]
+    assert re.findall(r"^(\w.*):$", listed, re.MULTILINE) == [
+        *("delta", "train and evaluate", "paper items", "workflow")
+    ]
+    assert sorted(re.findall(r"^  (\w+) ", listed, re.MULTILINE)) == sorted(subcommands())
+
+
+def test_a_command_imports_what_it_needs_and_nothing_else(tmp_path):
+    def imported(*words):
+        code = (
+            "import sys; from rlsubnet.cli import main\n"
+            f"try: main({list(words)})\nexcept SystemExit: pass\n"
+            "print(*(name for name in sys.modules if name.startswith('rlsubnet')))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        return set(done.stdout.splitlines()[-1].split())
+
+    modules = {"rlsubnet", "rlsubnet.cli", "rlsubnet.commands", "rlsubnet.items"}
+    assert imported("--help") == modules
+    weights = {"w": torch.zeros(2, 2, dtype=torch.bfloat16)}
+    save_file(weights, tmp_path / "model.safetensors")
+    assert len(imported("updates", str(tmp_path), str(tmp_path))) <= 20
 
 
 def test_help_of_every_subcommand_loads_no_torch():

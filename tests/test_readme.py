@@ -167,7 +167,7 @@ def test_commands_and_targets_exist(page, repository):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
     known = build_parser().format_help()
     for command in set(re.findall(r"\brlsubnet ([a-z]+[0-9]?)\b", text)):
-        assert re.search(rf"^    {command}\b", known, re.MULTILINE), f"rlsubnet {command}"
+        assert re.search(rf"^  {command}\b", known, re.MULTILINE), f"rlsubnet {command}"
 
 
 def test_paths_exist(page, repository):

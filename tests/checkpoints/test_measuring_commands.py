@@ -12,8 +12,12 @@ from safetensors.torch import load_file
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.masks import load_mask, save_mask
 from rlsubnet.cli import main
-from rlsubnet.commands.measuring import FROZEN_COLUMNS, UPDATE_COLUMNS
-from rlsubnet.commands.structure import RANK_COLUMNS, TRAJECTORY_COLUMNS
+from rlsubnet.commands.measure import (
+    FROZEN_COLUMNS,
+    RANK_COLUMNS,
+    TRAJECTORY_COLUMNS,
+    UPDATE_COLUMNS,
+)
 from tests.checkpoints.checkpoint_files import SHAPES, make_weights, nudge, write_checkpoint
 
 COMMANDS = ("updates", "mask", "frozen", "overlap", "rank", "trajectory")

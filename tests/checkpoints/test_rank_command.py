@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rlsubnet.cli import main
-from rlsubnet.commands import _device
+from rlsubnet.commands import shared
 from rlsubnet.threads import VARIABLES
 from tests.checkpoints.checkpoint_files import make_weights, write_checkpoint
 
@@ -60,8 +60,8 @@ def test_without_a_gpu_auto_stays_on_the_processor_and_asking_for_one_is_refused
     assert main(["rank", *map(str, pair), "--device", "cuda"]) == 1
     assert "--device cuda: torch finds no GPU here" in capsys.readouterr().err
     # A driver without a GPU that torch can use.
-    monkeypatch.setattr(_device, "DRIVER", tmp_path)
-    assert _device.chosen_device("auto") == "cpu"
+    monkeypatch.setattr(shared, "DRIVER", tmp_path)
+    assert shared.chosen_device("auto") == "cpu"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

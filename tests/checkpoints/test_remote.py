@@ -13,7 +13,7 @@ from rlsubnet.checkpoints.pair import pair_checkpoints
 from rlsubnet.checkpoints.remote import RemoteShards, parse_source
 from rlsubnet.checkpoints.sources import visiting_order
 from rlsubnet.cli import main
-from rlsubnet.commands._delta_summary import as_json
+from rlsubnet.commands.delta import as_json
 from tests.checkpoints.checkpoint_files import contents
 from tests.checkpoints.hub_pair import INIT, TUNED, shard_requests
 from tests.checkpoints.local_hub import COMMIT, LocalHub

@@ -67,14 +67,14 @@ def test_a_file_is_read_once(tmp_path: Path):
 
 
 def test_the_columns_are_those_that_the_commands_write():
-    from rlsubnet.commands import measuring, overlap, structure
+    from rlsubnet.commands import measure
     from rlsubnet.evaluation.results import SCORE_COLUMNS, STEP_SCORE_COLUMNS, Answer
 
-    assert list(COLUMNS["updates"]) == measuring.UPDATE_COLUMNS
-    assert list(COLUMNS["overlap"]) == overlap.OVERLAP_COLUMNS
-    assert list(COLUMNS["frozen"]) == measuring.FROZEN_COLUMNS
-    assert list(COLUMNS["ranks"]) == structure.RANK_COLUMNS
-    assert list(COLUMNS["trajectory"]) == structure.TRAJECTORY_COLUMNS
+    assert list(COLUMNS["updates"]) == measure.UPDATE_COLUMNS
+    assert list(COLUMNS["overlap"]) == measure.OVERLAP_COLUMNS
+    assert list(COLUMNS["frozen"]) == measure.FROZEN_COLUMNS
+    assert list(COLUMNS["ranks"]) == measure.RANK_COLUMNS
+    assert list(COLUMNS["trajectory"]) == measure.TRAJECTORY_COLUMNS
     assert tuple(COLUMNS["scores"]) == SCORE_COLUMNS
     assert tuple(COLUMNS["answers"]) == Answer._fields
     assert tuple(COLUMNS["step_scores"]) == STEP_SCORE_COLUMNS

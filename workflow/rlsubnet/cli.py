@@ -4,23 +4,38 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib import import_module
 
 from rlsubnet import __version__
-from rlsubnet.commands import COMMAND_MODULES
-from rlsubnet.extras import EXTRAS, how_to_install, require
+from rlsubnet.commands import grouped_help, modules_for
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser with every subcommand; builds no model and imports no torch."""
-    parser = argparse.ArgumentParser(
+class _Parser(argparse.ArgumentParser):
+    """Ends its help with all commands in groups, whatever modules are imported."""
+
+    def format_help(self) -> str:
+        import shutil
+
+        return f"{super().format_help()}\n{grouped_help(shutil.get_terminal_size().columns - 2)}\n"
+
+
+def build_parser(modules: Iterable[str] | None = None) -> argparse.ArgumentParser:
+    """Return the parser with the commands of some modules, by default all; imports no torch."""
+    parser = _Parser(
         prog="rlsubnet",
         description="Measure and reproduce the sparse updates of RL finetuning (arXiv 2505.11711).",
     )
     parser.add_argument("--version", action="version", version=f"rlsubnet {__version__}")
-    subcommands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in COMMAND_MODULES:
-        module.add_commands(subcommands)
+    subcommands = parser.add_subparsers(
+        dest="command",
+        required=True,
+        metavar="COMMAND",
+        parser_class=argparse.ArgumentParser,
+        help="one of those below; each has its own --help",
+    )
+    for module in modules_for("") if modules is None else modules:
+        import_module(f"rlsubnet.commands.{module}").add_commands(subcommands)
     return parser
 
 
@@ -29,11 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     So does a GPU whose memory is full.
     """
-    options = build_parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    command = next((word for word in words if not word.startswith("-")), None)
+    options = build_parser(modules_for(command)).parse_args(words)
     # What Slurm sends first: left alone it ends Python at once, half-written files stay behind.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        require(options.needs)
+        if options.needs:
+            from rlsubnet.extras import require
+
+            require(options.needs)
         options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -41,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except ModuleNotFoundError as error:
+        from rlsubnet.extras import EXTRAS, how_to_install
+
         # Needed by some of a command's input alone, such as `.bin` files.
         module = (error.name or "").split(".")[0]
         if module not in EXTRAS:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -263,7 +264,10 @@ VERSION = 1
 
 
 class ProgressCallback:
-    """Receives how far a pass is; this one does nothing. ``add`` may be called from any thread."""
+    """Receives how far a pass is; this one shows notes alone.
+
+    ``add`` may be called from any thread.
+    """
 
     def add(self, nbytes: int) -> None:
         """Take bytes that were read."""
@@ -272,7 +276,11 @@ class ProgressCallback:
         """Take bytes that need not be read, since an earlier pass has."""
 
     def note(self, text: str) -> None:
-        """Take a line that a user should see."""
+        """Print a line that a user should see."""
+        print(text, file=sys.stderr)
+
+    def close(self) -> None:
+        """Take that the pass has ended."""
 
 
 def parts_of(pair: Pair) -> list[list[str]]:

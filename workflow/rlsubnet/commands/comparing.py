@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from rlsubnet.commands._parser import add_command
+from rlsubnet.commands.shared import Subcommands, add_command
 
 MACHINES = """\
 Write where each of several runs was made: CPU or GPU, how it summed, versions and commit, from the
@@ -16,13 +16,12 @@ machines. Reads DIR/tables/*.csv and DIR/machines.csv alone. Another CPU sums in
 that other digits are to be expected where the words should stay."""
 
 
-def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_commands(subcommands: Subcommands) -> None:
     """Add this area's subcommands."""
     parser = add_command(
         subcommands,
         "machines",
         run_machines,
-        "where each run was made: CPU or GPU, how it summed, versions",
         "rlsubnet machines work/demo/runs/*/final --out results/demo/machines.csv",
         MACHINES,
     )
@@ -35,7 +34,6 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
         subcommands,
         "compare",
         run_compare,
-        "verdicts and headline numbers of two results folders, beside each other",
         "rlsubnet compare results/demo results/reference/demo",
         COMPARE,
         needs=("pandas", "matplotlib", "scipy"),

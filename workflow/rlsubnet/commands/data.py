@@ -6,20 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlsubnet.commands._parser import add_command
+from rlsubnet.commands.shared import Subcommands, add_command
 
 EXAMPLE = """rlsubnet data arith500 \\
       --spec '{"kind": "problems", "per_level": [9, 9, 9, 9, 9], "split": "test", "seed": 999}' \\
       --out work/demo/data/arith500.jsonl"""
 
 
-def _add_data(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_data(subcommands: Subcommands) -> None:
     """Add this area's subcommands."""
     parser = add_command(
         subcommands,
         "data",
         run_data,
-        "make one data set, as JSON lines",
         EXAMPLE,
         "Make one data set of the config, one JSON object a line. Everything follows from the seed "
         "in the specification; prompts of different splits never coincide.",
@@ -57,13 +56,12 @@ CONTAMINATION_COLUMNS = ("items", "n", "short", "exact", "near", "matched", "sha
 EXAMPLES = 5
 
 
-def _add_published(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_published(subcommands: Subcommands) -> None:
     """Add this area's subcommands."""
     parser = add_command(
         subcommands,
         "fetch",
         run_fetch,
-        "fetch the files of a published data set: checked, resumable, complete or absent",
         'rlsubnet fetch --spec \'{"kind": "tulu_preferences", "source":\n'
         '    "hf:allenai/llama-3.1-tulu-3-8b-preference-mixture", "files": "data/*.parquet"}\'\n'
         "    --out work/paper/sources/tulu",
@@ -78,7 +76,6 @@ def _add_published(subcommands: "argparse._SubParsersAction[argparse.ArgumentPar
         subcommands,
         "adapt",
         run_adapt,
-        "bring fetched files into JSON lines: preference pairs, or evaluation items",
         "rlsubnet adapt rollouts --spec @spec.json --source work/paper/sources/rollouts\n"
         "    --out work/paper/data/rollouts.jsonl",
         "Read the fetched files of a data set (JSON lines, JSON, Parquet, CSV) and write this\n"
@@ -96,7 +93,6 @@ def _add_published(subcommands: "argparse._SubParsersAction[argparse.ArgumentPar
         subcommands,
         "mix",
         run_mix,
-        "make one data set out of others, one after the other",
         "rlsubnet mix work/paper/data/gsm8k.jsonl work/paper/data/math.jsonl\n"
         "    --out work/paper/data/gsm8k_math.jsonl",
     )
@@ -109,7 +105,6 @@ def _add_published(subcommands: "argparse._SubParsersAction[argparse.ArgumentPar
         subcommands,
         "contamination",
         run_contamination,
-        "count the evaluation items that stand in training prompts",
         "rlsubnet contamination work/paper/data/tulu.jsonl\n"
         "    --items math500=work/paper/data/math500.jsonl --out contamination.csv",
         "Compare the prompts of training data with evaluation items, without case, punctuation\n"
@@ -263,13 +258,12 @@ def run_download(options: argparse.Namespace) -> None:
     download(options.source, options.revision, options.out, report=report)
 
 
-def _add_download(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_download(subcommands: Subcommands) -> None:
     """Add this area's subcommands."""
     parser = add_command(
         subcommands,
         "download",
         run_download,
-        "fetch a Hugging Face checkpoint: checked, resumable, complete or absent",
         "rlsubnet download hf:allenai/Llama-3.1-Tulu-3-8B-DPO --out work/models/tulu-dpo",
         description=(
             "Fetch the weights (safetensors, or .bin where there are none), configs and tokenizer\n"
@@ -293,7 +287,7 @@ def _add_download(subcommands: "argparse._SubParsersAction[argparse.ArgumentPars
     )
 
 
-def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_commands(subcommands: Subcommands) -> None:
     """Add this area's subcommands."""
     for add in (_add_download, _add_data, _add_published):
         add(subcommands)

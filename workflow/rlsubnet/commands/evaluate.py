@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlsubnet.commands._parser import add_command
-from rlsubnet.commands.structure import add_saved_steps
+from rlsubnet.commands.measure import add_saved_steps
+from rlsubnet.commands.shared import Subcommands, add_command
 from rlsubnet.files import read_object
 
 EXAMPLE = """rlsubnet evaluate work/demo/runs/dpo/final \\
@@ -28,13 +28,12 @@ STEPS_EXAMPLE = """rlsubnet evaluate_steps work/demo/runs/sft/final work/demo/ru
       --out step_scores.csv"""
 
 
-def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_commands(subcommands: Subcommands) -> None:
     """Add evaluate and evaluate_steps."""
     parser = add_command(
         subcommands,
         "evaluate",
         run_evaluate,
-        "score a model on all its test suites",
         EXAMPLE,
         "Score a model on test suites: problems are sampled and decoded greedily and graded by a "
         "strict verifier, multiple choice is graded by log-likelihood per token, and preference "
@@ -54,7 +53,6 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
         subcommands,
         "evaluate_steps",
         run_evaluate_steps,
-        "score the start and every saved step of a run (Figure 7)",
         STEPS_EXAMPLE,
         "Score the model that a run started from (step 0) and every saved step of it, as "
         "`rlsubnet evaluate` scores a model. One process holds one model, whose weights are "
@@ -206,13 +204,12 @@ PREFETCH_EXAMPLE = f"""rlsubnet prefetch_olmes --settings {OLMES_SETTINGS} \\
       --cache work/paper/olmes/cache --out work/paper/olmes/prefetched.json"""
 
 
-def _add_olmes(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_olmes(subcommands: Subcommands) -> None:
     """Add this area's subcommands."""
     parser = add_command(
         subcommands,
         "evaluate_olmes",
         run_evaluate_olmes,
-        "score a model with allenai/olmes",
         OLMES_EXAMPLE,
         "Check a model folder and the installed olmes, run olmes on all its tasks without network\n"
         "and count right answers in what it wrote.",
@@ -231,7 +228,6 @@ def _add_olmes(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]
         subcommands,
         "evaluate_steps_olmes",
         run_evaluate_steps_olmes,
-        "score the start and every saved step of a run with allenai/olmes (Figure 7)",
         OLMES_STEPS_EXAMPLE,
         "Score the model that a run started from (step 0) and every saved step of it, as\n"
         "`rlsubnet evaluate_olmes` scores a model. One step at a time lies on the disk in full.",
@@ -254,7 +250,6 @@ def _add_olmes(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]
         subcommands,
         "prefetch_olmes",
         run_prefetch_olmes,
-        "fetch the data of olmes's tasks and count their items",
         PREFETCH_EXAMPLE,
         "Let olmes write its requests without a model, which brings its data to the cache, and\n"
         "check how many there are. Run it where there is internet. GPQA is gated: accept its\n"

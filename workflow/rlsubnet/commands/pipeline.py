@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlsubnet.commands._parser import add_command
+from rlsubnet.commands.shared import Subcommands, add_command
 
 if TYPE_CHECKING:
     from rlsubnet.config import Scale
@@ -23,13 +23,12 @@ unlocked; then Snakemake goes on. Trainings continue from their own last saved s
 Give Snakemake's arguments as for the first call; without any, the last call is repeated."""
 
 
-def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_commands(subcommands: Subcommands) -> None:
     """Add this area's subcommands."""
     parser = add_command(
         subcommands,
         "check",
         run_check,
-        "validate a config and its sheets and say what they plan",
         "rlsubnet check --config config/demo/config.yaml",
         "Validate a config and its three sheets against their schemas and each other, then say "
         "in words what they plan. Sheet paths are relative to the current folder.",
@@ -47,7 +46,6 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
         subcommands,
         "plan",
         run_plan,
-        "say what each table and figure costs: runs, GPU hours, disk",
         "rlsubnet plan --scale paper",
         "Say for each table and figure, and for the whole scale, how many runs it needs, how many\n"
         "GPU hours these take at most (time limits times GPUs of the config's `resources`), and\n"
@@ -62,7 +60,6 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
         subcommands,
         "status",
         run_status,
-        "say what is done, running, failed and missing, per table and figure",
         "rlsubnet status --config config/paper/config.yaml",
         STATUS,
         needs=("psutil",),
@@ -80,7 +77,6 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
         subcommands,
         "resume",
         run_resume,
-        "go on after a killed run: cancel what it left, unlock, continue",
         "rlsubnet resume -- --profile slurm --configfile config/paper/config.yaml",
         RESUME,
         needs=("psutil", "snakemake"),

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from rlsubnet.commands._parser import add_command
+from rlsubnet.commands.shared import Subcommands, add_command
 from rlsubnet.items import ITEMS
 
 _FILES = (
@@ -12,7 +12,7 @@ _FILES = (
 )
 
 
-def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_commands(subcommands: Subcommands) -> None:
     """Add a subcommand for each item of `ITEMS`."""
     for name, item in ITEMS.items():
         files = " and ".join(f"DIR/{file}" for file in item.files.values())
@@ -20,7 +20,6 @@ def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParse
             subcommands,
             name,
             _run,
-            summary=item.summary,
             description=f"Write {files}: {item.summary}. {_FILES}",
             example=f"rlsubnet {name} --config config/demo/config.yaml --results results/demo",
             needs=("pandas", "matplotlib", "scipy"),

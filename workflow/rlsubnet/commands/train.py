@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from rlsubnet.commands._parser import add_command
+from rlsubnet.commands.shared import Subcommands, add_command
 
 NATIVE = """\
 Train one run on one device, of all weights or of a subnetwork. The row names the algorithm:
@@ -15,13 +15,12 @@ every optimizer step. A run that was killed starts again from the state in --res
 the same bits; the state is removed once the run is complete. Progress goes to stderr."""
 
 
-def _add_train(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_train(subcommands: Subcommands) -> None:
     """Add ``train``."""
     parser = add_command(
         subcommands,
         "train",
         run_native,
-        "train one run: full, or with a mask only a subnetwork",
         "rlsubnet train dpo_sub --row @row.json --init work/demo/runs/sft/final\n"
         "    --data work/demo/data/preferences.jsonl --mask work/demo/masks/dpo.safetensors\n"
         "    --resume work/demo/runs/dpo_sub/resume --out work/demo/runs/dpo_sub/final\n"
@@ -101,13 +100,12 @@ and the metrics of every optimizer step. A run that was killed goes on from its 
 (recipe key save_every), unless row, inputs or environment are others: that is refused."""
 
 
-def _add_open_instruct(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_open_instruct(subcommands: Subcommands) -> None:
     """Add ``train_open_instruct``."""
     parser = add_command(
         subcommands,
         "train_open_instruct",
         run_open_instruct,
-        "train one run by open-instruct: DPO on several GPUs, full or only a subnetwork",
         "rlsubnet train_open_instruct dpo_sub --row @row.json --checkout open-instruct\n"
         "    --init work/paper/models/Llama-3.1-Tulu-3-8B-SFT --data work/paper/data/tulu.jsonl\n"
         "    --mask work/paper/masks/dpo.safetensors\n"
@@ -198,13 +196,12 @@ in the recipe the models along the run as deltas. verl's saves are merged, packe
 it trains. A run that was killed goes on from the last save that is whole."""
 
 
-def _add_verl(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_verl(subcommands: Subcommands) -> None:
     """Add ``train_verl``."""
     parser = add_command(
         subcommands,
         "train_verl",
         run_verl,
-        "train one run with verl: PRIME or GRPO on several GPUs",
         "rlsubnet train_verl prime_sub --row @row.json --init work/paper/models/Qwen2.5-Math-7B\n"
         "    --data work/paper/data/gsm8k_math.jsonl --mask work/paper/masks/prime.safetensors\n"
         "    --scratch work/paper/runs/prime_sub/verl\n"
@@ -286,7 +283,7 @@ def run_verl(options: argparse.Namespace) -> None:
     )
 
 
-def add_commands(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_commands(subcommands: Subcommands) -> None:
     """Add this area's subcommands."""
     for add in (_add_train, _add_open_instruct, _add_verl):
         add(subcommands)

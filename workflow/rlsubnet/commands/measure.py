@@ -1,0 +1,474 @@
+"""Subcommands on pairs and masks: updates, mask, frozen, union, overlap, rank, trajectory."""
+
+import argparse
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlsubnet.commands.shared import (
+    CHECKPOINT_HELP,
+    LOCAL_HELP,
+    Subcommands,
+    add_command,
+    add_common_rows,
+    add_csv,
+    add_kernel,
+    add_pair,
+    add_pass_options,
+    add_seed,
+    add_threads,
+    check_seed,
+    chosen_device,
+    measure,
+    open_pair,
+)
+from rlsubnet.threads import bound_linear_algebra, checked_threads
+
+if TYPE_CHECKING:
+    from rlsubnet.checkpoints.overlap import MaskPair
+    from rlsubnet.checkpoints.pair import Pair
+    from rlsubnet.checkpoints.structure import MatrixRank
+    from rlsubnet.measure.overlap import Overlap, TensorOverlap
+    from rlsubnet.measure.sparsity import UpdateCounts
+
+UPDATE_COLUMNS = [
+    *("tensor", "layer", "matrix", "numel", "atol", "rule", "unchanged", "bitwise_changed"),
+    *("max_abs_diff", "dtype_init", "dtype_tuned"),
+]
+FROZEN_COLUMNS = [
+    *("tensor", "numel", "frozen", "frozen_changed", "subnetwork", "subnetwork_changed"),
+]
+OVERLAP_COLUMNS = ["null", "o1", "o2", "o1_null", "o2_null", "lift", "ci_low", "ci_high"]
+RANK_COLUMNS = [
+    *("tensor", "layer", "matrix", "rows", "cols", "rank", "max_rank", "stable_rank"),
+    *("effective_rank", "rank_of_random_control"),
+]
+TRAJECTORY_COLUMNS = [
+    *("step", "sparsity", "step_sparsity", "updated_outside_final", "never", "cancelled"),
+    "subnetwork",
+]
+
+
+def run_updates(options: argparse.Namespace) -> None:
+    """Count what finetuning changed; print a summary, write the rows and the mask asked for."""
+    from rlsubnet.files import write_csv
+    from rlsubnet.measure.kernel import Request
+    from rlsubnet.measure.sparsity import TOLERANCES
+
+    if options.out and options.mask and options.out.resolve() == options.mask.resolve():
+        raise ValueError(f"--out and --mask are one file, {options.out}: expected two")
+    pair = open_pair(options)
+    tolerances = sorted(set(options.tolerances or TOLERANCES))
+    found = measure(pair, Request(tuple(tolerances)), options, options.out, options.mask)
+    counts = {name: found[name].update_counts(tolerances) for name in found}
+    if options.out:
+        write_csv(options.out, _update_rows(pair, counts), UPDATE_COLUMNS)
+    print(_update_summary(pair, counts))
+
+
+def _update_rows(pair: "Pair", counts: "Mapping[str, UpdateCounts]") -> list[dict[str, Any]]:
+    from rlsubnet.measure.parameters import parse_parameter
+
+    rows = []
+    for name, count in counts.items():
+        place = parse_parameter(name)
+        for (rule, atol), unchanged in count.unchanged.items():
+            rows.append(
+                {
+                    "tensor": name,
+                    "layer": "" if place.layer is None else place.layer,
+                    "matrix": place.matrix,
+                    "numel": count.numel,
+                    "atol": repr(atol),
+                    "rule": rule,
+                    "unchanged": unchanged,
+                    "bitwise_changed": count.bitwise_changed,
+                    "max_abs_diff": repr(count.max_abs_diff),
+                    "dtype_init": pair.init.tensors[name].dtype,
+                    "dtype_tuned": pair.tuned.tensors[name].dtype,
+                }
+            )
+    return rows
+
+
+def _update_summary(pair: "Pair", counts: "Mapping[str, UpdateCounts]") -> str:
+    """Return the summary of a pair: sparsity in per cent, by tolerance, matrix kind and layer."""
+    from rlsubnet.checkpoints.pair import pair_notes
+    from rlsubnet.measure.parameters import parse_parameter
+    from rlsubnet.measure.sparsity import RULES, TABLE_TOLERANCE, group_counts, total_counts
+
+    def percents(counts: "UpdateCounts", atol: float) -> str:
+        return "".join(f"{100 * counts.sparsity(rule, atol):>10.2f}" for rule in RULES)
+
+    total = total_counts(counts.values())
+    tolerances = sorted({atol for _, atol in total.unchanged})
+    shown = TABLE_TOLERANCE if TABLE_TOLERANCE in tolerances else tolerances[-1]
+    share = total.bitwise_changed / total.numel if total.numel else 0.0
+    lines = [
+        f"init   {pair.init.path}",
+        f"tuned  {pair.tuned.path}",
+        f"{total.numel:,} weights in {len(counts)} tensors; {total.bitwise_changed:,} "
+        f"({share:.2%}) differ in their bits, by at most {total.max_abs_diff:g}",
+        "",
+        f"{'sparsity in %, by tolerance':<43}{'official':>10}{'exact':>10}",
+        *(f"{atol:<43g}{percents(total, atol)}" for atol in tolerances),
+    ]
+    keys: dict[str, Callable[[str], Any]] = {
+        "matrix kind": lambda name: parse_parameter(name).matrix,
+        "layer": lambda name: parse_parameter(name).layer,
+    }
+    for title, key in keys.items():
+        header = f"by {title}, at {shown:g}"
+        lines += ["", f"{header:<28}{'weights':>15}{'official':>10}{'exact':>10}{'bits':>10}"]
+        for group, part in group_counts(counts, key).items():
+            label = "(outside layers)" if group is None else str(group)
+            changed = 100 * part.bitwise_changed / part.numel if part.numel else 0.0
+            lines.append(f"{label:<28}{part.numel:>15,}{percents(part, shown)}{changed:>10.2f}")
+    return "\n".join([*lines, *(f"warning: {note}" for note in pair_notes(pair))])
+
+
+def run_mask(options: argparse.Namespace) -> None:
+    """Write which weights a pair's update changed."""
+    from rlsubnet.checkpoints.masks import write_mask
+    from rlsubnet.checkpoints.pair import random_masks
+    from rlsubnet.measure.kernel import Request
+    from rlsubnet.measure.sparsity import TABLE_TOLERANCE
+
+    if options.rule in ("bitwise", "random") and options.atol is not None:
+        raise ValueError(f"--atol has no meaning with --rule {options.rule}; use official or exact")
+    check_seed(options)
+    pair = open_pair(options)
+    if options.rule == "random":
+        digests = {"init_sha256": pair.init.digest(), "tuned_sha256": pair.tuned.digest()}
+        metadata = {"rule": "random", "atol": "0.0", "seed": str(options.seed), **digests}
+        write_mask(options.out, pair.shapes, random_masks(pair, options.seed), metadata)
+        return
+    atol = TABLE_TOLERANCE if options.atol is None else options.atol
+    request = Request((), options.rule, 0.0 if options.rule == "bitwise" else atol)
+    measure(pair, request, options, None, options.out)
+
+
+def run_frozen(options: argparse.Namespace) -> None:
+    """Compare the weights outside a mask bit by bit; fail after writing which ones changed."""
+    from rlsubnet.checkpoints.masks import load_mask
+    from rlsubnet.checkpoints.pair import check_frozen
+    from rlsubnet.files import write_csv
+
+    counts = dict(check_frozen(open_pair(options), load_mask(options.mask)))
+    if options.out:
+        rows = [{"tensor": name, **vars(count)} for name, count in counts.items()]
+        write_csv(options.out, rows, FROZEN_COLUMNS)
+    broken = {name: c.frozen_changed for name, c in counts.items() if c.frozen_changed}
+    if broken:
+        listed = ", ".join(f"{name} ({number})" for name, number in broken.items())
+        raise ValueError(f"{options.tuned}: weights outside the mask changed: {listed}")
+    frozen = sum(count.frozen for count in counts.values())
+    print(f"{frozen:,} frozen weights in {len(counts)} tensors, 0 changed")
+
+
+def run_union(options: argparse.Namespace) -> None:
+    """Write the union of masks, and print what share of it each of them is."""
+    from rlsubnet.checkpoints.masks import load_mask
+    from rlsubnet.checkpoints.overlap import unite_masks
+
+    masks = [load_mask(path) for path in options.masks]
+    ever, sizes = unite_masks(masks, options.out)
+    numel = sum(math.prod(masks[0].shape(name)) for name in masks[0].names)
+    if not numel:
+        raise ValueError(f"{masks[0].path}: a mask of no weights")
+    print(f"{ever:,} of {numel:,} weights ({ever / numel:.2%}) are in at least one mask; in each:")
+    for mask, size in zip(masks, sizes, strict=True):
+        share = f"{size / ever:.2%} of the union" if ever else "the union is empty"
+        print(f"{size:>15,} ({share})  {mask.path}")
+
+
+def run_overlap(options: argparse.Namespace) -> None:
+    """Print, and write when asked, the overlap of two masks beside that of chance."""
+    import numpy as np
+
+    from rlsubnet.checkpoints.checkpoint import Checkpoint, open_source
+    from rlsubnet.checkpoints.masks import load_mask
+    from rlsubnet.checkpoints.overlap import pair_masks, tensor_overlaps
+    from rlsubnet.files import write_csv
+    from rlsubnet.measure.overlap import overlap_beside_nulls
+
+    check_seed(options)
+    if options.common_rows and not options.init:
+        raise ValueError("--common-rows has no meaning without --init")
+    init = Checkpoint(open_source(options.init)) if options.init else None
+    masks = pair_masks(
+        load_mask(options.mask1), load_mask(options.mask2), init, options.common_rows
+    )
+    tensors = [tensor for _, tensor in tensor_overlaps(masks, kernel=options.kernel)]
+    try:
+        overlaps = overlap_beside_nulls(tensors, np.random.default_rng(options.seed))
+    except ValueError as error:
+        raise ValueError(f"{masks.first.path} and {masks.second.path}: {error}") from error
+    if options.out:
+        rows = [
+            # All digits of a number, nothing where it is not defined.
+            {key: "" if value != value else str(value) for key, value in vars(overlap).items()}
+            for overlap in overlaps
+        ]
+        write_csv(options.out, rows, OVERLAP_COLUMNS)
+    print(_overlap_summary(masks, tensors, overlaps))
+
+
+def _overlap_summary(
+    masks: "MaskPair", tensors: Sequence["TensorOverlap"], overlaps: Sequence["Overlap"]
+) -> str:
+    """Return what the command prints: sizes, overlaps, and the nulls line by line."""
+    from rlsubnet.measure.overlap import NULLS, OverlapCounts
+
+    total = sum((tensor.counts for tensor in tensors), OverlapCounts())
+    lines = [f"{total.numel:,} weights in {len(tensors)} tensors"]
+    for number, mask, size in ((1, masks.first, total.first), (2, masks.second, total.second)):
+        share = size / total.numel
+        lines.append(f"subnetwork {number}  {size:>15,} updated ({share:.2%})  {mask.path}")
+    lines += [
+        f"in both       {total.both:>15,}: o1 = {overlaps[0].o1:.2%} of subnetwork 1, "
+        f"o2 = {overlaps[0].o2:.2%} of subnetwork 2",
+        "",
+        f"{'what chance would give':<46}{'o1 %':>8}{'o2 %':>8}{'lift':>8}  95 % interval",
+    ]
+    for overlap in overlaps:
+        lift = "-" if math.isnan(overlap.lift) else f"{overlap.lift:.3f}"
+        defined = not math.isnan(overlap.ci_low)
+        interval = f"{overlap.ci_low:.3f} to {overlap.ci_high:.3f}" if defined else "not defined"
+        lines.append(
+            f"{NULLS[overlap.null]:<46}{100 * overlap.o1_null:>8.2f}{100 * overlap.o2_null:>8.2f}"
+            f"{lift:>8}  {interval}"
+        )
+    lines += [
+        "",
+        "lift: weights in both, over those that chance would put there; 1 is chance.",
+        "interval: how much the lift differs between tensors, not between runs.",
+        "Small weights show a bfloat16 change in every run, which lifts these overlaps without any "
+        "shared\nstructure: --init INIT adds the null that allows for it."
+        if masks.init is None
+        else "The last null allows for small weights changing visibly in every run.",
+    ]
+    return "\n".join(lines + [f"note: {note}" for note in masks.notes])
+
+
+def run_rank(options: argparse.Namespace) -> None:
+    """Print the mean update rank, and write the ranks of all matrices when asked."""
+    check_seed(options)
+    # Before numpy is imported: its linear algebra asks for the number of threads once.
+    bound_linear_algebra(checked_threads(options.threads))
+    from rlsubnet.checkpoints.differ import tensors_by_part
+    from rlsubnet.checkpoints.structure import matrix_ranks
+    from rlsubnet.files import write_csv
+    from rlsubnet.measure.rank import mean_rank_share
+
+    pair, device = open_pair(options), chosen_device(options.device)
+    found = {
+        name: list(matrix_ranks(pair, name, options.seed, device))
+        for names in tensors_by_part(pair)
+        for name in names
+    }
+    ranks = [rank for name in pair.shapes for rank in found[name]]
+    if not ranks:
+        raise ValueError(f"{pair.init.path}: no matrix to take a rank of")
+    if options.out:
+        write_csv(options.out, [_rank_row(rank) for rank in ranks], RANK_COLUMNS)
+    mean = mean_rank_share((rank.measured.rank, rank.max_rank) for rank in ranks)
+    control = mean_rank_share((rank.control, rank.max_rank) for rank in ranks)
+    print(f"mean update rank {mean:.2%} of the maximum over {len(ranks)} matrices")
+    print(f"random control   {control:.2%} (same number and sizes of changes, random positions)")
+
+
+def _rank_row(rank: "MatrixRank") -> dict[str, Any]:
+    return {
+        "tensor": rank.tensor,
+        "layer": "" if rank.place.layer is None else rank.place.layer,
+        "matrix": rank.place.matrix,
+        "rows": rank.shape[0],
+        "cols": rank.shape[1],
+        "rank": rank.measured.rank,
+        "max_rank": rank.max_rank,
+        "stable_rank": repr(rank.measured.stable_rank),
+        "effective_rank": repr(rank.measured.effective_rank),
+        "rank_of_random_control": rank.control,
+    }
+
+
+def run_trajectory(options: argparse.Namespace) -> None:
+    """Classify weights over the saved steps of a run."""
+    from rlsubnet.checkpoints.checkpoint import Checkpoint
+    from rlsubnet.checkpoints.delta import find_steps, open_steps
+    from rlsubnet.checkpoints.structure import measure_trajectory
+    from rlsubnet.files import write_csv
+
+    init = Checkpoint(options.init)
+    steps = open_steps(init, find_steps(options.saved, options.steps))
+    counts = measure_trajectory(init, list(steps.values()))
+    rows = [
+        {
+            "step": step,
+            "sparsity": repr(1 - count.subnetwork / count.numel),
+            "step_sparsity": repr(1 - count.moved / count.numel),
+            "updated_outside_final": repr(count.updated_outside_final / count.numel),
+            "never": count.never,
+            "cancelled": count.cancelled,
+            "subnetwork": count.subnetwork,
+        }
+        for step, count in zip(steps, counts, strict=True)
+    ]
+    write_csv(options.out, rows, TRAJECTORY_COLUMNS)
+    last = counts[-1]
+    classes = {
+        "never updated": last.never,
+        "cancelled": last.cancelled,
+        "subnetwork": last.subnetwork,
+    }
+    for label, number in classes.items():
+        print(f"{label:<14} {number / last.numel:.2%}")
+
+
+def add_saved_steps(parser: argparse.ArgumentParser) -> None:
+    """Add SAVED, what :func:`rlsubnet.checkpoints.delta.find_steps` takes."""
+    parser.add_argument(
+        "saved",
+        nargs="+",
+        metavar="SAVED",
+        help="saved steps: the folder of step files that `rlsubnet train --steps` wrote, delta "
+        "files, or full checkpoints; the last number in a name is the step",
+    )
+
+
+def add_commands(subcommands: Subcommands) -> None:
+    """Add what this module's docstring lists."""
+    parser = add_command(
+        subcommands,
+        "updates",
+        run_updates,
+        "rlsubnet updates models/sft runs/dpo/final --out updates.csv --mask mask.safetensors",
+        "Count which weights finetuning changed (section 2.2): per tensor, at every tolerance,\n"
+        "under the authors' rule (official: differences and tolerance rounded to bfloat16)\n"
+        "and under the exact rule (float32 difference of the stored values). A summary by\n"
+        "matrix kind and layer is always printed. Reads a few MiB at a time. An interrupted run\n"
+        "goes on after the last shard that it finished, if nothing has changed since.",
+    )
+    add_pair(parser)
+    parser.add_argument(
+        "--tolerances",
+        type=float,
+        nargs="+",
+        metavar="ATOL",
+        help="absolute tolerances in weight units (default: 1e-8 1e-7 1e-6 1e-5 1e-4)",
+    )
+    add_csv(parser, "write the counts of every tensor")
+    parser.add_argument(
+        "--mask", type=Path, metavar="FILE", help="write the bitwise mask as well, for training"
+    )
+    add_pass_options(parser)
+
+    parser = add_command(
+        subcommands,
+        "mask",
+        run_mask,
+        "rlsubnet mask models/sft runs/dpo/final --rule official --atol 1e-5 --out m.safetensors",
+    )
+    add_pair(parser)
+    parser.add_argument(
+        "--rule",
+        choices=("bitwise", "official", "exact", "random"),
+        default="bitwise",
+        help="bitwise: stored bits differ (for training, section 1); official, exact: changed by "
+        "more than --atol, as in `rlsubnet updates`; random: a control with as many weights of "
+        "each tensor as bitwise, at random positions (default: bitwise)",
+    )
+    add_seed(parser, "--rule random")
+    parser.add_argument(
+        "--atol", type=float, help="tolerance of official and exact, weight units (default: 1e-5)"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="mask to write")
+    add_pass_options(parser)
+
+    parser = add_command(
+        subcommands,
+        "frozen",
+        run_frozen,
+        "rlsubnet frozen models/sft runs/dpo_sub/final --mask mask.safetensors --out frozen.csv",
+        "Compare the weights outside a mask bit by bit. Exit status 1, after writing --out,\n"
+        "when one of them changed.",
+    )
+    add_pair(parser, common_rows=False)
+    parser.add_argument("--mask", type=Path, required=True, metavar="FILE", help="training mask")
+    add_csv(parser, "write the counts of every tensor")
+
+    parser = add_command(
+        subcommands,
+        "union",
+        run_union,
+        "rlsubnet union step50.safetensors step100.safetensors --out ever.safetensors",
+        "Write the union of masks of one start, such as those of a run's saved steps: the weights\n"
+        "that were ever updated (Figure 6). Reads a piece at a time.",
+    )
+    parser.add_argument("masks", nargs="+", metavar="MASK", help="masks (`rlsubnet mask`)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="mask to write")
+
+    parser = add_command(
+        subcommands,
+        "overlap",
+        run_overlap,
+        "rlsubnet overlap seed42.safetensors seed123.safetensors --init models/sft --out o.csv",
+        "How much two subnetworks share (section 5): o1 is the share of subnetwork 1 that lies in\n"
+        "subnetwork 2, o2 the reverse. Beside them stands what two runs would share by chance:\n"
+        "with their updates anywhere (uniform, Appendix E); with the same density in each tensor;\n"
+        "and, with --init, with the same density in each tensor and bfloat16 exponent of the\n"
+        "weights before finetuning. Small weights show a bfloat16 change in every run, so that\n"
+        "only what exceeds the last one is shared structure. Reads a few MiB at a time.",
+    )
+    parser.add_argument("mask1", metavar="MASK1", help="mask of subnetwork 1 (`rlsubnet mask`)")
+    parser.add_argument("mask2", metavar="MASK2", help="mask of subnetwork 2")
+    parser.add_argument(
+        "--init",
+        metavar="INIT",
+        help=f"what both runs started from, for the last null: {CHECKPOINT_HELP}",
+    )
+    add_common_rows(
+        parser, "tensors of INIT with more rows than the masks cover (a resized vocabulary)"
+    )
+    add_kernel(parser)
+    add_seed(parser, "the bootstrap behind the intervals")
+    add_csv(parser, "write one row per null")
+
+    parser = add_command(
+        subcommands,
+        "rank",
+        run_rank,
+        "rlsubnet rank models/sft runs/dpo/final --out ranks.csv",
+        "Rank of every update matrix as the authors take it: bfloat16 difference, float32\n"
+        "singular values, tolerance max(rows, columns) * eps. The integers are those of torch's\n"
+        "matrix_rank, which is asked for matrices at the edge of the tolerance alone. Layer norms\n"
+        "and vectors do not count. The control moves as many weights by the same amounts at\n"
+        "random positions: a rank just below a square matrix's maximum is an artefact of the\n"
+        "tolerance when the control has it too.",
+    )
+    add_pair(parser)
+    add_seed(parser, "the random control")
+    add_threads(parser, "of the linear algebra")
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where large matrices are worked on; auto takes a GPU that is there (default: auto)",
+    )
+    add_csv(parser, "write one row per matrix")
+
+    parser = add_command(
+        subcommands,
+        "trajectory",
+        run_trajectory,
+        "rlsubnet trajectory models/sft runs/grpo/steps --out trajectory.csv",
+        "Classify weights over the saved steps of a run by their bits (Figures 2, 5 and 6).\n"
+        "Shares are fractions of all weights; never, cancelled and subnetwork are counts up\n"
+        "to that step, so that the last row is the run's.",
+    )
+    parser.add_argument("init", metavar="INIT", help=f"the start: {LOCAL_HELP}")
+    add_saved_steps(parser)
+    parser.add_argument("--steps", type=int, nargs="+", help="step numbers, one per saved step")
+    add_csv(parser, "one row per step", required=True)
