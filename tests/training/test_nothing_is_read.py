@@ -2,28 +2,31 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from rlsubnet.checkpoints.masks import load_mask
 from rlsubnet.config.model import Recipe
+from rlsubnet.evaluation.generate import Request
+from rlsubnet.evaluation.loading import load_model
+from rlsubnet.evaluation.static_cache import StaticSampler
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from rlsubnet.training import optimizer as optimizer_module
 from rlsubnet.training.batches import Sample, collate
 from rlsubnet.training.credit import ASSIGNERS, Group, ValueCredit, make_rollouts
 from rlsubnet.training.device import ChangedWeights
 from rlsubnet.training.loop import ALGORITHMS, reference_logps, reference_point, train_step
-from rlsubnet.training.masking import Layout, attach_layout, whole
-from rlsubnet.training.model import new_model
-from rlsubnet.training.online import Experience, Learner, new_learner, policy_step
+from rlsubnet.training.masking import attach_mask
+from rlsubnet.training.online import Experience, new_learner, policy_step
 from rlsubnet.training.optimizer import MasterOptimizer
-from tests.training.training_runs import ARCHITECTURE
+from tests.evaluation.tiny_models import tiny_model
 
 CPU = torch.device("cpu")
-RECIPE = Recipe(steps=4, batch_size=4, lr=1e-3, samples=2, kl_coef=0.1, entropy_coef=0.01)
+RECIPE = {"steps": 4, "batch_size": 4, "lr": 1e-3, "samples": 2, "kl_coef": 0.1}
 aten = torch.ops.aten
 # Operations whose result the program needs, or whose result has a size that depends on numbers.
 READS = {
@@ -37,13 +40,19 @@ READS = {
 
 
 class Watch(TorchDispatchMode):
-    """Refuses every operation that would make the program wait for the device."""
+    """Counts the operations that make the program wait for the device, or refuses them."""
+
+    def __init__(self, refuses: bool = True) -> None:
+        super().__init__()
+        self.refuses, self.reads = refuses, 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func.overloadpacket in READS:
-            raise AssertionError(f"{func} waits for the device")
+            self.reads += 1
+            if self.refuses:
+                raise AssertionError(f"{func} waits for the device")
         return func(*args, **(kwargs or {}))
 
 
@@ -65,36 +74,17 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimizer_module, "read_every", lambda device: 20)
 
 
-class EveryOther:
-    """A mask of every other weight, not read from a file."""
-
-    path = "none"
-
-    def check_shapes(self, *_: Any) -> None:
-        """Fit every model."""
-
-    def is_empty(self) -> bool:
-        """Return that something may move."""
-        return False
-
-    def read_range(self, name: str, start: int, numel: int) -> np.ndarray:
-        """Return the bits of a part."""
-        return np.arange(start, start + numel) % 2 == 0
-
-
-def parts_of(masked: bool) -> tuple[Any, MasterOptimizer]:
-    model = new_model(ARCHITECTURE, build_tokenizer(), seed=1)
-    optimizer = MasterOptimizer(dict(model.named_parameters()), RECIPE)
-    if masked:
-        shapes = {name: tuple(master.shape) for name, master in optimizer.masters.items()}
-        held = [whole(name, master) for name, master in optimizer.masters.items()]
-        mask: Any = EveryOther()
-        optimizer.mask = attach_layout(Layout(optimizer.inner, shapes, held), mask)
+def begin(base: Path, recipe: Recipe, mask: Path | None = None) -> tuple[Any, MasterOptimizer]:
+    model = load_model(base)
+    optimizer = MasterOptimizer(dict(model.named_parameters()), recipe)
+    if mask is not None:
+        optimizer.mask = attach_mask(optimizer.inner, optimizer.masters, load_mask(mask))
     return model, optimizer
 
 
-def offline(name: str, masked: bool = False) -> Callable[[], object]:
-    model, optimizer = parts_of(masked)
+def offline(base: Path, name: str, mask: Path | None = None, **keys: Any) -> Callable[[], object]:
+    recipe = Recipe(**RECIPE, **keys)
+    model, optimizer = begin(base, recipe, mask)
     algorithm = ALGORITHMS[name]
     pairs = [(Sample([1, 5, 6, n, 2], 3), Sample([1, 5, 6, n, 9, 9, 2], 3)) for n in (7, 8, 9, 10)]
     examples = pairs if algorithm.reference or name in ("simpo", "orpo") else [p[:1] for p in pairs]
@@ -103,22 +93,20 @@ def offline(name: str, masked: bool = False) -> Callable[[], object]:
     changed = ChangedWeights(model)
 
     def step() -> object:
-        point = None
-        if algorithm.mismatched:
-            assert reference is not None
-            point = reference_point(model, batches, reference)
+        mismatched = algorithm.mismatched and reference is not None
+        point = reference_point(model, batches, reference) if mismatched else None
         changed.sparsity()
-        return train_step(model, optimizer, algorithm, batches, reference, point, RECIPE, step=1)
+        return train_step(model, optimizer, algorithm, batches, reference, point, recipe, step=1)
 
     return step
 
 
-def online(name: str) -> Callable[[], object]:
-    model, optimizer = parts_of(masked=False)
-    learner: Learner = new_learner(name, model, optimizer, build_tokenizer(), RECIPE)
+def online(base: Path, name: str) -> Callable[[], object]:
+    recipe = Recipe(**RECIPE, entropy_coef=0.01)
+    learner = new_learner(name, *begin(base, recipe), build_tokenizer(), recipe)
     samples = [Sample([1, 5, 6, n, 2], 3) for n in (7, 8)]
     groups = [Group(samples, [True, False], True) for _ in range(4)]
-    rollouts = make_rollouts(groups, RECIPE, 0, CPU)
+    rollouts = make_rollouts(groups, recipe, 0, CPU)
     reference = torch.zeros(rollouts.batch.targets.shape)
 
     def step() -> object:
@@ -129,33 +117,39 @@ def online(name: str) -> Callable[[], object]:
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_a_step_on_given_data_reads_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = offline(name)
-    with watched(monkeypatch):
-        step()
-
-
-@pytest.mark.usefixtures("as_on_a_gpu")
-def test_a_masked_step_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    step = offline("dpo", masked=True)
-    with watched(monkeypatch):
-        step()
-
-
-@pytest.mark.usefixtures("as_on_a_gpu")
-@pytest.mark.parametrize("name", ASSIGNERS)
-def test_learning_from_drawn_responses_reads_nothing(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("name", [*ALGORITHMS, *ASSIGNERS])
+def test_a_step_reads_nothing(base: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # The AdamW of PPO's head counts its steps on the CPU, whatever the device: no reading.
     monkeypatch.setattr(ValueCredit, "update", lambda self, divisor: None)
-    step = online(name)
+    step = (online if name in ASSIGNERS else offline)(base, name)
     with watched(monkeypatch):
         step()
 
 
-def test_the_watch_sees_a_step_that_reads_its_norm(monkeypatch: pytest.MonkeyPatch) -> None:
-    step = offline("sft")
+@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.parametrize("keys", [{}, {"optimizer": "sgd"}, {"mask_at": "pre_clip"}])
+def test_a_masked_step_reads_nothing(
+    base: Path, mask: Path, keys: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = offline(base, "dpo", mask, **keys)
+    with watched(monkeypatch):
+        step()
+
+
+def test_the_watch_sees_a_step_that_reads_its_norm(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = offline(base, "sft")
     with pytest.raises(AssertionError, match="waits for the device"), watched(monkeypatch):
         step()
+
+
+@pytest.mark.parametrize("how", [(), (1.0, torch.Generator().manual_seed(0), 8)])
+def test_drawing_asks_every_16_tokens_whether_to_go_on(how: tuple) -> None:
+    sampler = StaticSampler(tiny_model())
+    endless = Request([[1] * 9, [1] * 5], 40, *how, eos=-1, pad=0)
+    with Watch(refuses=False) as watch:
+        assert sampler(endless).shape[1] == 40
+    # Whether a prompt is padded; behind 16, 32 and 40 tokens whether logits are finite, behind the
+    # first two whether a row goes on.
+    assert watch.reads == 1 + 2 * 2 + 1
