@@ -9,7 +9,8 @@ import pytest
 
 from rlsubnet.backends.olmes.outputs import read_outputs, read_requests
 from rlsubnet.backends.olmes.suites import SUITES, Settings, Suite
-from rlsubnet.evaluation.results import Answer, score_rows, wilson_interval
+from rlsubnet.columns import Answer
+from rlsubnet.evaluation.results import score_rows, wilson_interval
 from rlsubnet.files import read_jsonl, sha256
 from tests.backends.olmes_folders import edit_lines, use_small_suite, write_outputs, write_requests
 

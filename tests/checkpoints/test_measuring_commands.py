@@ -12,12 +12,7 @@ from safetensors.torch import load_file
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.masks import load_mask, save_mask
 from rlsubnet.cli import main
-from rlsubnet.commands.measure import (
-    FROZEN_COLUMNS,
-    RANK_COLUMNS,
-    TRAJECTORY_COLUMNS,
-    UPDATE_COLUMNS,
-)
+from rlsubnet.columns import FrozenRow, RankRow, TrajectoryRow, UpdateRow, names
 from tests.checkpoints.checkpoint_files import SHAPES, make_weights, nudge, write_checkpoint
 
 COMMANDS = ("updates", "mask", "frozen", "overlap", "rank", "trajectory")
@@ -29,11 +24,11 @@ def run(*arguments: object) -> None:
     assert main([str(argument) for argument in arguments]) == 0
 
 
-def read_rows(path: Path, columns: list[str]) -> list[dict[str, str]]:
+def read_rows(path: Path, row: type) -> list[dict[str, str]]:
     with path.open(newline="") as stream:
         reader = csv.DictReader(stream)
         rows = list(reader)
-    assert reader.fieldnames == columns
+    assert reader.fieldnames == [*names(row)]
     return rows
 
 
@@ -64,13 +59,13 @@ def test_updates_of_small_checkpoints_equal_the_authors_formula(
     tuned = nudge(init)
     folders = write_checkpoint(tmp_path / "a", init), write_checkpoint(tmp_path / "b", tuned, "bin")
     run("updates", *folders, "--out", tmp_path / "u.csv")
-    rows = read_rows(tmp_path / "u.csv", UPDATE_COLUMNS)
+    rows = read_rows(tmp_path / "u.csv", UpdateRow)
     assert_rows_equal_the_authors(rows, init, tuned)
 
 
 def test_rows_carry_layer_matrix_and_types(pair: tuple[Path, Path], tmp_path: Path) -> None:
     run("updates", *pair, "--tolerances", "1e-5", "--out", tmp_path / "u.csv")
-    rows = read_rows(tmp_path / "u.csv", UPDATE_COLUMNS)
+    rows = read_rows(tmp_path / "u.csv", UpdateRow)
     places = {row["tensor"]: (row["layer"], row["matrix"]) for row in rows}
     assert places["model.layers.0.self_attn.q_proj.bias"] == ("0", "q_proj.bias")
     assert places["lm_head.weight"] == ("", "lm_head")
@@ -97,7 +92,7 @@ def test_updates_of_a_real_model_and_a_perturbed_copy(
     )
     out, mask_file = tmp_path / "updates.csv", tmp_path / "mask.safetensors"
     run("updates", *folders, "--out", out, "--mask", mask_file)
-    rows = read_rows(out, UPDATE_COLUMNS)
+    rows = read_rows(out, UpdateRow)
     assert_rows_equal_the_authors(rows, init, tuned)
     mask = load_mask(mask_file)
     for name, weights in init.items():
@@ -149,7 +144,7 @@ def test_mask_of_the_table_tolerance(pair: tuple[Path, Path], tmp_path: Path) ->
     run("updates", *pair, "--tolerances", "1e-5", "--out", tmp_path / "u.csv")
     mask = load_mask(file)
     assert (mask.metadata["rule"], mask.metadata["atol"]) == TABLE_ROW[::-1]
-    for row in read_rows(tmp_path / "u.csv", UPDATE_COLUMNS):
+    for row in read_rows(tmp_path / "u.csv", UpdateRow):
         if row["rule"] == "official":
             changed = int(row["numel"]) - int(row["unchanged"])
             assert mask.read(row["tensor"]).sum() == changed
@@ -161,7 +156,7 @@ def test_frozen_fails_after_writing_which_tensor_changed(
     run("mask", *pair, "--out", tmp_path / "m")
     run("frozen", *pair, "--mask", tmp_path / "m", "--out", tmp_path / "good.csv")
     assert ", 0 changed" in capsys.readouterr().out
-    good = read_rows(tmp_path / "good.csv", FROZEN_COLUMNS)
+    good = read_rows(tmp_path / "good.csv", FrozenRow)
     assert {row["frozen_changed"] for row in good} == {"0"}
     assert all(row["subnetwork"] == row["subnetwork_changed"] for row in good)
     mask = load_mask(tmp_path / "m")
@@ -173,7 +168,7 @@ def test_frozen_fails_after_writing_which_tensor_changed(
     assert main(["frozen", *arguments]) == 1
     moved = int(mask.read("lm_head.weight").sum())
     assert f"changed: lm_head.weight ({moved})" in capsys.readouterr().err
-    bad = {r["tensor"]: int(r["frozen_changed"]) for r in read_rows(out, FROZEN_COLUMNS)}
+    bad = {r["tensor"]: int(r["frozen_changed"]) for r in read_rows(out, FrozenRow)}
     assert {name: n for name, n in bad.items() if n} == {"lm_head.weight": moved}
 
 
@@ -181,7 +176,7 @@ def test_rank_rows_equal_torch(pair: tuple[Path, Path], tmp_path: Path) -> None:
     run("rank", *pair, "--out", tmp_path / "r.csv")
     init = make_weights()
     tuned = nudge(init)
-    rows = {row["tensor"]: row for row in read_rows(tmp_path / "r.csv", RANK_COLUMNS)}
+    rows = {row["tensor"]: row for row in read_rows(tmp_path / "r.csv", RankRow)}
     assert set(rows) == {n for n, s in SHAPES.items() if len(s) == 2}
     for name, row in rows.items():
         delta = (tuned[name] - init[name]).float()
@@ -213,7 +208,7 @@ def test_a_stack_of_matrices_gives_one_rank_each(tmp_path: Path) -> None:
         write_checkpoint(tmp_path / "b", {name: grown}),
     )
     run("rank", *folders, "--out", tmp_path / "r.csv")
-    rows = read_rows(tmp_path / "r.csv", RANK_COLUMNS)
+    rows = read_rows(tmp_path / "r.csv", RankRow)
     assert [(r["tensor"], r["rank"]) for r in rows] == [(f"{name}[0]", "0"), (f"{name}[1]", "3")]
 
 
@@ -227,10 +222,13 @@ def test_trajectory_orders_steps_by_number(tmp_path: Path) -> None:
     }
     run("trajectory", folders[0], folders[100], folders[20], "--out", tmp_path / "t.csv")
     assert (tmp_path / "t.csv").read_text() == (
-        ",".join(TRAJECTORY_COLUMNS) + "\n20,0.5,0.5,0.25,2,0,2\n100,0.5,0.5,0.0,1,1,2\n"
+        ",".join(names(TrajectoryRow)) + "\n20,0.5,0.5,0.25,2,0,2\n100,0.5,0.5,0.0,1,1,2\n"
     )
     run("trajectory", *folders.values(), "--steps", 1, 2, "--out", tmp_path / "n.csv")
-    assert [row["step"] for row in read_rows(tmp_path / "n.csv", TRAJECTORY_COLUMNS)] == ["1", "2"]
+    assert [row["step"] for row in read_rows(tmp_path / "n.csv", TrajectoryRow)] == [
+        "1",
+        "2",
+    ]
 
 
 def test_trajectory_of_deltas_is_that_of_the_full_checkpoints(tmp_path: Path) -> None:
@@ -245,7 +243,7 @@ def test_trajectory_of_deltas_is_that_of_the_full_checkpoints(tmp_path: Path) ->
     run("trajectory", init, *folders, "--out", tmp_path / "full.csv")
     run("trajectory", init, tmp_path / "steps", "--out", tmp_path / "deltas.csv")
     assert (tmp_path / "deltas.csv").read_text() == (tmp_path / "full.csv").read_text()
-    assert len(read_rows(tmp_path / "deltas.csv", TRAJECTORY_COLUMNS)) == 3
+    assert len(read_rows(tmp_path / "deltas.csv", TrajectoryRow)) == 3
 
 
 def test_two_folders_of_one_step_are_refused(

@@ -13,7 +13,7 @@ from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.masks import Mask, load_mask, save_mask
 from rlsubnet.checkpoints.overlap import pair_masks, tensor_overlaps
 from rlsubnet.cli import main
-from rlsubnet.commands.measure import OVERLAP_COLUMNS
+from rlsubnet.columns import OverlapRow, names
 from rlsubnet.measure.overlap import OverlapCounts, TensorOverlap
 from tests.checkpoints.checkpoint_files import SHAPES, make_weights, nudge, write_checkpoint
 
@@ -157,7 +157,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as stream:
         reader = csv.DictReader(stream)
         rows = list(reader)
-    assert reader.fieldnames == OVERLAP_COLUMNS
+    assert reader.fieldnames == [*names(OverlapRow)]
     return rows
 
 

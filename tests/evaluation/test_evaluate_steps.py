@@ -11,8 +11,8 @@ from rlsubnet.checkpoints.delta import step_file
 from rlsubnet.checkpoints.delta_pack import pack
 from rlsubnet.checkpoints.sources import LocalFiles
 from rlsubnet.cli import main
+from rlsubnet.columns import ScoreRow, StepScoreRow, names
 from rlsubnet.config.model import read_settings
-from rlsubnet.evaluation.results import SCORE_COLUMNS, STEP_SCORE_COLUMNS
 from rlsubnet.files import write_jsonl
 from rlsubnet.tasks.arithmetic import problems
 from rlsubnet.tasks.choices import choices
@@ -70,12 +70,12 @@ def test_every_step_has_the_scores_of_its_full_model(
     assert progress[-3].startswith("step 0 (1/3): arith_sampled: ")
     assert progress[-1].startswith("step 10 (3/3): ")
     assert progress[-1].endswith("; 0:00:00 left")
-    found = rows(out, STEP_SCORE_COLUMNS)
+    found = rows(out, names(StepScoreRow))
     scores = {}
     for step, name in ((0, "init"), (5, "full-5"), (10, "full-10")):
         files = [f"--scores={tmp_path / name}", f"--answers={tmp_path / name}.gz"]
         assert main(["evaluate", str(run / name), *options(run), *files]) == 0
-        scores[step] = rows(tmp_path / name, SCORE_COLUMNS)
+        scores[step] = rows(tmp_path / name, names(ScoreRow))
     assert found == [{"step": str(step), **row} for step in scores for row in scores[step]]
     assert scores[0] != scores[5] != scores[10]
     assert {row["task"] for row in found} >= {"arith_sampled", "arith_greedy"}

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from rlsubnet.columns import Answer, ScoreRow, names
 from rlsubnet.evaluation.results import (
-    SCORE_COLUMNS,
-    Answer,
     clustered_interval,
     read_answers,
     score_rows,
@@ -34,7 +33,7 @@ def test_scores_have_a_row_per_level_and_one_for_all() -> None:
     ]
     assert [row["data_sha256"] for row in rows] == ["aa", "aa", "aa", "bb"]
     assert {row["backend"] for row in rows} == {"native"}
-    assert all(tuple(row) == SCORE_COLUMNS for row in rows)
+    assert all(tuple(row) == names(ScoreRow) for row in rows)
 
 
 def test_sampled_tasks_have_clustered_intervals_and_others_wilson_s() -> None:

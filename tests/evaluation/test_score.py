@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from rlsubnet.columns import Answer
 from rlsubnet.config.model import Settings
-from rlsubnet.evaluation.results import Answer
 from rlsubnet.evaluation.score import (
     Suite,
     answer_suites,

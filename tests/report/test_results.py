@@ -1,16 +1,17 @@
-"""A bad waist file is refused by name; nothing of it is used."""
+"""A bad results file is refused by name; nothing of it is used."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from rlsubnet.report.results import COLUMNS, Results, read_waist, waist_file
+from rlsubnet.columns import RESULTS_FILES, names, results_file
+from rlsubnet.report.results import Results, read_results
 from tests.report.small_results import DPO_UPDATES, RANKS, TRAJECTORY, answers_csv, write_waist
 
 
 def one_file(tmp_path: Path, kind: str, text: str) -> Results:
-    return Results(write_waist(tmp_path, {waist_file(kind, "dpo"): text}))
+    return Results(write_waist(tmp_path, {results_file(kind, "dpo"): text}))
 
 
 def test_layers_outside_the_stack_are_empty_and_the_others_integers(tmp_path: Path):
@@ -66,35 +67,21 @@ def test_a_file_is_read_once(tmp_path: Path):
     assert results.updates("dpo") is first
 
 
-def test_the_columns_are_those_that_the_commands_write():
-    from rlsubnet.commands import measure
-    from rlsubnet.evaluation.results import SCORE_COLUMNS, STEP_SCORE_COLUMNS, Answer
-
-    assert list(COLUMNS["updates"]) == measure.UPDATE_COLUMNS
-    assert list(COLUMNS["overlap"]) == measure.OVERLAP_COLUMNS
-    assert list(COLUMNS["frozen"]) == measure.FROZEN_COLUMNS
-    assert list(COLUMNS["ranks"]) == measure.RANK_COLUMNS
-    assert list(COLUMNS["trajectory"]) == measure.TRAJECTORY_COLUMNS
-    assert tuple(COLUMNS["scores"]) == SCORE_COLUMNS
-    assert tuple(COLUMNS["answers"]) == Answer._fields
-    assert tuple(COLUMNS["step_scores"]) == STEP_SCORE_COLUMNS
-
-
 def test_every_file_of_the_committed_demo_is_valid(repository: Path):
     folder = repository / "results" / "reference" / "demo"
     files = [
         (kind, path)
-        for kind in COLUMNS
+        for kind in RESULTS_FILES
         for path in sorted((folder / kind).glob("*.csv*"))
         if folder.is_dir()
     ]
     assert len(files) > 100
     for kind, path in files:
-        assert len(read_waist(path, kind)) > 0
+        assert len(read_results(path, kind)) > 0
 
 
 def test_results_readme_explains_every_column(repository):
     text = (repository / "results" / "README.md").read_text(encoding="utf-8")
-    for kind, columns in COLUMNS.items():
+    for kind, columns in RESULTS_FILES.items():
         [row] = [line for line in text.splitlines() if line.startswith(f"| `{kind}/")]
-        assert [name for name in columns if f"`{name}`" not in row] == [], kind
+        assert [name for name in names(columns) if f"`{name}`" not in row] == [], kind

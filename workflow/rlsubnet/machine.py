@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rlsubnet
+from rlsubnet.columns import MachineRow, names
 
 if TYPE_CHECKING:
     import torch
 
 # Versions that a results folder keeps of each run; a checkpoint's manifest.json has more.
 PACKAGES = ("rlsubnet", "torch", "transformers", "numpy")
-MACHINE_COLUMNS = ("run", "device", "arithmetic", "threads", "python", *PACKAGES, "git_commit")
 
 
 def installed(package: str) -> str | None:
@@ -79,7 +79,7 @@ def machine_row(manifest: Mapping[str, Any]) -> dict[str, Any]:
     ('dpo', 'cpu (Z80)', '2.13.0', '')
     """
     found = {**manifest.get("packages", {}), **manifest, "run": manifest["row"]["run"]}
-    return {column: found.get(column) or "" for column in MACHINE_COLUMNS}
+    return {column: found.get(column) or "" for column in names(MachineRow)}
 
 
 def machine_rows(folders: Sequence[Path]) -> list[dict[str, Any]]:

@@ -50,10 +50,11 @@ def add_commands(subcommands: Subcommands) -> None:
 
 def run_machines(options: argparse.Namespace) -> None:
     """Write one row per run."""
+    from rlsubnet.columns import MachineRow, names
     from rlsubnet.files import write_csv
-    from rlsubnet.machine import MACHINE_COLUMNS, machine_rows
+    from rlsubnet.machine import machine_rows
 
-    write_csv(options.out, machine_rows(options.folders), MACHINE_COLUMNS)
+    write_csv(options.out, machine_rows(options.folders), names(MachineRow))
 
 
 def run_compare(options: argparse.Namespace) -> None:

@@ -104,8 +104,9 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
     import torch
 
+    from rlsubnet.columns import ScoreRow, names
     from rlsubnet.evaluation.loading import load_policy
-    from rlsubnet.evaluation.results import SCORE_COLUMNS, write_answers
+    from rlsubnet.evaluation.results import write_answers
     from rlsubnet.evaluation.sampler import make_sampler
     from rlsubnet.evaluation.score import answer_suites, chance_levels, load_suites
     from rlsubnet.files import write_csv
@@ -115,7 +116,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     draw = make_sampler(settings.sampler, model)
     answers, rows = answer_suites(model, tokenizer, suites, settings, draw)
     write_answers(options.answers, answers)
-    write_csv(options.scores, rows, SCORE_COLUMNS)
+    write_csv(options.scores, rows, names(ScoreRow))
     chances: dict[str, float] = {}
     for suite in suites:
         chances |= chance_levels(suite.name, suite.records)
@@ -132,8 +133,8 @@ def run_evaluate_steps(options: argparse.Namespace) -> None:
     import torch
 
     from rlsubnet.checkpoints.delta import find_steps
+    from rlsubnet.columns import StepScoreRow, names
     from rlsubnet.evaluation.loading import load_policy
-    from rlsubnet.evaluation.results import STEP_SCORE_COLUMNS
     from rlsubnet.evaluation.sampler import make_sampler
     from rlsubnet.evaluation.score import answer_suites, load_suites, models_of_steps
     from rlsubnet.files import write_csv
@@ -151,7 +152,7 @@ def run_evaluate_steps(options: argparse.Namespace) -> None:
         left = time_left((time.monotonic() - started) / number * (count - number))
         shown = ", ".join(summary(scores, {}).splitlines())
         print(f"step {step} ({number}/{count}): {shown}; {left} left", file=sys.stderr, flush=True)
-    write_csv(options.out, rows, STEP_SCORE_COLUMNS)
+    write_csv(options.out, rows, names(StepScoreRow))
 
 
 def read_suites(arguments: Sequence[str]) -> dict[str, Path]:
@@ -190,7 +191,7 @@ def summary(rows: Sequence[Mapping[str, Any]], chances: Mapping[str, float]) -> 
 
 if TYPE_CHECKING:
     from rlsubnet.backends.olmes.suites import Settings
-    from rlsubnet.evaluation.results import Answer
+    from rlsubnet.columns import Answer
 
 OLMES_SETTINGS = """'{"suites": ["table3a", "math500"], "max_length": 4096}'"""
 OLMES_EXAMPLE = f"""rlsubnet evaluate_olmes work/paper/runs/dpo/final --gpus 1 \\
@@ -309,14 +310,15 @@ def _add_olmes_how(parser: argparse.ArgumentParser) -> None:
 
 def run_evaluate_olmes(options: argparse.Namespace) -> None:
     """Check, run olmes, and write scores and answers."""
-    from rlsubnet.evaluation.results import SCORE_COLUMNS, write_answers
+    from rlsubnet.columns import ScoreRow, names
+    from rlsubnet.evaluation.results import write_answers
     from rlsubnet.files import write_csv
 
     settings, environment = _checked(options)
     print(*contamination_lines(options.contamination), sep="\n", flush=True)
     answers, rows = _scored(options, settings, environment, options.model, options.raw)
     write_answers(options.answers, answers)
-    write_csv(options.scores, rows, SCORE_COLUMNS)
+    write_csv(options.scores, rows, names(ScoreRow))
     chances = {task.name: task.chance for task in settings.tasks if task.chance is not None}
     print(summary(rows, chances))
 
@@ -326,7 +328,7 @@ def run_evaluate_steps_olmes(options: argparse.Namespace) -> None:
     from rlsubnet.checkpoints.delta import find_steps, step_file, unpack
     from rlsubnet.checkpoints.delta_file import is_delta
     from rlsubnet.checkpoints.sources import LocalFiles
-    from rlsubnet.evaluation.results import STEP_SCORE_COLUMNS
+    from rlsubnet.columns import StepScoreRow, names
     from rlsubnet.files import write_csv
 
     settings, environment = _checked(options)
@@ -347,7 +349,7 @@ def run_evaluate_steps_olmes(options: argparse.Namespace) -> None:
         shown = ", ".join(summary(scores, {}).splitlines())
         print(f"step {step} of {', '.join(map(str, steps))}: {shown}", file=sys.stderr, flush=True)
     shutil.rmtree(whole, ignore_errors=True)
-    write_csv(options.out, rows, STEP_SCORE_COLUMNS)
+    write_csv(options.out, rows, names(StepScoreRow))
 
 
 def contamination_lines(reports: Sequence[Path]) -> Iterator[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlsubnet.columns import FrozenRow, OverlapRow, RankRow, TrajectoryRow, UpdateRow, names
 from rlsubnet.commands.shared import (
     CHECKPOINT_HELP,
     LOCAL_HELP,
@@ -32,23 +33,6 @@ if TYPE_CHECKING:
     from rlsubnet.measure.overlap import Overlap, TensorOverlap
     from rlsubnet.measure.sparsity import UpdateCounts
 
-UPDATE_COLUMNS = [
-    *("tensor", "layer", "matrix", "numel", "atol", "rule", "unchanged", "bitwise_changed"),
-    *("max_abs_diff", "dtype_init", "dtype_tuned"),
-]
-FROZEN_COLUMNS = [
-    *("tensor", "numel", "frozen", "frozen_changed", "subnetwork", "subnetwork_changed"),
-]
-OVERLAP_COLUMNS = ["null", "o1", "o2", "o1_null", "o2_null", "lift", "ci_low", "ci_high"]
-RANK_COLUMNS = [
-    *("tensor", "layer", "matrix", "rows", "cols", "rank", "max_rank", "stable_rank"),
-    *("effective_rank", "rank_of_random_control"),
-]
-TRAJECTORY_COLUMNS = [
-    *("step", "sparsity", "step_sparsity", "updated_outside_final", "never", "cancelled"),
-    "subnetwork",
-]
-
 
 def run_updates(options: argparse.Namespace) -> None:
     """Count what finetuning changed; print a summary, write the rows and the mask asked for."""
@@ -63,7 +47,7 @@ def run_updates(options: argparse.Namespace) -> None:
     found = measure(pair, Request(tuple(tolerances)), options, options.out, options.mask)
     counts = {name: found[name].update_counts(tolerances) for name in found}
     if options.out:
-        write_csv(options.out, _update_rows(pair, counts), UPDATE_COLUMNS)
+        write_csv(options.out, _update_rows(pair, counts), names(UpdateRow))
     print(_update_summary(pair, counts))
 
 
@@ -158,7 +142,7 @@ def run_frozen(options: argparse.Namespace) -> None:
     counts = dict(check_frozen(open_pair(options), load_mask(options.mask)))
     if options.out:
         rows = [{"tensor": name, **vars(count)} for name, count in counts.items()]
-        write_csv(options.out, rows, FROZEN_COLUMNS)
+        write_csv(options.out, rows, names(FrozenRow))
     broken = {name: c.frozen_changed for name, c in counts.items() if c.frozen_changed}
     if broken:
         listed = ", ".join(f"{name} ({number})" for name, number in broken.items())
@@ -211,7 +195,7 @@ def run_overlap(options: argparse.Namespace) -> None:
             {key: "" if value != value else str(value) for key, value in vars(overlap).items()}
             for overlap in overlaps
         ]
-        write_csv(options.out, rows, OVERLAP_COLUMNS)
+        write_csv(options.out, rows, names(OverlapRow))
     print(_overlap_summary(masks, tensors, overlaps))
 
 
@@ -272,7 +256,7 @@ def run_rank(options: argparse.Namespace) -> None:
     if not ranks:
         raise ValueError(f"{pair.init.path}: no matrix to take a rank of")
     if options.out:
-        write_csv(options.out, [_rank_row(rank) for rank in ranks], RANK_COLUMNS)
+        write_csv(options.out, [_rank_row(rank) for rank in ranks], names(RankRow))
     mean = mean_rank_share((rank.measured.rank, rank.max_rank) for rank in ranks)
     control = mean_rank_share((rank.control, rank.max_rank) for rank in ranks)
     print(f"mean update rank {mean:.2%} of the maximum over {len(ranks)} matrices")
@@ -316,7 +300,7 @@ def run_trajectory(options: argparse.Namespace) -> None:
         }
         for step, count in zip(steps, counts, strict=True)
     ]
-    write_csv(options.out, rows, TRAJECTORY_COLUMNS)
+    write_csv(options.out, rows, names(TrajectoryRow))
     last = counts[-1]
     classes = {
         "never updated": last.never,

@@ -1,5 +1,6 @@
 """Where the files of a scale lie, and which of them each table and figure reads."""
 
+from rlsubnet.columns import results_file
 from rlsubnet.config.scale import (
     MESSAGE_PAIR_KINDS,
     PROMPT_KIND,
@@ -10,8 +11,6 @@ from rlsubnet.config.scale import (
     saves_steps,
 )
 from rlsubnet.items import ITEMS, VERDICTS, Item
-
-SUFFIX = {"answers": ".csv.gz"}
 
 
 def checkpoint_folder(scale: Scale, name: str) -> str:
@@ -68,8 +67,8 @@ def mask_file(scale: Scale, pair: str, kind: str = "") -> str:
     return f"{scale.config['work']}/masks/{pair}{kind}.safetensors"
 
 
-def _waist(scale: Scale, kind: str, name: str) -> str:
-    return f"{scale.config['results']}/{kind}/{name}{SUFFIX.get(kind, '.csv')}"
+def _results(scale: Scale, kind: str, name: str) -> str:
+    return f"{scale.config['results']}/{results_file(kind, name)}"
 
 
 def _pair_files(scale: Scale, pair: Pair, item: Item) -> list[str]:
@@ -77,17 +76,17 @@ def _pair_files(scale: Scale, pair: Pair, item: Item) -> list[str]:
     # olmes evaluates released checkpoints as well: what a run gained over one is known.
     released = item.name == "gains" and scale.config["evaluation"]["backend"] == "olmes"
     evaluated = [pair.init, pair.tuned] if released else runs
-    files = [_waist(scale, kind, pair.pair) for kind in item.pair]
-    files += [_waist(scale, kind, name) for kind in item.runs for name in evaluated]
+    files = [_results(scale, kind, pair.pair) for kind in item.pair]
+    files += [_results(scale, kind, name) for kind in item.runs for name in evaluated]
     if pair.tuned in scale.runs:
         files += _steps_files(scale, pair.tuned, item.steps)
-        files += [_waist(scale, kind, pair.tuned) for kind in item.tuned]
+        files += [_results(scale, kind, pair.tuned) for kind in item.tuned]
     if item.name == "section4":
         # The null row: the pair that a masked run has its mask from, start against full.
         masks = [scale.runs[run].mask_pair for run in runs if scale.runs[run].mask]
-        files += [_waist(scale, "updates", mask) for mask in masks]
+        files += [_results(scale, "updates", mask) for mask in masks]
     # A masked run counts only once its frozen weights were found untouched.
-    files += [_waist(scale, "frozen", run) for run in runs if scale.runs[run].mask]
+    files += [_results(scale, "frozen", run) for run in runs if scale.runs[run].mask]
     return files
 
 
@@ -96,14 +95,14 @@ def _steps_files(scale: Scale, run: str, kinds: tuple[str, ...]) -> list[str]:
     if not saves_steps(scale, run):
         return []
     evaluated = scale.config["evaluation"]["step_suites"]
-    return [_waist(scale, kind, run) for kind in kinds if kind != "step_scores" or evaluated]
+    return [_results(scale, kind, run) for kind in kinds if kind != "step_scores" or evaluated]
 
 
 def _comparison_files(scale: Scale, comparison: Comparison) -> list[str]:
     pairs = (comparison.pair1, comparison.pair2)
     return [
-        _waist(scale, "overlap", comparison.comparison),
-        *(_waist(scale, "updates", pair) for pair in pairs),
+        _results(scale, "overlap", comparison.comparison),
+        *(_results(scale, "updates", pair) for pair in pairs),
     ]
 
 
@@ -128,16 +127,16 @@ def item_files(scale: Scale, name: str) -> list[str]:
 def waist_files(scale: Scale) -> list[str]:
     """Return every waist file that the scale makes, whether a table reads it or not."""
     files = [f"{scale.config['results']}/machines.csv"] if scale.runs else []
-    files += [_waist(scale, "updates", pair) for pair in scale.pairs]
+    files += [_results(scale, "updates", pair) for pair in scale.pairs]
     for pair in scale.pairs.values():
         if any("ranks" in ITEMS[item].pair for item in pair.items):
-            files.append(_waist(scale, "ranks", pair.pair))
-    files += [_waist(scale, "overlap", comparison) for comparison in scale.comparisons]
+            files.append(_results(scale, "ranks", pair.pair))
+    files += [_results(scale, "overlap", comparison) for comparison in scale.comparisons]
     for run in scale.runs.values():
-        files.append(_waist(scale, "metrics", run.run))
-        files += [_waist(scale, "frozen", run.run)] if run.mask else []
+        files.append(_results(scale, "metrics", run.run))
+        files += [_results(scale, "frozen", run.run)] if run.mask else []
         if scale.config["evaluation"]["suites"]:
-            files += [_waist(scale, kind, run.run) for kind in ("scores", "answers")]
+            files += [_results(scale, kind, run.run) for kind in ("scores", "answers")]
         files += _steps_files(scale, run.run, ("trajectory",))
     # Evaluating every saved step takes as long as evaluating as many runs: where it is drawn.
     drawn = [

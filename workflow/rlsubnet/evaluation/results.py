@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import stdev
 from typing import Any, NamedTuple
 
+from rlsubnet.columns import Answer, names
 from rlsubnet.files import replacing
 
 Z95 = 1.96
@@ -232,28 +233,6 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> tuple[
 
 
 BACKEND = "native"
-SCORE_COLUMNS = (
-    "task",
-    "level",
-    "n",
-    "correct",
-    "ci_low",
-    "ci_high",
-    "interval",
-    "backend",
-    "data_sha256",
-)
-STEP_SCORE_COLUMNS = ("step", *SCORE_COLUMNS)
-
-
-class Answer(NamedTuple):
-    """How one item was answered: ``correct`` of ``samples`` responses are right."""
-
-    task: str
-    level: str
-    item_id: str
-    samples: int
-    correct: int
 
 
 def score_rows(
@@ -314,8 +293,8 @@ def write_answers(path: Path | str, answers: Sequence[Answer]) -> None:
     """Write the answers as gzipped CSV; the same answers give the same bytes."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Answer._fields)
-    writer.writerows(answers)
+    writer.writerow(names(Answer))
+    writer.writerows(vars(answer).values() for answer in answers)
     with (
         replacing(path) as temporary,
         temporary.open("wb") as stream,
@@ -329,9 +308,9 @@ def read_answers(path: Path | str) -> list[Answer]:
     """Return the answers in a file that :func:`write_answers` wrote."""
     with gzip.open(path, "rt", encoding="utf-8", newline="") as stream:
         reader = csv.DictReader(stream)
-        if tuple(reader.fieldnames or ()) != Answer._fields:
+        if tuple(reader.fieldnames or ()) != names(Answer):
             raise ValueError(
-                f"{path}: expected columns {list(Answer._fields)}, found {reader.fieldnames}"
+                f"{path}: expected columns {list(names(Answer))}, found {reader.fieldnames}"
             )
         return [
             Answer(

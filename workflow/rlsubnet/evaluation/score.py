@@ -12,10 +12,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta import open_steps
+from rlsubnet.columns import Answer
 from rlsubnet.config.model import Settings
 from rlsubnet.evaluation.generate import forward_attention, noise_generator, read_prompts
 from rlsubnet.evaluation.loading import deterministic
-from rlsubnet.evaluation.results import Answer, score_rows
+from rlsubnet.evaluation.results import score_rows
 from rlsubnet.evaluation.sampler import Sampler, make_sampler, sample_texts
 from rlsubnet.files import read_jsonl, sha256
 from rlsubnet.tasks.tokenizer import encode_prompt, encode_response, encode_text

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rlsubnet.machine import MACHINE_COLUMNS
+from rlsubnet.columns import MachineRow, names
 from rlsubnet.report.export import column, notes_of, write_table, write_text
 from rlsubnet.report.page import document, table
 
@@ -26,6 +26,7 @@ _COLORS = {
     **dict.fromkeys((NO_INTERVAL, HERE_ONLY, REFERENCE_ONLY), "#6e6e6e"),
 }
 TITLE = "Comparison of two results folders"
+_MACHINE = names(MachineRow)
 SHOWN = 8  # of the numbers outside, in the summary
 
 
@@ -174,7 +175,7 @@ def compare(yours: Path, reference: Path) -> pd.DataFrame:
 
 def _machines(yours: Path, reference: Path) -> Iterator[tuple[str, ...]]:
     here, there = _machine_facts(yours), _machine_facts(reference)
-    for fact in MACHINE_COLUMNS[1:]:
+    for fact in _MACHINE[1:]:
         same = SAME if here[fact] == there[fact] else OTHER
         yield MACHINE, fact, "machines.csv", here[fact], there[fact], "", same
 
@@ -182,9 +183,9 @@ def _machines(yours: Path, reference: Path) -> Iterator[tuple[str, ...]]:
 def _machine_facts(results: Path) -> dict[str, str]:
     path = results / "machines.csv"
     if not path.is_file():
-        return dict.fromkeys(MACHINE_COLUMNS, "not recorded")
+        return dict.fromkeys(_MACHINE, "not recorded")
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    return {fact: "; ".join(dict.fromkeys(frame[fact])) for fact in MACHINE_COLUMNS}
+    return {fact: "; ".join(dict.fromkeys(frame[fact])) for fact in _MACHINE}
 
 
 def _verdicts(yours: Path, reference: Path) -> Iterator[tuple[str, ...]]:

@@ -12,26 +12,12 @@ from typing import Any
 import torch
 
 from rlsubnet import machine
+from rlsubnet.columns import MetricsRow, OnlineMetricsRow, names
 from rlsubnet.config.model import Row
 from rlsubnet.evaluation.vllm import vllm_version
 
-# One row per optimizer step, counted from 1; a cell is empty where it is not defined.
-#   loss              mean over the batch's tokens (pretrain, sft, rft) or pairs (the others)
-#   reward            mean margin r(chosen) - r(rejected): of the implicit reward (dpo, dpo_norm,
-#                     kto), of beta times the mean log-probability (simpo), or of log odds (orpo);
-#                     grpo, raft, ppo, prime: share of right responses among those drawn
-#   kl                grpo, raft, ppo, prime: k3 estimate of the divergence from the start, nats per
-#                     token; kto: its reference point z_0, a biased estimate of the same
-#   grad_norm         of the whole gradient, before clipping and mask
-#   grad_norm_masked  of its part inside the mask, before clipping; empty without a mask
-#   lr                learning rate of the step
-#   tokens            response tokens in the batch (pretraining: all but the start tokens)
-METRICS = ("step", "loss", "reward", "kl", "grad_norm", "grad_norm_masked", "lr", "tokens")
-
-# Files of online algorithms have two more:
-#   entropy           of the policy's next token, nats, mean over the batch's response tokens
-#   response_length   tokens, mean over the responses drawn
-ONLINE_METRICS = (*METRICS, "entropy", "response_length")
+# A cell is empty where it is not defined.
+METRICS, ONLINE_METRICS = names(MetricsRow), names(OnlineMetricsRow)
 
 # Files of runs with ``sparsity_every`` have one more:
 #   sparsity          share of weights that are as at the start, at 1e-5, after the step

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rlsubnet.backends.olmes.suites import Settings, Task
-from rlsubnet.evaluation.results import Answer
+from rlsubnet.columns import Answer
 from rlsubnet.files import read_jsonl, sha256
 
 BACKEND = "olmes"
