@@ -1,6 +1,8 @@
 """``rlsubnet resume`` after real kills on one machine; tests/slurm has those on a cluster."""
 
+import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -110,11 +112,11 @@ def safe_trains(process: psutil.Process) -> bool:
 def test_a_run_that_another_machine_started_is_not_resumed_unless_it_is_known_to_have_ended(
     long: Project, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    log = sorted(Path(".snakemake/log").glob("*.snakemake.log"))[-1]
-    text = log.read_text(encoding="utf-8")
-    host = next(line for line in text.splitlines() if line.startswith("  Host: "))
-    text = text.replace(host, "  Host: login7").replace("Complete log", "Incomplete log")
-    log.write_text(text, encoding="utf-8")
+    log = sorted(Path(".snakemake/log").glob("*.jsonl"))[-1]
+    text = log.read_text(encoding="utf-8").replace("Complete log", "Incomplete log")
+    host = json.dumps(platform.node())
+    assert host in text
+    log.write_text(text.replace(host, '"login7"'), encoding="utf-8")
     arguments = ["--cores", "1", "--dry-run", FINAL, *CONFIG]
     assert main(["resume", "--", *arguments]) == 1
     error = capfd.readouterr().err

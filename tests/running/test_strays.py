@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlsubnet.running.resume import kill_strays
-from rlsubnet.running.snakemake_log import Job, Run
+from rlsubnet.running.run_log import Job, Run
 
 Start = Callable[[str, str], "subprocess.Popen[bytes]"]
 

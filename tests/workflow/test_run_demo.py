@@ -1,4 +1,4 @@
-"""The demo's display: what of Snakemake's output it shows."""
+"""What `make demo` does around Snakemake."""
 
 import importlib
 import os
@@ -13,40 +13,6 @@ def run_demo(repository: Path, monkeypatch) -> ModuleType:
     # As Python does for a script: its own folder comes first.
     monkeypatch.syspath_prepend(repository / "workflow" / "scripts")
     return importlib.import_module("run_demo")
-
-
-STARTED = """\
-SNAKEMAKE
-=========
-  Date: 2026-11-20
-
-Job stats:
-job      count
------  -------
-train        1
-
-[Fri Nov 20 22:01:20 2026]
-rule train:
-    input: a
-    jobid: 4
-    wildcards: run=dpo
-    resources: tmpdir=/tmp
-Shell command: rlsubnet train dpo
-""".splitlines()
-
-
-def test_a_job_has_one_line_when_it_starts_and_one_when_it_ends(run_demo):
-    ended = ["[Fri Nov 20 22:02:20 2026]", "Finished jobid: 4 (Rule: train)"]
-    lines = list(run_demo.job_lines([*STARTED, *ended, "3 of 9 steps (33%) done"]))
-    assert [line.split(maxsplit=1)[1] for line in lines] == [
-        "train dpo ...",
-        "[  3/9]  train dpo: done in 0:00",
-    ]
-
-
-def test_an_error_is_passed_on_whole(run_demo):
-    error = ["Error in rule train:", "    log: logs/train.log", "rlsubnet train: error: bad row"]
-    assert list(run_demo.job_lines([*STARTED, *error]))[1:] == error
 
 
 def test_the_report_is_due_when_a_result_is_newer(run_demo, tmp_path, monkeypatch):

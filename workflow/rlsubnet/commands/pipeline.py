@@ -149,7 +149,7 @@ def run_status(options: argparse.Namespace) -> None:
     from rlsubnet.config import load_config, load_scale
     from rlsubnet.files import json_text
     from rlsubnet.running.resume import config_files
-    from rlsubnet.running.snakemake_log import runs_here
+    from rlsubnet.running.run_log import runs_here
     from rlsubnet.running.status import Report, all_items, as_json, settle, status_lines
     from rlsubnet.running.workers import directors_here, queue_of
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from rlsubnet.config.read import load_config
-from rlsubnet.running.snakemake_log import Run, runs_here
+from rlsubnet.running.run_log import Run, runs_here
 from rlsubnet.running.workers import Queued, cancel, directors_here, has_slurm, workers_here
 
 DEMO = "config/demo/config.yaml"

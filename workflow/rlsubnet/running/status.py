@@ -8,7 +8,7 @@ from typing import Any
 from rlsubnet.config import Scale, checkpoint_folder, data_file, item_files, mask_file
 from rlsubnet.config.plan import item_needs
 from rlsubnet.items import ITEMS, VERDICTS
-from rlsubnet.running.snakemake_log import DONE, FAILED, RUNNING, WAITING, Job, Run
+from rlsubnet.running.run_log import DONE, FAILED, RUNNING, WAITING, Job, Run
 from rlsubnet.running.workers import Queued
 
 INTERRUPTED, MISSING, OUTDATED = "interrupted", "missing", "outdated"

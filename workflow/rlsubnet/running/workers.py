@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import psutil
 
-from rlsubnet.running.snakemake_log import Run
+from rlsubnet.running.run_log import Run
 
 # A line of squeue: number, job name (the id of Snakemake's run), state, time, node or reason.
 FORMAT = "%i|%j|%T|%M|%R"

@@ -1,13 +1,18 @@
-"""How long the rest of a run of Snakemake takes: usual durations, corrected by those seen so far.
+"""A line for each job that starts or ends, with how long the rest of the run takes.
 
-No clock and no file in here: whoever reads Snakemake's output says what happened and when.
+The time left comes from usual durations, corrected by those seen so far. No clock in here: events
+(`rlsubnet.running.run_log`) have their times.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rlsubnet.config import Scale, SheetError, load_config, load_scale
+from rlsubnet.config.scale import resolved_recipe
 
 # Seconds of a job, side by side with another one on two cores: means of work/demo/benchmarks after
 # `make demo` there, rounded. Only their proportions matter once some jobs have ended.
@@ -78,18 +83,18 @@ class TimeLeft:
     trainings: Mapping[str, Training] = field(default_factory=dict)
     cores: int = 1
     waiting: Counter[str] = field(default_factory=Counter)
-    _running: dict[str, tuple[str, str, float]] = field(default_factory=dict)
+    _running: dict[int, tuple[str, str, float]] = field(default_factory=dict)
     _begun: set[str] = field(default_factory=set)
     _taken: dict[str, float] = field(default_factory=dict)
     _usual: dict[str, float] = field(default_factory=dict)
 
-    def start(self, job: str, rule: str, name: str, now: float) -> None:
+    def start(self, job: int, rule: str, name: str, now: float) -> None:
         """Note that a job of a rule starts; ``name`` is its wildcards' value."""
         self._running[job] = (rule, name, now)
         self._begun |= {name} if rule in TRAIN else set()
         self.waiting[rule] = max(0, self.waiting[rule] - 1)
 
-    def finish(self, job: str, now: float) -> None:
+    def finish(self, job: int, now: float) -> None:
         """Note that a job has ended; a job that never started here says nothing."""
         if job in self._running:
             rule, name, begun = self._running.pop(job)
@@ -158,10 +163,10 @@ class TimeLeft:
         return (taken + speed * KIND_SHARE * prior) / (known + KIND_SHARE * prior)
 
 
-def said(seconds: float | None) -> str:
+def in_words(seconds: float | None) -> str:
     """Return a time left in words, or nothing where it is not known.
 
-    >>> said(530), said(89), said(4), said(None)
+    >>> in_words(530), in_words(89), in_words(4), in_words(None)
     ('about 9 min left', 'about 90 s left', 'about 10 s left', '')
     """
     if seconds is None:
@@ -169,3 +174,93 @@ def said(seconds: float | None) -> str:
     if seconds < 95:
         return f"about {max(10, 10 * round(seconds / 10))} s left"
     return f"about {round(seconds / 60)} min left"
+
+
+def expected_trainings(scale: Scale, there: Container[str] = ()) -> dict[str, Training]:
+    """Return what is expected of each run of a scale that is not ``there`` yet.
+
+    A run that at least half of the others start from, directly or not, is one they wait for.
+    """
+    found = {}
+    starts = {name: set(_starts(scale, name)) for name in scale.runs}
+    for name, run in scale.runs.items():
+        waiting = sum(name in others for others in starts.values())
+        recipe = resolved_recipe(scale.config["recipes"][run.recipe], run.set)
+        serial = 2 * waiting >= len(scale.runs) - 1 and waiting > 0
+        if name not in there:
+            found[name] = training(run.algorithm, recipe["steps"], serial)
+    return found
+
+
+def _starts(scale: Scale, name: str) -> Iterator[str]:
+    while (name := scale.runs[name].init) in scale.runs:
+        yield name
+
+
+def time_left(config: str) -> TimeLeft:
+    """Return an estimate that knows a scale's runs; what is wrong in a sheet Snakemake says."""
+    try:
+        scale = load_scale(load_config([config]))
+    except (SheetError, OSError):
+        return TimeLeft()
+    runs = Path(scale.config["work"]) / "runs"
+    return TimeLeft(expected_trainings(scale, {p.parent.name for p in runs.glob("*/final")}))
+
+
+def clock(seconds: float) -> str:
+    """Return minutes and seconds.
+
+    >>> clock(83.4)
+    '1:23'
+    """
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+class JobLines:
+    """Makes lines of events.
+
+    >>> jobs = JobLines(TimeLeft())
+    >>> started = {"event": "job_info", "jobid": 2, "rule_name": "train"}
+    >>> list(jobs.lines({"time": 5.0, **started, "wildcards": {"run": "dpo"}}))
+    ['  0:00           train dpo ...']
+    >>> list(jobs.lines({"time": 9.0, "event": "job_finished", "job_id": 2}))
+    []
+    >>> list(jobs.lines({"time": 9.0, "event": "progress", "done": 1, "total": 9}))
+    ['  0:04  [  1/9]  train dpo: done in 0:04']
+    """
+
+    def __init__(self, left: TimeLeft) -> None:
+        self.left = left
+        self.started: float | None = None
+        self.names: dict[int, str] = {}
+        self.begun: dict[int, float] = {}
+        self.finished = 0  # the job that ended last
+
+    def lines(self, event: Mapping[str, Any]) -> Iterator[str]:
+        """Yield what an event is worth: a job that starts, or has ended."""
+        if self.started is None:
+            self.started = event["time"]
+        now, left = event["time"] - self.started, self.left
+        match event.get("event"):
+            case "resources_info":
+                left.cores = event.get("cores", left.cores)
+            case "run_info":
+                left.waiting = Counter(event["stats"])
+                del left.waiting["total"]
+            case "job_info":
+                job, rule, wildcards = event["jobid"], event["rule_name"], event["wildcards"]
+                name = "".join(wildcards.values())
+                self.names[job], self.begun[job] = f"{rule} {name}".rstrip(), now
+                left.start(job, rule, name, now)
+                if rule not in ("all", "tables", "figures"):
+                    yield f"{clock(now):>6}           {self.names[job]} ..."
+            case "job_finished":
+                self.finished = event["job_id"]
+                left.finish(self.finished, now)
+            case "progress":
+                count = f"[{event['done']:>3}/{event['total']}]"
+                words = in_words(left.seconds(now))
+                words = f"{words:<18} " if words else ""
+                took = clock(now - self.begun.get(self.finished, now))
+                name = self.names.get(self.finished, "")
+                yield f"{clock(now):>6}  {count}  {words}{name}: done in {took}"

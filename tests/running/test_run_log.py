@@ -1,0 +1,133 @@
+"""What is read of a run's events; tests/slurm has those of a real cluster."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlsubnet.running.run_log import DONE, FAILED, RUNNING, WAITING, Run, parse_run, runs_here
+
+Event = Mapping[str, Any]
+
+
+def job(number: int, rule: str, pair: str, **more: object) -> Event:
+    files = {"output": [f"{rule}/{pair}.csv"], "log": [f"logs/{rule}/{pair}.log"], "indent": False}
+    names = {"jobid": number, "rule_name": rule, "wildcards": {"pair": pair}}
+    return {"event": "job_info", **names, **files, **more}
+
+
+def submitted(number: object, slurm: int, folder: str) -> Event:
+    words = (
+        f"Job {number} has been submitted with SLURM jobid {slurm} (log: /p/{folder}/{slurm}.log)."
+    )
+    return {"message": words}
+
+
+GROUP = {"event": "group_info", "group_id": "measure"}
+# Two groups of one name, told from each other by the folder of their logs.
+GROUPS = (
+    *(GROUP, job(14, "rank", "dpo", indent=True), job(11, "updates", "dpo", indent=True)),
+    *(GROUP, job(10, "updates", "base_sft", indent=True)),
+    submitted("9f2d", 15, "group_measure_rank_updates"),
+    submitted("654a", 16, "group_measure_updates"),
+)
+TRAIN = (job(5, "train", "dpo"), submitted(5, 21, "rule_train/dpo"))
+FAILURE = {"event": "job_error", "jobid": 5}
+AGAIN = {"message": "Trying to restart job 5."}
+
+
+def read(*events: Event) -> Run:
+    return parse_run(Path("log"), events)
+
+
+def test_members_of_a_group_have_its_slurm_job_and_not_that_of_a_group_like_it() -> None:
+    jobs = read(*GROUPS).jobs
+    assert {number: job.slurm for number, job in jobs.items()} == {
+        "14": "15",
+        "11": "15",
+        "10": "16",
+    }
+    assert jobs["14"].log == "logs/rank/dpo.log"
+    assert jobs["10"].slurm_log == "/p/group_measure_updates/16.log"
+
+
+def test_a_group_that_is_started_again_counts_for_each_member() -> None:
+    jobs = read(*GROUPS, {"message": "Trying to restart job 9f2d."}).jobs
+    assert [(job.state, job.attempt) for job in jobs.values()] == [
+        *((WAITING, 2), (WAITING, 2), (RUNNING, 1))
+    ]
+
+
+def test_a_job_fails_is_started_again_and_ends_well() -> None:
+    again = (job(5, "train", "dpo"), submitted(5, 22, "rule_train/dpo"))
+    events = [*TRAIN, FAILURE, AGAIN, *again, {"event": "job_finished", "job_id": 5}]
+    found = [read(*events[:end]).jobs["5"] for end in (2, 3, 4, 6, 7)]
+    assert [(job.state, job.attempt, job.slurm) for job in found] == [
+        *((RUNNING, 1, "21"), (FAILED, 1, "21"), (WAITING, 2, "21")),
+        *((RUNNING, 2, "22"), (DONE, 2, "22")),
+    ]
+    assert (found[0].name, found[0].outputs) == ("dpo", ("train/dpo.csv",))
+
+
+SNAKEFILE = """
+rule all:
+    input: "good.txt", "bad.txt"
+rule make:
+    output: "{x}.txt"
+    log: "{x}.log"
+    shell: "[ {wildcards.x} = good ] && touch {output} || {{ echo no such luck > {log}; exit 1; }}"
+"""
+
+
+@pytest.fixture
+def folder(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder with a small workflow and the profile of all calls here."""
+    (tmp_path / "profiles").symlink_to(repository / "profiles")
+    (tmp_path / "Snakefile").write_text(SNAKEFILE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def snakemake(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--keep-going", *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_a_plain_call_of_snakemake_leaves_what_status_and_resume_read(folder: Path) -> None:
+    assert snakemake("--dry-run").returncode == 0
+    assert runs_here() == []
+    assert snakemake("--quiet", "all", "--config", "words=two words").returncode == 1
+    [run] = runs_here()
+    assert {job.name: (job.rule, job.state, job.log) for job in run.jobs.values()} == {
+        "good": ("make", DONE, "good.log"),
+        "bad": ("make", FAILED, "bad.log"),
+    }
+    assert run.ended
+    assert run.file.is_file()
+    assert run.arguments[-2:] == ["--config", "words=two words"]
+
+
+def test_of_a_killed_run_all_whole_lines_count(folder: Path) -> None:
+    snakemake("good.txt")
+    [file] = folder.glob(".snakemake/log/*.jsonl")
+    lines = file.read_text().splitlines(keepends=True)
+    end = next(n for n, line in enumerate(lines) if json.loads(line).get("event") == "job_finished")
+    file.write_text("".join(lines[:end]) + lines[end][:20])
+    [run] = runs_here()
+    assert ([job.state for job in run.jobs.values()], run.ended) == ([RUNNING], False)
+
+
+def test_who_follows_the_jobs_sees_each_start_and_end_and_every_error(folder: Path) -> None:
+    follow = ("--logger", "rlsubnet", "--logger-rlsubnet-progress", "none.yaml")
+    lines = snakemake(*follow).stdout.splitlines()
+    assert "  0:00           make bad ..." in lines
+    assert [line for line in lines if "make good: done in 0:00" in line]
+    assert {"Error in rule make:", "no such luck"} <= set(lines)
+    assert not [line for line in lines if "Select jobs" in line or "Execute" in line]
+    (folder / "Snakefile").write_text(SNAKEFILE.replace("output:", "outptu:"))
+    broken = snakemake(*follow)
+    assert "outptu" in broken.stdout + broken.stderr
