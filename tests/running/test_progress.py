@@ -10,9 +10,9 @@ import pytest
 from rlsubnet.config import load_config, load_scale
 from rlsubnet.running.progress import (
     RULE_SECONDS,
+    Expected,
     JobLines,
     TimeLeft,
-    Training,
     expected_trainings,
     training,
 )
@@ -99,8 +99,8 @@ def test_a_job_that_takes_longer_than_thought_never_leaves_less_than_nothing() -
 
 
 def test_runs_that_others_wait_for_are_not_divided_by_the_cores() -> None:
-    runs = {"sft": Training("sft", 60.0, serial=True)}
-    runs |= {name: Training("dpo", 20.0) for name in ("a", "b", "c", "d")}
+    runs = {"sft": Expected("sft", 60.0, serial=True)}
+    runs |= {name: Expected("dpo", 20.0) for name in ("a", "b", "c", "d")}
     left = TimeLeft(runs, cores=2, waiting=Counter(train=5))
     assert left.seconds(0.0) == 60 + 4 * 20 / 2
     # The last job alone on two cores is not done in half its time.
@@ -110,7 +110,7 @@ def test_runs_that_others_wait_for_are_not_divided_by_the_cores() -> None:
 
 
 def test_a_run_that_saves_steps_is_a_training_too() -> None:
-    runs = {"a": Training("dpo", 20.0), "b": Training("prime", 60.0)}
+    runs = {"a": Expected("dpo", 20.0), "b": Expected("prime", 60.0)}
     left = TimeLeft(runs, waiting=Counter(train=1, train_with_steps=1))
     assert left.seconds(0.0) == 80.0
     left.start(1, "train_with_steps", "b", 0.0)
@@ -118,13 +118,13 @@ def test_a_run_that_saves_steps_is_a_training_too() -> None:
 
 
 def test_where_fewer_runs_are_planned_than_expected_each_counts_as_their_mean() -> None:
-    runs = {"a": Training("dpo", 20.0), "b": Training("prime", 60.0)}
+    runs = {"a": Expected("dpo", 20.0), "b": Expected("prime", 60.0)}
     assert TimeLeft(runs, waiting=Counter(train=1)).seconds(0.0) == 40.0
 
 
 def test_what_is_measured_outweighs_the_usual_kind_by_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RULE_SECONDS, "evaluate", 10.0)
-    runs = {name: Training("dpo", 20.0) for name in ("a", "b")}
+    runs = {name: Expected("dpo", 20.0) for name in ("a", "b")}
     left = TimeLeft(runs, waiting=Counter(train=2, evaluate=2))
     left.start(1, "train", "a", 0.0)
     left.finish(1, 40.0)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rlsubnet.running.run_log import DONE, FAILED, RUNNING, WAITING, Run, parse_run, runs_here
+from rlsubnet.running.run_log import DONE, FAILED, RUNNING, WAITING, Run, runs_here
 
 Event = Mapping[str, Any]
 
@@ -24,7 +24,7 @@ def submitted(number: object, slurm: int, folder: str) -> Event:
     words = (
         f"Job {number} has been submitted with SLURM jobid {slurm} (log: /p/{folder}/{slurm}.log)."
     )
-    return {"message": words}
+    return {"event": "message", "msg": words}
 
 
 GROUP = {"event": "group_info", "group_id": "measure"}
@@ -37,11 +37,14 @@ GROUPS = (
 )
 TRAIN = (job(5, "train", "dpo"), submitted(5, 21, "rule_train/dpo"))
 FAILURE = {"event": "job_error", "jobid": 5}
-AGAIN = {"message": "Trying to restart job 5."}
+AGAIN = {"event": "message", "msg": "Trying to restart job 5."}
 
 
 def read(*events: Event) -> Run:
-    return parse_run(Path("log"), events)
+    run = Run(Path("log"))
+    for event in events:
+        run.add(event)
+    return run
 
 
 def test_members_of_a_group_have_its_slurm_job_and_not_that_of_a_group_like_it() -> None:
@@ -56,7 +59,7 @@ def test_members_of_a_group_have_its_slurm_job_and_not_that_of_a_group_like_it()
 
 
 def test_a_group_that_is_started_again_counts_for_each_member() -> None:
-    jobs = read(*GROUPS, {"message": "Trying to restart job 9f2d."}).jobs
+    jobs = read(*GROUPS, {"event": "message", "msg": "Trying to restart job 9f2d."}).jobs
     assert [(job.state, job.attempt) for job in jobs.values()] == [
         *((WAITING, 2), (WAITING, 2), (RUNNING, 1))
     ]

@@ -11,8 +11,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlsubnet.running.resume import snakemake
-from rlsubnet.running.workers import workers_here
+from rlsubnet.running.resume import snakemake, unlock, wait_for_workers
+from rlsubnet.running.workers import directors_here
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("results/demo")
@@ -31,13 +31,11 @@ def clear_stale_lock() -> None:
     """
     if not any(Path(".snakemake/locks").glob("*.lock")):
         return
-    for process, words in workers_here():
-        if "snakemake" in words:
-            sys.exit(f"another snakemake (process {process.pid}) is at work in {Path.cwd()}")
-        print(f"waiting for process {process.pid}, left by a run that was killed: {words}")
-        process.wait()
+    for process in directors_here():
+        sys.exit(f"another snakemake (process {process.pid}) is at work in {Path.cwd()}")
+    wait_for_workers()
     print("a run was killed here; going on from where it was")
-    subprocess.run(snakemake("--unlock"), check=True, capture_output=True)
+    unlock(())
 
 
 def set_aside() -> None:

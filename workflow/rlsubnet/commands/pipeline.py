@@ -150,7 +150,7 @@ def run_status(options: argparse.Namespace) -> None:
     from rlsubnet.files import json_text
     from rlsubnet.running.resume import config_files
     from rlsubnet.running.run_log import runs_here
-    from rlsubnet.running.status import Report, all_items, as_json, settle, status_lines
+    from rlsubnet.running.status import Report, all_items, as_json, correct_states, status_lines
     from rlsubnet.running.workers import directors_here, queue_of
 
     wanted = [str(file) for file in options.config] if options.config else None
@@ -159,10 +159,10 @@ def run_status(options: argparse.Namespace) -> None:
     run = runs[-1] if runs else None
     scale = load_scale(load_config(wanted or config_files(run.arguments if run else [])))
     alive = run is not None and not run.ended and bool(directors_here())
-    queue, silence = queue_of(run) if run else ({}, "")
+    queue, queue_error = queue_of(run) if run else ({}, "")
     if run is not None:
-        settle(run, queue, alive)
-    report = Report(all_items(scale, run), run, queue, silence, alive)
+        correct_states(run, queue, alive)
+    report = Report(all_items(scale, run), run, queue, queue_error, alive)
     if options.json:
         print(json_text(as_json(report)), end="")
     else:

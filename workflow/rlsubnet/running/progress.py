@@ -4,11 +4,11 @@ The time left comes from usual durations, corrected by those seen so far. No clo
 (`rlsubnet.running.run_log`) have their times.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from rlsubnet.config import Scale, SheetError, load_config, load_scale
@@ -39,35 +39,37 @@ TRAIN = ("train", "train_with_steps")
 USUAL_SHARE, USUAL_SECONDS, KIND_SHARE = 0.1, 30.0, 1 / 6
 
 
-class Training(NamedTuple):
-    """One run: its algorithm, usual seconds, and whether most other runs wait for it."""
+class Expected(NamedTuple):
+    """A job: what it is measured with, its usual seconds, and whether most runs wait for it."""
 
-    algorithm: str
+    kind: str
     seconds: float
     serial: bool = False
 
 
-UNKNOWN = Training("", 25.0)
+UNKNOWN = Expected("", 25.0)  # a training of no known run
 
 
-def training(algorithm: str, steps: int, serial: bool = False) -> Training:
+def training(algorithm: str, steps: int, serial: bool = False) -> Expected:
     """Return what is expected of a run.
 
     >>> training("dpo", 200)
-    Training(algorithm='dpo', seconds=23.0, serial=False)
+    Expected(kind='dpo', seconds=23.0, serial=False)
     """
-    return Training(algorithm, TRAIN_START + steps * STEP_SECONDS.get(algorithm, 0.1), serial)
+    return Expected(algorithm, TRAIN_START + steps * STEP_SECONDS.get(algorithm, 0.1), serial)
 
 
-def usual(rule: str) -> tuple[str, float]:
-    """Return what a job of a rule that trains nothing is measured with, and its usual seconds.
+def usual(rule: str) -> Expected:
+    """Return what is expected of a job that trains nothing.
 
-    >>> usual("evaluate"), usual("fig1"), usual("no_such_rule")
+    >>> usual("evaluate")[:2], usual("fig1")[:2], usual("no_such_rule")[:2]
     (('evaluate', 7.5), ('figure', 1.5), ('table', 1.0))
     """
     if rule in RULE_SECONDS:
-        return rule, RULE_SECONDS[rule]
-    return ("figure", FIGURE_SECONDS) if rule.startswith("fig") else ("table", TABLE_SECONDS)
+        return Expected(rule, RULE_SECONDS[rule])
+    if rule.startswith("fig"):
+        return Expected("figure", FIGURE_SECONDS)
+    return Expected("table", TABLE_SECONDS)
 
 
 @dataclass
@@ -80,27 +82,29 @@ class TimeLeft:
         waiting: planned jobs of each rule that have not started.
     """
 
-    trainings: Mapping[str, Training] = field(default_factory=dict)
+    trainings: Mapping[str, Expected] = field(default_factory=dict)
     cores: int = 1
     waiting: Counter[str] = field(default_factory=Counter)
-    _running: dict[int, tuple[str, str, float]] = field(default_factory=dict)
+    _running: dict[int, tuple[Expected, float]] = field(default_factory=dict)
     _begun: set[str] = field(default_factory=set)
-    _taken: dict[str, float] = field(default_factory=dict)
-    _usual: dict[str, float] = field(default_factory=dict)
+    _taken: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    _usual: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def start(self, job: int, rule: str, name: str, now: float) -> None:
         """Note that a job of a rule starts; ``name`` is its wildcards' value."""
-        self._running[job] = (rule, name, now)
-        self._begun |= {name} if rule in TRAIN else set()
+        trains = rule in TRAIN
+        self._running[job] = self.trainings.get(name, UNKNOWN) if trains else usual(rule), now
+        self._begun |= {name} if trains else set()
         self.waiting[rule] = max(0, self.waiting[rule] - 1)
 
-    def finish(self, job: int, now: float) -> None:
-        """Note that a job has ended; a job that never started here says nothing."""
-        if job in self._running:
-            rule, name, begun = self._running.pop(job)
-            kind, seconds = self._expected(rule, name)
-            self._taken[kind] = self._taken.get(kind, 0.0) + now - begun
-            self._usual[kind] = self._usual.get(kind, 0.0) + seconds
+    def finish(self, job: int, now: float) -> float:
+        """Note that a job has ended and return how long it took, 0 where its start is unknown."""
+        if job not in self._running:
+            return 0.0
+        expected, begun = self._running.pop(job)
+        self._taken[expected.kind] += now - begun
+        self._usual[expected.kind] += expected.seconds
+        return now - begun
 
     def seconds(self, now: float) -> float | None:
         """Return the seconds left, or None where nothing planned is left or known.
@@ -112,29 +116,23 @@ class TimeLeft:
         15.0
         """
         waiting = self._waiting_trainings()
-        others = [(*usual(rule), n) for rule, n in self.waiting.items() if rule not in TRAIN]
-        running = [(*job, *self._expected(*job[:2])) for job in self._running.values()]
-        planned = sum(run.seconds for run in waiting) + sum(self._usual.values())
-        planned += sum(seconds * count for _, seconds, count in others)
-        planned += sum(seconds for *_, seconds in running)
-        slower = partial(self._slower, min(USUAL_SECONDS, USUAL_SHARE * planned))
-
-        serial = sum(run.seconds * slower(run.algorithm) for run in waiting if run.serial)
-        spread = sum(run.seconds * slower(run.algorithm) for run in waiting if not run.serial)
-        spread += sum(count * seconds * slower(kind) for kind, seconds, count in others)
+        for rule, count in self.waiting.items():
+            waiting += [usual(rule)] * count if rule not in TRAIN else []
+        planned = [*waiting, *(job for job, _ in self._running.values())]
+        known = sum(job.seconds for job in planned) + sum(self._usual.values())
+        prior = min(USUAL_SECONDS, USUAL_SHARE * known)
+        rests = [(job, job.seconds * self._slower(prior, job.kind)) for job in waiting]
         longest = 0.0
-        for rule, name, begun, kind, seconds in running:
-            guess = seconds * slower(kind)
+        for job, begun in self._running.values():
+            guess = job.seconds * self._slower(prior, job.kind)
             # A job that takes longer than thought goes on for a while, never for less than nothing.
-            rest = max(guess - (now - begun), guess / 10)
-            if rule in TRAIN and name in self.trainings and self.trainings[name].serial:
-                serial += rest
-            else:
-                spread, longest = spread + rest, max(longest, rest)
-        found = serial + max(spread / max(self.cores, 1), longest)
-        return found if found > 0 else None
+            rests.append((job, max(guess - (now - begun), guess / 10)))
+            longest = longest if job.serial else max(longest, rests[-1][1])
+        serial = sum(rest for job, rest in rests if job.serial)
+        spread = sum(rest for job, rest in rests if not job.serial)
+        return serial + max(spread / max(self.cores, 1), longest) or None
 
-    def _waiting_trainings(self) -> list[Training]:
+    def _waiting_trainings(self) -> list[Expected]:
         """Return as many trainings as are planned and have not started.
 
         Snakemake says how many, not which: where more are expected, each is their mean.
@@ -143,15 +141,7 @@ class TimeLeft:
         left = [run for name, run in self.trainings.items() if name not in self._begun]
         if len(left) == count:
             return left
-        seconds = [run.seconds for run in left] or [UNKNOWN.seconds]
-        return [Training("", sum(seconds) / len(seconds))] * count
-
-    def _expected(self, rule: str, name: str) -> tuple[str, float]:
-        """Return (what a job is measured with, its usual seconds)."""
-        if rule not in TRAIN:
-            return usual(rule)
-        run = self.trainings.get(name, UNKNOWN)
-        return run.algorithm, run.seconds
+        return [Expected("", fmean([run.seconds for run in left] or [UNKNOWN.seconds]))] * count
 
     def _slower(self, prior: float, kind: str) -> float:
         """Return by how much jobs take longer than usual, of one kind above all."""
@@ -159,8 +149,9 @@ class TimeLeft:
         if not prior:
             return 1.0
         speed = (taken + prior) / (known + prior)
-        taken, known = self._taken.get(kind, 0.0), self._usual.get(kind, 0.0)
-        return (taken + speed * KIND_SHARE * prior) / (known + KIND_SHARE * prior)
+        return (self._taken[kind] + speed * KIND_SHARE * prior) / (
+            self._usual[kind] + KIND_SHARE * prior
+        )
 
 
 def in_words(seconds: float | None) -> str:
@@ -176,20 +167,18 @@ def in_words(seconds: float | None) -> str:
     return f"about {round(seconds / 60)} min left"
 
 
-def expected_trainings(scale: Scale, there: Container[str] = ()) -> dict[str, Training]:
+def expected_trainings(scale: Scale, there: Container[str] = ()) -> dict[str, Expected]:
     """Return what is expected of each run of a scale that is not ``there`` yet.
 
     A run that at least half of the others start from, directly or not, is one they wait for.
     """
+    waiting = Counter(start for name in scale.runs for start in _starts(scale, name))
     found = {}
-    starts = {name: set(_starts(scale, name)) for name in scale.runs}
     for name, run in scale.runs.items():
-        waiting = sum(name in others for others in starts.values())
         recipe = resolved_recipe(scale.config["recipes"][run.recipe], run.set)
-        serial = 2 * waiting >= len(scale.runs) - 1 and waiting > 0
-        if name not in there:
-            found[name] = training(run.algorithm, recipe["steps"], serial)
-    return found
+        serial = 2 * waiting[name] >= max(len(scale.runs) - 1, 1)
+        found[name] = training(run.algorithm, recipe["steps"], serial)
+    return {name: run for name, run in found.items() if name not in there}
 
 
 def _starts(scale: Scale, name: str) -> Iterator[str]:
@@ -216,6 +205,13 @@ def clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
+# What Snakemake says on the way and tells nobody who follows the jobs.
+CHATTER = (
+    *("Using ", "Assuming ", "Conda environments", "Building DAG", "Select jobs", "Touching "),
+    *("Config file ", "Complete log", "Elapsed time", "Group jobs"),
+)
+
+
 class JobLines:
     """Makes lines of events.
 
@@ -233,34 +229,31 @@ class JobLines:
         self.left = left
         self.started: float | None = None
         self.names: dict[int, str] = {}
-        self.begun: dict[int, float] = {}
-        self.finished = 0  # the job that ended last
+        self.ended = ("", 0.0)  # the last job: its name, and how long it took
 
     def lines(self, event: Mapping[str, Any]) -> Iterator[str]:
-        """Yield what an event is worth: a job that starts, or has ended."""
-        if self.started is None:
-            self.started = event["time"]
+        """Yield what an event is worth: a job that starts or has ended, words of Snakemake's."""
+        self.started = event["time"] if self.started is None else self.started
         now, left = event["time"] - self.started, self.left
-        match event.get("event"):
+        match event["event"]:
+            case "message" if not event["msg"].startswith(CHATTER):
+                yield event["msg"]
             case "resources_info":
                 left.cores = event.get("cores", left.cores)
             case "run_info":
-                left.waiting = Counter(event["stats"])
-                del left.waiting["total"]
+                left.waiting = Counter({**event["stats"], "total": 0})
             case "job_info":
-                job, rule, wildcards = event["jobid"], event["rule_name"], event["wildcards"]
-                name = "".join(wildcards.values())
-                self.names[job], self.begun[job] = f"{rule} {name}".rstrip(), now
-                left.start(job, rule, name, now)
+                job, rule, name = event["jobid"], event["rule_name"], event["wildcards"].values()
+                self.names[job] = " ".join([rule, "".join(name)]).rstrip()
+                left.start(job, rule, "".join(name), now)
                 if rule not in ("all", "tables", "figures"):
                     yield f"{clock(now):>6}           {self.names[job]} ..."
             case "job_finished":
-                self.finished = event["job_id"]
-                left.finish(self.finished, now)
+                job = event["job_id"]
+                self.ended = self.names.get(job, ""), left.finish(job, now)
             case "progress":
                 count = f"[{event['done']:>3}/{event['total']}]"
                 words = in_words(left.seconds(now))
                 words = f"{words:<18} " if words else ""
-                took = clock(now - self.begun.get(self.finished, now))
-                name = self.names.get(self.finished, "")
-                yield f"{clock(now):>6}  {count}  {words}{name}: done in {took}"
+                name, took = self.ended
+                yield f"{clock(now):>6}  {count}  {words}{name}: done in {clock(took)}"

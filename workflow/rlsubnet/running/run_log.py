@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,18 @@ class Job:
     slurm: str = ""
     slurm_log: str = ""
 
+    @property
+    def title(self) -> str:
+        """Return rule and wildcards."""
+        return f"{self.rule} {self.name}".rstrip()
+
+
+# What there is no event for, only words.
+RUN_ID = re.compile(r"SLURM run ID: (\S+)")
+SUBMITTED = re.compile(r"Job (\S+) has been submitted with SLURM jobid (\d+) \(log: (.*)\)")
+AGAIN = re.compile(r"Trying to restart job (\S+?)\.?$")
+END = "Complete log"
+
 
 @dataclass
 class Run:
@@ -50,6 +62,8 @@ class Run:
         slurm_id: the name of all its Slurm jobs, or empty.
         jobs: by number; those that share a Slurm job have the same ``slurm``.
         ended: whether it came to an end by itself.
+        announced: groups that were announced and not yet submitted: their name and members.
+        groups: members of a submitted group, by the group's long id.
     """
 
     file: Path
@@ -58,110 +72,56 @@ class Run:
     slurm_id: str = ""
     jobs: dict[str, Job] = field(default_factory=dict)
     ended: bool = False
+    announced: list[tuple[str, list[Job]]] = field(default_factory=list, repr=False)
+    groups: dict[str, list[Job]] = field(default_factory=dict, repr=False)
 
-
-# Of these there are no events, only words.
-RUN_ID = re.compile(r"SLURM run ID: (\S+)")
-SUBMITTED = re.compile(r"Job (\S+) has been submitted with SLURM jobid (\d+) \(log: (.*)\)")
-AGAIN = re.compile(r"Trying to restart job (\S+?)\.?$")
-END = re.compile(r"Complete log")
-
-
-def job_of(event: Mapping[str, Any]) -> Job:
-    """Return the job that starts."""
-    return Job(
-        event["rule_name"],
-        str(event["jobid"]),
-        "".join(event["wildcards"].values()),
-        tuple(event["output"]),
-        (event["log"] or [""])[0],
-    )
-
-
-def read_run(file: Path) -> Run:
-    """Return what the events of one run say; the last line of a killed one may be cut off."""
-    with file.open(encoding="utf-8", errors="replace") as stream:
-        lines = [line for line in stream if line.endswith("\n")]
-    return parse_run(file.with_suffix(".log"), map(json.loads, lines))
-
-
-def parse_run(file: Path, events: Iterable[Mapping[str, Any]]) -> Run:
-    """Return what events say.
-
-    >>> run = parse_run(Path("log"), [
-    ...     {"event": "workflow_started", "host": "login1", "arguments": ["--cores", "2"]},
-    ...     {"message": "SLURM run ID: 5e-7"},
-    ...     {"event": "job_info", "jobid": 7, "rule_name": "train", "wildcards": {"run": "dpo"},
-    ...      "output": ["a/final", "a.csv"], "log": [], "indent": False},
-    ...     {"message": "Job 7 has been submitted with SLURM jobid 12 (log: s.log)."}])
-    >>> run.host, run.arguments, run.slurm_id, run.ended
-    ('login1', ['--cores', '2'], '5e-7', False)
-    >>> run.jobs["7"]  # doctest: +NORMALIZE_WHITESPACE
-    Job(rule='train', number='7', name='dpo', outputs=('a/final', 'a.csv'), log='',
-        state='running', attempt=1, slurm='12', slurm_log='s.log')
-    """
-    reader = _Reader(Run(file))
-    for event in events:
-        reader.read(event)
-    return reader.run
-
-
-class _Reader:
-    """Takes one event after the other.
-
-    Attributes:
-        run: what was read.
-        announced: groups that were announced and not yet submitted: their name and members.
-        groups: members of a submitted group, by the group's long id.
-    """
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.announced: list[tuple[str, list[Job]]] = []
-        self.groups: dict[str, list[Job]] = {}
-
-    def read(self, event: Mapping[str, Any]) -> None:
-        run = self.run
-        match event.get("event"):
-            case None:
-                self._message(event["message"])
+    def add(self, event: Mapping[str, Any]) -> None:
+        """Take the next event of this run."""
+        match event["event"]:
+            case "message":
+                self._read_message(event["msg"])
             case "workflow_started":
-                run.host, run.arguments = event["host"], event["arguments"]
+                self.host, self.arguments = event["host"], event["arguments"]
             case "group_info":
                 self.announced.append((event["group_id"], []))
             case "job_info":
-                job = job_of(event)
-                if job.number in run.jobs:  # announced once more when it is started again
-                    job.attempt = run.jobs[job.number].attempt
-                run.jobs[job.number] = job
-                if event["indent"]:
-                    self.announced[-1][1].append(job)
+                self._begin(event)
             case "job_finished":
-                self._ends(event["job_id"], DONE)
+                self._end(event["job_id"], DONE)
             case "job_error":
-                self._ends(event["jobid"], FAILED)
+                self._end(event["jobid"], FAILED)
 
-    def _ends(self, number: int, state: str) -> None:
-        if job := self.run.jobs.get(str(number)):
+    def _begin(self, event: Mapping[str, Any]) -> None:
+        number, log = str(event["jobid"]), (event["log"] or [""])[0]
+        name, outputs = "".join(event["wildcards"].values()), tuple(event["output"])
+        job = Job(event["rule_name"], number, name, outputs, log)
+        if number in self.jobs:  # announced once more when it is started again
+            job.attempt = self.jobs[number].attempt
+        self.jobs[number] = job
+        if event["indent"]:
+            self.announced[-1][1].append(job)
+
+    def _end(self, number: int, state: str) -> None:
+        if job := self.jobs.get(str(number)):
             job.state = state
 
-    def _message(self, words: str) -> None:
+    def _read_message(self, words: str) -> None:
         if match := RUN_ID.match(words):
-            self.run.slurm_id = match[1]
+            self.slurm_id = match[1]
         elif match := SUBMITTED.match(words):
             for job in self._submitted(match[1], match[3]):
                 job.slurm, job.slurm_log = match[2], match[3]
         elif match := AGAIN.match(words):
             for job in self._members(match[1]):
                 job.state, job.attempt = WAITING, job.attempt + 1
-        elif END.match(words):
-            self.run.ended = True
+        elif words.startswith(END):
+            self.ended = True
 
     def _members(self, number: str) -> list[Job]:
         """Return the job of a number, or those of a group's id."""
-        if number in self.run.jobs:
-            return [self.run.jobs[number]]
-        return [self.run.jobs[job.number] for job in self.groups.get(number, [])]
+        if number in self.jobs:
+            return [self.jobs[number]]
+        return [self.jobs[job.number] for job in self.groups.get(number, [])]
 
     def _submitted(self, number: str, slurm_log: str) -> list[Job]:
         """Return the jobs of a Slurm job; a group has an id, its log a folder of a telling name."""
@@ -172,6 +132,31 @@ class _Reader:
                 self.groups[number] = jobs
                 return jobs
         return self._members(number)
+
+
+def read_run(file: Path) -> Run:
+    """Return what the events of one run say; the last line of a killed one may be cut off.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp(), "a.jsonl")
+    >>> started = {"event": "workflow_started", "host": "login1", "arguments": ["--cores", "2"]}
+    >>> job = {"event": "job_info", "jobid": 7, "rule_name": "train", "wildcards": {"run": "dpo"}}
+    >>> job |= {"output": ["a/final"], "log": [], "indent": False}
+    >>> file.write_text(json.dumps(started) + "\\n" + json.dumps(job) + "\\n" + '{"eve') > 0
+    True
+    >>> run = read_run(file)
+    >>> run.host, run.arguments, run.ended
+    ('login1', ['--cores', '2'], False)
+    >>> run.jobs["7"]  # doctest: +NORMALIZE_WHITESPACE
+    Job(rule='train', number='7', name='dpo', outputs=('a/final',), log='',
+        state='running', attempt=1, slurm='', slurm_log='')
+    """
+    run = Run(file.with_suffix(".log"))
+    with file.open(encoding="utf-8") as stream:
+        for line in stream:
+            if line.endswith("\n"):
+                run.add(json.loads(line))
+    return run
 
 
 def runs_here(folder: Path = Path()) -> list[Run]:

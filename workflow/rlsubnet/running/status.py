@@ -46,14 +46,14 @@ class Report:
         items: every table and figure.
         run: the last one here, its jobs settled, or None.
         queue: its jobs that Slurm knows, by number.
-        silence: why Slurm's queue is not known, empty where it is, or is not needed.
+        queue_error: why Slurm's queue is not known, empty where it is, or is not needed.
         alive: whether its Snakemake is at work on this machine.
     """
 
     items: Sequence[Item]
     run: Run | None
     queue: Mapping[str, Queued]
-    silence: str
+    queue_error: str
     alive: bool
 
 
@@ -76,7 +76,7 @@ def item_sources(scale: Scale, item: str) -> set[str]:
     return found
 
 
-def settle(run: Run, queue: Mapping[str, Queued], alive: bool) -> None:
+def correct_states(run: Run, queue: Mapping[str, Queued], alive: bool) -> None:
     """Correct the states of a run's jobs by what the queue says and whether Snakemake lives.
 
     Its log alone does not tell a job that runs from one that waits in Slurm's queue, or whose
@@ -104,12 +104,9 @@ def item_status(scale: Scale, item: str, run: Run | None) -> Item:
     outputs = item_outputs(scale, item)
     there = [path for path in reads if path.exists()]
     sources = item_sources(scale, item)
-    open_jobs = [
-        job for job in jobs if job.state in URGENCY and not sources.isdisjoint(job.outputs)
-    ]
-    states = {job.state for job in open_jobs}
-    if found := next((state for state in URGENCY if state in states), None):
-        state = found
+    open_jobs = [j for j in jobs if j.state in URGENCY and not sources.isdisjoint(j.outputs)]
+    if open_jobs:
+        state = min((job.state for job in open_jobs), key=URGENCY.index)
     elif len(there) < len(reads) or not all(path.exists() for path in outputs):
         state = MISSING
     elif run and reads and max(map(_time, reads)) > min(map(_time, outputs)):
@@ -137,11 +134,6 @@ def last_lines(file: str, count: int = LINES) -> list[str]:
     return [line.rstrip() for line in lines if line.strip()][-count:]
 
 
-def job_name(job: Job) -> str:
-    """Return a job as rule and wildcards."""
-    return f"{job.rule} {job.name}".rstrip()
-
-
 def words_of(job: Job) -> list[str]:
     """Return the last words of a job: of its own log, else of its Slurm job's."""
     return last_lines(job.log) or last_lines(job.slurm_log)
@@ -160,7 +152,7 @@ def described(job: Job, queue: Mapping[str, Queued]) -> str:
     if job.slurm in queue:
         found = queue[job.slurm]
         parts.append(f"{found.elapsed} {'on ' if job.state == RUNNING else ''}{found.where}")
-    return f"{job_name(job)}: {', '.join(parts)}"
+    return f"{job.title}: {', '.join(parts)}"
 
 
 def status_lines(report: Report) -> Iterator[str]:
@@ -168,10 +160,9 @@ def status_lines(report: Report) -> Iterator[str]:
     items, run = report.items, report.run
     yield f"{'item':<10}{'state':<13}{'reads':>9}  waits for"
     for item in items:
-        shown = [f"{job_name(job)} ({job.state})" for job in item.jobs[:3]]
-        more = [f"{len(item.jobs) - 3} more"] if len(item.jobs) > 3 else []
-        waits_for = ", ".join(shown + more)
-        line = f"{item.name:<10}{item.state:<13}{item.files:>5}/{item.of:<3}  {waits_for}"
+        shown = [f"{job.title} ({job.state})" for job in item.jobs[:3]]
+        shown += [f"{len(item.jobs) - 3} more"] if len(item.jobs) > 3 else []
+        line = f"{item.name:<10}{item.state:<13}{item.files:>5}/{item.of:<3}  {', '.join(shown)}"
         yield line.rstrip()
     done = sum(item.state == DONE for item in items)
     yield f"{done} of {len(items)} tables and figures are done"
@@ -181,8 +172,8 @@ def status_lines(report: Report) -> Iterator[str]:
     yield ""
     finished = sum(job.state == DONE for job in run.jobs.values())
     yield f"last run: {run.file}, {finished} of {len(run.jobs)} jobs done, {_ending(report)}"
-    if report.silence:
-        yield f"  states are those of Snakemake's log alone: {report.silence}"
+    if report.queue_error:
+        yield f"  states are those of Snakemake's log alone: {report.queue_error}"
     for job in run.jobs.values():
         if job.state in URGENCY:
             yield f"  {described(job, report.queue)}"
@@ -199,19 +190,14 @@ def _ending(report: Report) -> str:
 
 def as_json(report: Report) -> dict[str, Any]:
     """Return the report for programs."""
-    return {
-        "items": [
-            {
-                "item": item.name,
-                "state": item.state,
-                "files": item.files,
-                "of": item.of,
-                "waits_for": [job_name(job) for job in item.jobs],
-            }
-            for item in report.items
-        ],
-        "run": None if report.run is None else _run_as_json(report.run, report),
-    }
+    items = [
+        {
+            **{"item": item.name, "state": item.state, "files": item.files, "of": item.of},
+            "waits_for": [job.title for job in item.jobs],
+        }
+        for item in report.items
+    ]
+    return {"items": items, "run": _run_as_json(report.run, report) if report.run else None}
 
 
 def _run_as_json(run: Run, report: Report) -> dict[str, Any]:
@@ -220,7 +206,7 @@ def _run_as_json(run: Run, report: Report) -> dict[str, Any]:
         "log": str(run.file),
         "ended": run.ended,
         "under_way": report.alive,
-        "slurm_answers": not report.silence,
+        "slurm_answers": not report.queue_error,
         "done": sum(job.state == DONE for job in jobs),
         "jobs": [_job_as_json(job, report.queue) for job in jobs if job.state in URGENCY],
     }
@@ -228,10 +214,7 @@ def _run_as_json(run: Run, report: Report) -> dict[str, Any]:
 
 def _job_as_json(job: Job, queue: Mapping[str, Queued]) -> dict[str, Any]:
     return {
-        "rule": job.rule,
-        "wildcards": job.name,
-        "state": job.state,
-        "attempt": job.attempt,
+        **{"rule": job.rule, "wildcards": job.name, "state": job.state, "attempt": job.attempt},
         "slurm_job": job.slurm or None,
         "slurm_state": queue[job.slurm].state if job.slurm in queue else None,
         "log": job.log or None,

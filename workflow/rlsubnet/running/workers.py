@@ -5,7 +5,8 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,33 +104,22 @@ DIRECTING, JOB = re.compile(r"snakemake\b|rlsubnet resume\b"), "--target-jobs"
 
 def workers_here() -> list[tuple[psutil.Process, str]]:
     """Return other processes of this folder that run Snakemake or one of its jobs, and as what."""
-    return [(process, words) for process, words in _others() if PROGRAM.search(words)]
+    ours = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):  # it has ended, or is somebody else's
+            words = " ".join(process.cmdline()[:4])
+            ran_here = PROGRAM.search(words) and Path(process.cwd()) == Path.cwd()
+            if ran_here and process.pid not in ours:
+                found.append((process, words))
+    return found
 
 
 def directors_here() -> list[psutil.Process]:
     """Return the processes that direct a run in this folder, or are about to resume one."""
-    return [
-        process
-        for process, words in workers_here()
-        if DIRECTING.search(words) and not _is_job(process)
-    ]
-
-
-def _is_job(process: psutil.Process) -> bool:
-    """Return whether a process is a job's Snakemake, or the shell around it; or has ended."""
-    try:
-        return JOB in " ".join(process.cmdline())
-    except psutil.Error:
-        return True
-
-
-def _others() -> Iterator[tuple[psutil.Process, str]]:
-    ours = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    for process in psutil.process_iter():
-        try:
-            words = " ".join(process.cmdline()[:4])
-            here = process.pid not in ours and Path(process.cwd()) == Path.cwd()
-        except (psutil.Error, OSError):
-            continue
-        if here:
-            yield process, words
+    found = []
+    for process, words in workers_here():
+        with suppress(psutil.Error):  # a job's Snakemake, or the shell around it, directs nothing
+            if DIRECTING.search(words) and JOB not in " ".join(process.cmdline()):
+                found.append(process)
+    return found
