@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from rlsubnet.running.run_log import DONE, FAILED, RUNNING, WAITING, Run, runs_here
+from rlsubnet.cli import main
+from rlsubnet.running.run_log import DONE, FAILED, RUNNING, WAITING, Run, runs_here, unknown_run
 
 Event = Mapping[str, Any]
 
@@ -112,6 +113,16 @@ def test_a_plain_call_of_snakemake_leaves_what_status_and_resume_read(folder: Pa
     assert run.ended
     assert run.file.is_file()
     assert run.arguments[-2:] == ["--config", "words=two words"]
+
+
+def test_a_run_without_the_logger_is_not_taken_for_one_without_jobs(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    snakemake("good.txt")
+    assert unknown_run() is None
+    snakemake("--workflow-profile", "none", "--force", "good.txt")
+    assert main(["resume"]) == 1
+    assert f"{unknown_run()}: this run was started without" in capsys.readouterr().err
 
 
 def test_of_a_killed_run_all_whole_lines_count(folder: Path) -> None:

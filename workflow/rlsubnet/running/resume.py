@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from rlsubnet.config.read import load_config
-from rlsubnet.running.run_log import Run, runs_here
+from rlsubnet.running.run_log import Run, runs_here, unknown_run
 from rlsubnet.running.workers import Queued, cancel, directors_here, has_slurm, workers_here
 
 DEMO = "config/demo/config.yaml"
@@ -136,13 +136,19 @@ def resume(arguments: Sequence[str], ended_elsewhere: bool = False) -> int:
         ended_elsewhere: the last run was started on another machine and has ended there.
 
     Raises:
-        ValueError: a Snakemake is at work here, or old jobs do not end.
+        ValueError: a Snakemake is at work here, the jobs of the last run are not known, or old jobs
+            do not end.
     """
     runs = [run for run in runs_here() if run.jobs]
     words = list(arguments) or (runs[-1].arguments if runs else [])
     if not words:
         raise ValueError("no run to resume in this folder; name what Snakemake is to be told")
     check_alone(runs, ended_elsewhere)
+    if log := unknown_run():
+        raise ValueError(
+            f"{log}: this run was started without `logger: rlsubnet` of profiles/default, so its "
+            "jobs are not known; cancel those that Slurm still has, delete this file, resume again"
+        )
     config = load_config(config_files(words))
     for job in cancel_orphans(runs):
         print(f"cancelled Slurm job {job.number} ({job.state.lower()}), left by run {job.name}")

@@ -162,3 +162,10 @@ def read_run(file: Path) -> Run:
 def runs_here(folder: Path = Path()) -> list[Run]:
     """Return all runs whose logs are in a folder, the last one last; those without jobs too."""
     return [read_run(file) for file in sorted((folder / LOGS).glob("*.snakemake.jsonl"))]
+
+
+def unknown_run(folder: Path = Path()) -> Path | None:
+    """Return the log of the last run, if that was started without the logger."""
+    logs = sorted((folder / LOGS).glob("*.snakemake.log"))
+    runs = [log for log in logs if "\n  Command: " in log.read_text(errors="replace")]
+    return runs[-1] if runs and not runs[-1].with_suffix(".jsonl").exists() else None
