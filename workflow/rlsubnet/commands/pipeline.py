@@ -87,7 +87,7 @@ def add_commands(subcommands: Subcommands) -> None:
         help="the last run was started on another machine, and I know that it has ended",
     )
     parser.add_argument(
-        "arguments", nargs="*", metavar="ARGUMENT", help="after --: what snakemake is told"
+        "arguments", nargs="*", metavar="ARGUMENT", help="after --: arguments of snakemake"
     )
 
 

@@ -132,7 +132,7 @@ def resume(arguments: Sequence[str], ended_elsewhere: bool = False) -> int:
     """Clear up after a killed Snakemake in this folder and go on; return Snakemake's status.
 
     Args:
-        arguments: what to tell Snakemake; nothing repeats what the last run was told.
+        arguments: of Snakemake; none repeat those of the last run.
         ended_elsewhere: the last run was started on another machine and has ended there.
 
     Raises:
@@ -142,7 +142,7 @@ def resume(arguments: Sequence[str], ended_elsewhere: bool = False) -> int:
     runs = [run for run in runs_here() if run.jobs]
     words = list(arguments) or (runs[-1].arguments if runs else [])
     if not words:
-        raise ValueError("no run to resume in this folder; name what Snakemake is to be told")
+        raise ValueError("no run to resume in this folder; name the arguments of Snakemake")
     check_alone(runs, ended_elsewhere)
     if log := unknown_run():
         raise ValueError(

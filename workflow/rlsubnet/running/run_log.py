@@ -58,7 +58,7 @@ class Run:
     Attributes:
         file: Snakemake's own log of it.
         host: where it was started.
-        arguments: what it was told.
+        arguments: its command line.
         slurm_id: the name of all its Slurm jobs, or empty.
         jobs: by number; those that share a Slurm job have the same ``slurm``.
         ended: whether it came to an end by itself.

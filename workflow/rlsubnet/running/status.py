@@ -44,7 +44,7 @@ class Report:
 
     Attributes:
         items: every table and figure.
-        run: the last one here, its jobs settled, or None.
+        run: the last one here, the states of its jobs corrected, or None.
         queue: its jobs that Slurm knows, by number.
         queue_error: why Slurm's queue is not known, empty where it is, or is not needed.
         alive: whether its Snakemake is at work on this machine.
@@ -97,7 +97,7 @@ def item_status(scale: Scale, item: str, run: Run | None) -> Item:
     Args:
         scale: for its sheets and folders.
         item: name of the table or figure.
-        run: the last one here, its jobs settled; None in a fresh clone, where times say nothing.
+        run: the last one here, None in a fresh clone, where times say nothing.
     """
     jobs = run.jobs.values() if run else ()
     reads = [Path(file) for file in item_files(scale, item)]

@@ -98,7 +98,7 @@ def cancel(names: Sequence[str], patience: float) -> list[Queued]:
 
 
 PROGRAM = re.compile(r"(bin/snakemake|-m snakemake|snakemake/__main__\.py|bin/rlsubnet)\b")
-# What directs a run; a job of it is a Snakemake, too, that was told which jobs to do.
+# What directs a run; a job of it is a Snakemake, too, with the jobs to do in its command line.
 DIRECTING, JOB = re.compile(r"snakemake\b|rlsubnet resume\b"), "--target-jobs"
 
 
