@@ -1,14 +1,26 @@
-"""Scores and answers as files: rows, intervals, repeating bytes."""
+"""Scores and answers as files; intervals and tests against hand-worked numbers and scipy."""
 
+import random
+from math import isnan, sqrt
 from pathlib import Path
+from statistics import stdev
 
+import numpy as np
 import pytest
+from scipy import stats
+from scipy.stats import binomtest, norm
 
 from rlsubnet.columns import Answer, ScoreRow, names
 from rlsubnet.evaluation.results import (
     clustered_interval,
+    crossed_mean,
+    discordant,
+    mcnemar_exact,
+    mean_and_error,
+    paired_difference,
     read_answers,
     score_rows,
+    t_interval,
     wilson_interval,
     write_answers,
 )
@@ -70,3 +82,145 @@ def test_a_file_with_other_columns_is_refused(tmp_path: Path) -> None:
         stream.write("task,item_id\n")
     with pytest.raises(ValueError, match="a.csv.gz: expected columns"):
         read_answers(path)
+
+
+Z95 = float(norm.ppf(0.975))
+
+
+def test_wilson_interval_worked_by_hand() -> None:
+    # p = 0.8, n = 5, z = 2: center (0.8 + 4/10) / 1.8 = 2/3,
+    # spread 2 sqrt(0.8 * 0.2 / 5 + 4 / 100) / 1.8 = 2 sqrt(0.072) / 1.8 = 0.29814
+    low, high = wilson_interval(4, 5, z=2.0)
+    assert low == pytest.approx(2 / 3 - 0.298142, abs=1e-6)
+    assert high == pytest.approx(2 / 3 + 0.298142, abs=1e-6)
+
+
+@pytest.mark.parametrize(("correct", "n"), [(0, 7), (7, 7), (1, 2), (57, 230), (361, 500), (1, 1)])
+def test_wilson_interval_equals_scipy(correct: int, n: int) -> None:
+    expected = binomtest(correct, n).proportion_ci(0.95, method="wilson")
+    interval = wilson_interval(correct, n, z=Z95)
+    assert interval.low == pytest.approx(expected.low, abs=1e-12)
+    assert interval.high == pytest.approx(expected.high, abs=1e-12)
+
+
+@pytest.mark.parametrize(("correct", "n"), [(0, 0), (-1, 5), (6, 5)])
+def test_impossible_counts_are_refused(correct: int, n: int) -> None:
+    with pytest.raises(ValueError, match="0 <= correct <= n"):
+        wilson_interval(correct, n)
+
+
+def test_mcnemar_worked_by_hand() -> None:
+    assert mcnemar_exact(0, 1) == 1.0  # 2 * 1/2
+    assert mcnemar_exact(0, 5) == 2 / 32
+    assert mcnemar_exact(2, 8) == 2 * (1 + 10 + 45) / 1024
+    assert mcnemar_exact(4, 4) == 1.0
+
+
+@pytest.mark.parametrize(("b", "c"), [(0, 3), (3, 10), (10, 3), (25, 31), (400, 331), (3000, 2700)])
+def test_mcnemar_equals_scipy_s_binomial_test(b: int, c: int) -> None:
+    assert mcnemar_exact(b, c) == pytest.approx(binomtest(b, b + c, 0.5).pvalue, rel=1e-9)
+
+
+def test_only_items_with_different_answers_count() -> None:
+    assert discordant([1, 1, 0, 0], [1, 0, 1, 0]) == (1, 1)
+    with pytest.raises(ValueError):
+        discordant([1], [1, 0])
+
+
+def test_mean_and_error_agree_with_the_standard_library() -> None:
+    values = [0.25, 1.0, 0.5, 0.0, 0.125]
+    mean, error = mean_and_error(values)
+    assert mean == pytest.approx(0.375)
+    assert error == pytest.approx(stdev(values) / sqrt(5))
+    with pytest.raises(ValueError, match="at least 2 values"):
+        mean_and_error([1.0])
+
+
+def test_clustered_interval_worked_by_hand() -> None:
+    # Shares 1, 1, 0, 0: mean 1/2, SE = sqrt(4 * 1/4 / 12) = 0.288675; z = 1.
+    low, high = clustered_interval([8, 8, 0, 0], 8, z=1.0)
+    assert (low, high) == pytest.approx((0.5 - 0.288675, 0.5 + 0.288675), abs=1e-6)
+
+
+def test_clustered_interval_is_wider_than_one_that_takes_samples_for_independent() -> None:
+    # 100 problems that are all right or all wrong: 1600 samples know no more than 100.
+    correct = [16] * 50 + [0] * 50
+    clustered = clustered_interval(correct, 16)
+    naive = wilson_interval(800, 1600)
+    ratio = (clustered.high - clustered.low) / (naive.high - naive.low)
+    assert ratio == pytest.approx(4, rel=0.02)
+
+
+def test_clustered_interval_covers_the_truth_95_times_in_100() -> None:
+    rng = random.Random(0)
+    covered = 0
+    trials = 1000
+    for _ in range(trials):
+        # Half the problems are hard (0.1), half easy (0.7): the truth is 0.4.
+        chances = [rng.choice((0.1, 0.7)) for _ in range(60)]
+        correct = [sum(rng.random() < chance for _ in range(8)) for chance in chances]
+        low, high = clustered_interval(correct, 8)
+        covered += low <= 0.4 <= high
+    # Standard error of the coverage 0.007.
+    assert covered / trials == pytest.approx(0.95, abs=0.025)
+
+
+@pytest.mark.parametrize(
+    ("correct", "same_as"), [([4, 4, 4], (3, 3)), ([0, 0], (0, 2)), ([2], (0.5, 1))]
+)
+def test_equal_shares_still_have_an_interval(correct: list[int], same_as: tuple) -> None:
+    assert clustered_interval(correct, 4) == wilson_interval(*same_as)
+
+
+def test_counts_above_the_number_of_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match="between 0 and 4"):
+        clustered_interval([5, 1], 4)
+
+
+def test_paired_difference_is_smaller_in_error_than_unpaired() -> None:
+    first = [0.0, 0.5, 1.0, 0.25]
+    second = [0.25, 0.5, 1.0, 0.5]
+    difference, error = paired_difference(first, second)
+    # Differences 1/4, 0, 0, 1/4: mean 1/8, SE = sqrt(4 * (1/8)^2 / 12).
+    assert difference == 0.125
+    assert error == pytest.approx(sqrt(4 / 64 / 12))
+    unpaired = sqrt(mean_and_error(first)[1] ** 2 + mean_and_error(second)[1] ** 2)
+    assert error < unpaired
+
+
+def test_students_interval_is_that_of_scipy() -> None:
+    values = [3.3, 2.5, 1.0]
+    expected = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
+    assert t_interval(values) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="at least 2 values"):
+        t_interval([1.0])
+
+
+def test_the_error_of_a_crossed_mean_covers_other_items_and_other_seeds() -> None:
+    # x = item + seed + noise, variances 1, 0.5 and 0.25, on 40 items in 3 seeds.
+    generator = np.random.default_rng(0)
+    found = []
+    for _ in range(2000):
+        noise = generator.normal(0, 0.5, (3, 40))
+        items, seeds = generator.normal(0, 1, 40), generator.normal(0, 0.5**0.5, (3, 1))
+        found.append(crossed_mean((items + seeds + noise).tolist()))
+    # True error of the mean: sqrt(1/40 + 0.5/3 + 0.25/120) = 0.4402.
+    assert np.std([mean.mean for mean in found]) == pytest.approx(0.4402, rel=0.05)
+    # Its square is too large by the noise that both terms hold, 0.25 / 120.
+    squares = np.mean([mean.error**2 for mean in found])
+    assert squares == pytest.approx(0.4402**2 + 0.25 / 120, rel=0.05)
+    # The items' error alone would be a third of the truth: it knows nothing of other seeds.
+    assert np.mean([mean.item_error for mean in found]) < 0.2
+
+
+def test_one_seed_leaves_the_items_error_alone() -> None:
+    found = crossed_mean([[0.0, 0.5, 1.0]])
+    assert (found.mean, found.seeds) == (0.5, 1)
+    assert found.error == found.item_error == pytest.approx(mean_and_error([0.0, 0.5, 1.0])[1])
+    assert isnan(found.seed_deviation)
+
+
+@pytest.mark.parametrize("table", [[], [[]], [[1.0, 2.0], [1.0]]])
+def test_a_crossed_mean_needs_as_many_values_for_each_seed(table: list[list[float]]) -> None:
+    with pytest.raises(ValueError, match="as many values for each seed"):
+        crossed_mean(table)

@@ -1,5 +1,6 @@
-"""Published data sets: fetched or linked, read in four formats, adapted."""
+"""Published data sets: fetched or linked, read, adapted, and compared with evaluation items."""
 
+import csv
 import functools
 import json
 from collections.abc import Iterator
@@ -10,7 +11,17 @@ import pytest
 
 from rlsubnet.cli import main
 from rlsubnet.files import read_jsonl, write_jsonl
-from rlsubnet.tasks.rows import read_rows
+from rlsubnet.tasks.contamination import find_overlaps
+from rlsubnet.tasks.published import (
+    Answers,
+    gather_answers,
+    graded_prompts,
+    last_boxed,
+    level_number,
+    rollout_pairs,
+    training_prompts,
+)
+from rlsubnet.tasks.rows import RowSource, read_rows
 from tests.checkpoints.local_hub import COMMIT, REPOSITORY, LocalHub, serve
 
 PAIR = {
@@ -193,3 +204,273 @@ def test_a_source_that_is_not_there_is_refused(
 ) -> None:
     assert fetch(TULU | {"source": str(tmp_path / "nowhere")}, tmp_path / "d") == 1
     assert "nowhere: no such file or folder" in capsys.readouterr().err
+
+
+COLUMNS = {"prompt": "question", "response": "answer", "correct": "ok"}
+
+
+def rows(*rows: dict[str, Any]) -> RowSource:
+    return ((f"rollouts.jsonl, row {number}", row) for number, row in enumerate(rows, start=1))
+
+
+def row(question: Any, answer: Any, ok: Any) -> dict[str, Any]:
+    return {"question": question, "answer": answer, "ok": ok}
+
+
+def texts(pair: dict[str, Any]) -> tuple[str, str, str]:
+    """Return prompt, chosen and rejected of a pair whose prompt is one message."""
+    (prompt, chosen), (same, rejected) = pair["chosen"], pair["rejected"]
+    assert prompt == same
+    assert (prompt["role"], chosen["role"], rejected["role"]) == ("user", "assistant", "assistant")
+    return prompt["content"], chosen["content"], rejected["content"]
+
+
+GROUPED = [row("2+2?", ["4", "5", "four"], [True, False, True]), row("1+1?", ["2"], [True])]
+SINGLE = [row("2+2?", "4", 1), row("1+1?", "2", 1), row("2+2?", "5", 0), row("2+2?", "four", 1)]
+
+
+@pytest.mark.parametrize("found", [GROUPED, SINGLE], ids=["grouped", "one a row"])
+def test_lists_of_answers_and_one_answer_a_row_give_the_same_pairs(
+    found: list[dict[str, Any]],
+) -> None:
+    pairs, counts = rollout_pairs(gather_answers(rows(*found), COLUMNS), seed=1)
+    # Each right answer of the first question with its only wrong one; the second has no wrong one.
+    assert [texts(pair) for pair in pairs] == [("2+2?", "4", "5"), ("2+2?", "four", "5")]
+    assert (counts.prompts, counts.answers, counts.all_right, counts.none_right) == (2, 4, 1, 0)
+    assert str(counts).startswith("2 pairs from 4 answers to 2 prompts; dropped: 1 prompts with e")
+
+
+def test_a_system_message_and_nested_columns_are_kept() -> None:
+    prompt = [{"role": "system", "content": "Think."}, {"role": "user", "content": "2+2?"}]
+    columns = {"prompt": "task.messages", "response": "samples.text", "correct": "samples.label"}
+    samples = [{"text": "4", "label": 1.0}, {"text": "5", "label": 0.0}]
+    found = {"task": {"messages": prompt}, "samples": samples}
+    [pair], _ = rollout_pairs(gather_answers(rows(found), columns), seed=1)
+    assert pair["chosen"] == [*prompt, {"role": "assistant", "content": "4"}]
+    assert pair["rejected"] == [*prompt, {"role": "assistant", "content": "5"}]
+
+
+def test_an_answer_may_be_a_conversation() -> None:
+    answers = [[{"role": "assistant", "content": text}] for text in ("4", "5")]
+    [pair], _ = rollout_pairs(gather_answers(rows(row("q", answers, [1, 0])), COLUMNS), seed=1)
+    assert texts(pair) == ("q", "4", "5")
+
+
+def test_draws_follow_the_seed_and_reach_every_wrong_answer() -> None:
+    prompts = [Answers([], [f"right {i}" for i in range(40)], ["a", "b", "c"])]
+    drawn = [[pair["rejected"][-1]["content"] for pair in rollout_pairs(prompts, seed)[0]]
+             for seed in (1, 1, 2)]  # fmt: skip
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert set(drawn[0]) == {"a", "b", "c"}
+
+
+def test_a_text_that_was_judged_both_ways_is_no_preference() -> None:
+    pairs, counts = rollout_pairs([Answers([], ["4", "5"], ["4"])], seed=1)
+    assert [pair["chosen"][-1]["content"] for pair in pairs] == ["5"]
+    assert counts.without_other == 1
+
+
+@pytest.mark.parametrize(
+    ("found", "columns", "expected"),
+    [
+        (
+            GROUPED[0],
+            COLUMNS | {"correct": "label"},
+            "rollouts.jsonl, row 1: no column 'label'; the row is {question: text, answer: "
+            "list of 3 text, ok: list of 3 true or false}",
+        ),
+        (row("q", ["4", "5"], [1]), COLUMNS, "row 1: answer: expected 1 answers, one for each "
+         "label in ok, found list of 2 text; the row is {question: text, answer: list of 2"),
+        (row("q", "4", [1, 0]), COLUMNS, "row 1: answer: expected 2 answers"),
+        (row("q", ["4"], [0.5]), COLUMNS, "expected a label true or false, 1 or 0, found 0.5"),
+        (row("q", "4", "yes"), COLUMNS, "expected a label true or false, 1 or 0, found 'yes'"),
+        (row(7, "4", True), COLUMNS, "row 1: prompt: expected a list of messages, found 7"),
+        (row("q", ["4", None], [1, 0]), COLUMNS, "response: expected a list of messages"),
+        (row([{"role": "assistant", "content": "4"}], "4", 1), COLUMNS, "prompt: ends with an "
+         "answer"),
+    ],
+)  # fmt: skip
+def test_columns_that_do_not_fit_stop_at_the_first_row(
+    found: dict[str, Any], columns: dict[str, str], expected: str
+) -> None:
+    with pytest.raises(ValueError) as caught:
+        gather_answers(rows(found), columns)
+    assert expected in str(caught.value)
+
+
+MATH = {"problem": "What is 1 + 1?", "level": "Level 2", "solution": r"It is $\boxed{2}$."}
+GSM8K = {"question": "How many?", "answer": "There are 6 * 2 = <<6*2=12>>12.\n#### 1,212"}
+
+
+def made(grader, *rows):
+    return list(
+        graded_prompts(((f"row {n}", row) for n, row in enumerate(rows, 1)), grader, "train")
+    )
+
+
+def test_a_problem_of_math_keeps_its_level_and_names_its_grader():
+    first, second = made("math", MATH, {**MATH, "level": "Level ?"})
+    assert first["data_source"] == "DigitalLearningGmbH/MATH-lighteval"
+    assert first["reward_model"] == {"style": "rule", "ground_truth": "2"}
+    assert first["extra_info"] == {"split": "train", "index": 0, "level": 2}
+    assert second["extra_info"] == {"split": "train", "index": 1, "level": None}
+    assert first["prompt"][0]["content"].endswith(r"within \boxed{}.")
+
+
+def test_a_problem_of_gsm8k_has_a_number_without_commas_and_no_level():
+    (record,) = made("gsm8k", GSM8K)
+    assert record["data_source"] == "openai/gsm8k"
+    assert record["reward_model"]["ground_truth"] == "1212"
+    assert record["extra_info"]["level"] is None
+
+
+def test_the_last_box_counts_with_all_its_braces():
+    assert last_boxed(r"$\boxed{1}$, so $\boxed{\frac{a}{b{c}}}$") == r"\frac{a}{b{c}}"
+    assert level_number("Level 1") == 1
+
+
+@pytest.mark.parametrize(
+    ("grader", "row", "message"),
+    [
+        ("math", {**MATH, "solution": "It is 2."}, r"row 1: solution: expected a \\boxed answer"),
+        ("math", {**MATH, "solution": r"\boxed{2"}, "row 1: solution: the braces of"),
+        ("math", {**MATH, "level": "Level 6"}, "row 1: level: expected Level 1 to Level 5"),
+        ("math", {"problem": "?"}, "row 1: solution: expected a text, found None"),
+        ("gsm8k", {**GSM8K, "answer": "12"}, "row 1: answer: expected #### and a number"),
+        ("gsm8k", {**GSM8K, "question": " "}, "row 1: question: expected a text"),
+        ("code", MATH, "grader: expected one of gsm8k, math, found 'code'"),
+    ],
+)
+def test_a_row_without_an_answer_is_named(grader, row, message):
+    with pytest.raises(ValueError, match=message):
+        made(grader, row)
+
+
+def test_a_mixture_holds_its_parts_one_after_the_other(tmp_path):
+    for name, rows in (("a", made("gsm8k", GSM8K)), ("b", made("math", MATH, MATH))):
+        write_jsonl(tmp_path / name, rows)
+    out = tmp_path / "mixed"
+    assert main(["mix", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(out)]) == 0
+    assert read_jsonl(out) == [*made("gsm8k", GSM8K), *made("math", MATH, MATH)]
+
+
+def test_evaluation_items_are_found_in_prompts_with_an_answer():
+    found = find_overlaps(training_prompts(made("math", MATH)), [("m", MATH["problem"])], n=3)
+    assert found.near == {"m": (1.0, 1)}
+
+
+# Ten words each.
+ITEM = "Tom has three red apples and buys two green apples"
+OTHER = "how many integers lie strictly between four and ninety nine"
+
+
+def test_case_punctuation_and_spacing_make_no_difference() -> None:
+    prompts = ["something else", f"  {ITEM.upper().replace(' ', ',  ')}!"]
+    found = find_overlaps(prompts, [("tom", ITEM), ("other", OTHER)])
+    assert found.exact == {"tom": 2}
+    assert found.share == 0.5
+
+
+def test_an_item_inside_a_longer_prompt_matches_by_its_words() -> None:
+    found = find_overlaps([f"Please solve: {ITEM}. Show your work."], [("tom", ITEM)])
+    assert found.exact == {}
+    assert found.near == {"tom": (1.0, 1)}
+    assert found.matched == ["tom"]
+
+
+def test_more_than_half_of_the_words_must_stand_in_one_prompt() -> None:
+    words = ITEM.split()
+    half, more = " ".join(words[:5]), " ".join(words[:6])
+    # Runs of five words: five of ten words are not more than half, six are.
+    assert find_overlaps([f"{half} x y z"], [("tom", ITEM)], n=5).near == {}
+    assert find_overlaps([f"{more} x y z"], [("tom", ITEM)], n=5).near == {"tom": (0.6, 1)}
+    # Two prompts with five each do not add up.
+    rest = " ".join(words[5:])
+    assert find_overlaps([half, rest], [("tom", ITEM)], n=5).near == {}
+
+
+def test_the_best_prompt_is_named() -> None:
+    words = ITEM.split()
+    prompts = [
+        " ".join([*words[:6], "x"]),
+        " ".join([*words[:8], "x"]),
+        " ".join([*words[:7], "x"]),
+    ]
+    assert find_overlaps(prompts, [("tom", ITEM)], n=5).near == {"tom": (0.8, 2)}
+
+
+def test_a_run_that_an_item_repeats_counts_all_its_places() -> None:
+    # a b c stands twice in the item: six of its seven words.
+    found = find_overlaps(["x a b c y"], [("r", "a b c a b c z")], n=3)
+    assert found.near == {"r": (pytest.approx(6 / 7), 1)}
+
+
+def test_short_items_match_only_as_a_whole() -> None:
+    found = find_overlaps(["What is 2+2 in total?", "what is 2 2"], [("sum", "What is 2+2?")])
+    assert (found.short, found.exact, found.near) == (1, {"sum": 2}, {})
+
+
+def test_items_need_names_of_their_own() -> None:
+    with pytest.raises(ValueError, match="expected different names, found 2 items"):
+        find_overlaps([], [("a", "x"), ("a", "y")])
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """Return arguments for two items of which one stands in the first of two training pairs."""
+
+    def pair(prompt: str) -> dict[str, list[dict[str, str]]]:
+        sides = {"chosen": "good", "rejected": ITEM}  # an answer may quote what it likes
+        return {
+            side: [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+            for side, answer in sides.items()
+        }
+
+    write_jsonl(tmp_path / "train.jsonl", [pair(f"Q: {ITEM}?"), pair("hello")])
+    items = [{"id": "tom", "prompt": ITEM}, {"id": "other", "prompt": OTHER}]
+    write_jsonl(tmp_path / "items.jsonl", items)
+    return [
+        *("contamination", str(tmp_path / "train.jsonl")),
+        *("--items", f"exam={tmp_path / 'items.jsonl'}", "--out", str(tmp_path / "out.csv")),
+    ]
+
+
+def test_the_command_counts_and_names_examples_without_their_text(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(files) == 0
+    with (tmp_path / "out.csv").open(newline="") as stream:
+        [row] = csv.DictReader(stream)
+    assert row == {
+        **{"items": "exam", "n": "2", "short": "0", "exact": "0", "near": "1", "matched": "1"},
+        **{"share": "0.5", "examples": "tom@1"},
+    }
+    output = capsys.readouterr().out
+    assert "exam: 1 of 2 items (50.00%) stand in" in output
+    assert "warning: " in output
+    assert "apples" not in output
+
+
+def test_above_the_threshold_the_command_can_refuse(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*files, "--action", "refuse"]) == 1
+    assert "train.jsonl: holds more than 2.00% of exam" in capsys.readouterr().err
+    assert not (tmp_path / "out.csv").exists()
+    assert main([*files, "--action", "refuse", "--threshold", "0.5"]) == 0
+    assert (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--ngram", "0", "expected --ngram of at least 1"),
+        ("--enough", "1", "--enough in [0, 1)"),
+        ("--items", "exam", "--items: expected NAME=FILE, found 'exam'"),
+    ],
+)
+def test_bad_options_are_refused(
+    files: list[str], option: str, value: str, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*files, option, value]) == 1
+    assert expected in capsys.readouterr().err
