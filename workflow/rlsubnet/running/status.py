@@ -18,7 +18,7 @@ LINES = 5  # of the log of a failed job
 
 
 @dataclass
-class Item:
+class ItemStatus:
     """A table or figure.
 
     Attributes:
@@ -50,7 +50,7 @@ class Report:
         alive: whether its Snakemake is at work on this machine.
     """
 
-    items: Sequence[Item]
+    items: Sequence[ItemStatus]
     run: Run | None
     queue: Mapping[str, Queued]
     queue_error: str
@@ -91,7 +91,7 @@ def correct_states(run: Run, queue: Mapping[str, Queued], alive: bool) -> None:
             job.state = INTERRUPTED
 
 
-def item_status(scale: Scale, item: str, run: Run | None) -> Item:
+def item_status(scale: Scale, item: str, run: Run | None) -> ItemStatus:
     """Return the state of one item.
 
     Args:
@@ -113,14 +113,14 @@ def item_status(scale: Scale, item: str, run: Run | None) -> Item:
         state = OUTDATED
     else:
         state = DONE
-    return Item(item, state, len(there), len(reads), open_jobs)
+    return ItemStatus(item, state, len(there), len(reads), open_jobs)
 
 
 def _time(path: Path) -> float:
     return path.stat().st_mtime
 
 
-def all_items(scale: Scale, run: Run | None) -> list[Item]:
+def all_items(scale: Scale, run: Run | None) -> list[ItemStatus]:
     """Return the state of every item that some row names, and of the verdicts."""
     return [item_status(scale, item, run) for item in ITEMS if item_files(scale, item)]
 

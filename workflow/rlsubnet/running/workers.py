@@ -41,26 +41,15 @@ def _ask(words: Sequence[str]) -> str:
     return done.stdout
 
 
-def parse_queue(text: str) -> list[Queued]:
-    r"""Return the jobs that squeue names.
-
-    >>> parse_queue("27|5e-7|RUNNING|0:34|n1\n")
-    [Queued(number='27', name='5e-7', state='RUNNING', elapsed='0:34', where='n1')]
-    """
-    return [Queued(*line.split("|", 4)) for line in text.splitlines() if line]
-
-
 def queued(names: Sequence[str]) -> list[Queued]:
     """Return the jobs of these names that wait, run or are about to end.
 
     Raises:
         ValueError: Slurm does not answer.
     """
-    if not names:
-        return []
-    return parse_queue(
-        _ask(["squeue", "--noheader", f"--format={FORMAT}", "--name", ",".join(names)])
-    )
+    words = ["squeue", "--noheader", f"--format={FORMAT}", "--name", ",".join(names)]
+    lines = _ask(words).splitlines() if names else []
+    return [Queued(*line.split("|", 4)) for line in lines if line]
 
 
 def queue_of(run: Run) -> tuple[dict[str, Queued], str]:
