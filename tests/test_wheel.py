@@ -14,6 +14,7 @@ from tests.checkpoints.checkpoint_files import make_weights, nudge, write_checkp
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 
 LIMIT_MB = 150
+PACKAGES = ("rlsubnet", "snakemake_logger_plugin_rlsubnet")
 WORKFLOW = Path(__file__).resolve().parents[1] / "workflow"
 UNREACHABLE = ("no matching distribution", "connection", "resolve", "timed out")
 COMMANDS = """
@@ -57,11 +58,12 @@ def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Wheel:
     folder = tmp_path_factory.mktemp("wheel")
     # A build leaves folders beside the sources.
     source = folder / "source"
-    shutil.copytree(
-        repository / "workflow" / "rlsubnet",
-        source / "workflow" / "rlsubnet",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
+    for package in PACKAGES:
+        shutil.copytree(
+            repository / "workflow" / package,
+            source / "workflow" / package,
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(repository / name, source)
     pip(sys.executable, "wheel", "--no-deps", "--wheel-dir", folder, source)
@@ -116,14 +118,14 @@ def test_a_plain_install_is_small(wheel, capsys):
 
 
 def test_every_file_of_the_package_is_in_the_wheel(wheel, repository):
-    [there] = wheel.python.parents[1].glob("lib/python*/site-packages/rlsubnet")
-    ours = repository / "workflow" / "rlsubnet"
+    [there] = wheel.python.parents[1].glob("lib/python*/site-packages")
 
     def files(folder: Path) -> set[Path]:
         found = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
         return {path for path in found if "__pycache__" not in path.parts}
 
-    assert files(there) == files(ours)
+    for package in PACKAGES:
+        assert files(there / package) == files(repository / "workflow" / package)
 
 
 def test_wheel_and_checkout_write_the_same_folder(wheel, repository, tmp_path):
