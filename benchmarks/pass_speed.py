@@ -9,12 +9,13 @@ import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 from benchmarks.timing import in_turn
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.differ import diff_tensors
-from rlsubnet.checkpoints.formats import CHUNK, open_reader
+from rlsubnet.checkpoints.formats import CHUNK, Reader
 from rlsubnet.checkpoints.masks import MaskFile
 from rlsubnet.checkpoints.pair import Pair, pair_checkpoints
 from rlsubnet.measure.kernel import Request
@@ -35,7 +36,7 @@ def plain_read(pair: Pair) -> None:
     threads = default_threads()
 
     def work(first: int) -> None:
-        with open_reader(CHUNK) as init, open_reader(CHUNK) as tuned:
+        with closing(Reader(CHUNK)) as init, closing(Reader(CHUNK)) as tuned:
             for number in range(2 * first, len(shared), 2 * threads):
                 init.read(*shared[number])
                 tuned.read(*shared[number + 1])

@@ -87,10 +87,10 @@ def count_updates(
     return {name: counts.update_counts(tolerances) for name, counts in counted.items()}
 
 
-def mask_pieces(
-    pair: Pair, rule: str = "bitwise", atol: float = 1e-5, chunk: int = CHUNK
+def masks_of(
+    pair: Pair, rule: str = "bitwise", atol: float = 1e-5
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (name, flat bool piece) for ``write_mask``: where finetuning changed a weight."""
+    """Yield (name, flat bool mask) for ``write_mask``: where finetuning changed a weight."""
     for name in pair.shapes:
-        for init, tuned in paired_chunks(pair, name, chunk):
-            yield name, changed(init, tuned, rule, atol)
+        pieces = [changed(*piece, rule, atol) for piece in paired_chunks(pair, name)]
+        yield name, np.concatenate(pieces) if pieces else np.empty(0, np.bool_)

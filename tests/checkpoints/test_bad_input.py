@@ -236,11 +236,8 @@ CASES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_bad_checkpoint_is_named_in_one_line_and_nothing_is_written(
-    case: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    case, tmp_path, capsys, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     damage, words = CASES[case]
     init = write_checkpoint(tmp_path / "init", make_weights())
@@ -260,9 +257,7 @@ def test_a_bad_checkpoint_is_named_in_one_line_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("command", ["updates", "mask", "rank", "frozen", "trajectory"])
-def test_every_command_refuses_nan(
-    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_command_refuses_nan(command, tmp_path, capsys):
     init = write_checkpoint(tmp_path / "init", make_weights())
     tuned = write_checkpoint(tmp_path / "step_1", make_weights())
     swap_weights(lm_head__weight=torch.full((11, 4), float("nan"), dtype=torch.bfloat16))(tuned)
@@ -275,16 +270,12 @@ def test_every_command_refuses_nan(
     assert not list(tmp_path.glob(".*.partial"))
 
 
-def test_a_checkpoint_that_is_not_there_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_checkpoint_that_is_not_there_is_named(tmp_path, capsys):
     assert main(["updates", "org/model", str(tmp_path)]) == 1
     assert "org/model: no such folder or file" in capsys.readouterr().err
 
 
-def test_mismatched_names_are_listed_by_the_command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mismatched_names_are_listed_by_the_command(tmp_path, capsys):
     init = write_checkpoint(tmp_path / "init", make_weights())
     weights = make_weights()
     weights["model.norm.scale"] = weights.pop(NORM)
@@ -311,13 +302,8 @@ def test_mismatched_names_are_listed_by_the_command(
     ],
 )
 def test_options_that_make_no_sense_are_refused(
-    arguments: list[str],
-    message: str,
-    pair: tuple[Path, Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    arguments, message, pair, tmp_path, capsys, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     command, *options = arguments
     assert main([command, *map(str, pair), *options]) == 1

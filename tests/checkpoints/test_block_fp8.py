@@ -19,7 +19,7 @@ from rlsubnet.checkpoints.masks import load_mask, save_mask, write_mask
 from rlsubnet.checkpoints.pair import check_frozen, pair_checkpoints
 from rlsubnet.cli import main
 from rlsubnet.measure.sparsity import TOLERANCES
-from tests.checkpoints.checkpoint_files import count_updates, mask_pieces, write_checkpoint
+from tests.checkpoints.checkpoint_files import count_updates, masks_of, write_checkpoint
 
 Weights = dict[str, torch.Tensor]
 EXPERT = "model.layers.3.mlp.experts.7.up_proj.weight"
@@ -94,7 +94,7 @@ def fp8_pair(tmp_path: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("form", ["safetensors", "sharded"])
-def test_weights_are_those_of_torch_and_scales_are_none(tmp_path: Path, form: str) -> None:
+def test_weights_are_those_of_torch_and_scales_are_none(tmp_path, form):
     weights = make_fp8()
     checkpoint = Checkpoint(write_checkpoint(tmp_path, weights, form, config=CONFIG))
     expected = dequantized(weights)
@@ -106,7 +106,7 @@ def test_weights_are_those_of_torch_and_scales_are_none(tmp_path: Path, form: st
         assert (checkpoint.read(name) == bits(tensor)).all()
 
 
-def test_any_flat_range_reads_as_part_of_the_whole(fp8_pair: tuple[Path, Path]) -> None:
+def test_any_flat_range_reads_as_part_of_the_whole(fp8_pair):
     checkpoint = Checkpoint(fp8_pair[1])
     for name in SHAPES:
         whole = checkpoint.read(name).ravel()
@@ -119,7 +119,7 @@ def test_any_flat_range_reads_as_part_of_the_whole(fp8_pair: tuple[Path, Path]) 
             assert (found == whole[start : start + count]).all()
 
 
-def test_blocks_need_not_be_square(tmp_path: Path) -> None:
+def test_blocks_need_not_be_square(tmp_path):
     codes = torch.full((4, 5), 0x38, dtype=torch.uint8).view(torch.float8_e4m3fn)  # ones
     scale = torch.tensor([[1.0, 2.0], [4.0, 8.0]])
     config = {"quantization_config": QUANTIZATION | {"weight_block_size": [2, 3]}}
@@ -129,7 +129,7 @@ def test_blocks_need_not_be_square(tmp_path: Path) -> None:
     assert (found == bits(torch.tensor([upper, upper, lower, lower]).bfloat16())).all()
 
 
-def test_names_lose_their_prefixes_with_their_scales(tmp_path: Path) -> None:
+def test_names_lose_their_prefixes_with_their_scales(tmp_path):
     wrapped = {f"module.{name}": tensor for name, tensor in make_fp8().items()}
     a = Checkpoint(write_checkpoint(tmp_path / "a", wrapped, config=CONFIG))
     b = Checkpoint(write_checkpoint(tmp_path / "b", make_fp8(), "sharded", config=CONFIG))
@@ -137,7 +137,7 @@ def test_names_lose_their_prefixes_with_their_scales(tmp_path: Path) -> None:
     assert a.digest() == b.digest()
 
 
-def test_the_digest_covers_codes_scales_and_block_size(tmp_path: Path) -> None:
+def test_the_digest_covers_codes_scales_and_block_size(tmp_path):
     def digest(weights: Weights, block: list[int]) -> str:
         config = {"quantization_config": QUANTIZATION | {"weight_block_size": block}}
         return Checkpoint(write_checkpoint(tmp_path, weights, config=config)).digest()
@@ -152,9 +152,7 @@ def test_the_digest_covers_codes_scales_and_block_size(tmp_path: Path) -> None:
     assert len({*found, digest(small, [64, 64])}) == 4
 
 
-def test_update_counts_equal_those_of_torch_on_dequantized_weights(
-    fp8_pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_update_counts_equal_those_of_torch_on_dequantized_weights(fp8_pair, tmp_path, capsys):
     assert main(["updates", *map(str, fp8_pair), "--out", str(tmp_path / "u.csv")]) == 0
     init, tuned = dequantized(make_fp8()), dequantized(nudge_codes(make_fp8()))
     with (tmp_path / "u.csv").open(newline="") as stream:
@@ -181,7 +179,7 @@ def test_update_counts_equal_those_of_torch_on_dequantized_weights(
         assert f"warning: {side}: 3 tensors are fp8 codes with block scales" in summary
 
 
-def test_a_scale_alone_changes_the_weights_of_its_block_but_zeros(tmp_path: Path) -> None:
+def test_a_scale_alone_changes_the_weights_of_its_block_but_zeros(tmp_path):
     init = make_fp8()
     tuned = init | {f"{EXPERT}_scale_inv": init[f"{EXPERT}_scale_inv"].clone()}
     tuned[f"{EXPERT}_scale_inv"][2, 1] *= 2
@@ -198,7 +196,7 @@ def test_a_scale_alone_changes_the_weights_of_its_block_but_zeros(tmp_path: Path
     assert {c for name, c in counts.items() if name != EXPERT} == {0}
 
 
-def test_fp8_against_its_own_bfloat16_copy_is_no_update(tmp_path: Path) -> None:
+def test_fp8_against_its_own_bfloat16_copy_is_no_update(tmp_path):
     stored = make_fp8()
     pair = pair_checkpoints(
         Checkpoint(write_checkpoint(tmp_path / "a", stored, config=CONFIG)),
@@ -208,11 +206,9 @@ def test_fp8_against_its_own_bfloat16_copy_is_no_update(tmp_path: Path) -> None:
     assert {c.bitwise_changed for c in count_updates(pair, TOLERANCES).values()} == {0}
 
 
-def test_mask_and_frozen_follow_the_dequantized_bits(
-    fp8_pair: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_mask_and_frozen_follow_the_dequantized_bits(fp8_pair, tmp_path):
     pair = pair_checkpoints(*map(Checkpoint, fp8_pair))
-    write_mask(tmp_path / "m", pair.shapes, mask_pieces(pair, chunk=1000), {})
+    write_mask(tmp_path / "m", pair.shapes, masks_of(pair), {})
     mask = load_mask(tmp_path / "m")
     init, tuned = dequantized(make_fp8()), dequantized(nudge_codes(make_fp8()))
     for name in init:
@@ -225,9 +221,7 @@ def test_mask_and_frozen_follow_the_dequantized_bits(
     assert moved[EXPERT] > 300 * 200 / 6
 
 
-def test_ranks_are_those_of_the_dequantized_update(
-    fp8_pair: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_ranks_are_those_of_the_dequantized_update(fp8_pair, tmp_path):
     assert main(["rank", *map(str, fp8_pair), "--out", str(tmp_path / "r.csv")]) == 0
     init, tuned = dequantized(make_fp8()), dequantized(nudge_codes(make_fp8()))
     with (tmp_path / "r.csv").open(newline="") as stream:
@@ -304,7 +298,7 @@ REFUSALS: dict[str, tuple[Callable[[Weights, dict[str, Any]], None], list[str]]]
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_what_cannot_be_dequantized_is_refused_by_name(case: str, tmp_path: Path) -> None:
+def test_what_cannot_be_dequantized_is_refused_by_name(case, tmp_path):
     damage, words = REFUSALS[case]
     weights, config = make_fp8(), json.loads(json.dumps(CONFIG))
     damage(weights, config)
@@ -315,14 +309,14 @@ def test_what_cannot_be_dequantized_is_refused_by_name(case: str, tmp_path: Path
         assert word in str(error.value)
 
 
-def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_config_is_refused(tmp_path):
     folder = write_checkpoint(tmp_path, make_fp8(), config=CONFIG)
     (folder / "config.json").unlink()
     with pytest.raises(ValueError, match=r"config\.json: .* needed by tensor .* found None"):
         Checkpoint(folder)
 
 
-def test_a_bin_file_in_fp8_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_bin_file_in_fp8_is_refused_by_name(tmp_path):
     folder = write_checkpoint(tmp_path, make_fp8(), "bin", config=CONFIG)
     with pytest.raises(ValueError, match=r"tensor .*: expected .*, found torch\.float8_e4m3fn"):
         Checkpoint(folder)
@@ -331,9 +325,7 @@ def test_a_bin_file_in_fp8_is_refused_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "scale"), [(0x7F, 1.0), (0xFF, 1.0), (0x38, float("nan")), (0x38, float("inf"))]
 )
-def test_weights_that_are_no_numbers_are_refused(
-    code: int, scale: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_weights_that_are_no_numbers_are_refused(code, scale, tmp_path, capsys):
     init, tuned = make_fp8(), make_fp8()
     for weights in (init, tuned):
         weights[SMALL].view(torch.uint8)[:] = 0x38
@@ -350,7 +342,7 @@ def test_weights_that_are_no_numbers_are_refused(
     assert not (tmp_path / "u.csv").exists()
 
 
-def test_memory_does_not_grow_with_an_fp8_tensor(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_an_fp8_tensor(tmp_path):
     rows, columns = 4096, 8192  # 32 MiB of codes in each file, all zero; 64 x 32 scales
     for name in ("init", "tuned"):
         entries = {"w": ("F8_E4M3", (rows, columns)), "w_scale_inv": ("F32", (32, 64))}
@@ -372,7 +364,7 @@ def test_memory_does_not_grow_with_an_fp8_tensor(tmp_path: Path) -> None:
     assert peak < 12 * 2**20
 
 
-def test_fp8_is_measured_without_torch(fp8_pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_fp8_is_measured_without_torch(fp8_pair, tmp_path):
     init, tuned = map(str, fp8_pair)
     call = ["updates", init, tuned, "--out", str(tmp_path / "u"), "--mask", str(tmp_path / "m")]
     code = (

@@ -6,17 +6,19 @@ import pytest
 import torch
 
 from rlsubnet.checkpoints.checkpoint import Checkpoint
+from rlsubnet.checkpoints.differ import measure_update
 from rlsubnet.checkpoints.formats import encode_header
 from rlsubnet.checkpoints.masks import load_mask, save_mask, write_mask
 from rlsubnet.checkpoints.pair import Pair, check_frozen, pair_checkpoints, random_masks
 from rlsubnet.checkpoints.structure import measure_trajectory
+from rlsubnet.measure.kernel import Request
 from rlsubnet.measure.sparsity import TOLERANCES, update_counts
 from rlsubnet.measure.trajectory import StepCounts
 from tests.checkpoints.checkpoint_files import (
     SHAPES,
     count_updates,
     make_weights,
-    mask_pieces,
+    masks_of,
     nudge,
     write_checkpoint,
 )
@@ -28,7 +30,7 @@ def open_pair(folders: tuple[Path, Path], *common_rows: str) -> Pair:
     return pair_checkpoints(*map(Checkpoint, folders), common_rows)
 
 
-def test_counts_do_not_depend_on_how_a_tensor_is_cut(pair: tuple[Path, Path]) -> None:
+def test_counts_do_not_depend_on_how_a_tensor_is_cut(pair):
     opened = open_pair(pair)
     whole = count_updates(opened, TOLERANCES)
     assert count_updates(opened, TOLERANCES, chunk=8) == whole
@@ -39,11 +41,9 @@ def test_counts_do_not_depend_on_how_a_tensor_is_cut(pair: tuple[Path, Path]) ->
 
 
 @pytest.mark.parametrize("rule", ["bitwise", "official", "exact"])
-def test_mask_marks_what_the_counts_count(
-    pair: tuple[Path, Path], tmp_path: Path, rule: str
-) -> None:
+def test_mask_marks_what_the_counts_count(pair, tmp_path, rule):
     opened = open_pair(pair)
-    pieces = mask_pieces(opened, rule, 1e-5, chunk=16)
+    pieces = masks_of(opened, rule, 1e-5)
     write_mask(tmp_path / "m", opened.shapes, pieces, {"rule": rule})
     mask = load_mask(tmp_path / "m")
     for name, counts in count_updates(opened, [1e-5]).items():
@@ -54,11 +54,9 @@ def test_mask_marks_what_the_counts_count(
             assert marked == counts.numel - counts.unchanged[rule, 1e-5]
 
 
-def test_a_random_mask_has_the_size_of_the_update_in_every_tensor_and_follows_from_its_seed(
-    pair: tuple[Path, Path],
-) -> None:
+def test_a_random_mask_has_the_size_of_the_update_in_every_tensor_and_follows_from_its_seed(pair):
     opened = open_pair(pair)
-    update = {name: piece.sum() for name, piece in mask_pieces(opened, chunk=2**20)}
+    update = {name: piece.sum() for name, piece in masks_of(opened)}
     drawn = [dict(random_masks(opened, seed)) for seed in (0, 0, 1)]
     for masks in drawn:
         assert {name: mask.sum() for name, mask in masks.items()} == update
@@ -66,7 +64,7 @@ def test_a_random_mask_has_the_size_of_the_update_in_every_tensor_and_follows_fr
     assert any(not np.array_equal(drawn[0][name], drawn[2][name]) for name in update)
 
 
-def test_everything_that_does_not_match_is_listed_for_both_sides(tmp_path: Path) -> None:
+def test_everything_that_does_not_match_is_listed_for_both_sides(tmp_path):
     init, tuned = make_weights(), make_weights()
     del tuned["model.norm.weight"], tuned["model.layers.0.self_attn.q_proj.bias"]
     tuned["model.layers.0.self_attn.q_norm.weight"] = torch.zeros(4)
@@ -82,7 +80,7 @@ def test_everything_that_does_not_match_is_listed_for_both_sides(tmp_path: Path)
     )
 
 
-def test_common_rows_of_a_resized_vocabulary_are_compared(tmp_path: Path) -> None:
+def test_common_rows_of_a_resized_vocabulary_are_compared(tmp_path):
     init = make_weights()
     tuned = nudge(init)
     grown = dict(tuned)
@@ -103,12 +101,12 @@ def test_common_rows_of_a_resized_vocabulary_are_compared(tmp_path: Path) -> Non
     assert count_updates(turned, TOLERANCES)[EMBEDDING] == expected[EMBEDDING]
 
 
-def test_common_rows_of_an_unknown_tensor_are_refused(pair: tuple[Path, Path]) -> None:
+def test_common_rows_of_an_unknown_tensor_are_refused(pair):
     with pytest.raises(ValueError, match="no tensor for common rows: embed"):
         open_pair(pair, "embed")
 
 
-def test_stored_types_that_differ_are_reported_and_follow_both_rules(tmp_path: Path) -> None:
+def test_stored_types_that_differ_are_reported_and_follow_both_rules(tmp_path):
     init = make_weights(dtype=torch.float32)
     folders = (
         write_checkpoint(tmp_path / "a", init),
@@ -127,7 +125,7 @@ def all_masks(value: bool) -> dict[str, np.ndarray]:
     return {name: np.full(shape, value) for name, shape in SHAPES.items()}
 
 
-def test_a_change_outside_the_mask_is_found_at_its_tensor(tmp_path: Path) -> None:
+def test_a_change_outside_the_mask_is_found_at_its_tensor(tmp_path):
     init = make_weights()
     tuned = {name: tensor.clone() for name, tensor in init.items()}
     masks = all_masks(False)
@@ -144,7 +142,7 @@ def test_a_change_outside_the_mask_is_found_at_its_tensor(tmp_path: Path) -> Non
     assert {(row[2], row[4]) for row in rows.values()} == {(0, 0)}
 
 
-def test_a_zero_that_changes_its_sign_is_not_bit_identical(tmp_path: Path) -> None:
+def test_a_zero_that_changes_its_sign_is_not_bit_identical(tmp_path):
     init, tuned = {"w": torch.tensor([0.0, 1.0])}, {"w": torch.tensor([-0.0, 1.0])}
     folders = write_checkpoint(tmp_path / "a", init), write_checkpoint(tmp_path / "b", tuned)
     save_mask(tmp_path / "m", {"w": np.zeros(2, bool)}, {})
@@ -152,7 +150,7 @@ def test_a_zero_that_changes_its_sign_is_not_bit_identical(tmp_path: Path) -> No
     assert counts.frozen_changed == 1
 
 
-def test_frozen_refuses_types_that_cannot_be_compared_bit_by_bit(tmp_path: Path) -> None:
+def test_frozen_refuses_types_that_cannot_be_compared_bit_by_bit(tmp_path):
     folders = (
         write_checkpoint(tmp_path / "a", make_weights()),
         write_checkpoint(tmp_path / "b", make_weights(dtype=torch.float32)),
@@ -162,7 +160,7 @@ def test_frozen_refuses_types_that_cannot_be_compared_bit_by_bit(tmp_path: Path)
         list(check_frozen(open_pair(folders), load_mask(tmp_path / "m")))
 
 
-def test_trajectory_of_checkpoints_by_hand(tmp_path: Path) -> None:
+def test_trajectory_of_checkpoints_by_hand(tmp_path):
     saved = [[0, 0, 0, 0], [1, 1, 0, 0], [1, 0, 2, 0]]
     start, *steps = [
         Checkpoint(write_checkpoint(tmp_path / str(n), {"w": torch.tensor(v, dtype=torch.float32)}))
@@ -177,7 +175,7 @@ def test_trajectory_of_checkpoints_by_hand(tmp_path: Path) -> None:
     assert measure_trajectory(start, steps, chunk=2) == expected
 
 
-def test_a_trajectory_needs_one_stored_type(tmp_path: Path) -> None:
+def test_a_trajectory_needs_one_stored_type(tmp_path):
     start = Checkpoint(write_checkpoint(tmp_path / "a", make_weights()))
     step = Checkpoint(write_checkpoint(tmp_path / "b", make_weights(dtype=torch.float16)))
     with pytest.raises(ValueError, match="b: stored types are not those of"):
@@ -186,7 +184,7 @@ def test_a_trajectory_needs_one_stored_type(tmp_path: Path) -> None:
         measure_trajectory(start, [])
 
 
-def test_memory_does_not_grow_with_the_tensor(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_tensor(tmp_path):
     numel = 1 << 24  # 32 MiB of bfloat16 in each file, all zero
     for name in ("init", "tuned"):
         (tmp_path / name).mkdir()
@@ -197,10 +195,10 @@ def test_memory_does_not_grow_with_the_tensor(tmp_path: Path) -> None:
     opened = open_pair((tmp_path / "init", tmp_path / "tuned"))
     tracemalloc.start()
     try:
-        counts = count_updates(opened, TOLERANCES)
-        write_mask(tmp_path / "m", opened.shapes, mask_pieces(opened), {})
+        request = Request(TOLERANCES)
+        counts = measure_update(opened, request, mask=tmp_path / "m")["w"].update_counts(TOLERANCES)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert counts["w"].numel == numel
+    assert counts.numel == numel
     assert peak < 12 * 2**20

@@ -46,9 +46,7 @@ def awkward(dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], dict[str, torc
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize(("old", "new"), [("safetensors", "sharded"), ("sharded", "safetensors")])
-def test_every_file_comes_back_byte_by_byte(
-    tmp_path: Path, dtype: torch.dtype, old: str, new: str
-) -> None:
+def test_every_file_comes_back_byte_by_byte(tmp_path, dtype, old, new):
     before, after = awkward(dtype)
     init = write_checkpoint(tmp_path / "init", before, old)
     tuned = write_checkpoint(tmp_path / "tuned", after, new)
@@ -58,7 +56,7 @@ def test_every_file_comes_back_byte_by_byte(
     assert files["config.json"].kind == "init"
 
 
-def test_types_that_nobody_measures_come_back_too(tmp_path: Path) -> None:
+def test_types_that_nobody_measures_come_back_too(tmp_path):
     before = {
         "a": torch.arange(20).float().to(torch.float8_e4m3fn).reshape(4, 5),
         "b": torch.arange(6),
@@ -78,7 +76,7 @@ def test_types_that_nobody_measures_come_back_too(tmp_path: Path) -> None:
     assert {name: tensor.changed for name, tensor in tensors.items()} == expected
 
 
-def test_new_removed_and_resized_tensors(tmp_path: Path) -> None:
+def test_new_removed_and_resized_tensors(tmp_path):
     before = make_weights()
     after = nudge(before)
     after[EMBEDDING] = torch.cat([after[EMBEDDING], torch.full((2, 4), 3.0).bfloat16()])
@@ -95,7 +93,7 @@ def test_new_removed_and_resized_tensors(tmp_path: Path) -> None:
     assert manifest.tensors[EMBEDDING].changed == int(common.sum()) + 2 * 4
 
 
-def test_a_bfloat16_copy_of_a_wider_init_has_no_change(tmp_path: Path) -> None:
+def test_a_bfloat16_copy_of_a_wider_init_has_no_change(tmp_path):
     wide = make_weights(dtype=torch.float32)
     narrow = {name: tensor.bfloat16() for name, tensor in wide.items()}
     init = write_checkpoint(tmp_path / "init", wide)
@@ -103,7 +101,7 @@ def test_a_bfloat16_copy_of_a_wider_init_has_no_change(tmp_path: Path) -> None:
     assert sum(tensor.changed for tensor in manifest.tensors.values()) == 0
 
 
-def test_a_tied_head_is_not_stored_twice(tmp_path: Path) -> None:
+def test_a_tied_head_is_not_stored_twice(tmp_path):
     before = make_weights()
     after = nudge(before)
     after[HEAD] = after[EMBEDDING].clone()
@@ -121,7 +119,7 @@ def test_a_tied_head_is_not_stored_twice(tmp_path: Path) -> None:
     assert tensors[HEAD].changed == int((after[HEAD] != before[EMBEDDING]).sum())
 
 
-def test_names_with_the_prefix_of_a_trainer_find_their_init(tmp_path: Path) -> None:
+def test_names_with_the_prefix_of_a_trainer_find_their_init(tmp_path):
     before = make_weights()
     after = {f"module.{name}": tensor for name, tensor in nudge(before).items()}
     init = write_checkpoint(tmp_path / "init", before)
@@ -129,7 +127,7 @@ def test_names_with_the_prefix_of_a_trainer_find_their_init(tmp_path: Path) -> N
     assert tensors[f"module.{QUERY}"].init == QUERY
 
 
-def test_bin_files_come_back_as_safetensors(tmp_path: Path) -> None:
+def test_bin_files_come_back_as_safetensors(tmp_path):
     before, after = awkward(torch.bfloat16)
     init = write_checkpoint(tmp_path / "init", before, "sharded-bin")
     path = packed(tmp_path, init, write_checkpoint(tmp_path / "tuned", after, "sharded-bin"))
@@ -142,7 +140,7 @@ def test_bin_files_come_back_as_safetensors(tmp_path: Path) -> None:
     assert "pytorch_model.bin.index.json" in Delta(path).manifest.left_out
 
 
-def test_what_is_left_out_is_named(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_what_is_left_out_is_named(pair, tmp_path):
     init, tuned = pair
     (tuned / "optimizer.pt").write_bytes(b"x")
     (tuned / "download.json").write_text("{}")
@@ -153,9 +151,7 @@ def test_what_is_left_out_is_named(pair: tuple[Path, Path], tmp_path: Path) -> N
     assert manifest.files["notes.md"].kind == "stored"
 
 
-def test_weights_in_memory_are_packed_as_those_on_disk(
-    pair: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_weights_in_memory_are_packed_as_those_on_disk(pair, tmp_path):
     init, tuned = map(Checkpoint, pair)
     arrays = {name: tuned.read(name) for name in tuned.tensors}
     write_delta(tmp_path / "memory.delta", init, arrays.__getitem__)
@@ -172,9 +168,7 @@ def test_weights_in_memory_are_packed_as_those_on_disk(
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_any_range_of_a_patched_tensor_is_that_of_the_tuned_one(
-    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_any_range_of_a_patched_tensor_is_that_of_the_tuned_one(data, tmp_path_factory):
     numel = data.draw(st.integers(1, 200))
     places = sorted(data.draw(st.sets(st.integers(0, numel - 1))))
     before = torch.arange(numel).bfloat16()
@@ -195,7 +189,7 @@ def test_any_range_of_a_patched_tensor_is_that_of_the_tuned_one(
         assert patched.delta.changed("w").tolist() == (before != after).tolist()
 
 
-def test_a_patched_checkpoint_is_the_tuned_one(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_patched_checkpoint_is_the_tuned_one(pair, tmp_path):
     init, tuned = map(Checkpoint, pair)
     patched = PatchedCheckpoint(init, packed(tmp_path, *pair))
     assert patched.digest() == tuned.digest()
@@ -204,7 +198,7 @@ def test_a_patched_checkpoint_is_the_tuned_one(pair: tuple[Path, Path], tmp_path
         assert np.array_equal(patched.read(name), tuned.read(name))
 
 
-def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_model(tmp_path):
     peaks = []
     for millions in (8, 24):
         folder = tmp_path / str(millions)
@@ -225,9 +219,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("drift", "sparsity", "most"), [(2.05e-5, 0.77, 0.12), (6e-6, 0.93, 0.05)])
-def test_a_delta_is_as_small_as_sparsity_allows(
-    tmp_path: Path, drift: float, sparsity: float, most: float
-) -> None:
+def test_a_delta_is_as_small_as_sparsity_allows(tmp_path, drift, sparsity, most):
     """bfloat16 weights N(0, 0.02) that drifted independently; a full file is 1."""
     generator = torch.Generator().manual_seed(0)
     before = {
@@ -249,9 +241,7 @@ def test_a_delta_is_as_small_as_sparsity_allows(
     assert (tmp_path / "x.delta").stat().st_size <= most * full
 
 
-def test_an_init_that_differs_is_refused_with_the_names(
-    pair: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_an_init_that_differs_is_refused_with_the_names(pair, tmp_path):
     init, tuned = pair
     path = packed(tmp_path, init, tuned)
     weights = load_file(init / "model.safetensors")
@@ -271,9 +261,7 @@ def test_an_init_that_differs_is_refused_with_the_names(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_that_init_must_have_is_missed_by_name(
-    pair: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_a_file_that_init_must_have_is_missed_by_name(pair, tmp_path):
     init, tuned = pair
     path = packed(tmp_path, init, tuned)
     (init / "config.json").write_text("{}")
@@ -285,9 +273,7 @@ def test_a_file_that_init_must_have_is_missed_by_name(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_holds_something_is_not_replaced(
-    pair: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_a_folder_that_holds_something_is_not_replaced(pair, tmp_path):
     path = packed(tmp_path, *pair)
     with pytest.raises(ValueError, match="tuned: exists; expected the path of a new folder"):
         unpack(LocalFiles(pair[0]), path, pair[1])
@@ -296,9 +282,7 @@ def test_a_folder_that_holds_something_is_not_replaced(
     assert contents(tmp_path / "empty") == contents(pair[1])
 
 
-def test_a_folder_of_step_files_stands_for_all_of_them(
-    pair: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_a_folder_of_step_files_stands_for_all_of_them(pair, tmp_path):
     init, tuned = map(Checkpoint, pair)
     for step, checkpoint in ((20, init), (100, tuned)):
         path = tmp_path / "steps" / step_file(step)
@@ -315,7 +299,7 @@ def test_a_folder_of_step_files_stands_for_all_of_them(
         find_steps([pair[1]])
 
 
-def test_the_manifest_counts_what_torch_counts(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_manifest_counts_what_torch_counts(pair, tmp_path):
     before, after = (load_file(folder / "model.safetensors") for folder in pair)
     manifest = Delta(packed(tmp_path, *pair)).manifest
     expected = {name: int((before[name] != after[name]).sum()) for name in before}

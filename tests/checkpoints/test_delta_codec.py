@@ -30,7 +30,7 @@ def streams(block: bytes) -> list[list[int]]:
     return found
 
 
-def test_a_block_byte_by_byte() -> None:
+def test_a_block_byte_by_byte():
     # 1.0 is 0x3f80; two numbers up, one down, unchanged, and -1.0: 2 * 0x3f80 + 1 steps down.
     before = np.full(9, 0x3F80, np.uint16)
     after = before.copy()
@@ -42,7 +42,7 @@ def test_a_block_byte_by_byte() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_order_and_steps_agree_with_the_numbers(kind: type) -> None:
+def test_order_and_steps_agree_with_the_numbers(kind):
     floats = {np.uint16: np.float16, np.uint32: np.float32, np.uint64: np.float64}
     if kind not in floats:
         pytest.skip("numpy has no float of 8 bits")
@@ -57,7 +57,7 @@ def test_order_and_steps_agree_with_the_numbers(kind: type) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
-def test_any_block_comes_back(data: st.DataObject) -> None:
+def test_any_block_comes_back(data):
     kind = data.draw(st.sampled_from(KINDS))
     largest = int(np.iinfo(kind).max)
     code = st.one_of(
@@ -73,7 +73,7 @@ def test_any_block_comes_back(data: st.DataObject) -> None:
     assert moved(before, folded_steps(before, after)).tolist() == after.tolist()
 
 
-def test_a_block_that_does_not_fit_its_header_is_refused() -> None:
+def test_a_block_that_does_not_fit_its_header_is_refused():
     before = np.arange(300, dtype=np.uint16)
     after = before + np.uint16(1)
     after[7] = 60000

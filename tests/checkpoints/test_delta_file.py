@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from rlsubnet.checkpoints.checkpoint import Checkpoint
-from rlsubnet.checkpoints.delta import find_steps, open_steps, unpack
+from rlsubnet.checkpoints.delta import open_steps, unpack
 from rlsubnet.checkpoints.delta_codec import BLOCK
 from rlsubnet.checkpoints.delta_file import Delta, is_delta
 from rlsubnet.checkpoints.delta_pack import pack
@@ -28,9 +28,7 @@ def path(pair: tuple[Path, Path], tmp_path: Path) -> Path:
     return packed(tmp_path, *pair)
 
 
-def test_a_damaged_byte_is_refused_or_changes_nothing(
-    pair: tuple[Path, Path], path: Path, tmp_path: Path
-) -> None:
+def test_a_damaged_byte_is_refused_or_changes_nothing(pair, path, tmp_path):
     init, data = LocalFiles(pair[0]), path.read_bytes()
     refused = 0
     for place in [*range(0, len(data), 7), len(data) - 1]:
@@ -47,7 +45,7 @@ def test_a_damaged_byte_is_refused_or_changes_nothing(
     assert refused > len(data) / 7 / 3
 
 
-def test_every_shorter_file_is_refused(path: Path, pair: tuple[Path, Path]) -> None:
+def test_every_shorter_file_is_refused(path, pair):
     data = path.read_bytes()
     for size in range(0, len(data), 101):
         path.write_bytes(data[:size])
@@ -55,9 +53,7 @@ def test_every_shorter_file_is_refused(path: Path, pair: tuple[Path, Path]) -> N
             Delta(path)
 
 
-def test_damage_inside_a_block_is_found_before_it_is_measured(
-    path: Path, pair: tuple[Path, Path]
-) -> None:
+def test_damage_inside_a_block_is_found_before_it_is_measured(path, pair):
     data = path.read_bytes()
     offset = data.index(b"tensors/") + len("tensors/000000") + 14
     path.write_bytes(data[:offset] + bytes([data[offset] ^ 1]) + data[offset + 1 :])
@@ -101,24 +97,14 @@ def rewritten(path: Path, change: Callable[[dict], object]) -> Path:
         ),
     ],
 )
-def test_a_wrong_manifest_is_refused(
-    pair: tuple[Path, Path], path: Path, tmp_path: Path, change: Callable, message: str
-) -> None:
+def test_a_wrong_manifest_is_refused(pair, path, tmp_path, change, message):
     other = rewritten(path, change)
     with pytest.raises(ValueError, match=message):
         unpack(LocalFiles(pair[0]), other, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_delta_of_the_old_format_is_named(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    old = tmp_path / "steps" / "step-000005.safetensors"
-    old.parent.mkdir()
-    save_file(make_weights(), old, metadata={"format": "rlsubnet-delta-1"})
-    with pytest.raises(ValueError, match="of format rlsubnet-delta-1, expected rlsubnet-delta-2"):
-        open_steps(Checkpoint(pair[0]), find_steps([old.parent]))
-
-
-def test_only_a_delta_is_one(pair: tuple[Path, Path], path: Path, tmp_path: Path) -> None:
+def test_only_a_delta_is_one(pair, path, tmp_path):
     assert is_delta(path)
     assert not is_delta(pair[0])
     assert not is_delta(pair[0] / "model.safetensors")
@@ -128,9 +114,7 @@ def test_only_a_delta_is_one(pair: tuple[Path, Path], path: Path, tmp_path: Path
     assert not is_delta(other)
 
 
-def test_the_reader_of_the_documentation_reads_it(
-    repository: Path, pair: tuple[Path, Path], path: Path
-) -> None:
+def test_the_reader_of_the_documentation_reads_it(repository, pair, path):
     page = (repository / "docs" / "DELTA_FORMAT.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     namespace: dict = {}
@@ -143,9 +127,7 @@ def test_the_reader_of_the_documentation_reads_it(
             assert found.tolist() == after[name].view(-1).view(dtype=torch.uint16).tolist()
 
 
-def test_a_file_is_rebuilt_from_what_the_documentation_says(
-    pair: tuple[Path, Path], path: Path
-) -> None:
+def test_a_file_is_rebuilt_from_what_the_documentation_says(pair, path):
     with zipfile.ZipFile(path) as archive:
         manifest = json.loads(archive.read("manifest.json"))
         file = manifest["files"]["model.safetensors"]
@@ -157,24 +139,18 @@ def test_a_file_is_rebuilt_from_what_the_documentation_says(
     assert len(header) + rest == file["size"] == len(original)
 
 
-def test_a_delta_does_not_take_the_name_of_a_checkpoint(
-    pair: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_a_delta_does_not_take_the_name_of_a_checkpoint(pair, tmp_path):
     with pytest.raises(ValueError, match="a delta is no .safetensors file; name it x.delta"):
         packed_as = tmp_path / "x.safetensors"
         pack(LocalFiles(pair[0]), LocalFiles(pair[1]), packed_as)
 
 
-def test_packing_twice_gives_the_same_bytes(
-    pair: tuple[Path, Path], path: Path, tmp_path: Path
-) -> None:
+def test_packing_twice_gives_the_same_bytes(pair, path, tmp_path):
     pack(LocalFiles(pair[0]), LocalFiles(pair[1]), tmp_path / "again.delta")
     assert (tmp_path / "again.delta").read_bytes() == path.read_bytes()
 
 
-def test_the_command_packs_shows_and_unpacks(
-    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_packs_shows_and_unpacks(pair, tmp_path, capsys):
     init, tuned = map(str, pair)
     path, out = str(tmp_path / "d.delta"), str(tmp_path / "out")
     assert main(["delta", "pack", init, tuned, "--out", path]) == 0

@@ -1,5 +1,6 @@
 """The differ: threads, kernels and cuts never show in what it counts."""
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.differ import diff_tensors
-from rlsubnet.checkpoints.formats import open_reader
+from rlsubnet.checkpoints.formats import Reader
 from rlsubnet.checkpoints.pair import Pair, pair_checkpoints
 from rlsubnet.measure.kernel import Request
 from rlsubnet.measure.sparsity import TOLERANCES, changed, update_counts
@@ -31,7 +32,7 @@ def large_pair(folder: Path, form: str = "sharded") -> Pair:
 
 
 @pytest.mark.parametrize("form", ["sharded", "bin"])
-def test_threads_kernels_and_cuts_change_nothing(tmp_path: Path, form: str) -> None:
+def test_threads_kernels_and_cuts_change_nothing(tmp_path, form):
     pair = large_pair(tmp_path, form)
     expected = {}
     for name in pair.shapes:
@@ -56,7 +57,7 @@ def test_threads_kernels_and_cuts_change_nothing(tmp_path: Path, form: str) -> N
                 assert bytes(masks[name]) == mask
 
 
-def test_all_bytes_are_reported_once(tmp_path: Path) -> None:
+def test_all_bytes_are_reported_once(tmp_path):
     pair = large_pair(tmp_path)
     seen: list[int] = []
     diff_tensors(pair, REQUEST, threads=3, chunk=4096, take_progress=seen.append)
@@ -67,9 +68,7 @@ def test_all_bytes_are_reported_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kernel", ["numpy", "numba"])
-def test_the_first_bad_weight_is_named_whatever_thread_meets_it(
-    tmp_path: Path, kernel: str
-) -> None:
+def test_the_first_bad_weight_is_named_whatever_thread_meets_it(tmp_path, kernel):
     weights = {"a": torch.zeros(100_000).bfloat16(), "b": torch.zeros(100_000).bfloat16()}
     init = write_checkpoint(tmp_path / "init", weights)
     for tensor, place in (("a", 70_001), ("a", 99_999), ("b", 3)):
@@ -80,7 +79,7 @@ def test_the_first_bad_weight_is_named_whatever_thread_meets_it(
             diff_tensors(pair, REQUEST, kernel=kernel, threads=4, chunk=1000)
 
 
-def test_a_file_that_shrinks_while_it_is_read_is_named(tmp_path: Path) -> None:
+def test_a_file_that_shrinks_while_it_is_read_is_named(tmp_path):
     pair = large_pair(tmp_path, "safetensors")
     file = pair.tuned.tensors[LARGE].file
     with file.open("r+b") as stream:
@@ -89,9 +88,9 @@ def test_a_file_that_shrinks_while_it_is_read_is_named(tmp_path: Path) -> None:
         diff_tensors(pair, REQUEST, threads=2, chunk=1024)
 
 
-def test_a_reader_moves_between_files(tmp_path: Path) -> None:
+def test_a_reader_moves_between_files(tmp_path):
     checkpoint = Checkpoint(write_checkpoint(tmp_path, make_weights(), "sharded"))
-    with open_reader(16) as reader:
+    with closing(Reader(16)) as reader:
         for _ in range(2):
             for name, info in checkpoint.tensors.items():
                 expected = checkpoint.read_range(name, 1, info.numel - 1)[:16]
@@ -100,7 +99,7 @@ def test_a_reader_moves_between_files(tmp_path: Path) -> None:
                 ).all()
 
 
-def test_threads_follow_the_job_or_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_follow_the_job_or_the_machine(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert default_threads() == 3
     monkeypatch.delenv("OMP_NUM_THREADS")
@@ -110,12 +109,12 @@ def test_threads_follow_the_job_or_the_machine(monkeypatch: pytest.MonkeyPatch) 
         default_threads()
 
 
-def test_a_cut_inside_a_byte_of_the_mask_is_refused(pair: tuple[Path, Path]) -> None:
+def test_a_cut_inside_a_byte_of_the_mask_is_refused(pair):
     opened = pair_checkpoints(*map(Checkpoint, pair))
     with pytest.raises(ValueError, match="multiple of 8, found 12"):
         diff_tensors(opened, REQUEST, chunk=12)
 
 
-def test_nudged_weights_reach_every_tensor(pair: tuple[Path, Path]) -> None:
+def test_nudged_weights_reach_every_tensor(pair):
     found = diff_tensors(pair_checkpoints(*map(Checkpoint, pair)), REQUEST)
     assert sum(counts.totals[1] for counts in found.values()) > 20

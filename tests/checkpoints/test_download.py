@@ -60,7 +60,7 @@ def assert_complete(hub: LocalHub, out: Path) -> None:
     assert not out.with_name("tiny.partial").exists()
 
 
-def test_fetches_the_needed_files_with_identical_bytes(hub: LocalHub, out: Path) -> None:
+def test_fetches_the_needed_files_with_identical_bytes(hub, out):
     lines = fetch(hub, out)
     assert_complete(hub, out)
     assert sorted(hub.fetched()) == sorted(EXPECTED)
@@ -68,7 +68,7 @@ def test_fetches_the_needed_files_with_identical_bytes(hub: LocalHub, out: Path)
     assert lines[-1].startswith(f"[5/5] {SHARDS[1]}: 0.1 MB, fetched at ")
 
 
-def test_records_commit_sizes_and_digests(hub: LocalHub, out: Path) -> None:
+def test_records_commit_sizes_and_digests(hub, out):
     fetch(hub, out)
     record = json.loads((out / "download.json").read_text())
     assert record["commit"] == COMMIT
@@ -87,16 +87,14 @@ def test_records_commit_sizes_and_digests(hub: LocalHub, out: Path) -> None:
     }
 
 
-def test_second_call_asks_the_network_nothing(hub: LocalHub, out: Path) -> None:
+def test_second_call_asks_the_network_nothing(hub, out):
     fetch(hub, out)
     hub.authorizations.clear()
     assert fetch(hub, out) == [f"{out}: complete, nothing to do"]
     assert hub.authorizations == []
 
 
-def test_token_reaches_the_hub_but_not_the_storage_it_redirects_to(
-    hub: LocalHub, out: Path
-) -> None:
+def test_token_reaches_the_hub_but_not_the_storage_it_redirects_to(hub, out):
     hub.faults[SHARDS[0]] = ["moved"]
     fetch(hub, out)
     assert_complete(hub, out)
@@ -105,9 +103,7 @@ def test_token_reaches_the_hub_but_not_the_storage_it_redirects_to(
     assert sent[f"/cdn/{REPOSITORY}/{SHARDS[0]}"] is None
 
 
-def test_connection_cut_in_the_middle_is_continued(
-    hub: LocalHub, out: Path, pauses: list[float]
-) -> None:
+def test_connection_cut_in_the_middle_is_continued(hub, out, pauses):
     hub.faults[SHARDS[0]] = [("cut", 20_000), ("cut", 20_000)]
     fetch(hub, out)
     assert_complete(hub, out)
@@ -116,9 +112,7 @@ def test_connection_cut_in_the_middle_is_continued(
     assert ranges == [None, "bytes=19456-", "bytes=38912-"]
 
 
-def test_killed_process_leaves_no_folder_and_the_next_call_continues(
-    hub: LocalHub, out: Path, tmp_path: Path
-) -> None:
+def test_killed_process_leaves_no_folder_and_the_next_call_continues(hub, out, tmp_path):
     hub.faults[SHARDS[1]] = [("stall", 40_960)]
     script = (
         "import sys; from pathlib import Path; from huggingface_hub import constants\n"
@@ -147,9 +141,7 @@ def test_killed_process_leaves_no_folder_and_the_next_call_continues(
     assert sum("was here" in line for line in lines) == 5  # the index is looked at twice
 
 
-def test_too_many_requests_and_server_errors_are_asked_again(
-    hub: LocalHub, out: Path, pauses: list[float]
-) -> None:
+def test_too_many_requests_and_server_errors_are_asked_again(hub, out, pauses):
     hub.faults = {"listing": [429, 503], "config.json": [429], SHARDS[0]: [500, 502]}
     lines = fetch(hub, out, waits=WAITS)
     assert_complete(hub, out)
@@ -158,18 +150,14 @@ def test_too_many_requests_and_server_errors_are_asked_again(
     assert sum("trying again in" in line for line in lines) == 4
 
 
-def test_failures_between_which_bytes_arrive_do_not_add_up(
-    hub: LocalHub, out: Path, pauses: list[float]
-) -> None:
+def test_failures_between_which_bytes_arrive_do_not_add_up(hub, out, pauses):
     hub.faults[SHARDS[0]] = [("cut", 10_000), 503, ("cut", 10_000), 503, ("cut", 10_000), 503]
     fetch(hub, out, waits=(9.0,))  # one failure in a row is forgiven, here three times
     assert_complete(hub, out)
     assert pauses.count(9.0) == 3
 
 
-def test_gives_up_after_the_last_wait_and_keeps_what_arrived(
-    hub: LocalHub, out: Path, pauses: list[float]
-) -> None:
+def test_gives_up_after_the_last_wait_and_keeps_what_arrived(hub, out, pauses):
     hub.faults[SHARDS[1]] = [503, 503, 503]
     with pytest.raises(OSError, match=rf"hf:org/tiny: {SHARDS[1]}: gave up after 3 failures"):
         fetch(hub, out, waits=(5.0, 7.0))
@@ -180,7 +168,7 @@ def test_gives_up_after_the_last_wait_and_keeps_what_arrived(
     assert hub.fetched() == [SHARDS[1]]
 
 
-def test_wrong_digest_is_refused_and_fetched_anew_next_time(hub: LocalHub, out: Path) -> None:
+def test_wrong_digest_is_refused_and_fetched_anew_next_time(hub, out):
     hub.wrong_digest = SHARDS[0]
     with pytest.raises(OSError, match=rf"{SHARDS[0]}: downloaded 65\d+ bytes with sha256"):
         fetch(hub, out)
@@ -193,7 +181,7 @@ def test_wrong_digest_is_refused_and_fetched_anew_next_time(hub: LocalHub, out: 
     assert (SHARDS[0], None) in hub.requests
 
 
-def test_damaged_complete_file_is_found_when_the_download_goes_on(hub: LocalHub, out: Path) -> None:
+def test_damaged_complete_file_is_found_when_the_download_goes_on(hub, out):
     partial = out.with_name("tiny.partial")
     partial.mkdir(parents=True)
     (partial / SHARDS[0]).write_bytes(bytes(len(hub.files[SHARDS[0]])))
@@ -201,9 +189,7 @@ def test_damaged_complete_file_is_found_when_the_download_goes_on(hub: LocalHub,
     assert_complete(hub, out)
 
 
-def test_what_the_hugging_face_cache_holds_is_not_fetched_again(
-    hub: LocalHub, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_hugging_face_cache_holds_is_not_fetched_again(hub, out, tmp_path, monkeypatch):
     """The cache names a large file by its SHA-256 and a small one by git's SHA-1."""
     blobs = tmp_path / "cache" / "models--org--tiny" / "blobs"
     blobs.mkdir(parents=True)
@@ -223,7 +209,7 @@ def test_what_the_hugging_face_cache_holds_is_not_fetched_again(
     assert contents(blobs) == before
 
 
-def test_leftovers_of_another_attempt_do_not_enter_the_folder(hub: LocalHub, out: Path) -> None:
+def test_leftovers_of_another_attempt_do_not_enter_the_folder(hub, out):
     partial = out.with_name("tiny.partial")
     partial.mkdir(parents=True)
     (partial / "model-00003-of-00003.safetensors").write_bytes(b"old")
@@ -232,7 +218,7 @@ def test_leftovers_of_another_attempt_do_not_enter_the_folder(hub: LocalHub, out
     assert_complete(hub, out)
 
 
-def test_missing_shard_is_named(hub: LocalHub, out: Path) -> None:
+def test_missing_shard_is_named(hub, out):
     del hub.files[SHARDS[1]]
     with pytest.raises(ValueError, match=rf"names 2 files, 1 missing: {SHARDS[1]}$"):
         fetch(hub, out)
@@ -240,7 +226,7 @@ def test_missing_shard_is_named(hub: LocalHub, out: Path) -> None:
     assert hub.fetched() == ["model.safetensors.index.json"]
 
 
-def test_index_that_leaves_the_folder_is_refused(hub: LocalHub, out: Path) -> None:
+def test_index_that_leaves_the_folder_is_refused(hub, out):
     index = {"weight_map": {"a": SHARDS[0], "b": "../../etc/passwd"}}
     hub.files["model.safetensors.index.json"] = json.dumps(index).encode()
     with pytest.raises(
@@ -258,32 +244,28 @@ def test_index_that_leaves_the_folder_is_refused(hub: LocalHub, out: Path) -> No
         ("org/tiny", "main", r"org/tiny: no such folder; for the hub write hf:org/tiny"),
     ],
 )
-def test_what_does_not_exist_is_named_at_once(
-    hub: LocalHub, out: Path, pauses: list[float], source: str, revision: str, message: str
-) -> None:
+def test_what_does_not_exist_is_named_at_once(hub, out, pauses, source, revision, message):
     with pytest.raises(ValueError, match=message):
         download(source, revision, out, endpoint=hub.address)
     assert pauses == []
     assert not list(out.parent.glob("*"))
 
 
-def test_gated_repository_says_what_to_do(hub: LocalHub, out: Path, pauses: list[float]) -> None:
+def test_gated_repository_says_what_to_do(hub, out, pauses):
     hub.faults["config.json"] = ["gated"]
     with pytest.raises(ValueError, match=r"config\.json: gated; accept its terms on .* HF_TOKEN"):
         fetch(hub, out)
     assert pauses == []
 
 
-def test_repository_without_weights_is_refused(hub: LocalHub, out: Path) -> None:
+def test_repository_without_weights_is_refused(hub, out):
     hub.files = {"config.json": b"{}", "model.gguf": b"x", "adapter_model.safetensors": b"x"}
     with pytest.raises(ValueError, match=r"no checkpoint; expected one of model\.safetensors"):
         fetch(hub, out)
     assert not list(out.parent.glob("*"))
 
 
-def test_disk_that_is_too_small_is_noticed_before_the_shards(
-    hub: LocalHub, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_disk_that_is_too_small_is_noticed_before_the_shards(hub, out, monkeypatch):
     def full_disk(path: Path) -> Any:
         return type("Usage", (), {"free": 1000})()
 
@@ -293,7 +275,7 @@ def test_disk_that_is_too_small_is_noticed_before_the_shards(
     assert hub.fetched() == ["model.safetensors.index.json"]
 
 
-def test_folder_with_other_content_is_not_overwritten(hub: LocalHub, out: Path) -> None:
+def test_folder_with_other_content_is_not_overwritten(hub, out):
     out.mkdir(parents=True)
     (out / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"tiny: exists, but has no readable download\.json"):
@@ -301,20 +283,20 @@ def test_folder_with_other_content_is_not_overwritten(hub: LocalHub, out: Path) 
     assert (out / "notes.txt").read_text() == "mine"
 
 
-def test_folder_of_another_revision_is_not_taken_for_this_one(hub: LocalHub, out: Path) -> None:
+def test_folder_of_another_revision_is_not_taken_for_this_one(hub, out):
     fetch(hub, out)
     with pytest.raises(ValueError, match=r"'revision': 'main'.* expected .*" + COMMIT):
         fetch(hub, out, revision=COMMIT)
 
 
-def test_shard_that_was_cut_short_later_is_noticed(hub: LocalHub, out: Path) -> None:
+def test_shard_that_was_cut_short_later_is_noticed(hub, out):
     fetch(hub, out)
     os.truncate(out / SHARDS[0], 10)
     with pytest.raises(ValueError, match=rf"{SHARDS[0]}: 10 bytes, expected 65\d+ bytes"):
         fetch(hub, out)
 
 
-def test_local_folder_is_linked_file_by_file(hub: LocalHub, out: Path, tmp_path: Path) -> None:
+def test_local_folder_is_linked_file_by_file(hub, out, tmp_path):
     source = tmp_path / "mine"
     (source / "original").mkdir(parents=True)
     for name, content in hub.files.items():
@@ -326,9 +308,7 @@ def test_local_folder_is_linked_file_by_file(hub: LocalHub, out: Path, tmp_path:
     download(str(source), "main", out)  # a second call finds it complete
 
 
-def test_local_folder_with_a_truncated_shard_is_refused(
-    hub: LocalHub, out: Path, tmp_path: Path
-) -> None:
+def test_local_folder_with_a_truncated_shard_is_refused(hub, out, tmp_path):
     source = tmp_path / "mine"
     (source / "original").mkdir(parents=True)
     for name, content in hub.files.items():
@@ -339,7 +319,7 @@ def test_local_folder_with_a_truncated_shard_is_refused(
     assert not list(out.parent.glob("*"))
 
 
-def test_bin_files_are_taken_only_where_no_safetensors_exist() -> None:
+def test_bin_files_are_taken_only_where_no_safetensors_exist():
     def no_index(name: str) -> bytes:
         raise AssertionError(name)
 
@@ -348,7 +328,7 @@ def test_bin_files_are_taken_only_where_no_safetensors_exist() -> None:
     assert weight_files([both[0], "a.pth"], no_index, "here")[0] == ["pytorch_model.bin"]
 
 
-def test_git_digest_is_that_of_git(tmp_path: Path) -> None:
+def test_git_digest_is_that_of_git(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"hello\n")
     # echo hello | git hash-object --stdin
@@ -364,9 +344,7 @@ def environment(hub: LocalHub, tmp_path: Path) -> dict[str, str]:
     }
 
 
-def test_command_reads_the_hub_address_from_the_environment(
-    hub: LocalHub, out: Path, tmp_path: Path
-) -> None:
+def test_command_reads_the_hub_address_from_the_environment(hub, out, tmp_path):
     command = [sys.executable, "-m", "rlsubnet.cli", "download", "hf:org/tiny", "--out", str(out)]
     done = subprocess.run(
         command, env=environment(hub, tmp_path), capture_output=True, text=True, check=True
@@ -375,9 +353,7 @@ def test_command_reads_the_hub_address_from_the_environment(
     assert done.stdout.splitlines()[0] == f"hf:org/tiny: revision main is commit {COMMIT}"
 
 
-def test_command_ends_with_one_line_for_a_folder_that_is_no_checkpoint(
-    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_ends_with_one_line_for_a_folder_that_is_no_checkpoint(tmp_path, out, capsys):
     assert cli.main(["download", str(tmp_path), "--out", str(out)]) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"rlsubnet download: error: {tmp_path}: no checkpoint")

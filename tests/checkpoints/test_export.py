@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from rlsubnet.checkpoints.checkpoint import Checkpoint
-from rlsubnet.checkpoints.pair import check_companions, export_trained, write_weights
+from rlsubnet.checkpoints.pair import export_trained, write_weights
 
 
 def tensors(factor: float = 1.0) -> dict[str, torch.Tensor]:
@@ -33,7 +33,7 @@ def trained(path: Path, state: dict[str, torch.Tensor]) -> Path:
     return path
 
 
-def test_weights_are_the_trained_ones_and_all_else_is_the_init_s(tmp_path: Path) -> None:
+def test_weights_are_the_trained_ones_and_all_else_is_the_init_s(tmp_path):
     init = folder(tmp_path / "init", tensors())
     out = tmp_path / "out"
     out.mkdir()
@@ -48,7 +48,7 @@ def test_weights_are_the_trained_ones_and_all_else_is_the_init_s(tmp_path: Path)
         assert opened.metadata() == {"format": "pt"}  # transformers refuses a file without it
 
 
-def test_prefixes_of_trainers_are_removed(tmp_path: Path) -> None:
+def test_prefixes_of_trainers_are_removed(tmp_path):
     init = folder(tmp_path / "init", tensors())
     wrapped = {f"module.{name}": value for name, value in tensors(2.0).items()}
     write_weights(
@@ -57,7 +57,7 @@ def test_prefixes_of_trainers_are_removed(tmp_path: Path) -> None:
     assert set(load_file(tmp_path / "w")) == set(tensors())
 
 
-def test_a_tied_head_that_is_stored_again_is_left_out(tmp_path: Path) -> None:
+def test_a_tied_head_that_is_stored_again_is_left_out(tmp_path):
     config = '{"tie_word_embeddings": true}'
     init = folder(tmp_path / "init", tensors(), config)
     state = tensors(2.0)
@@ -69,9 +69,7 @@ def test_a_tied_head_that_is_stored_again_is_left_out(tmp_path: Path) -> None:
     assert set(load_file(tmp_path / "w.safetensors")) == set(tensors())
 
 
-def test_more_weights_than_a_piece_arrive_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_weights_than_a_piece_arrive_whole(tmp_path, monkeypatch):
     monkeypatch.setattr("rlsubnet.checkpoints.pair.CHUNK", 4)
     init = folder(tmp_path / "init", tensors())
     write_weights(
@@ -97,21 +95,9 @@ def test_more_weights_than_a_piece_arrive_whole(
         ),
     ],
 )
-def test_weights_that_do_not_fit_are_refused(
-    tmp_path: Path, change: dict[str, torch.Tensor], expected: str
-) -> None:
+def test_weights_that_do_not_fit_are_refused(tmp_path, change, expected):
     init = folder(tmp_path / "init", tensors())
     out = trained(tmp_path / "trained", tensors(2.0) | change)
     with pytest.raises(ValueError, match=expected):
         write_weights(Checkpoint(init), Checkpoint(out), tmp_path / "w.safetensors")
     assert not (tmp_path / "w.safetensors").exists()
-
-
-def test_a_folder_with_another_configuration_or_tokenizer_is_named(tmp_path: Path) -> None:
-    init = folder(tmp_path / "init", tensors())
-    out = folder(tmp_path / "out", tensors())
-    check_companions(init, out)
-    (out / "config.json").write_text('{"rope_theta": 1e4}', encoding="utf-8")
-    (out / "merges.txt").write_text("", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"differing: config.json, merges.txt$"):
-        check_companions(init, out)

@@ -2,7 +2,6 @@
 
 import csv
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -92,7 +91,7 @@ def changed_bits(init: torch.Tensor, tuned: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_input_has_the_integers_of_torch_with_both_kernels(case: str, tmp_path: Path) -> None:
+def test_every_input_has_the_integers_of_torch_with_both_kernels(case, tmp_path):
     pytest.importorskip("numba")
     make, forms = CASES[case]
     stored = make()

@@ -52,9 +52,7 @@ def assert_rows_equal_the_authors(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_updates_of_small_checkpoints_equal_the_authors_formula(
-    tmp_path: Path, dtype: torch.dtype
-) -> None:
+def test_updates_of_small_checkpoints_equal_the_authors_formula(tmp_path, dtype):
     init = make_weights(dtype=dtype)
     tuned = nudge(init)
     folders = write_checkpoint(tmp_path / "a", init), write_checkpoint(tmp_path / "b", tuned, "bin")
@@ -63,7 +61,7 @@ def test_updates_of_small_checkpoints_equal_the_authors_formula(
     assert_rows_equal_the_authors(rows, init, tuned)
 
 
-def test_rows_carry_layer_matrix_and_types(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_rows_carry_layer_matrix_and_types(pair, tmp_path):
     run("updates", *pair, "--tolerances", "1e-5", "--out", tmp_path / "u.csv")
     rows = read_rows(tmp_path / "u.csv", UpdateRow)
     places = {row["tensor"]: (row["layer"], row["matrix"]) for row in rows}
@@ -74,9 +72,7 @@ def test_rows_carry_layer_matrix_and_types(pair: tuple[Path, Path], tmp_path: Pa
     }
 
 
-def test_updates_of_a_real_model_and_a_perturbed_copy(
-    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_updates_of_a_real_model_and_a_perturbed_copy(shared, tmp_path, capsys):
     source = shared / "data" / "stories260k"
     config = json.loads((source / "config.json").read_text())
     init = {n: t.bfloat16() for n, t in load_file(source / "model.safetensors").items()}
@@ -113,9 +109,7 @@ def test_updates_of_a_real_model_and_a_perturbed_copy(
     assert (out.read_bytes(), mask_file.read_bytes()) == before
 
 
-def test_summary_names_kinds_layers_and_what_to_beware_of(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_summary_names_kinds_layers_and_what_to_beware_of(tmp_path, capsys):
     init = make_weights(dtype=torch.float32)
     tuned = {name: tensor.bfloat16() for name, tensor in init.items()}
     name = "lm_head.weight"
@@ -129,16 +123,14 @@ def test_summary_names_kinds_layers_and_what_to_beware_of(
     assert "warning: stored types differ in 7 tensors (F32 against BF16)" in printed
 
 
-def test_counts_and_mask_in_one_file_are_refused(
-    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_counts_and_mask_in_one_file_are_refused(pair, tmp_path, capsys):
     path = str(tmp_path / "both")
     assert main(["updates", *map(str, pair), "--out", path, "--mask", path]) == 1
     assert f"--out and --mask are one file, {path}: expected two" in capsys.readouterr().err
     assert not Path(path).exists()
 
 
-def test_mask_of_the_table_tolerance(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_mask_of_the_table_tolerance(pair, tmp_path):
     file = tmp_path / "official.safetensors"
     run("mask", *pair, "--rule", "official", "--out", file)
     run("updates", *pair, "--tolerances", "1e-5", "--out", tmp_path / "u.csv")
@@ -150,9 +142,7 @@ def test_mask_of_the_table_tolerance(pair: tuple[Path, Path], tmp_path: Path) ->
             assert mask.read(row["tensor"]).sum() == changed
 
 
-def test_frozen_fails_after_writing_which_tensor_changed(
-    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_frozen_fails_after_writing_which_tensor_changed(pair, tmp_path, capsys):
     run("mask", *pair, "--out", tmp_path / "m")
     run("frozen", *pair, "--mask", tmp_path / "m", "--out", tmp_path / "good.csv")
     assert ", 0 changed" in capsys.readouterr().out
@@ -172,7 +162,7 @@ def test_frozen_fails_after_writing_which_tensor_changed(
     assert {name: n for name, n in bad.items() if n} == {"lm_head.weight": moved}
 
 
-def test_rank_rows_equal_torch(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_rank_rows_equal_torch(pair, tmp_path):
     run("rank", *pair, "--out", tmp_path / "r.csv")
     init = make_weights()
     tuned = nudge(init)
@@ -185,9 +175,7 @@ def test_rank_rows_equal_torch(pair: tuple[Path, Path], tmp_path: Path) -> None:
         assert int(row["max_rank"]) == min(SHAPES[name]) >= int(row["rank_of_random_control"])
 
 
-def test_control_of_one_matrix_depends_on_seed_and_name_alone(
-    pair: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_control_of_one_matrix_depends_on_seed_and_name_alone(pair, tmp_path):
     from rlsubnet.checkpoints.pair import tensor_generator
 
     first, again, other, seeded = (
@@ -198,7 +186,7 @@ def test_control_of_one_matrix_depends_on_seed_and_name_alone(
     assert len({first, other, seeded}) == 3
 
 
-def test_a_stack_of_matrices_gives_one_rank_each(tmp_path: Path) -> None:
+def test_a_stack_of_matrices_gives_one_rank_each(tmp_path):
     experts = torch.zeros(2, 3, 4)
     grown = experts.clone()
     grown[1] = torch.eye(3, 4)
@@ -212,7 +200,7 @@ def test_a_stack_of_matrices_gives_one_rank_each(tmp_path: Path) -> None:
     assert [(r["tensor"], r["rank"]) for r in rows] == [(f"{name}[0]", "0"), (f"{name}[1]", "3")]
 
 
-def test_trajectory_orders_steps_by_number(tmp_path: Path) -> None:
+def test_trajectory_orders_steps_by_number(tmp_path):
     saved = {0: [0, 0, 0, 0], 20: [1, 1, 0, 0], 100: [1, 0, 2, 0]}
     folders = {
         step: write_checkpoint(
@@ -231,7 +219,7 @@ def test_trajectory_orders_steps_by_number(tmp_path: Path) -> None:
     ]
 
 
-def test_trajectory_of_deltas_is_that_of_the_full_checkpoints(tmp_path: Path) -> None:
+def test_trajectory_of_deltas_is_that_of_the_full_checkpoints(tmp_path):
     weights = make_weights()
     init = write_checkpoint(tmp_path / "init", weights)
     folders = []
@@ -246,16 +234,14 @@ def test_trajectory_of_deltas_is_that_of_the_full_checkpoints(tmp_path: Path) ->
     assert len(read_rows(tmp_path / "deltas.csv", TrajectoryRow)) == 3
 
 
-def test_two_folders_of_one_step_are_refused(
-    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_folders_of_one_step_are_refused(pair, tmp_path, capsys):
     arguments = [*map(str, (pair[0], *pair)), "--steps", "3", "3", "--out", str(tmp_path / "t")]
     assert main(["trajectory", *arguments]) == 1
     assert "two saved steps have one number: [3, 3]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_has_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
     assert stop.value.code == 0
@@ -263,7 +249,7 @@ def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -
     assert f"example:\n  rlsubnet {command} " in printed
 
 
-def test_safetensors_are_measured_without_torch(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_safetensors_are_measured_without_torch(pair, tmp_path):
     init, tuned = map(str, pair)
     mask = str(tmp_path / "m")
     calls = [

@@ -45,9 +45,7 @@ def expected_by_magnitude(init: torch.Tensor, first: np.ndarray, second: np.ndar
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("chunk", [8, 1 << 18])
-def test_every_tensor_is_counted_by_magnitude_piece_by_piece(
-    tmp_path: Path, dtype: torch.dtype, chunk: int
-) -> None:
+def test_every_tensor_is_counted_by_magnitude_piece_by_piece(tmp_path, dtype, chunk):
     init = make_weights(dtype=dtype)
     start = Checkpoint(write_checkpoint(tmp_path / "init", init, "sharded"))
     first, second = random_bits(1), random_bits(2)
@@ -67,7 +65,7 @@ def test_every_tensor_is_counted_by_magnitude_piece_by_piece(
         assert overlap.by_magnitude == pytest.approx(expected)
 
 
-def test_without_the_start_the_sizes_are_the_same_and_no_magnitude_is_known(tmp_path: Path) -> None:
+def test_without_the_start_the_sizes_are_the_same_and_no_magnitude_is_known(tmp_path):
     # One tensor without weights, as some checkpoints hold.
     shapes = {"a": (30, 41), "b": (7,), "c": (0, 4)}
     first, second = random_bits(1, shapes), random_bits(2, shapes)
@@ -79,7 +77,7 @@ def test_without_the_start_the_sizes_are_the_same_and_no_magnitude_is_known(tmp_
         assert found[name] == TensorOverlap(OverlapCounts(*sizes), None)
 
 
-def test_masks_of_different_tensors_are_refused_with_all_that_differs(tmp_path: Path) -> None:
+def test_masks_of_different_tensors_are_refused_with_all_that_differs(tmp_path):
     first = mask_file(tmp_path / "1", {"a": np.ones(3, bool), "b": np.ones(4, bool)})
     second = mask_file(tmp_path / "2", {"a": np.ones((3, 1), bool), "c": np.ones(4, bool)})
     with pytest.raises(ValueError) as error:
@@ -90,7 +88,7 @@ def test_masks_of_different_tensors_are_refused_with_all_that_differs(tmp_path: 
     )
 
 
-def test_a_start_of_other_tensors_is_refused(tmp_path: Path) -> None:
+def test_a_start_of_other_tensors_is_refused(tmp_path):
     start = Checkpoint(write_checkpoint(tmp_path / "init", make_weights()))
     mask = mask_file(tmp_path / "m", {"w": np.ones(9, bool)})
     with pytest.raises(ValueError, match=r"w only in the mask; lm_head\.weight only in .*init"):
@@ -98,7 +96,7 @@ def test_a_start_of_other_tensors_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, -math.inf])
-def test_a_start_with_a_weight_that_is_no_number_is_refused(tmp_path: Path, value: float) -> None:
+def test_a_start_with_a_weight_that_is_no_number_is_refused(tmp_path, value):
     init = make_weights()
     init["model.norm.weight"][2] = value
     start = Checkpoint(write_checkpoint(tmp_path / "init", init))
@@ -109,7 +107,7 @@ def test_a_start_with_a_weight_that_is_no_number_is_refused(tmp_path: Path, valu
         list(tensor_overlaps(masks))
 
 
-def test_masks_of_a_resized_vocabulary_need_its_tensors_named(tmp_path: Path) -> None:
+def test_masks_of_a_resized_vocabulary_need_its_tensors_named(tmp_path):
     init = make_weights()
     start = Checkpoint(write_checkpoint(tmp_path / "init", init))
     shapes = {**SHAPES, "lm_head.weight": (9, 4)}
@@ -125,7 +123,7 @@ def test_masks_of_a_resized_vocabulary_need_its_tensors_named(tmp_path: Path) ->
         pair_masks(*masks, start, ["head"])
 
 
-def test_masks_of_runs_with_different_starts_are_refused(tmp_path: Path) -> None:
+def test_masks_of_runs_with_different_starts_are_refused(tmp_path):
     start = Checkpoint(write_checkpoint(tmp_path / "init", make_weights()))
     digest = start.digest()
     first = mask_file(tmp_path / "1", random_bits(1), init_sha256=digest)
@@ -140,7 +138,7 @@ def test_masks_of_runs_with_different_starts_are_refused(tmp_path: Path) -> None
     assert pair_masks(first, first, start).notes == ()
 
 
-def test_what_masks_do_not_tell_is_said(tmp_path: Path) -> None:
+def test_what_masks_do_not_tell_is_said(tmp_path):
     first = mask_file(tmp_path / "1", random_bits(1), rule="bitwise", atol="0.0", init_sha256="a")
     second = mask_file(tmp_path / "2", random_bits(2), rule="official", atol="1e-05")
     assert pair_masks(first, second).notes == (
@@ -161,9 +159,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def test_the_command_writes_and_prints_three_nulls(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_writes_and_prints_three_nulls(tmp_path, capsys):
     generator = torch.Generator().manual_seed(0)
     init = {
         f"model.layers.{layer}.mlp.up_proj.weight": (
@@ -213,9 +209,7 @@ def test_the_command_writes_and_prints_three_nulls(
     assert [row["ci_low"] for row in other] != [row["ci_low"] for row in rows]
 
 
-def test_without_the_start_the_command_prints_two_nulls_and_how_to_get_the_third(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_the_start_the_command_prints_two_nulls_and_how_to_get_the_third(tmp_path, capsys):
     # One tensor, 9 weights: 6 and 3 updated, 2 in both; chance gives 6 * 3 / 9 = 2.
     bits = np.zeros((2, 9), bool)
     bits[0, :6] = bits[1, 4:7] = True
@@ -243,8 +237,8 @@ def test_without_the_start_the_command_prints_two_nulls_and_how_to_get_the_third
     ],
 )
 def test_what_the_command_cannot_answer_is_one_line_and_no_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
+    tmp_path, capsys, arguments, message
+):
     for name, value in (("1", True), ("2", False)):
         mask_file(tmp_path / name, {"w": np.full(9, value)})
     masks = [str(tmp_path / "1"), str(tmp_path / "2")]

@@ -6,7 +6,6 @@ import pickle
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -43,9 +42,7 @@ def bits(tensor: torch.Tensor) -> bytes:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_range_of_every_tensor_has_the_bits_of_torch(
-    tmp_path: Path, dtype: torch.dtype
-) -> None:
+def test_every_range_of_every_tensor_has_the_bits_of_torch(tmp_path, dtype):
     file = tmp_path / "pytorch_model.bin"
     torch.save(collections.OrderedDict(state(dtype)), file)
     expected = torch.load(file, weights_only=True)
@@ -59,7 +56,7 @@ def test_every_range_of_every_tensor_has_the_bits_of_torch(
             assert read_stored(infos[name], start, count).tobytes() == wanted
 
 
-def test_a_state_dict_of_a_module_with_its_versions_is_read(tmp_path: Path) -> None:
+def test_a_state_dict_of_a_module_with_its_versions_is_read(tmp_path):
     module = torch.nn.Linear(3, 2).bfloat16()
     torch.save(module.state_dict(), tmp_path / "pytorch_model.bin")
     infos = read_torch_header(tmp_path / "pytorch_model.bin")
@@ -67,9 +64,7 @@ def test_a_state_dict_of_a_module_with_its_versions_is_read(tmp_path: Path) -> N
     assert read_stored(infos["bias"], 0, 2).tobytes() == bits(module.bias)
 
 
-def test_torch_is_imported_for_torch_files_only_and_asked_for_where_it_is_missing(
-    tmp_path: Path,
-) -> None:
+def test_torch_is_imported_for_torch_files_only_and_asked_for_where_it_is_missing(tmp_path):
     torch.save(state(torch.bfloat16), tmp_path / "pytorch_model.bin")
     save_file({"w": torch.ones(2, dtype=torch.bfloat16)}, tmp_path / "model.safetensors")
     code = (
@@ -130,7 +125,7 @@ def tensor(
     return Named("torch._utils", "_rebuild_tensor_v2", storage, offset, shape, strides, False, None)
 
 
-def test_a_file_written_by_hand_is_read(tmp_path: Path) -> None:
+def test_a_file_written_by_hand_is_read(tmp_path):
     numbers = np.arange(12, dtype=np.float32)
     file = archive(tmp_path / "m.bin", program({"w": tensor(2, (2, 5), (5, 1))}), numbers.tobytes())
     assert torch.load(file, weights_only=True)["w"].tolist() == numbers[2:].reshape(2, 5).tolist()
@@ -151,7 +146,7 @@ def test_a_file_written_by_hand_is_read(tmp_path: Path) -> None:
         tensor("0", (2,), (1,)),
     ],
 )
-def test_a_tensor_that_leaves_its_storage_is_refused(tmp_path: Path, place: Named) -> None:
+def test_a_tensor_that_leaves_its_storage_is_refused(tmp_path, place):
     file = archive(tmp_path / "m.bin", program({"w": place}))
     with pytest.raises(ValueError, match=r"m\.bin: (tensor w: |cannot be read)"):
         read_torch_header(file)
@@ -173,9 +168,7 @@ def test_a_tensor_that_leaves_its_storage_is_refused(tmp_path: Path, place: Name
         ),
     ],
 )
-def test_a_pickle_that_names_anything_else_is_refused_by_that_name(
-    tmp_path: Path, thing: Named, named: str
-) -> None:
+def test_a_pickle_that_names_anything_else_is_refused_by_that_name(tmp_path, thing, named):
     file = archive(tmp_path / "m.bin", program({"w": thing}))
     with pytest.raises(ValueError, match=rf"m\.bin: .*{named}"):
         read_torch_header(file)
@@ -203,9 +196,7 @@ def test_a_pickle_that_names_anything_else_is_refused_by_that_name(
         ),
     ],
 )
-def test_a_file_that_cannot_be_measured_says_why(
-    tmp_path: Path, damage: Callable[[Path], object], message: str
-) -> None:
+def test_a_file_that_cannot_be_measured_says_why(tmp_path, damage, message):
     file = tmp_path / "m.bin"
     damage(file)
     with pytest.raises(ValueError) as error:
@@ -214,7 +205,7 @@ def test_a_file_that_cannot_be_measured_says_why(
     assert message in str(error.value)
 
 
-def test_a_file_that_was_written_again_is_read_again(tmp_path: Path) -> None:
+def test_a_file_that_was_written_again_is_read_again(tmp_path):
     file = tmp_path / "m.bin"
     torch.save({"w": torch.ones(2)}, file)
     assert read_torch_header(file)["w"].shape == (2,)

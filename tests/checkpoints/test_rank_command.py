@@ -25,7 +25,7 @@ def matrix_pair(folder: Path, rows: int, columns: int) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_linear_algebra_has_the_threads_that_are_asked_for(tmp_path: Path, threads: int) -> None:
+def test_linear_algebra_has_the_threads_that_are_asked_for(tmp_path, threads):
     # More than SMALL columns: both of numpy's and scipy's libraries are at work.
     arguments = ["rank", *matrix_pair(tmp_path, 300, 300), "--threads", str(threads)]
     code = (
@@ -43,20 +43,15 @@ def test_linear_algebra_has_the_threads_that_are_asked_for(tmp_path: Path, threa
     assert printed.splitlines()[-1] == f"threads {1 + 2 * helpers}"
 
 
-def test_a_number_of_threads_that_is_none_is_refused(
-    pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_number_of_threads_that_is_none_is_refused(pair, capsys):
     assert main(["rank", *map(str, pair), "--threads", "0"]) == 1
     assert "--threads must be 1 or more, found 0" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_auto_stays_on_the_processor_and_asking_for_one_is_refused(
-    pair: tuple[Path, Path],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:
+    pair, capsys, monkeypatch, tmp_path
+):
     assert main(["rank", *map(str, pair), "--device", "cuda"]) == 1
     assert "--device cuda: torch finds no GPU here" in capsys.readouterr().err
     # A driver without a GPU that torch can use.
@@ -66,7 +61,7 @@ def test_without_a_gpu_auto_stays_on_the_processor_and_asking_for_one_is_refused
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("shape", [(600, 600), (300, 700)])
-def test_a_gpu_gives_the_integers_of_the_processor(tmp_path: Path, shape: tuple[int, int]) -> None:
+def test_a_gpu_gives_the_integers_of_the_processor(tmp_path, shape):
     files = matrix_pair(tmp_path, *shape)
     for device in ("cpu", "cuda"):
         assert main(["rank", *files, "--device", device, "--out", f"{tmp_path}/{device}"]) == 0
@@ -78,9 +73,7 @@ def test_a_gpu_gives_the_integers_of_the_processor(tmp_path: Path, shape: tuple[
         assert float(cpu.split(",")[number]) == pytest.approx(float(cuda.split(",")[number]))
 
 
-def test_an_update_that_is_not_finite_is_refused_with_file_and_tensor(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_update_that_is_not_finite_is_refused_with_file_and_tensor(tmp_path, capsys):
     init = write_checkpoint(tmp_path / "init", make_weights())
     tuned = make_weights()
     tuned["lm_head.weight"][2, 1] = torch.nan

@@ -16,7 +16,7 @@ from rlsubnet.cli import main
 from rlsubnet.commands.delta import as_json
 from tests.checkpoints.checkpoint_files import contents
 from tests.checkpoints.hub_pair import INIT, TUNED, shard_requests
-from tests.checkpoints.local_hub import COMMIT, LocalHub
+from tests.checkpoints.local_hub import COMMIT
 
 
 def in_any_order(delta: Delta) -> dict[str, Any]:
@@ -36,12 +36,7 @@ def commands(init: str, tuned: str, folder: Path) -> list[list[str]]:
     ]
 
 
-def test_every_command_writes_what_it_writes_of_folders(
-    pair_hub: LocalHub,
-    hub_folders: tuple[Path, Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_every_command_writes_what_it_writes_of_folders(pair_hub, hub_folders, tmp_path, capsys):
     for here, there in zip(
         commands(*map(str, hub_folders), tmp_path / "here"),
         commands(f"hf:{INIT}", f"hf:{TUNED}@main", tmp_path / "there"),
@@ -81,9 +76,7 @@ def test_every_command_writes_what_it_writes_of_folders(
     assert contents(tmp_path / "out") == contents(hub_folders[1])
 
 
-def test_a_card_and_the_ranks_fetch_every_shard_once_too(
-    pair_hub: LocalHub, hub_folders: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_a_card_and_the_ranks_fetch_every_shard_once_too(pair_hub, hub_folders, tmp_path):
     for command, part in (("card", r"<nav.*(?=<section id=.about)"), ("rank", ".*")):
         results = []
         for place, pair in (
@@ -101,9 +94,7 @@ def test_a_card_and_the_ranks_fetch_every_shard_once_too(
             assert sorted(shard_requests(one)) == sorted(shards)
 
 
-def test_commands_without_a_plan_read_them_too(
-    pair_hub: LocalHub, hub_folders: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_commands_without_a_plan_read_them_too(pair_hub, hub_folders, tmp_path):
     mask = str(tmp_path / "m")
     assert main(["mask", f"hf:{INIT}", f"hf:{TUNED}", "--out", mask]) == 0
     results = []
@@ -114,9 +105,7 @@ def test_commands_without_a_plan_read_them_too(
     assert results[0] == results[1]
 
 
-def test_few_shards_lie_on_the_disk_at_a_time(
-    pair_hub: LocalHub, hub_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_few_shards_lie_on_the_disk_at_a_time(pair_hub, hub_folders, monkeypatch):
     sides = [
         Checkpoint(RemoteShards(f"hf:{name}", report=lambda line: None)) for name in (INIT, TUNED)
     ]
@@ -136,7 +125,7 @@ def test_few_shards_lie_on_the_disk_at_a_time(
     )
 
 
-def test_layouts_that_are_the_same_need_one_shard_of_each() -> None:
+def test_layouts_that_are_the_same_need_one_shard_of_each():
     a, b = [Path(f"a{i}") for i in range(30)], [Path(f"b{i}") for i in range(30)]
     sizes = dict.fromkeys((*a, *b), 5)
     parts = [(x, y) for x, y in zip(a, b, strict=True)]
@@ -153,18 +142,14 @@ def test_layouts_that_are_the_same_need_one_shard_of_each() -> None:
     assert most <= 3
 
 
-def test_the_digest_is_that_of_the_folder(
-    pair_hub: LocalHub, hub_folders: tuple[Path, Path]
-) -> None:
+def test_the_digest_is_that_of_the_folder(pair_hub, hub_folders):
     remote = Checkpoint(RemoteShards(f"hf:{INIT}", report=lambda line: None))
     assert remote.digest() == Checkpoint(hub_folders[0]).digest()
     # Names in order lie in shards out of order; even so each of them came once.
     assert len(shard_requests(pair_hub)) == len(remote.source.shards) == 4
 
 
-def test_an_overlap_takes_its_start_from_the_hub(
-    pair_hub: LocalHub, hub_folders: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_an_overlap_takes_its_start_from_the_hub(pair_hub, hub_folders, tmp_path):
     mask = str(tmp_path / "mask")
     assert main(["mask", *map(str, hub_folders), "--out", mask]) == 0
     written = []
@@ -177,6 +162,6 @@ def test_an_overlap_takes_its_start_from_the_hub(
 
 
 @pytest.mark.parametrize("source", ["hf:", "hf:a/b/c", "hf:a//b", "hf:a/b@"])
-def test_a_source_that_names_nothing_is_refused(source: str) -> None:
+def test_a_source_that_names_nothing_is_refused(source):
     with pytest.raises(ValueError, match="expected hf:organization/name"):
         parse_source(source)

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,13 +26,8 @@ from tests.checkpoints.local_hub import LocalHub
     ],
 )
 def test_a_fault_of_the_network_changes_no_number(
-    pair_hub: LocalHub,
-    hub_folders: tuple[Path, Path],
-    pauses: list[float],
-    tmp_path: Path,
-    fault: Any,
-    waits: int,
-) -> None:
+    pair_hub, hub_folders, pauses, tmp_path, fault, waits
+):
     assert main(["updates", *map(str, hub_folders), "--out", str(tmp_path / "here.csv")]) == 0
     for one in (pair_hub, *pair_hub.others):
         for name in one.files:
@@ -45,9 +39,7 @@ def test_a_fault_of_the_network_changes_no_number(
         assert authorization == (None if path.startswith("/cdn/") else "Bearer hf_secret")
 
 
-def test_a_cut_shard_is_continued_where_it_broke_off(
-    pair_hub: LocalHub, pauses: list[float]
-) -> None:
+def test_a_cut_shard_is_continued_where_it_broke_off(pair_hub, pauses):
     name = "model-00001-of-00004.safetensors"
     pair_hub.faults[name] = [None, ("cut", 2000)]
     checkpoint = Checkpoint(RemoteShards(f"hf:{INIT}", report=lambda line: None))
@@ -60,12 +52,8 @@ def test_a_cut_shard_is_continued_where_it_broke_off(
 
 @pytest.mark.parametrize("fault", [("corrupt", 2000), ("long", 10), ("short", 10)])
 def test_a_shard_of_wrong_bytes_or_size_is_fetched_again(
-    pair_hub: LocalHub,
-    hub_folders: tuple[Path, Path],
-    pauses: list[float],
-    tmp_path: Path,
-    fault: Any,
-) -> None:
+    pair_hub, hub_folders, pauses, tmp_path, fault
+):
     for one in (pair_hub, *pair_hub.others):
         for name in one.files:
             if name.endswith(".safetensors"):
@@ -78,12 +66,8 @@ def test_a_shard_of_wrong_bytes_or_size_is_fetched_again(
 
 @pytest.mark.parametrize("fault", [("corrupt", 2000), ("long", 10)])
 def test_bytes_that_are_not_those_listed_are_never_measured(
-    pair_hub: LocalHub,
-    pauses: list[float],
-    tmp_path: Path,
-    fault: Any,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    pair_hub, pauses, tmp_path, fault, capsys
+):
     name = "model-00001-of-00004.safetensors"  # one of the last to be fetched
     pair_hub.faults[name] = [None, *[fault] * 20]
     out = tmp_path / "u.csv"
@@ -97,8 +81,8 @@ def test_bytes_that_are_not_those_listed_are_never_measured(
 
 
 def test_a_header_that_was_corrupted_is_found_with_the_whole_shard(
-    pair_hub: LocalHub, pauses: list[float], capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+    pair_hub, pauses, capsys, tmp_path
+):
     for name in list(pair_hub.files):
         if name.endswith(".safetensors"):
             at = pair_hub.files[name].index(b"format")
@@ -130,9 +114,7 @@ REFUSALS: dict[str, tuple[Callable[[LocalHub], Any], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_what_cannot_be_read_is_refused_before_a_shard_is_fetched(
-    pair_hub: LocalHub, pauses: list[float], capsys: pytest.CaptureFixture[str], case: str
-) -> None:
+def test_what_cannot_be_read_is_refused_before_a_shard_is_fetched(pair_hub, pauses, capsys, case):
     change, message = REFUSALS[case]
     change(pair_hub)
     assert main(["updates", f"hf:{INIT}", f"hf:{TUNED}"]) == 1
@@ -140,9 +122,7 @@ def test_what_cannot_be_read_is_refused_before_a_shard_is_fetched(
     assert shard_requests(pair_hub) == []
 
 
-def test_a_disk_without_room_is_refused_before_a_shard_is_fetched(
-    pair_hub: LocalHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_disk_without_room_is_refused_before_a_shard_is_fetched(pair_hub, monkeypatch, capsys):
     from collections import namedtuple
 
     usage = namedtuple("usage", "total used free")
@@ -153,11 +133,8 @@ def test_a_disk_without_room_is_refused_before_a_shard_is_fetched(
 
 
 def test_a_killed_process_leaves_a_shard_that_the_next_one_continues(
-    pair_hub: LocalHub,
-    hub_folders: tuple[Path, Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    pair_hub, hub_folders, tmp_path, capsys
+):
     name = "model-00001-of-00004.safetensors"
     pair_hub.faults[name] = [None, ("stall", 900)]
     command = [sys.executable, "-m", "rlsubnet.cli", "updates", f"hf:{INIT}", f"hf:{TUNED}"]
@@ -175,7 +152,7 @@ def test_a_killed_process_leaves_a_shard_that_the_next_one_continues(
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_two_processes_do_not_share_a_folder(pair_hub: LocalHub) -> None:
+def test_two_processes_do_not_share_a_folder(pair_hub):
     shards = [RemoteShards(f"hf:{INIT}", report=lambda line: None) for _ in range(2)]
     assert shards[0].folder != shards[1].folder
     shards[0].close()

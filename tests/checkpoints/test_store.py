@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,9 +21,7 @@ def stored_bits(tensor: torch.Tensor) -> np.ndarray:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", list(TAGS))
-def test_every_form_of_checkpoint_reads_back_bit_by_bit(
-    tmp_path: Path, form: str, dtype: torch.dtype
-) -> None:
+def test_every_form_of_checkpoint_reads_back_bit_by_bit(tmp_path, form, dtype):
     weights = make_weights(dtype=dtype)
     checkpoint = Checkpoint(write_checkpoint(tmp_path, weights, form))
     assert set(checkpoint.tensors) == set(SHAPES)
@@ -37,7 +34,7 @@ def test_every_form_of_checkpoint_reads_back_bit_by_bit(
         assert (np.concatenate(pieces) == stored_bits(tensor).ravel()).all()
 
 
-def test_digest_is_that_of_the_weights_and_not_of_their_files(tmp_path: Path) -> None:
+def test_digest_is_that_of_the_weights_and_not_of_their_files(tmp_path):
     weights = make_weights()
     digests = {
         Checkpoint(write_checkpoint(tmp_path / form, weights, form)).digest() for form in FORMS
@@ -47,18 +44,18 @@ def test_digest_is_that_of_the_weights_and_not_of_their_files(tmp_path: Path) ->
     assert Checkpoint(write_checkpoint(tmp_path / "x", weights)).digest() not in digests
 
 
-def test_tensors_come_in_natural_order(tmp_path: Path) -> None:
+def test_tensors_come_in_natural_order(tmp_path):
     weights = {f"model.layers.{n}.mlp.up_proj.weight": torch.zeros(2, 2) for n in (10, 2, 1)}
     names = list(Checkpoint(write_checkpoint(tmp_path, weights)).tensors)
     assert [name.split(".")[2] for name in names] == ["1", "2", "10"]
 
 
-def test_one_file_is_a_checkpoint_too(tmp_path: Path) -> None:
+def test_one_file_is_a_checkpoint_too(tmp_path):
     folder = write_checkpoint(tmp_path, make_weights())
     assert Checkpoint(folder / "model.safetensors").digest() == Checkpoint(folder).digest()
 
 
-def test_shards_may_be_links_as_in_the_hugging_face_cache(tmp_path: Path) -> None:
+def test_shards_may_be_links_as_in_the_hugging_face_cache(tmp_path):
     folder = write_checkpoint(tmp_path / "snapshot", make_weights(), "sharded")
     (tmp_path / "blobs").mkdir()
     for number, shard in enumerate(sorted(folder.glob("model-*.safetensors"))):
@@ -69,7 +66,7 @@ def test_shards_may_be_links_as_in_the_hugging_face_cache(tmp_path: Path) -> Non
     )
 
 
-def test_a_tied_head_that_is_stored_twice_counts_once(tmp_path: Path) -> None:
+def test_a_tied_head_that_is_stored_twice_counts_once(tmp_path):
     weights = make_weights()
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
     tied = Checkpoint(write_checkpoint(tmp_path / "a", weights, config={"tie_word_embeddings": 1}))
@@ -81,14 +78,12 @@ def test_a_tied_head_that_is_stored_twice_counts_once(tmp_path: Path) -> None:
     assert set(untied.tensors) == set(SHAPES)
 
 
-def test_a_head_that_differs_from_its_embedding_is_a_weight_whatever_the_config_says(
-    tmp_path: Path,
-) -> None:
+def test_a_head_that_differs_from_its_embedding_is_a_weight_whatever_the_config_says(tmp_path):
     folder = write_checkpoint(tmp_path, make_weights(), config={"tie_word_embeddings": True})
     assert "lm_head.weight" in Checkpoint(folder).tensors
 
 
-def test_prefixes_of_trainers_are_removed(tmp_path: Path) -> None:
+def test_prefixes_of_trainers_are_removed(tmp_path):
     wrapped = {f"_orig_mod.module.{n}": t for n, t in make_weights().items()}
     assert Checkpoint(write_checkpoint(tmp_path / "a", wrapped)).digest() == (
         Checkpoint(write_checkpoint(tmp_path / "b", make_weights())).digest()
@@ -98,7 +93,7 @@ def test_prefixes_of_trainers_are_removed(tmp_path: Path) -> None:
         Checkpoint(write_checkpoint(tmp_path / "c", both))
 
 
-def test_rotary_frequencies_are_named_and_not_counted(tmp_path: Path) -> None:
+def test_rotary_frequencies_are_named_and_not_counted(tmp_path):
     buffer = "model.layers.0.self_attn.rotary_emb.inv_freq"
     weights = make_weights() | {buffer: torch.ones(4)}
     checkpoint = Checkpoint(write_checkpoint(tmp_path, weights))
@@ -106,7 +101,7 @@ def test_rotary_frequencies_are_named_and_not_counted(tmp_path: Path) -> None:
     assert set(checkpoint.tensors) == set(SHAPES)
 
 
-def test_safetensors_is_preferred_as_transformers_does(tmp_path: Path) -> None:
+def test_safetensors_is_preferred_as_transformers_does(tmp_path):
     write_checkpoint(tmp_path, make_weights(seed=1), "bin")
     write_checkpoint(tmp_path, make_weights(seed=2))
     weights = make_weights(seed=2)["model.norm.weight"]
@@ -119,9 +114,7 @@ def test_safetensors_is_preferred_as_transformers_does(tmp_path: Path) -> None:
         st.tuples(st.just("F32"), st.lists(st.integers(0, 3), max_size=3).map(tuple)),
     )
 )
-def test_headers_we_write_are_read_by_the_safetensors_library(
-    entries: dict[str, tuple[str, tuple[int, ...]]],
-) -> None:
+def test_headers_we_write_are_read_by_the_safetensors_library(entries):
     size = sum(4 * int(np.prod(shape)) for _, shape in entries.values())
     tensors = load(encode_header(entries, {"key": "value"}) + bytes(size))
     assert {name: tensor.shape for name, tensor in tensors.items()} == {
@@ -129,7 +122,7 @@ def test_headers_we_write_are_read_by_the_safetensors_library(
     }
 
 
-def test_index_of_transformers_itself_is_read(tmp_path: Path) -> None:
+def test_index_of_transformers_itself_is_read(tmp_path):
     transformers = pytest.importorskip("transformers")
     config = transformers.LlamaConfig(
         hidden_size=16,

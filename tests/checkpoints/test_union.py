@@ -1,7 +1,5 @@
 """Masks united: every weight that any of them holds."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -18,9 +16,7 @@ def random_masks(seed: int) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("number", [1, 2, 5])
-def test_a_weight_is_in_the_union_if_any_mask_holds_it(
-    tmp_path: Path, number: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_weight_is_in_the_union_if_any_mask_holds_it(tmp_path, number, capsys):
     masks = [random_masks(seed) for seed in range(number)]
     files = [tmp_path / f"{place}.safetensors" for place in range(number)]
     for file, mask in zip(files, masks, strict=True):
@@ -45,9 +41,7 @@ def test_a_weight_is_in_the_union_if_any_mask_holds_it(
     assert "o1 = 100.00% of subnetwork 1" in capsys.readouterr().out
 
 
-def test_masks_of_different_starts_or_tensors_have_no_union(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_masks_of_different_starts_or_tensors_have_no_union(tmp_path, capsys):
     files = [str(tmp_path / name) for name in ("1", "2", "3")]
     save_mask(files[0], random_masks(0), {"init_sha256": "ab" * 32})
     save_mask(files[1], random_masks(1), {"init_sha256": "cd" * 32})
@@ -58,7 +52,7 @@ def test_masks_of_different_starts_or_tensors_have_no_union(
     assert {path.name for path in tmp_path.iterdir()} == {"1", "2", "3"}
 
 
-def test_a_damaged_mask_leaves_no_union(tmp_path: Path) -> None:
+def test_a_damaged_mask_leaves_no_union(tmp_path):
     for seed in range(2):
         save_mask(tmp_path / str(seed), random_masks(seed), {})
     file = tmp_path / "1"

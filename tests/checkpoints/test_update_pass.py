@@ -17,7 +17,7 @@ from rlsubnet.checkpoints.formats import encode_header
 from rlsubnet.checkpoints.masks import hidden_file, load_mask, write_mask
 from rlsubnet.checkpoints.pair import pair_checkpoints
 from rlsubnet.cli import main
-from tests.checkpoints.checkpoint_files import make_weights, mask_pieces, nudge, write_checkpoint
+from tests.checkpoints.checkpoint_files import make_weights, masks_of, nudge, write_checkpoint
 
 SMALL, LARGE = "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"
 LARGE_NUMEL = 1 << 27
@@ -58,9 +58,7 @@ def kill_after_the_first_part(arguments: list[str], parts: Path) -> None:
     assert process.wait(60) == -signal.SIGKILL
 
 
-def test_a_killed_pass_goes_on_and_ends_as_if_it_had_never_been_killed(
-    shards: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_killed_pass_goes_on_and_ends_as_if_it_had_never_been_killed(shards, tmp_path, capsys):
     def arguments(name: str) -> list[str]:
         files = ["--out", f"{tmp_path}/{name}.csv", "--mask", f"{tmp_path}/{name}.mask"]
         return ["updates", *map(str, shards), *files]
@@ -81,9 +79,7 @@ def test_a_killed_pass_goes_on_and_ends_as_if_it_had_never_been_killed(
     }  # fmt: skip
 
 
-def test_a_checkpoint_that_changed_since_is_measured_anew(
-    shards: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_checkpoint_that_changed_since_is_measured_anew(shards, tmp_path, capsys):
     result = tmp_path / "u.csv"
     arguments = ["updates", *map(str, shards), "--out", str(result)]
     kill_after_the_first_part(arguments, parts_folder(result))
@@ -97,9 +93,7 @@ def test_a_checkpoint_that_changed_since_is_measured_anew(
     assert not parts_folder(result).exists()
 
 
-def test_other_options_begin_anew(
-    shards: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_other_options_begin_anew(shards, tmp_path, capsys):
     result = tmp_path / "u.csv"
     arguments = ["updates", *map(str, shards), "--out", str(result)]
     kill_after_the_first_part(arguments, parts_folder(result))
@@ -108,9 +102,7 @@ def test_other_options_begin_anew(
     assert len(result.read_text().splitlines()) == 1 + 2 * 2
 
 
-def test_parts_without_the_mask_they_belong_to_are_not_used(
-    shards: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_parts_without_the_mask_they_belong_to_are_not_used(shards, tmp_path, capsys):
     mask = tmp_path / "m"
     arguments = ["mask", *map(str, shards), "--out", str(mask)]
     kill_after_the_first_part(arguments, parts_folder(mask))
@@ -121,9 +113,7 @@ def test_parts_without_the_mask_they_belong_to_are_not_used(
 
 
 @pytest.mark.parametrize("rule", ["bitwise", "official", "exact"])
-def test_the_mask_has_the_bytes_of_one_written_in_order(
-    pair: tuple[Path, Path], tmp_path: Path, rule: str
-) -> None:
+def test_the_mask_has_the_bytes_of_one_written_in_order(pair, tmp_path, rule):
     opened = pair_checkpoints(*map(Checkpoint, pair))
     atol = 0.0 if rule == "bitwise" else 1e-5
     assert main(["mask", *map(str, pair), "--rule", rule, "--out", str(tmp_path / "m")]) == 0
@@ -133,13 +123,11 @@ def test_the_mask_has_the_bytes_of_one_written_in_order(
         "init_sha256": opened.init.digest(),
         "tuned_sha256": opened.tuned.digest(),
     }
-    write_mask(tmp_path / "expected", opened.shapes, mask_pieces(opened, rule, atol), metadata)
+    write_mask(tmp_path / "expected", opened.shapes, masks_of(opened, rule, atol), metadata)
     assert (tmp_path / "m").read_bytes() == (tmp_path / "expected").read_bytes()
 
 
-def test_bad_weights_in_a_later_shard_leave_nothing_behind(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_weights_in_a_later_shard_leave_nothing_behind(tmp_path, capsys):
     weights = make_weights()
     init = write_checkpoint(tmp_path / "init", weights, "sharded")
     tuned = nudge(weights)
@@ -151,9 +139,7 @@ def test_bad_weights_in_a_later_shard_leave_nothing_behind(
     assert {path.name for path in tmp_path.iterdir()} == {"init", "tuned"}
 
 
-def test_progress_is_told_in_a_log_when_asked_for_alone(
-    pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_progress_is_told_in_a_log_when_asked_for_alone(pair, capsys):
     assert main(["updates", *map(str, pair)]) == 0
     assert capsys.readouterr().err == ""
     assert main(["updates", *map(str, pair), "--progress"]) == 0

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from rlsubnet.measure.formats import E4M3_VALUES, dequantize, scale_of_each
 
 
-def test_all_256_codes_have_the_values_that_torch_gives_them() -> None:
+def test_all_256_codes_have_the_values_that_torch_gives_them():
     codes = torch.arange(256, dtype=torch.uint8)
     expected = codes.view(torch.float8_e4m3fn).float().numpy()
     assert np.isnan(expected).sum() == 2
@@ -18,7 +18,7 @@ def test_all_256_codes_have_the_values_that_torch_gives_them() -> None:
 
 
 @pytest.mark.parametrize("exponent", [-140, -133, -20, -12, 0, 110, 119, 127])
-def test_products_round_to_bfloat16_as_in_torch(exponent: int) -> None:
+def test_products_round_to_bfloat16_as_in_torch(exponent):
     # From products below the smallest normal number to products beyond the largest.
     generator = torch.Generator().manual_seed(exponent + 200)
     codes = torch.arange(256, dtype=torch.uint8).repeat(64)
@@ -31,7 +31,7 @@ def test_products_round_to_bfloat16_as_in_torch(exponent: int) -> None:
 
 
 @given(st.data())
-def test_scales_of_any_range_are_those_of_the_blocks_of_its_weights(data: st.DataObject) -> None:
+def test_scales_of_any_range_are_those_of_the_blocks_of_its_weights(data):
     size = st.integers(1, 9)
     rows, columns, block = data.draw(size), data.draw(size), (data.draw(size), data.draw(size))
     start = data.draw(st.integers(0, rows * columns - 1))
@@ -44,5 +44,5 @@ def test_scales_of_any_range_are_those_of_the_blocks_of_its_weights(data: st.Dat
     assert scale_of_each(from_first, block, columns, start, count).tolist() == expected
 
 
-def test_a_block_larger_than_any_memory_costs_none() -> None:
+def test_a_block_larger_than_any_memory_costs_none():
     assert scale_of_each(np.ones((1, 1)), (10**12, 10**12), 3, 0, 6).tolist() == [1.0] * 6

@@ -54,8 +54,8 @@ def run(
 @pytest.mark.parametrize("types", list(itertools.product(CASTS, CASTS)))
 @pytest.mark.parametrize(("rule", "atol"), [("bitwise", 0.0), ("official", 1e-5), ("exact", 1e-6)])
 def test_one_pass_gives_the_counts_mask_and_exponents_of_the_plain_definitions(
-    kernel: Kernel, types: tuple[str, str], rule: str, atol: float
-) -> None:
+    kernel, types, rule, atol
+):
     init, tuned = update(types)
     request = Request((0.0, *TOLERANCES), rule, atol, by_exponent=True)
     expected = update_counts(init, tuned, request.tolerances)
@@ -72,7 +72,7 @@ def test_one_pass_gives_the_counts_mask_and_exponents_of_the_plain_definitions(
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_counts_are_the_integers_of_torch_isclose(kernel: Kernel, dtype: torch.dtype) -> None:
+def test_counts_are_the_integers_of_torch_isclose(kernel, dtype):
     name = str(dtype).removeprefix("torch.")
     init, tuned = update((name, name), seed=3)
     before, after = (torch.from_numpy(to_float32(weights)) for weights in (init, tuned))
@@ -89,9 +89,7 @@ def test_counts_are_the_integers_of_torch_isclose(kernel: Kernel, dtype: torch.d
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("types", [("bfloat16",) * 2, ("float32",) * 2, ("float16", "bfloat16")])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_weight_that_is_no_number_is_told_on_either_side_or_both(
-    kernel: Kernel, types: tuple[str, str], bad: float
-) -> None:
+def test_a_weight_that_is_no_number_is_told_on_either_side_or_both(kernel, types, bad):
     for sides in ((0,), (1,), (0, 1)):
         weights = [np.zeros(NUMEL, np.float32) for _ in range(2)]
         for side in sides:
@@ -101,7 +99,7 @@ def test_a_weight_that_is_no_number_is_told_on_either_side_or_both(
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_nothing_is_counted_of_no_weights(kernel: Kernel) -> None:
+def test_nothing_is_counted_of_no_weights(kernel):
     request = Request((1e-5,), by_exponent=True)
     counts, empty = Counts(request), np.empty(0, np.uint16)
     assert kernel(empty, empty, request, counts, np.empty(0, np.uint8))
@@ -109,7 +107,7 @@ def test_nothing_is_counted_of_no_weights(kernel: Kernel) -> None:
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_stretches_on_one_side_of_a_tolerance_are_counted_as_any_other(kernel: Kernel) -> None:
+def test_stretches_on_one_side_of_a_tolerance_are_counted_as_any_other(kernel):
     # 2,048 weights of each kind: two of the blocks that the compiled kernel looks at.
     scales = np.repeat([0.0, 1e-9, 1e-8, 3e-8, 1e-7, 1e-6, 3e-6, 1e-5, 1e-3], 2048)
     rng = np.random.default_rng(0)
@@ -123,7 +121,7 @@ def test_stretches_on_one_side_of_a_tolerance_are_counted_as_any_other(kernel: K
         assert 0 < expected.unchanged["official", 1e-5] < init.size
 
 
-def test_every_pair_of_bfloat16_codes_near_a_threshold_is_decided_as_torch_does() -> None:
+def test_every_pair_of_bfloat16_codes_near_a_threshold_is_decided_as_torch_does():
     # All finite codes against a few: rounding boundaries of every tolerance are among them.
     codes = np.arange(1 << 16, dtype=np.uint16)
     codes = codes[(codes & 0x7F80) != 0x7F80]
@@ -140,7 +138,7 @@ def test_every_pair_of_bfloat16_codes_near_a_threshold_is_decided_as_torch_does(
             assert row[0] == codes.size - int(close.sum())
 
 
-def test_small_checkpoints_are_not_worth_importing_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_checkpoints_are_not_worth_importing_numba(monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
     assert choose_kernel("auto", WORTH_COMPILING - 1) is numpy_kernel
     assert choose_kernel("auto", WORTH_COMPILING) is numba_kernel
@@ -154,7 +152,7 @@ def test_small_checkpoints_are_not_worth_importing_numba(monkeypatch: pytest.Mon
         choose_kernel("auto", 0)
 
 
-def test_without_numba_numpy_stands_in_and_asking_for_it_is_refused() -> None:
+def test_without_numba_numpy_stands_in_and_asking_for_it_is_refused():
     code = (
         "import importlib.util as u, sys\n"
         "find = u.find_spec\n"

@@ -17,9 +17,7 @@ def with_eigenvalues(seed: int, *smallest: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("below", [1, 3])
-def test_few_eigenvalues_far_below_are_proven_without_another_factorization(
-    below: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_few_eigenvalues_far_below_are_proven_without_another_factorization(below, monkeypatch):
     gram = with_eigenvalues(below, *[1e-9] * below)
     found = inertia(gram, 1e-4)
     assert found.below == below
@@ -28,7 +26,7 @@ def test_few_eigenvalues_far_below_are_proven_without_another_factorization(
 
 
 @pytest.mark.parametrize("between", [1, 2, 7, 40])
-def test_an_eigenvalue_between_the_bounds_is_never_missed(between: int) -> None:
+def test_an_eigenvalue_between_the_bounds_is_never_missed(between):
     for seed in range(4):
         spread = np.linspace(9.2e-5, 9.8e-5, between)
         gram = with_eigenvalues(seed, 0.0, *spread)
@@ -37,7 +35,7 @@ def test_an_eigenvalue_between_the_bounds_is_never_missed(between: int) -> None:
         assert all_below(gram, inertia(gram, 1e-4), 9e-5)
 
 
-def test_a_bound_that_is_an_eigenvalue_breaks_nothing() -> None:
+def test_a_bound_that_is_an_eigenvalue_breaks_nothing():
     gram = np.diag(np.concatenate([[0.25, 0.5], np.ones(SIZE - 2)]))
     assert all_below(gram, inertia(gram, 0.5), 0.375)
     assert not all_below(gram, inertia(gram, 0.5), 0.125)

@@ -71,7 +71,7 @@ def matrices(seed: int, shape: tuple[int, int]) -> Iterator[tuple[str, np.ndarra
 
 
 @pytest.mark.slow
-def test_three_hundred_ranks_are_the_integers_of_torch() -> None:
+def test_three_hundred_ranks_are_the_integers_of_torch():
     ways: dict[str, Counter[str]] = {}
     for seed in range(SEEDS):
         for shape in SHAPES:
@@ -89,13 +89,13 @@ def test_three_hundred_ranks_are_the_integers_of_torch() -> None:
     assert ways["ten values at tau"]["svd"] > 0
 
 
-def test_a_rank_of_a_tall_or_wide_update_is_certified_from_some_of_its_rows() -> None:
+def test_a_rank_of_a_tall_or_wide_update_is_certified_from_some_of_its_rows():
     rng = np.random.default_rng(0)
     for shape in ((700, 200), (200, 700)):
         assert numerical_rank(steps(rng, shape, 0.2)) == under_test.Rank(200, "certificate")
 
 
-def test_a_subset_that_lacks_a_direction_certifies_nothing() -> None:
+def test_a_subset_that_lacks_a_direction_certifies_nothing():
     rng = np.random.default_rng(1)
     tall = steps(rng, (900, 200), 0.2)
     # One column moves in the last rows alone, which no subset reaches.
@@ -105,9 +105,7 @@ def test_a_subset_that_lacks_a_direction_certifies_nothing() -> None:
     assert numerical_rank(tall) == under_test.Rank(199, "inertia")
 
 
-def test_the_window_asks_torch_and_outside_of_it_torch_is_not_asked(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_window_asks_torch_and_outside_of_it_torch_is_not_asked(monkeypatch):
     size = 1024
     tau = size * EPS32
     asked: list[int] = []
@@ -124,7 +122,7 @@ def test_the_window_asks_torch_and_outside_of_it_torch_is_not_asked(
 
 
 @pytest.mark.parametrize("shape", [(300, 300), (500, 280), (280, 500)])
-def test_torch_gives_the_same_singular_values_on_a_device(shape: tuple[int, int]) -> None:
+def test_torch_gives_the_same_singular_values_on_a_device(shape):
     delta = steps(np.random.default_rng(2), shape, 0.2)
     found, expected = singular_values_on(delta, "cpu"), singular_values(delta)
     assert found.shape == expected.shape
@@ -140,11 +138,11 @@ def test_torch_gives_the_same_singular_values_on_a_device(shape: tuple[int, int]
         np.ones(4, np.float32),
     ],
 )
-def test_what_is_no_finite_float32_matrix_is_refused(bad: np.ndarray) -> None:
+def test_what_is_no_finite_float32_matrix_is_refused(bad):
     with pytest.raises(ValueError, match=r"NaN or Inf has no rank|needs a matrix in float32"):
         numerical_rank(bad)
 
 
-def test_an_empty_update_has_rank_zero() -> None:
+def test_an_empty_update_has_rank_zero():
     for shape in ((300, 300), (0, 4)):
         assert numerical_rank(np.zeros(shape, np.float32)) == under_test.Rank(0, "zero")

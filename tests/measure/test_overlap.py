@@ -26,7 +26,7 @@ def beside_nulls(*tensors: TensorOverlap, draws: int = 50) -> dict[str, dict[str
     return {overlap.null: vars(overlap) for overlap in found}
 
 
-def test_overlaps_of_two_small_masks_beside_the_papers_null() -> None:
+def test_overlaps_of_two_small_masks_beside_the_papers_null():
     # I1 = {0, 1, 2, 3}, I2 = {3, 4}: one weight in common of 10.
     first, second = np.zeros(10, bool), np.zeros(10, bool)
     first[:4] = second[3:5] = True
@@ -40,9 +40,7 @@ def test_overlaps_of_two_small_masks_beside_the_papers_null() -> None:
 
 
 @given(npst.arrays(np.bool_, st.tuples(st.just(2), st.integers(0, 100))), st.data())
-def test_packed_bits_and_exponents_count_the_same_weights(
-    masks: np.ndarray, data: st.DataObject
-) -> None:
+def test_packed_bits_and_exponents_count_the_same_weights(masks, data):
     shape = masks.shape[1]
     init = data.draw(npst.arrays(np.uint16, shape, elements=st.integers(0, 0x7F7F)))
     counts = overlap_counts(*np.packbits(masks, axis=1), shape)
@@ -52,7 +50,7 @@ def test_packed_bits_and_exponents_count_the_same_weights(
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 191, 192, 193, 5000, 100_000])
-def test_every_bit_is_counted_once(size: int) -> None:
+def test_every_bit_is_counted_once(size):
     for packed in (
         np.random.default_rng(size).integers(0, 256, size, np.uint8),
         np.full(size, 255, np.uint8),
@@ -62,7 +60,7 @@ def test_every_bit_is_counted_once(size: int) -> None:
 
 @pytest.mark.parametrize("numel", [1, 8, 63, 64, 65, 10_003])
 @pytest.mark.parametrize("kind", [np.uint16, np.float16, np.float32])
-def test_compiled_loops_count_what_numpy_counts(numel: int, kind: type) -> None:
+def test_compiled_loops_count_what_numpy_counts(numel, kind):
     numba_shared_bits = pytest.importorskip("rlsubnet.measure.kernel_numba").numba_shared_bits
     rng = np.random.default_rng(numel)
     init = 0.02 * rng.standard_normal(numel)
@@ -78,7 +76,7 @@ def test_compiled_loops_count_what_numpy_counts(numel: int, kind: type) -> None:
         assert (groups == by_hand).all()
 
 
-def test_compiled_loops_refuse_a_start_that_is_no_number() -> None:
+def test_compiled_loops_refuse_a_start_that_is_no_number():
     numba_shared_bits = pytest.importorskip("rlsubnet.measure.kernel_numba").numba_shared_bits
     bits, init = np.zeros(1, np.uint8), np.array([0x3F80, 0xFFC1], np.uint16)
     for way in (numpy_shared_bits, numba_shared_bits):
@@ -86,7 +84,7 @@ def test_compiled_loops_refuse_a_start_that_is_no_number() -> None:
             way(bits, bits, 2, init)
 
 
-def test_compiled_loops_are_for_many_weights_by_exponent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_loops_are_for_many_weights_by_exponent(monkeypatch):
     pytest.importorskip("numba")
     monkeypatch.delenv(VARIABLE, raising=False)
     assert choose_shared_bits("auto", WORTH_SHARING, True) is not numpy_shared_bits
@@ -95,7 +93,7 @@ def test_compiled_loops_are_for_many_weights_by_exponent(monkeypatch: pytest.Mon
     assert choose_shared_bits("numba", 1, False) is not numpy_shared_bits
 
 
-def test_weights_are_told_apart_by_their_bfloat16_exponent_whatever_their_sign() -> None:
+def test_weights_are_told_apart_by_their_bfloat16_exponent_whatever_their_sign():
     # Codes of 2^-7, -2^-7, 1.5 * 2^-7 and 2^-8: exponents 120, 120, 120 and 119.
     init = np.array([0x3C00, 0xBC00, 0x3C40, 0x3B80], np.uint16)
     first = np.array([True, True, False, True])
@@ -111,7 +109,7 @@ def test_weights_are_told_apart_by_their_bfloat16_exponent_whatever_their_sign()
     # The last two are the smallest normal number halved, and the smallest number of all.
     [0.0, -0.0, 2.0**-127, 2.0**-133],
 )
-def test_zero_and_subnormal_weights_are_the_lowest_bin(value: float) -> None:
+def test_zero_and_subnormal_weights_are_the_lowest_bin(value):
     changed = np.array([True])
     counts = exponent_counts(changed, changed, np.array([value], np.float32))
     assert counts[0].tolist() == [1, 1, 1, 1]
@@ -120,7 +118,7 @@ def test_zero_and_subnormal_weights_are_the_lowest_bin(value: float) -> None:
     assert counts[1].tolist() == [1, 1, 1, 1]
 
 
-def test_a_float32_start_counts_by_its_rounded_exponent() -> None:
+def test_a_float32_start_counts_by_its_rounded_exponent():
     # 2 - 2^-8 lies halfway between 2 - 2^-7 and 2 and goes to the even code, 2; below it, not.
     init = np.array([2 - 2**-8, np.nextafter(np.float32(2 - 2**-8), np.float32(0))], np.float32)
     counts = exponent_counts(np.ones(2, bool), np.array([True, False]), init)
@@ -128,7 +126,7 @@ def test_a_float32_start_counts_by_its_rounded_exponent() -> None:
     assert counts[127].tolist() == [1, 1, 0, 0]
 
 
-def test_a_float16_subnormal_is_an_ordinary_bfloat16_number() -> None:
+def test_a_float16_subnormal_is_an_ordinary_bfloat16_number():
     counts = exponent_counts(np.ones(1, bool), np.ones(1, bool), np.array([2**-24], np.float16))
     assert counts[127 - 24].tolist() == [1, 1, 1, 1]
 
@@ -144,12 +142,12 @@ def test_a_float16_subnormal_is_an_ordinary_bfloat16_number() -> None:
         np.array([3.4e38, 1], np.float32),
     ],
 )
-def test_a_start_that_is_not_finite_is_refused(init: np.ndarray) -> None:
+def test_a_start_that_is_not_finite_is_refused(init):
     with pytest.raises(ValueError, match="1 of 2 weights before finetuning are no finite bfloat16"):
         exponent_counts(np.zeros(2, bool), np.zeros(2, bool), init)
 
 
-def test_masks_and_weights_that_do_not_fit_are_refused() -> None:
+def test_masks_and_weights_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="equal length"):
         overlap_counts(np.zeros(1, np.uint8), np.zeros(2, np.uint8), 16)
     with pytest.raises(ValueError, match=r"one shape, found \[\[3\], \[3\], \[4\]\]"):
@@ -158,19 +156,19 @@ def test_masks_and_weights_that_do_not_fit_are_refused() -> None:
         exponent_counts(np.zeros(3, bool), np.zeros(3, np.uint8), np.zeros(3, np.uint16))
 
 
-def test_chance_multiplies_the_densities_within_each_group() -> None:
+def test_chance_multiplies_the_densities_within_each_group():
     # 4 * 3 / 4 + 1 * 2 / 10; a group without weights has nothing to share.
     groups = np.array([[4, 4, 3], [10, 1, 2], [0, 0, 0]])
     assert chance_overlap(groups) == pytest.approx(3.2)
     assert chance_overlap(np.zeros((0, 4), np.int64)) == 0.0
 
 
-def test_chance_does_not_overflow_on_the_largest_models() -> None:
+def test_chance_does_not_overflow_on_the_largest_models():
     # 5e11 * 5e11 is far beyond 64-bit integers.
     assert chance_overlap(np.array([[10**12, 5 * 10**11, 5 * 10**11]])) == 2.5e11
 
 
-def test_each_null_knows_more_than_the_one_before() -> None:
+def test_each_null_knows_more_than_the_one_before():
     # A tensor of 10 weights, half of them small: run 1 updated 4 small and no large one, run 2 2
     # small and 2 large. A second tensor of 10 where nothing moved.
     groups = np.array([[5, 4, 2, 2], [5, 0, 2, 0]])
@@ -187,7 +185,7 @@ def test_each_null_knows_more_than_the_one_before() -> None:
         assert overlap["lift"] == pytest.approx(overlap["o2"] / overlap["o2_null"])
 
 
-def test_without_the_start_there_is_no_null_by_magnitude() -> None:
+def test_without_the_start_there_is_no_null_by_magnitude():
     known = TensorOverlap(OverlapCounts(4, 2, 2, 1), 1.0)
     unknown = TensorOverlap(OverlapCounts(4, 2, 2, 1))
     assert list(beside_nulls(unknown, unknown)) == ["uniform", "per_tensor"]
@@ -199,14 +197,14 @@ def test_without_the_start_there_is_no_null_by_magnitude() -> None:
 @pytest.mark.parametrize(
     ("counts", "number"), [(OverlapCounts(4, 1, 0, 0), 2), (OverlapCounts(4, 0, 1, 0), 1)]
 )
-def test_an_empty_subnetwork_has_no_overlap(counts: OverlapCounts, number: int) -> None:
+def test_an_empty_subnetwork_has_no_overlap(counts, number):
     with pytest.raises(ValueError, match=f"subnetwork {number} is empty"):
         beside_nulls(TensorOverlap(counts))
     with pytest.raises(ValueError, match="subnetwork 1 is empty"):
         beside_nulls()
 
 
-def test_subnetworks_in_different_tensors_have_no_lift_over_a_null_that_knows_it() -> None:
+def test_subnetworks_in_different_tensors_have_no_lift_over_a_null_that_knows_it():
     found = beside_nulls(
         TensorOverlap(OverlapCounts(4, 4, 0, 0)), TensorOverlap(OverlapCounts(4, 0, 2, 0))
     )
@@ -216,7 +214,7 @@ def test_subnetworks_in_different_tensors_have_no_lift_over_a_null_that_knows_it
     assert np.isnan(found["per_tensor"]["ci_low"])
 
 
-def test_what_chance_shares_is_never_more_than_a_whole_subnetwork() -> None:
+def test_what_chance_shares_is_never_more_than_a_whole_subnetwork():
     # Run 1 updated everything: chance shares all of run 2, which rounding may exceed.
     for numel in range(1, 200):
         for second in range(1, numel + 1, 7):

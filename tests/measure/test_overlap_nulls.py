@@ -41,7 +41,7 @@ def compare_runs(drift: Drift) -> dict[str, Overlap]:
     return {overlap.null: overlap for overlap in found}
 
 
-def test_runs_that_share_only_their_start_exceed_the_uniform_null_and_meet_the_last() -> None:
+def test_runs_that_share_only_their_start_exceed_the_uniform_null_and_meet_the_last():
     found = compare_runs(lambda _, run: SIGMA * run.standard_normal(NUMEL))
     # The sparsity, 63 %, and the overlap, 59 %, are those of the Seed row of Table 4.
     assert found["uniform"].o1_null == pytest.approx(0.365, abs=0.01)
@@ -56,7 +56,7 @@ def test_runs_that_share_only_their_start_exceed_the_uniform_null_and_meet_the_l
     assert 0.98 < found["per_magnitude"].ci_low < found["per_magnitude"].ci_high < 1.02
 
 
-def test_runs_that_move_the_same_tensors_exceed_the_uniform_null_only() -> None:
+def test_runs_that_move_the_same_tensors_exceed_the_uniform_null_only():
     # Every other tensor moves ten times as far, in both runs alike.
     scale = [SIGMA, 10 * SIGMA]
     found = compare_runs(lambda tensor, run: scale[tensor % 2] * run.standard_normal(NUMEL))
@@ -64,7 +64,7 @@ def test_runs_that_move_the_same_tensors_exceed_the_uniform_null_only() -> None:
     assert found["per_magnitude"].lift == pytest.approx(1.0, abs=0.02)
 
 
-def test_runs_that_move_the_same_weights_exceed_every_null() -> None:
+def test_runs_that_move_the_same_weights_exceed_every_null():
     importance = np.exp(np.random.default_rng(99).standard_normal((TENSORS, NUMEL)))
     found = compare_runs(
         lambda tensor, run: SIGMA * importance[tensor] * run.standard_normal(NUMEL)
@@ -76,7 +76,7 @@ def test_runs_that_move_the_same_weights_exceed_every_null() -> None:
     assert found["uniform"].lift > found["per_magnitude"].lift + 0.2
 
 
-def test_random_subnetworks_of_any_density_meet_the_uniform_null() -> None:
+def test_random_subnetworks_of_any_density_meet_the_uniform_null():
     rng = np.random.default_rng(0)
     first, second = rng.random(200_000) < 0.2, rng.random(200_000) < 0.3
     counts = OverlapCounts(
@@ -94,7 +94,7 @@ def tensors_with_lifts(*lifts: float) -> list[TensorOverlap]:
     return [TensorOverlap(OverlapCounts(1000, 100, 100, round(10 * lift))) for lift in lifts]
 
 
-def test_the_interval_is_that_of_a_mean_over_equal_tensors() -> None:
+def test_the_interval_is_that_of_a_mean_over_equal_tensors():
     # With equal sizes the lift is the mean of the tensors' own: 30 at 1 and 30 at 3 give 2, with
     # standard error 1 / sqrt(60) = 0.129.
     tensors = tensors_with_lifts(*[1, 3] * 30)
@@ -104,12 +104,12 @@ def test_the_interval_is_that_of_a_mean_over_equal_tensors() -> None:
         assert overlap.ci_high == pytest.approx(2 + 1.96 / 60**0.5, abs=0.04)
 
 
-def test_tensors_that_agree_leave_no_width() -> None:
+def test_tensors_that_agree_leave_no_width():
     for overlap in overlap_beside_nulls(tensors_with_lifts(2, 2, 2), np.random.default_rng(0)):
         assert (overlap.ci_low, overlap.ci_high) == pytest.approx((2.0, 2.0))
 
 
-def test_the_interval_is_a_function_of_the_seed() -> None:
+def test_the_interval_is_a_function_of_the_seed():
     tensors = tensors_with_lifts(*np.geomspace(0.5, 8, 40))
     first, again, other = (
         overlap_beside_nulls(tensors, np.random.default_rng(seed)) for seed in (5, 5, 6)
@@ -119,7 +119,7 @@ def test_the_interval_is_a_function_of_the_seed() -> None:
     assert first[0].lift == other[0].lift
 
 
-def test_one_tensor_has_no_interval_and_neither_has_a_subnetwork_that_lies_in_one() -> None:
+def test_one_tensor_has_no_interval_and_neither_has_a_subnetwork_that_lies_in_one():
     [uniform, _] = overlap_beside_nulls(tensors_with_lifts(2), np.random.default_rng(0))
     assert uniform.lift == 2.0
     assert np.isnan([uniform.ci_low, uniform.ci_high]).all()

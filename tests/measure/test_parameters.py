@@ -29,9 +29,7 @@ from rlsubnet.measure.parameters import canonical_name, natural_order, parse_par
         ("7", None, "7"),
     ],
 )
-def test_layer_and_matrix_kind_of_every_architecture(
-    name: str, layer: int | None, matrix: str
-) -> None:
+def test_layer_and_matrix_kind_of_every_architecture(name, layer, matrix):
     assert parse_parameter(name) == (layer, matrix)
 
 
@@ -39,15 +37,15 @@ def test_layer_and_matrix_kind_of_every_architecture(
     "wrapper",
     ["_orig_mod", "_fsdp_wrapped_module", "_fsdp_wrapped_module._checkpoint_wrapped_module"],
 )
-def test_a_wrapper_around_one_layer_is_removed(wrapper: str) -> None:
+def test_a_wrapper_around_one_layer_is_removed(wrapper):
     wrapped = f"model.layers.0.{wrapper}.mlp.up_proj.weight"
     assert canonical_name(wrapped) == "model.layers.0.mlp.up_proj.weight"
 
 
-def test_a_module_that_is_only_called_like_a_wrapper_keeps_its_name() -> None:
+def test_a_module_that_is_only_called_like_a_wrapper_keeps_its_name():
     assert canonical_name("model.actor_head.weight") == "model.actor_head.weight"
 
 
-def test_natural_order_never_compares_a_number_with_a_word() -> None:
+def test_natural_order_never_compares_a_number_with_a_word():
     names = ["b", "a.10", "a.9", "a", "1"]
     assert sorted(names, key=natural_order) == ["a", "a.9", "a.10", "b", "1"]

@@ -59,16 +59,14 @@ def random_pair(shape: tuple[int, ...], scale: float, seed: int) -> tuple[np.nda
 
 @pytest.mark.parametrize("shape", [(1,), (7, 9), (64, 130), (3, 5, 11), (20_000,)])
 @pytest.mark.parametrize("scale", [1e-39, 1e-9, 1e-5, 1e-3, 0.02, 1.0, 300.0])
-def test_official_counts_are_the_integers_of_torch_isclose(
-    shape: tuple[int, ...], scale: float
-) -> None:
+def test_official_counts_are_the_integers_of_torch_isclose(shape, scale):
     init, tuned = random_pair(shape, scale, seed=len(shape))
     counts = update_counts(init, tuned, ALL_TOLERANCES)
     for atol in ALL_TOLERANCES:
         assert counts.unchanged["official", atol] == authors_unchanged(init, tuned, atol)
 
 
-def test_the_random_pairs_reach_both_sides_of_every_table_tolerance() -> None:
+def test_the_random_pairs_reach_both_sides_of_every_table_tolerance():
     init, tuned = random_pair((20_000,), 1e-3, seed=1)
     counts = update_counts(init, tuned)
     shares = [counts.sparsity("official", atol) for atol in TOLERANCES]
@@ -80,7 +78,7 @@ def test_the_random_pairs_reach_both_sides_of_every_table_tolerance() -> None:
     npst.arrays(np.uint16, (2, 40), elements=st.sampled_from(FINITE_CODES)),
     st.sampled_from(ALL_TOLERANCES),
 )
-def test_both_rules_hold_for_any_finite_codes(pair: np.ndarray, atol: float) -> None:
+def test_both_rules_hold_for_any_finite_codes(pair, atol):
     counts = update_counts(pair[0], pair[1], [atol])
     assert counts.unchanged["official", atol] == authors_unchanged(pair[0], pair[1], atol)
     assert counts.unchanged["exact", atol] == exact_unchanged(pair[0], pair[1], atol)
@@ -92,16 +90,14 @@ def test_both_rules_hold_for_any_finite_codes(pair: np.ndarray, atol: float) -> 
     ),
     st.floats(0, 1e-3),
 )
-def test_float32_sources_are_rounded_by_official_and_not_by_exact(
-    pair: np.ndarray, atol: float
-) -> None:
+def test_float32_sources_are_rounded_by_official_and_not_by_exact(pair, atol):
     counts = update_counts(pair[0], pair[1], [atol])
     assert counts.unchanged["official", atol] == authors_unchanged(pair[0], pair[1], atol)
     assert counts.unchanged["exact", atol] == exact_unchanged(pair[0], pair[1], atol)
 
 
 @pytest.mark.parametrize("types", [("f4", "f2"), ("f2", "bf16"), ("bf16", "f4"), ("f2", "f2")])
-def test_any_mix_of_stored_types_follows_both_rules(types: tuple[str, str]) -> None:
+def test_any_mix_of_stored_types_follows_both_rules(types):
     rng = np.random.default_rng(5)
     values = rng.normal(0, 1e-2, 5000).astype(np.float32)
     moved = values + (rng.normal(0, 1e-5, 5000) * (rng.random(5000) < 0.5)).astype(np.float32)
@@ -125,9 +121,7 @@ def test_any_mix_of_stored_types_follows_both_rules(types: tuple[str, str]) -> N
         (2.0**-7 * (1 + 2.0**-7), 2.0**-7 * (1 + 2.0**-6), 0),
     ],
 )
-def test_a_difference_on_the_rounding_boundary_goes_to_the_even_code(
-    atol: float, upper: float, unchanged: int
-) -> None:
+def test_a_difference_on_the_rounding_boundary_goes_to_the_even_code(atol, upper, unchanged):
     pair = to_bfloat16(np.array([2.0**-15, upper], np.float32))
     assert to_float32(pair).tolist() == [2.0**-15, upper]
     counts = update_counts(pair[:1], pair[1:], [atol])
@@ -136,30 +130,30 @@ def test_a_difference_on_the_rounding_boundary_goes_to_the_even_code(
     assert authors_unchanged(pair[:1], pair[1:], atol) == unchanged
 
 
-def test_exact_compares_with_the_real_tolerance_and_not_with_its_float32() -> None:
+def test_exact_compares_with_the_real_tolerance_and_not_with_its_float32():
     # float32(0.1) is 0.100000001490..., which is more than 0.1.
     tuned = np.array([0.1, np.nextafter(np.float32(0.1), np.float32(0))], np.float32)
     counts = update_counts(np.zeros(2, np.float32), tuned, [0.1])
     assert counts.unchanged["exact", 0.1] == 1
 
 
-def test_signed_zeros_differ_in_bits_but_not_in_value() -> None:
+def test_signed_zeros_differ_in_bits_but_not_in_value():
     counts = update_counts(codes(ZERO, MINUS_ZERO, ONE), codes(MINUS_ZERO, ZERO, ONE), [0.0])
     assert counts.bitwise_changed == 2
     assert counts.unchanged == {("official", 0.0): 3, ("exact", 0.0): 3}
 
 
-def test_nan_counts_as_changed_even_against_itself() -> None:
+def test_nan_counts_as_changed_even_against_itself():
     counts = update_counts(codes(NAN, ONE), codes(NAN, ONE), [1e-5])
     assert counts.unchanged == {("official", 1e-5): 1, ("exact", 1e-5): 1}
 
 
-def test_largest_difference_is_that_of_the_stored_values() -> None:
+def test_largest_difference_is_that_of_the_stored_values():
     assert update_counts(codes(ONE, ONE), codes(TWO, ONE)).max_abs_diff == 1.0
     assert update_counts(codes(), codes()).max_abs_diff == 0.0
 
 
-def test_weights_of_two_stored_types_are_bitwise_equal_after_rounding() -> None:
+def test_weights_of_two_stored_types_are_bitwise_equal_after_rounding():
     # 1 + 2^-12 rounds to 1 in bfloat16; 1 + 2^-6 does not.
     stored = np.array([1 + 2**-12, 1 + 2**-6], np.float32)
     assert bitwise_changed(codes(ONE, ONE), stored).tolist() == [False, True]
@@ -167,14 +161,14 @@ def test_weights_of_two_stored_types_are_bitwise_equal_after_rounding() -> None:
 
 
 @pytest.mark.parametrize("rule", ["official", "exact"])
-def test_the_changed_weights_are_those_that_are_not_counted_as_unchanged(rule: str) -> None:
+def test_the_changed_weights_are_those_that_are_not_counted_as_unchanged(rule):
     init, tuned = random_pair((5000,), 1e-3, seed=3)
     counts = update_counts(init, tuned)
     for atol in TOLERANCES:
         assert changed(init, tuned, rule, atol).sum() == 5000 - counts.unchanged[rule, atol]
 
 
-def test_sparsity_of_a_group_is_weighted_by_the_number_of_weights() -> None:
+def test_sparsity_of_a_group_is_weighted_by_the_number_of_weights():
     # 1 of 4 and 6 of 6 unchanged: 7 / 10, where a mean over tensors would say 0.625.
     counts = {
         "layers.0.a": UpdateCounts(4, 3, 0.5, {("official", 1e-5): 1}),
@@ -186,11 +180,11 @@ def test_sparsity_of_a_group_is_weighted_by_the_number_of_weights() -> None:
     assert total_counts(counts.values()) == UpdateCounts(20, 13, 2.0, {("official", 1e-5): 7})
 
 
-def test_an_empty_tensor_is_unchanged() -> None:
+def test_an_empty_tensor_is_unchanged():
     assert update_sparsity(codes(), codes()) == 1.0
 
 
-def test_bad_arguments_are_refused() -> None:
+def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match=r"shapes differ: \[1\] and \[2\]"):
         update_counts(codes(ONE), codes(ONE, TWO))
     for atol in (-1e-5, float("nan"), float("inf")):

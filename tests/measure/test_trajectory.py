@@ -13,7 +13,7 @@ STEPS = [
 # 0: never updated; 1: subnetwork, moved once; 2 and 3: cancelled; 4: subnetwork, late; 5: twice
 
 
-def test_toy_run_by_hand() -> None:
+def test_toy_run_by_hand():
     counts = trajectory_counts(START, STEPS)
     assert counts == [
         # {1, 2, 5} differ; 2 is not in the final subnetwork {1, 4, 5}.
@@ -25,14 +25,14 @@ def test_toy_run_by_hand() -> None:
     ]
 
 
-def test_classes_always_add_up_to_all_weights() -> None:
+def test_classes_always_add_up_to_all_weights():
     rng = np.random.default_rng(0)
     steps = [rng.integers(0, 3, 500).astype(np.uint16) for _ in range(4)]
     for count in trajectory_counts(np.zeros(500, np.uint16), steps):
         assert count.never + count.cancelled + count.subnetwork == count.numel == 500
 
 
-def test_counts_of_two_halves_add_up_to_those_of_the_whole() -> None:
+def test_counts_of_two_halves_add_up_to_those_of_the_whole():
     halves = [
         trajectory_counts(START[part], [step[part] for step in STEPS])
         for part in (slice(0, 2), slice(2, 6))
@@ -41,12 +41,12 @@ def test_counts_of_two_halves_add_up_to_those_of_the_whole() -> None:
     assert [a + b for a, b in zip(*halves, strict=True)] == whole
 
 
-def test_a_sign_of_zero_is_an_update_of_bits() -> None:
+def test_a_sign_of_zero_is_an_update_of_bits():
     counts = trajectory_counts(np.zeros(1, np.float32), [np.array([-0.0], np.float32)])
     assert counts[0].subnetwork == 1
 
 
-def test_a_step_that_does_not_fit_is_refused() -> None:
+def test_a_step_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="saved step 2: expected float32"):
         trajectory_counts(START, [START, START.astype(np.float16)])
     with pytest.raises(ValueError, match="at least one saved step"):

@@ -220,8 +220,6 @@ def find_steps(
     found: list[Path] = []
     for path in map(Path, paths):
         inside = sorted(path.glob(STEP_FILES)) if path.is_dir() else []
-        # Of an older format; refused by name when it is opened.
-        inside = inside or sorted(path.glob("step-*.safetensors"))
         found += inside or [path]
     steps = [step_number(path) for path in found] if numbers is None else list(numbers)
     if len(steps) != len(found):

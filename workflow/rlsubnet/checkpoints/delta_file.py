@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from rlsubnet.checkpoints.delta_codec import BLOCK, HEADER, Codes, decode_block, read_changes
-from rlsubnet.checkpoints.formats import ITEM_BYTES, read_header
+from rlsubnet.checkpoints.formats import ITEM_BYTES
 from rlsubnet.files import replacing
 
 FORMAT = "rlsubnet-delta-2"
@@ -138,7 +138,6 @@ def encode_manifest(manifest: Manifest) -> str:
     return json.dumps({"format": FORMAT, "block": BLOCK, **asdict(manifest)}, indent=1)
 
 
-OLD_FORMAT = "rlsubnet-delta-1"
 MANIFEST = "manifest.json"
 # A zip member needs long sizes in front when it may grow beyond 4 GiB.
 _LONG = 1 << 31
@@ -213,20 +212,8 @@ def writing_delta(path: Path | str) -> Iterator[DeltaWriter]:
 
 
 def is_delta(path: Path | str) -> bool:
-    """Return whether a path is that of a delta file.
-
-    Raises:
-        ValueError: it is a delta of a format that is not read any more, or a damaged safetensors
-            file.
-    """
-    path = Path(path)
-    if not path.is_file():
-        return False
-    if path.suffix == ".safetensors":
-        if read_header(path)[1].get("format") == OLD_FORMAT:
-            raise ValueError(
-                f"{path}: a delta of format {OLD_FORMAT}, expected {FORMAT}; write it again"
-            )
+    """Return whether a path is that of a delta file."""
+    if not zipfile.is_zipfile(path):
         return False
     try:
         with zipfile.ZipFile(path) as archive:
@@ -258,7 +245,6 @@ class Delta:
         self.path = Path(path)
         if not self.path.is_file():
             raise ValueError(f"{self.path}: no such delta file")
-        is_delta(self.path)  # says so if its format is an old one
         try:
             with zipfile.ZipFile(self.path) as archive:
                 if MANIFEST not in archive.namelist():

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rlsubnet.checkpoints.checkpoint import refuse_not_finite
-from rlsubnet.checkpoints.formats import CHUNK, Reader, open_reader
+from rlsubnet.checkpoints.formats import CHUNK, Reader
 from rlsubnet.checkpoints.masks import PLACEHOLDER, MaskFile, hidden_file
 from rlsubnet.checkpoints.pair import Pair
 from rlsubnet.checkpoints.sources import Schedule
@@ -103,7 +103,7 @@ class _Pass:
         """Return what one thread has counted, or the piece at which it failed."""
         counted: dict[str, Counts] = {}
         packed = np.empty((self.chunk + 7) // 8, np.uint8)
-        with open_reader(self.chunk) as before, open_reader(self.chunk) as after:
+        with closing(Reader(self.chunk)) as before, closing(Reader(self.chunk)) as after:
             for piece in self.queue:
                 counts = counted.setdefault(piece.name, Counts(self.request))
                 try:
@@ -171,16 +171,11 @@ def diff_tensors(
     work = _Pass(pair, request, chosen, queue, chunk, take_mask, take_progress).work
     pieces = sum(-(-pair.numel(name) // chunk) for name in names)
     threads = max(1, min(threads, pieces))
-    if threads == 1:
-        results = [work()]
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            try:
-                results = [
-                    future.result() for future in [pool.submit(work) for _ in range(threads)]
-                ]
-            finally:
-                queue.stop()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            results = [future.result() for future in [pool.submit(work) for _ in range(threads)]]
+        finally:
+            queue.stop()
     failures = [result for result in results if isinstance(result, _Failure)]
     if failures:
         raise min(failures, key=lambda failure: failure.number).error

@@ -14,8 +14,8 @@ import pickle
 import re
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -359,20 +359,10 @@ class Reader:
             self._path = None
 
 
-@contextmanager
-def open_reader(chunk: int) -> Iterator[Reader]:
-    """Yield a reader that is closed at the end of the block."""
-    reader = Reader(chunk)
-    try:
-        yield reader
-    finally:
-        reader.close()
-
-
 def stored_sha256(tensor: TensorInfo) -> str:
     """Return the SHA-256 of what a file holds of a tensor."""
     digest = hashlib.sha256()
-    with open_reader(CHUNK) as reader:
+    with closing(Reader(CHUNK)) as reader:
         for start in range(0, tensor.numel, CHUNK):
             piece = reader.read(tensor, start, min(CHUNK, tensor.numel - start))
             digest.update(piece.data)

@@ -25,58 +25,50 @@ def packed_bytes(shape: Shape) -> int:
     return (math.prod(shape) + 7) // 8
 
 
+def _described(
+    shapes: Mapping[str, Shape], metadata: Mapping[str, str]
+) -> tuple[dict[str, tuple[str, Shape]], dict[str, str]]:
+    """Return type and shape of every tensor of a mask file, and its metadata."""
+    shapes_text = json.dumps({name: list(shape) for name, shape in shapes.items()})
+    entries: dict[str, tuple[str, Shape]] = {
+        name: ("U8", (packed_bytes(shape),)) for name, shape in shapes.items()
+    }
+    return entries, {"format": FORMAT, "shapes": shapes_text, **metadata}
+
+
 def write_mask(
     path: Path | str,
     shapes: Mapping[str, Shape],
-    pieces: Iterable[tuple[str, np.ndarray]],
+    masks: Iterable[tuple[str, np.ndarray]],
     metadata: Mapping[str, str],
 ) -> None:
-    """Write a mask from a stream of pieces, one in memory at a time.
+    """Write a mask, one parameter in memory at a time.
 
     Args:
         path: where the file appears once it is complete.
-        shapes: shape of every parameter; their order is the order in the file.
-        pieces: (name, bool array) in the order of ``shapes``; a parameter may come in several
-            pieces, each but its last a multiple of 8 weights long.
+        shapes: shape of every parameter.
+        masks: (name, bool array) in the order of ``shapes``.
         metadata: what the mask came from; values are strings.
 
     Raises:
-        ValueError: the pieces do not fill the shapes exactly and in order.
+        ValueError: the masks do not fit the shapes, or come in another order.
     """
-    described = {
-        "format": FORMAT,
-        "shapes": json.dumps({name: list(shape) for name, shape in shapes.items()}),
-    } | dict(metadata)
-    entries = {name: ("U8", (packed_bytes(shape),)) for name, shape in shapes.items()}
-    # A tensor without weights takes no piece.
-    expected = [name for name, shape in shapes.items() if math.prod(shape)]
-    position, filled = 0, 0
     with replacing(path) as temporary, temporary.open("wb") as stream:
-        stream.write(encode_header(entries, described))
-        for name, piece in pieces:
-            if piece.size == 0:
-                continue
-            if piece.dtype != np.bool_:
-                raise ValueError(f"{path}: mask of {name}: expected bool, found {piece.dtype}")
-            if position == len(expected) or name != expected[position] or filled % 8:
-                raise ValueError(f"{path}: mask of {name}: a piece out of order or not whole")
-            stream.write(np.packbits(piece.reshape(-1), bitorder="little").tobytes())
-            filled += piece.size
-            numel = math.prod(shapes[name])
-            if filled > numel:
-                raise ValueError(f"{path}: mask of {name}: {filled} weights, expected {numel}")
-            if filled == numel:
-                position, filled = position + 1, 0
-        if position != len(expected):
-            raise ValueError(f"{path}: mask of {expected[position]}: missing or not whole")
+        stream.write(encode_header(*_described(shapes, metadata)))
+        for (name, shape), (found, mask) in zip(shapes.items(), masks, strict=True):
+            if (found, mask.dtype, mask.size) != (name, np.bool_, math.prod(shape)):
+                raise ValueError(
+                    f"{path}: expected a bool mask of {name} {list(shape)}, found {mask.dtype} "
+                    f"{list(mask.shape)} of {found}"
+                )
+            stream.write(np.packbits(mask.reshape(-1), bitorder="little").tobytes())
 
 
 def save_mask(
     path: Path | str, masks: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-    """Write whole bool arrays, keyed by parameter, as a mask file."""
-    shapes = {name: mask.shape for name, mask in masks.items()}
-    write_mask(path, shapes, masks.items(), metadata)
+    """Write bool arrays, keyed by parameter, as a mask file."""
+    write_mask(path, {name: mask.shape for name, mask in masks.items()}, masks.items(), metadata)
 
 
 def load_mask(path: Path | str) -> "Mask":
@@ -196,14 +188,10 @@ class MaskFile:
     ) -> None:
         self.path = Path(os.path.realpath(path))
         self.hidden = hidden_file(path)
-        self._metadata = {
-            "format": FORMAT,
-            "shapes": json.dumps({name: list(shape) for name, shape in shapes.items()}),
-        } | dict(metadata)
-        self._entries = {name: ("U8", (packed_bytes(shape),)) for name, shape in shapes.items()}
+        self._entries, self._metadata = _described(shapes, metadata)
         offset = len(encode_header(self._entries, self._metadata))
         self._offsets = {}
-        for name, (_, (size,)) in self._entries.items():
+        for name, (_, (size, *_)) in self._entries.items():
             self._offsets[name] = offset
             offset += size
         self.path.parent.mkdir(parents=True, exist_ok=True)

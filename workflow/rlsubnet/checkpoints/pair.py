@@ -11,7 +11,7 @@ import numpy as np
 from rlsubnet.checkpoints.checkpoint import Checkpoint, refuse_not_finite
 from rlsubnet.checkpoints.formats import CHUNK, ITEM_BYTES, encode_header
 from rlsubnet.checkpoints.masks import Mask, Shape
-from rlsubnet.checkpoints.sources import COMPANIONS, copy_companions
+from rlsubnet.checkpoints.sources import config_file, copy_companions
 from rlsubnet.files import replacing
 from rlsubnet.measure.sparsity import bitwise_changed, changed
 
@@ -201,9 +201,6 @@ def pair_notes(pair: Pair) -> list[str]:
     return notes
 
 
-WEIGHTS = "model.safetensors"
-
-
 def write_weights(init: Checkpoint, trained: Checkpoint, path: Path) -> None:
     """Write the weights of ``trained`` as one safetensors file, under the names ``init`` has.
 
@@ -229,31 +226,13 @@ def write_weights(init: Checkpoint, trained: Checkpoint, path: Path) -> None:
                 stream.write(read_finite(trained, name, start, count).tobytes())
 
 
-def check_companions(init: Path, folder: Path) -> None:
-    """Check that configuration and tokenizer are those of ``init``.
-
-    Raises:
-        ValueError: files differ, or are on one side only; names them.
-    """
-    differing = [
-        name
-        for name in COMPANIONS
-        if (init / name).is_file() != (folder / name).is_file()
-        or ((init / name).is_file() and (init / name).read_bytes() != (folder / name).read_bytes())
-    ]
-    if differing or not (folder / "config.json").is_file():
-        raise ValueError(
-            f"{folder}: expected configuration and tokenizer of {init}, differing: "
-            f"{listed(differing)}"
-        )
-
-
 def export_trained(init: Path, trained: Path, folder: Path) -> None:
     """Fill the existing ``folder`` with trained weights and all else from ``init``.
 
     Raises:
-        ValueError: as :func:`write_weights` and :func:`check_companions` say.
+        ValueError: as :func:`write_weights` says, or ``init`` has no configuration.
     """
-    write_weights(Checkpoint(init), Checkpoint(trained), folder / WEIGHTS)
+    if not config_file(init).is_file():
+        raise ValueError(f"{init}: no config.json; expected a transformers checkpoint")
+    write_weights(Checkpoint(init), Checkpoint(trained), folder / "model.safetensors")
     copy_companions(init, folder)
-    check_companions(init, folder)

@@ -22,11 +22,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from rlsubnet.checkpoints.formats import TensorInfo, parse_header, read_stored, stored_sha256
+from rlsubnet.checkpoints.formats import TensorInfo, parse_header, stored_sha256
 from rlsubnet.checkpoints.hub import WAITS, RemoteFile, Report, Repository, require_space
-from rlsubnet.checkpoints.sources import PREFIX, is_side, weight_files
+from rlsubnet.checkpoints.sources import PREFIX, FileSource, is_side, weight_files
 from rlsubnet.files import sha256
 
 # The first request for a header; few are longer.
@@ -86,8 +84,8 @@ def _release(folder: Path, lock: int) -> None:
     os.close(lock)
 
 
-class RemoteShards:
-    """The files of one commit of the hub, of which few are on the disk: a ``FileSource``.
+class RemoteShards(FileSource):
+    """The files of one commit of the hub, of which few are on the disk.
 
     Attributes:
         label: ``hf:organization/name@commit``.
@@ -114,7 +112,7 @@ class RemoteShards:
         self.close = weakref.finalize(self, _release, self.folder, lock)
         self.shards = {self.folder / name: self.listing.files[name] for name in self._names(source)}
         self.headers = {path: self._read_header(file) for path, file in self.shards.items()}
-        self.stored = self._stored_tensors()
+        self._stored = self._stored_tensors()
         if "config.json" in self.listing.files:
             self._side_file("config.json")
         self._lock = threading.RLock()
@@ -159,6 +157,10 @@ class RemoteShards:
                 raise ValueError(f"{self.label}: in more than one shard: {', '.join(twice)}")
             tensors |= {name: replace(info, file=path) for name, info in found.items()}
         return tensors
+
+    @property
+    def stored(self) -> dict[str, TensorInfo]:
+        return self._stored
 
     def sizes(self) -> dict[Path, int]:
         return {path: file.size for path, file in self.shards.items()}
@@ -213,10 +215,6 @@ class RemoteShards:
         self.report(f"{self.label}/{file.name}: {file.size / 1e6:.1f} MB {how}, digest matches")
         self._here[path] = None
 
-    def read(self, info: TensorInfo, start: int, count: int) -> np.ndarray:
-        self.ensure(info.file)
-        return read_stored(info, start, count)
-
     def tensor_sha256(self, info: TensorInfo) -> str:
         return self._tensor_digests(info.file)[info.stored_name]
 
@@ -240,12 +238,11 @@ class RemoteShards:
 
     def side_files(self) -> tuple[list[Path], list[str]]:
         """Fetch the small files beside the weights; return them, and names of the others."""
-        side, others = [], []
-        for name, file in sorted(self.listing.files.items()):
-            if self.folder / name in self.shards:
-                continue
-            if is_side(name, file.size):
-                side.append(self._side_file(name))
-            else:
-                others.append(name)
-        return side, others
+        files = [
+            file
+            for name, file in sorted(self.listing.files.items())
+            if self.folder / name not in self.shards
+        ]
+        side = [file.name for file in files if is_side(file.name, file.size)]
+        others = [file.name for file in files if file.name not in side]
+        return [self._side_file(name) for name in side], others

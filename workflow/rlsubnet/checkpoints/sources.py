@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -211,23 +211,25 @@ def _read_shards(folder: Path, index: str, weight_map: Mapping[str, str]) -> dic
     return tensors
 
 
-class FileSource(Protocol):
-    """The files of a checkpoint, wherever they come from."""
+class FileSource:
+    """The files of a checkpoint; what is not said otherwise fits files that lie on the disk.
 
-    @property
-    def label(self) -> str:
-        """The source, for messages."""
+    Attributes:
+        label: the source, for messages.
+        folder: the folder of the files.
+        stored: all tensors, whatever their type, by stored name.
+    """
 
-    @property
-    def folder(self) -> Path:
-        """The folder of the files."""
+    label: str
+    folder: Path
 
     @property
     def stored(self) -> Mapping[str, TensorInfo]:
-        """All tensors, whatever their type, by stored name."""
+        raise NotImplementedError
 
     def sizes(self) -> Mapping[Path, int]:
         """Return the size of every file that has to be fetched."""
+        return {}
 
     def plan(self, most: Collection[Path], count: int) -> None:
         """Take the files that will lie on the disk together at the worst, and how many in all."""
@@ -238,23 +240,29 @@ class FileSource(Protocol):
     def release(self, files: Collection[Path]) -> None:
         """Take files that are not needed any more."""
 
-    def read(self, info: TensorInfo, start: int, count: int) -> np.ndarray:
-        """Return ``count`` numbers from ``start`` of the flattened tensor, as stored."""
-
     def ensure(self, file: Path) -> None:
         """Return when a file that is read in no planned order is on the disk."""
 
+    def read(self, info: TensorInfo, start: int, count: int) -> np.ndarray:
+        """Return ``count`` numbers from ``start`` of the flattened tensor, as stored."""
+        self.ensure(info.file)
+        return read_stored(info, start, count)
+
     def tensor_sha256(self, info: TensorInfo) -> str:
         """Return the SHA-256 of the stored bytes of a tensor."""
+        return stored_sha256(info)
 
     def fingerprint(self, file: Path) -> list[Any]:
         """Return what changes when a file does."""
+        raise NotImplementedError
 
     def header(self, file: Path, size: int) -> bytes:
         """Return the first bytes of a weight file."""
+        raise NotImplementedError
 
     def size_and_sha256(self, file: Path) -> tuple[int, str]:
         """Return size and SHA-256 of a weight file, which has been read."""
+        raise NotImplementedError
 
     def side_files(self) -> tuple[list[Path], list[str]]:
         """Return the files that belong to the model beside its weights, and names of the others.
@@ -263,40 +271,19 @@ class FileSource(Protocol):
         itself and is small. Left out: weights in other forms, subfolders, hidden files, our own
         record of a download.
         """
+        raise NotImplementedError
 
 
-class LocalFiles:
+class LocalFiles(FileSource):
     """A folder or file on the disk: nothing has to be fetched."""
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
-        self.label = str(path)
+        self.path, self.label = Path(path), str(path)
         self.folder = self.path if self.path.is_dir() else self.path.parent
 
     @cached_property
     def stored(self) -> dict[str, TensorInfo]:
         return read_tensors(self.path)
-
-    def sizes(self) -> dict[Path, int]:
-        return {}
-
-    def plan(self, most: Collection[Path], count: int) -> None:
-        pass
-
-    def fetch(self, files: Collection[Path]) -> None:
-        pass
-
-    def release(self, files: Collection[Path]) -> None:
-        pass
-
-    def ensure(self, file: Path) -> None:
-        pass
-
-    def read(self, info: TensorInfo, start: int, count: int) -> np.ndarray:
-        return read_stored(info, start, count)
-
-    def tensor_sha256(self, info: TensorInfo) -> str:
-        return stored_sha256(info)
 
     def fingerprint(self, file: Path) -> list[Any]:
         status = file.stat()
@@ -311,13 +298,13 @@ class LocalFiles:
 
     def side_files(self) -> tuple[list[Path], list[str]]:
         weights = {info.file for info in self.stored.values()}
-        side, others = [], []
-        for path in sorted(set(self.folder.iterdir()) - weights):
-            if path.is_file() and path.name != RECORD and is_side(path.name, path.stat().st_size):
-                side.append(path)
-            else:
-                others.append(path.name)
-        return side, others
+        files = sorted(set(self.folder.iterdir()) - weights)
+        side = [
+            path
+            for path in files
+            if path.is_file() and path.name != RECORD and is_side(path.name, path.stat().st_size)
+        ]
+        return side, [path.name for path in files if path not in side]
 
 
 def is_side(name: str, size: int) -> bool:
