@@ -18,7 +18,7 @@ from rlsubnet.config.read import read_yaml
 from rlsubnet.evaluation.loading import deterministic
 from rlsubnet.measure.rank import update_rank
 from rlsubnet.tasks.tokenizer import VOCAB_SIZE
-from rlsubnet.training.device import count_changed, overlap_counts
+from rlsubnet.training.device import count_changed
 from rlsubnet.training.online import gather, policy_step
 from rlsubnet.training.optimizer import MasterOptimizer
 
@@ -128,15 +128,13 @@ def optimizer_pass(place: Place, bench: Bench) -> Finding:
 
 
 def measures(place: Place) -> Iterator[Finding]:
-    """Counting, overlap and rank, at the shapes of half a billion weights."""
+    """Counting and rank, at the shapes of half a billion weights."""
     size = MINIATURE if place.miniature else HALF_BILLION
     model = make_bench(size, place.device).model
     init = {name: weight.detach() for name, weight in model.named_parameters()}
     tuned = {name: weight + 2e-5 * torch.randn_like(weight) for name, weight in init.items()}
     numel = sum(weight.numel() for weight in init.values())
     yield beside_floor(place, "count", lambda: count_changed(init, tuned).changed, 4.0 * numel)
-    masks = [torch.rand(numel, device=place.device) < 0.3 for _ in range(2)]
-    yield beside_floor(place, "overlap", lambda: overlap_counts(*masks), 2.0 * numel)
     rows, columns = size.matrix
     before = torch.randn(size.matrix, device=place.device).bfloat16()
     after = before + 0.01 * torch.randn_like(before)

@@ -1,6 +1,7 @@
 """prefetch_olmes, evaluate_olmes and evaluate_steps_olmes with a made program in olmes's place."""
 
 import csv
+import gzip
 import json
 import sys
 from pathlib import Path
@@ -10,7 +11,6 @@ import pytest
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta_pack import write_delta
 from rlsubnet.cli import main
-from rlsubnet.evaluation.results import read_answers
 from tests.backends.olmes_folders import use_small_suite
 from tests.backends.test_olmes_program import script
 from tests.evaluation.tiny_models import save_folder, tiny_model
@@ -90,7 +90,8 @@ def test_an_evaluation_writes_scores_and_answers(place, capsys):
     assert rows["small_levels", "all"]["correct"] == "2"
     assert rows["small_years", "all"]["n"] == "2"
     assert {row["backend"] for row in rows.values()} == {"olmes"}
-    assert len(read_answers(place / "answers.csv.gz")) == 9
+    with gzip.open(place / "answers.csv.gz", "rt") as stream:
+        assert len(stream.readlines()) == 1 + 9
     assert "small_choice: 66.67 % of 3" in capsys.readouterr().out
     ((words, variables),) = calls(place)
     assert words[words.index("--gpus") + 1] == "1"

@@ -1,5 +1,7 @@
 """Scores and answers as files; intervals and tests against hand-worked numbers and scipy."""
 
+import csv
+import gzip
 import random
 from math import isnan, sqrt
 from pathlib import Path
@@ -18,7 +20,6 @@ from rlsubnet.evaluation.results import (
     mcnemar_exact,
     mean_and_error,
     paired_difference,
-    read_answers,
     score_rows,
     t_interval,
     wilson_interval,
@@ -68,20 +69,13 @@ def test_answers_come_back_and_the_same_answers_give_the_same_bytes(tmp_path: Pa
     one, two = tmp_path / "one.csv.gz", tmp_path / "sub" / "two.csv.gz"
     write_answers(one, ANSWERS)
     write_answers(two, ANSWERS)
-    assert read_answers(one) == ANSWERS
+    with gzip.open(one, "rt", newline="") as stream:
+        header, *rows = csv.reader(stream)
+    assert header == ["task", "level", "item_id", "samples", "correct"]
+    assert rows == [[str(value) for value in vars(answer).values()] for answer in ANSWERS]
     assert one.read_bytes() == two.read_bytes()
     # Bytes 4 to 8 of a gzip header hold the time; flag 8 in byte 3 would announce a file name.
     assert one.read_bytes()[3:8] == bytes(5)
-
-
-def test_a_file_with_other_columns_is_refused(tmp_path: Path) -> None:
-    import gzip
-
-    path = tmp_path / "a.csv.gz"
-    with gzip.open(path, "wt") as stream:
-        stream.write("task,item_id\n")
-    with pytest.raises(ValueError, match="a.csv.gz: expected columns"):
-        read_answers(path)
 
 
 Z95 = float(norm.ppf(0.975))

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from rlsubnet.measure.overlap import overlap_counts as counts_of_arrays
 from rlsubnet.measure.sparsity import RULES, TOLERANCES, changed
-from rlsubnet.training.device import changed_weights, count_changed, overlap_counts
+from rlsubnet.training.device import changed_weights, count_changed
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -58,11 +57,3 @@ def test_models_that_do_not_fit_are_refused_by_name() -> None:
         count_changed({"a": torch.zeros(1)}, {"a": torch.zeros(1), "b": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"tensor a: shapes differ: \[1\] and \[2\]"):
         count_changed({"a": torch.zeros(1)}, {"a": torch.zeros(2)})
-
-
-def test_overlap_counts_are_those_of_arrays() -> None:
-    masks = [torch.rand(1000, generator=GENERATOR) < share for share in (0.3, 0.6)]
-    found = overlap_counts(*masks).tolist()
-    packed = [np.packbits(mask.numpy(), bitorder="little") for mask in masks]
-    expected = counts_of_arrays(*packed, numel=1000)
-    assert found == [expected.first, expected.second, expected.both]

@@ -302,23 +302,3 @@ def write_answers(path: Path | str, answers: Sequence[Answer]) -> None:
         gzip.GzipFile(filename="", mode="wb", fileobj=stream, mtime=0) as packed,
     ):
         packed.write(text.getvalue().encode("utf-8"))
-
-
-def read_answers(path: Path | str) -> list[Answer]:
-    """Return the answers in a file that :func:`write_answers` wrote."""
-    with gzip.open(path, "rt", encoding="utf-8", newline="") as stream:
-        reader = csv.DictReader(stream)
-        if tuple(reader.fieldnames or ()) != names(Answer):
-            raise ValueError(
-                f"{path}: expected columns {list(names(Answer))}, found {reader.fieldnames}"
-            )
-        return [
-            Answer(
-                row["task"],
-                row["level"],
-                row["item_id"],
-                int(row["samples"]),
-                int(row["correct"]),
-            )
-            for row in reader
-        ]

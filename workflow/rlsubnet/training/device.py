@@ -227,18 +227,6 @@ def _count_by_kernel(pairs: Sequence[tuple[Tensor, Tensor]], threshold: int) -> 
     return chunk_counts(table, threshold).sum(dtype=torch.int64)
 
 
-def overlap_counts(mask1: Tensor, mask2: Tensor) -> Tensor:
-    """Return the sizes of two masks and of what they share, int64, ``[3]``.
-
-    ``o1 = shared / size1`` and ``o2 = shared / size2`` (section 5).
-
-    >>> overlap_counts(torch.tensor([True, True, False]), torch.tensor([True, False, True]))
-    tensor([2, 2, 1])
-    """
-    _check_shapes(mask1, mask2)
-    return torch.stack([part.count_nonzero() for part in (mask1, mask2, mask1 & mask2)])
-
-
 class ChangedWeights:
     """Counts how many weights differ from where a run started, where the weights are.
 
