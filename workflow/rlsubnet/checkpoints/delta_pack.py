@@ -4,6 +4,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -127,16 +128,7 @@ class InitDigests:
     def __init__(self, init: FileSource) -> None:
         self._init = init
         self.tensors = by_canonical_name(init)
-        self._known: dict[str, str] = {}
-
-    def sha256(self, name: str) -> str:
-        """Return the digest of a tensor."""
-        if name not in self._known:
-            digest = hashlib.sha256()
-            for block in blocks(self._init, self.tensors[name]):
-                digest.update(block.data)
-            self._known[name] = digest.hexdigest()
-        return self._known[name]
+        self.sha256 = cache(lambda name: init.tensor_sha256(self.tensors[name]))
 
     def check(self, manifest: Manifest, path: object) -> None:
         """Check that this is the init that a delta was packed against.

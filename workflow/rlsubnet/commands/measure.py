@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlsubnet.columns import FrozenRow, OverlapRow, RankRow, TrajectoryRow, UpdateRow, names
 from rlsubnet.commands.shared import (
     CHECKPOINT_HELP,
     LOCAL_HELP,
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 def run_updates(options: argparse.Namespace) -> None:
     """Count what finetuning changed; print a summary, write the rows and the mask asked for."""
-    from rlsubnet.files import write_csv
     from rlsubnet.measure.kernel import Request
     from rlsubnet.measure.sparsity import TOLERANCES
 
@@ -47,6 +45,9 @@ def run_updates(options: argparse.Namespace) -> None:
     found = measure(pair, Request(tuple(tolerances)), options, options.out, options.mask)
     counts = {name: found[name].update_counts(tolerances) for name in found}
     if options.out:
+        from rlsubnet.columns import UpdateRow, names
+        from rlsubnet.files import write_csv
+
         write_csv(options.out, _update_rows(pair, counts), names(UpdateRow))
     print(_update_summary(pair, counts))
 
@@ -137,6 +138,7 @@ def run_frozen(options: argparse.Namespace) -> None:
     """Compare the weights outside a mask bit by bit; fail after writing which ones changed."""
     from rlsubnet.checkpoints.masks import load_mask
     from rlsubnet.checkpoints.pair import check_frozen
+    from rlsubnet.columns import FrozenRow, names
     from rlsubnet.files import write_csv
 
     counts = dict(check_frozen(open_pair(options), load_mask(options.mask)))
@@ -174,6 +176,7 @@ def run_overlap(options: argparse.Namespace) -> None:
     from rlsubnet.checkpoints.checkpoint import Checkpoint, open_source
     from rlsubnet.checkpoints.masks import load_mask
     from rlsubnet.checkpoints.overlap import pair_masks, tensor_overlaps
+    from rlsubnet.columns import OverlapRow, names
     from rlsubnet.files import write_csv
     from rlsubnet.measure.overlap import overlap_beside_nulls
 
@@ -243,6 +246,7 @@ def run_rank(options: argparse.Namespace) -> None:
     bound_linear_algebra(checked_threads(options.threads))
     from rlsubnet.checkpoints.differ import tensors_by_part
     from rlsubnet.checkpoints.structure import matrix_ranks
+    from rlsubnet.columns import RankRow, names
     from rlsubnet.files import write_csv
     from rlsubnet.measure.rank import mean_rank_share
 
@@ -283,6 +287,7 @@ def run_trajectory(options: argparse.Namespace) -> None:
     from rlsubnet.checkpoints.checkpoint import Checkpoint
     from rlsubnet.checkpoints.delta import find_steps, open_steps
     from rlsubnet.checkpoints.structure import measure_trajectory
+    from rlsubnet.columns import TrajectoryRow, names
     from rlsubnet.files import write_csv
 
     init = Checkpoint(options.init)
