@@ -73,7 +73,16 @@ class Runs:
         )
         first = algorithm == "pretrain"
         shape, start = (TINY, "") if first else (None, "base")
-        row = Row("run", algorithm, start, "data", recipe, 3, "full" if mask else "", shape)
+        row = Row(
+            run="run",
+            algorithm=algorithm,
+            init=start,
+            data="data",
+            recipe=recipe,
+            seed=3,
+            mask="full" if mask else "",
+            architecture=shape,
+        )
         data = algorithm if algorithm in DATA else "problems"
         final, metrics = self.final(name), self._folder / name / "metrics.csv"
         run_training(

@@ -63,7 +63,7 @@ class Bench:
             self.model.config, False, self.size.prompt + response, response, logit
         )
         parts = fewest_parts(rows, examples, needed, device_memory(self.device))
-        return replace(recipe, accumulate=parts)
+        return recipe.but(accumulate=parts)
 
     def tokens(self, count: int) -> list[int]:
         """Return random tokens, none of which ends a response."""

@@ -10,8 +10,8 @@ import pytest
 
 from rlsubnet.backends.olmes.run import olmes_arguments
 from rlsubnet.backends.olmes.suites import COMMIT, SUITES, Settings, read_settings, tasks_of
-from rlsubnet.config.model import load_schema
 from rlsubnet.config.scale import OLMES_SUITES
+from rlsubnet.config.schema import Olmes
 from rlsubnet.data import load_published
 
 
@@ -112,8 +112,7 @@ def test_bad_settings_name_the_key(block, message):
 
 
 def test_the_schema_s_defaults_are_the_settings_defaults():
-    schema = load_schema("config")["properties"]["evaluation"]["properties"]["olmes"]["properties"]
-    defaults = {key: value["default"] for key, value in schema.items() if key != "environment"}
+    defaults = Olmes().model_dump(exclude={"environment"})
     assert read_settings({"suites": ["math500"], **defaults}) == Settings(("math500",))
     assert defaults["commit"] == COMMIT
 

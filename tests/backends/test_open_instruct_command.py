@@ -18,8 +18,9 @@ from rlsubnet.backends.open_instruct.command import (
     environment,
     script_arguments,
 )
-from rlsubnet.backends.rows import Row, open_instruct_row
+from rlsubnet.backends.rows import open_instruct_row
 from rlsubnet.config import Scale, load_config, load_scale, resolved_row
+from rlsubnet.config.model import OpenInstructRecipe, Row
 
 GOLDEN = Path(__file__).parent / "golden" / "open_instruct"
 RUNS = ("dpo", "dpo_sub", "dpo_b32", "dpo_b32_seed123", "dpo_b32_rollouts", "eurus2_dpo")
@@ -30,11 +31,11 @@ def paper(repository: Path) -> Scale:
     return load_scale(load_config([repository / "config/paper/config.yaml"]), repository)
 
 
-def row_of(paper: Scale, run: str) -> Row:
+def row_of(paper: Scale, run: str) -> Row[OpenInstructRecipe]:
     return open_instruct_row(run, json.dumps(resolved_row(paper, run)))
 
 
-def places_of(row: Row) -> Places:
+def places_of(row: Row[OpenInstructRecipe]) -> Places:
     work = Path("/project/paper")
     return Places(
         checkout=Path("/open-instruct"),
@@ -46,7 +47,7 @@ def places_of(row: Row) -> Places:
     )
 
 
-def in_lines(row: Row) -> str:
+def in_lines(row: Row[OpenInstructRecipe]) -> str:
     """Return environment and command, one word a line."""
     places = places_of(row)
     variables = [f"{key}={value}" for key, value in environment(row, places).items()]
@@ -80,8 +81,8 @@ def test_a_masked_run_differs_from_its_full_run_by_the_mask_alone(paper: Scale) 
     assert renamed[:start] + renamed[start + 4 :] == words["dpo"]
 
 
-def changed(row: Row, **recipe: object) -> Row:
-    return replace(row, recipe=replace(row.recipe, **recipe))
+def changed(row: Row[OpenInstructRecipe], **recipe: object) -> Row[OpenInstructRecipe]:
+    return row.but(recipe=row.recipe.but(**recipe))
 
 
 def test_another_clip_brings_a_configuration_of_its_own(paper: Scale) -> None:
@@ -129,7 +130,7 @@ def test_the_tokenizer_s_own_template_has_a_name_that_the_script_does_not_know(
     ],
 )
 def test_tracking_follows_the_mode(paper: Scale, mode: str, expected: list[str]) -> None:
-    row = replace(row_of(paper, "dpo"), wandb={"mode": mode, "project": "p"})
+    row = row_of(paper, "dpo").but(wandb={"mode": mode, "project": "p"})
     words = script_arguments(row, places_of(row))
     start = words.index("--logging_steps")
     assert words[start - len(expected) : start] == expected

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,13 +9,14 @@ import pytest
 from rlsubnet.backends.open_instruct.command import Places
 from rlsubnet.backends.open_instruct.training import go_on_or_begin, output_folder
 from rlsubnet.backends.processes import mark_saved
-from rlsubnet.backends.rows import Row, open_instruct_row
+from rlsubnet.backends.rows import open_instruct_row
+from rlsubnet.config.model import OpenInstructRecipe, Row
 
 INPUTS = {"init": "1a", "data": "2b", "mask": None}
 
 
 @pytest.fixture
-def row() -> Row:
+def row() -> Row[OpenInstructRecipe]:
     values = {
         **{"run": "dpo", "backend": "open_instruct", "algorithm": "dpo_norm", "init": "sft"},
         **{"data": "pairs", "recipe": {"backend": "open_instruct", "lr": 1e-3, "beta": 5.0}},
@@ -38,7 +38,7 @@ Leave = Callable[..., Path]
 
 
 @pytest.fixture
-def leave(row: Row, places: Places) -> Leave:
+def leave(row: Row[OpenInstructRecipe], places: Places) -> Leave:
     """Return a function that leaves a save of a step, marked or not, as a killed run does."""
     assert go_on_or_begin(row, places, INPUTS) == 0
 
@@ -64,7 +64,7 @@ def left(places: Places) -> set[str]:
 
 
 def test_without_a_save_that_is_whole_nothing_is_kept(
-    row: Row, places: Places, leave: Leave
+    row: Row[OpenInstructRecipe], places: Places, leave: Leave
 ) -> None:
     leave(2, marked=False)
     (places.scratch / "tokenized").mkdir()
@@ -74,7 +74,7 @@ def test_without_a_save_that_is_whole_nothing_is_kept(
 
 
 def test_the_newest_save_that_is_whole_is_all_that_is_kept_of_the_output(
-    row: Row, places: Places, leave: Leave
+    row: Row[OpenInstructRecipe], places: Places, leave: Leave
 ) -> None:
     for step, marked in ((8, True), (10, True), (12, False)):
         leave(step, marked)
@@ -92,12 +92,12 @@ def test_the_newest_save_that_is_whole_is_all_that_is_kept_of_the_output(
 
 
 def test_a_save_of_another_row_or_other_inputs_is_refused(
-    row: Row, places: Places, leave: Leave
+    row: Row[OpenInstructRecipe], places: Places, leave: Leave
 ) -> None:
     leave(2)
     with pytest.raises(ValueError, match=r"seed was 42 and is 123; delete"):
-        go_on_or_begin(replace(row, seed=123), places, INPUTS)
-    other = replace(row, recipe=replace(row.recipe, lr=2e-3))
+        go_on_or_begin(row.but(seed=123), places, INPUTS)
+    other = row.but(recipe=row.recipe.but(lr=2e-3))
     with pytest.raises(ValueError, match=r": recipe\.lr was 0\.001 and is 0\.002; delete"):
         go_on_or_begin(other, places, INPUTS)
     with pytest.raises(
@@ -107,9 +107,11 @@ def test_a_save_of_another_row_or_other_inputs_is_refused(
     assert (output_folder(row, places) / "step_2" / "saved.json").exists()
 
 
-def test_how_often_a_run_saves_and_logs_may_change(row: Row, places: Places, leave: Leave) -> None:
+def test_how_often_a_run_saves_and_logs_may_change(
+    row: Row[OpenInstructRecipe], places: Places, leave: Leave
+) -> None:
     leave(2)
-    other = replace(row, recipe=replace(row.recipe, save_every=7), wandb={"mode": "offline"})
+    other = row.but(recipe=row.recipe.but(save_every=7), wandb={"mode": "offline"})
     assert go_on_or_begin(other, places, INPUTS) == 2
 
 
@@ -118,7 +120,11 @@ def test_how_often_a_run_saves_and_logs_may_change(row: Row, places: Places, lea
     [(lambda file: file.write_bytes(b"mom"), "3 bytes"), (lambda file: file.unlink(), "none")],
 )
 def test_a_save_that_was_cut_short_afterwards_is_refused(
-    row: Row, places: Places, leave: Leave, damage: Callable[[Path], None], found: str
+    row: Row[OpenInstructRecipe],
+    places: Places,
+    leave: Leave,
+    damage: Callable[[Path], None],
+    found: str,
 ) -> None:
     file = leave(2) / "pytorch_model" / "rank_0.pt"
     damage(file)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlsubnet.cli import main
-from rlsubnet.config.model import read_settings
+from rlsubnet.config.schema import read_sampling
 from rlsubnet.files import sha256, write_jsonl
 from rlsubnet.tasks.arithmetic import problems
 from rlsubnet.tasks.choices import CHOICE_TASKS, choices
@@ -97,10 +97,10 @@ def test_bad_settings_name_the_key(
     assert evaluate(inputs, tmp_path, settings=SETTINGS | {"top_p": 1}) == 1
     assert "top_p" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match="key samples: expected a number, found '8'"):
-        read_settings(SETTINGS | {"samples": "8"})
-    with pytest.raises(ValueError, match="temperature must be above 0"):
-        read_settings(SETTINGS | {"temperature": 0})
+    with pytest.raises(ValueError, match="key samples: expected a whole number"):
+        read_sampling(SETTINGS | {"samples": "8"})
+    with pytest.raises(ValueError, match="temperature: expected a number above 0"):
+        read_sampling(SETTINGS | {"temperature": 0})
 
 
 def test_a_bad_suite_leaves_no_output(

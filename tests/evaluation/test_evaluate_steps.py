@@ -12,7 +12,7 @@ from rlsubnet.checkpoints.delta_pack import pack
 from rlsubnet.checkpoints.sources import LocalFiles
 from rlsubnet.cli import main
 from rlsubnet.columns import ScoreRow, StepScoreRow, names
-from rlsubnet.config.model import read_settings
+from rlsubnet.config.schema import read_sampling
 from rlsubnet.files import write_jsonl
 from rlsubnet.tasks.arithmetic import problems
 from rlsubnet.tasks.choices import choices
@@ -106,4 +106,4 @@ def test_steps_of_another_model_are_refused(
 
 def test_what_is_evaluated_is_no_setting() -> None:
     block = {**SETTINGS, "suites": ["mc"], "step_suites": ["arith"], "step_samples": 8}
-    assert read_settings(block) == read_settings(SETTINGS)
+    assert read_sampling(block) == read_sampling(SETTINGS)

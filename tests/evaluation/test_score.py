@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rlsubnet.columns import Answer
-from rlsubnet.config.model import Settings
+from rlsubnet.config.model import Sampling
 from rlsubnet.evaluation.score import (
     Suite,
     answer_suites,
@@ -21,7 +21,7 @@ from rlsubnet.tasks.tokenizer import build_tokenizer
 from tests.evaluation.oracle import Oracle
 from tests.evaluation.tiny_models import tiny_model
 
-SETTINGS = Settings(samples=3, temperature=1.0, batch_size=16, max_new_tokens=12, seed=1)
+SETTINGS = Sampling(samples=3, temperature=1.0, batch_size=16, max_new_tokens=12, seed=1)
 TOKENIZER = build_tokenizer()
 PROBLEMS = problems([2, 3, 2, 2, 2], "test", 5)
 
@@ -63,7 +63,7 @@ def test_wrong_unfinished_and_padded_answers_score_nothing() -> None:
 
 
 def test_an_answer_that_reaches_the_token_limit_did_not_end_by_itself() -> None:
-    tight = Settings(samples=1, temperature=1.0, batch_size=16, max_new_tokens=11, seed=1)
+    tight = Sampling(samples=1, temperature=1.0, batch_size=16, max_new_tokens=11, seed=1)
     answers = suite_answers(Oracle(worked_answer), TOKENIZER, "arith", PROBLEMS, tight)
     assert sum(answer.correct for answer in answers) == 0  # 11 tokens and no end token
 

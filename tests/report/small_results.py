@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from rlsubnet.config import Pair, Run
-from rlsubnet.config.model import first_error, load_schema
+from rlsubnet.config.model import Recipe
 from rlsubnet.items import ITEMS
 
 # The verdicts are not among the tables here: they read the others.
@@ -125,9 +125,7 @@ def make_recipe(**keys: Any) -> dict[str, Any]:
     """Return a recipe of 10 steps at a constant 1e-3 but for `keys`, with the defaults filled."""
     recipe = {"backend": "native", "steps": 10, "batch_size": 4, "lr": 1e-3}
     recipe |= {"schedule": "constant", "warmup_ratio": 0.0}
-    recipe |= keys
-    assert first_error(recipe, load_schema("config")["$defs"]["recipe"]) is None
-    return recipe
+    return Recipe(**recipe | keys).model_dump()
 
 
 def make_pair(pair: str, init: str, tuned: str, method: str, items: str, model: str = "") -> Pair:

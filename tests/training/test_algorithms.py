@@ -1,11 +1,11 @@
 import math
-from dataclasses import replace
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 
-from rlsubnet.config.model import Recipe, load_schema
-from rlsubnet.config.scale import DATA_KINDS, OBJECTIVE_KEYS, ONLINE_KEYS, recipe_schemas
+from rlsubnet.config import Run
+from rlsubnet.config.model import Recipe
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from rlsubnet.training.loop import (
     ALGORITHMS,
@@ -89,7 +89,7 @@ PAIRS = Scores(
 
 def test_simpo_divides_by_tokens_and_asks_for_no_reference() -> None:
     terms = ALGORITHMS["simpo"].terms(
-        Scores(PAIRS.logps, PAIRS.mask, PAIRS.tokens), replace(RECIPE, gamma=1.0)
+        Scores(PAIRS.logps, PAIRS.mask, PAIRS.tokens), RECIPE.but(gamma=1.0)
     )
     # Means per token -1, -1.5 and -2, -2: margins 0.5 * (1, 0.5).
     assert (terms.logged["reward"].item(), terms.weight) == (0.75, 2)
@@ -98,7 +98,7 @@ def test_simpo_divides_by_tokens_and_asks_for_no_reference() -> None:
 
 def test_orpo_adds_likelihood_and_odds_and_asks_for_no_reference() -> None:
     terms = ALGORITHMS["orpo"].terms(
-        Scores(PAIRS.logps, PAIRS.mask, PAIRS.tokens), replace(RECIPE, odds_weight=2.0)
+        Scores(PAIRS.logps, PAIRS.mask, PAIRS.tokens), RECIPE.but(odds_weight=2.0)
     )
     odds = [math.exp(mean) / (1 - math.exp(mean)) for mean in (-1.0, -1.5, -2.0, -2.0)]
     ratios = odds[0] / odds[2], odds[1] / odds[3]
@@ -122,22 +122,11 @@ def test_an_objective_has_the_recipe_keys_that_the_sheets_say(algorithm: str) ->
     def loss(recipe: Recipe) -> float:
         return ALGORITHMS[algorithm].terms(PAIRS, recipe).loss.item()
 
-    used = {key for key in OBJECTIVE_KEYS if loss(replace(RECIPE, **{key: 3.0})) != loss(RECIPE)}
-    assert used == {key for key, users in OBJECTIVE_KEYS.items() if algorithm in users}
+    of = {key: users for key, users in Recipe.marked("of").items() if users[0] not in ONLINE}
+    used = {key for key in of if loss(RECIPE.but(**{key: 3.0})) != loss(RECIPE)}
+    assert used == {key for key, users in of.items() if algorithm in users}
 
 
 def test_sheets_and_registry_know_the_same_algorithms() -> None:
-    schema = load_schema("runs")["properties"]["algorithm"]["enum"]
-    assert schema == [*ALGORITHMS, *ONLINE] == list(DATA_KINDS)
-
-
-def test_every_recipe_key_of_some_algorithms_only_is_in_the_schema() -> None:
-    keys = set(recipe_schemas("native"))
-    assert set(OBJECTIVE_KEYS) | set(ONLINE_KEYS) <= keys
-    shared = keys - set(OBJECTIVE_KEYS) - set(ONLINE_KEYS)
-    # What is left is of the loop and the optimizer, for every algorithm.
-    assert shared == {
-        *("steps", "batch_size", "lr", "schedule", "warmup_ratio", "optimizer"),
-        *("weight_decay", "beta1", "beta2", "eps", "clip", "accumulate", "compute", "compile"),
-        *("recompute", "mask_at", "save_every", "checkpoint_every", "sparsity_every"),
-    }
+    sheet = get_args(get_type_hints(Run)["algorithm"])
+    assert list(sheet) == [*ALGORITHMS, *ONLINE] == list(Recipe.learns_from)

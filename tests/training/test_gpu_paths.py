@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
 
@@ -41,7 +40,7 @@ def test_metrics_read_later_are_the_same(train: Train, request: pytest.FixtureRe
 def test_metrics_of_an_online_run_read_later_are_the_same(
     train_online: Train, request: pytest.FixtureRequest
 ) -> None:
-    what = replace(row("prime", samples=4, max_new_tokens=4), data="problems")
+    what = row("prime", samples=4, max_new_tokens=4).but(data="problems")
     at_once = train_online(what, "at_once")
     request.getfixturevalue("reads_later")
     assert bits(train_online(what, "later")) == bits(at_once)
@@ -88,8 +87,8 @@ def test_activations_are_computed_twice_where_one_example_does_not_fit(
 
 
 def test_an_online_run_that_computes_activations_twice_still_decodes(train_online: Train) -> None:
-    what = replace(row("grpo", samples=4, max_new_tokens=4), data="problems")
-    twice = replace(what, recipe=replace(what.recipe, recompute=True))
+    what = row("grpo", samples=4, max_new_tokens=4).but(data="problems")
+    twice = what.but(recipe=what.recipe.but(recompute=True))
     assert bits(train_online(twice, "twice")) == bits(train_online(what, "once"))
 
 
@@ -97,7 +96,7 @@ def test_dropout_forbids_computing_activations_twice() -> None:
     model = tiny_model()
     model.config.attention_dropout = 0.1
     with pytest.raises(ValueError, match="without dropout, found {'attention_dropout': 0.1}"):
-        prepare_training(model, replace(row("sft").recipe, recompute=True))
+        prepare_training(model, row("sft").recipe.but(recompute=True))
 
 
 def test_compiled_layers_train_to_nearly_the_same_weights(
@@ -106,9 +105,9 @@ def test_compiled_layers_train_to_nearly_the_same_weights(
     # All of torch.compile but its code generator, which takes half a minute.
     compiling = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(compiling, backend="aot_eager"))
-    what = replace(row("prime", samples=4, max_new_tokens=4, steps=3, lr=1e-2), data="problems")
+    what = row("prime", samples=4, max_new_tokens=4, steps=3, lr=1e-2).but(data="problems")
     plain = train_online(what, "plain")
-    compiled = train_online(replace(what, recipe=replace(what.recipe, compile=True)), "compiled")
+    compiled = train_online(what.but(recipe=what.recipe.but(compile=True)), "compiled")
     assert column(compiled, "grad_norm") == pytest.approx(column(plain, "grad_norm"), rel=1e-2)
     same = [
         (weights(plain / "final")[name] == found).mean()
@@ -120,7 +119,7 @@ def test_compiled_layers_train_to_nearly_the_same_weights(
 def test_the_models_beside_the_policy_are_compiled_as_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    recipe = replace(row("prime", samples=4, max_new_tokens=4).recipe, compile=True)
+    recipe = row("prime", samples=4, max_new_tokens=4).recipe.but(compile=True)
     policy = tiny_model()
     prepare_training(policy, recipe)
     optimizer = MasterOptimizer(dict(policy.named_parameters()), recipe)
@@ -191,7 +190,7 @@ def test_the_sparsity_on_the_way_is_that_of_the_saved_model(
     train: Train, train_online: Train, base: Path, policy: Path, online: bool
 ) -> None:
     if online:
-        what = replace(row("grpo", samples=4, max_new_tokens=4, sparsity_every=4), data="problems")
+        what = row("grpo", samples=4, max_new_tokens=4, sparsity_every=4).but(data="problems")
         init, folder = policy, train_online(what)
     else:
         init, folder = base, train(row("dpo", sparsity_every=4))
@@ -207,7 +206,7 @@ def test_an_online_run_draws_from_a_static_cache_as_on_a_gpu(
     train_online: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sampler, "is_static", lambda model: True)
-    what: Row = replace(row("grpo", samples=4, max_new_tokens=4, lr=1e-2), data="problems")
+    what: Row = row("grpo", samples=4, max_new_tokens=4, lr=1e-2).but(data="problems")
     folder = train_online(what)
     assert max(column(folder, "reward")) > 0.0
     assert bits(folder) == bits(train_online(what, "again"))

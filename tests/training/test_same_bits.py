@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,7 +34,7 @@ def asked(repository: Path) -> dict[str, str]:
 
 def train(folder: Path, data: Path, variables: dict[str, str], *emulator: str) -> tuple[bytes, str]:
     """Pretrain a small model in a process of its own and return its bits."""
-    what = replace(row("pretrain", steps=4), architecture=WIDE)
+    what = row("pretrain", steps=4).but(architecture=WIDE)
     words = [
         "train",
         what.run,

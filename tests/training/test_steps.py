@@ -160,7 +160,7 @@ def test_a_last_step_that_is_not_the_final_model_is_an_error(
 def test_combinations_that_make_no_sense_are_refused(
     train: Train, base: Path, data: dict[str, Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="checkpoint_every is 2, but saved steps are changes of"):
+    with pytest.raises(ValueError, match="checkpoint_every: expected 0 in pretraining"):
         train(row("pretrain", checkpoint_every=2))
 
     def run(every: int, steps: Path | None, init: Path = base) -> None:
@@ -171,7 +171,7 @@ def test_combinations_that_make_no_sense_are_refused(
         run(2, None)
     with pytest.raises(ValueError, match="checkpoint_every is 0, --steps is .*/s"):
         run(0, tmp_path / "s")
-    for every, fault in ((4, "a divisor of steps 6, found 4"), (3, "of updates 2, found 3")):
+    for every, fault in ((4, "a divisor of steps 6 .*, found 4"), (3, "of updates 2, found 3")):
         with pytest.raises(ValueError, match=f"checkpoint_every: expected .*{fault}"):
             row("sft", checkpoint_every=every, updates=2)
 

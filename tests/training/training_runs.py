@@ -2,7 +2,6 @@
 
 import csv
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ def row(algorithm: str, **changes: Any) -> Row:
         algorithm=algorithm,
         init="base",
         data=algorithm,
-        recipe=replace(RECIPE, **changes),
+        recipe=RECIPE.but(**changes),
         architecture=ARCHITECTURE if algorithm == "pretrain" else None,
     )
 

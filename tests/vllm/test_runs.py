@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from benchmarks.gpu.size import MINIATURE
 from benchmarks.gpu.training import make_bench
 from rlsubnet.checkpoints.masks import save_mask
 from rlsubnet.commands.evaluate import read_suites
-from rlsubnet.config.model import read_settings
+from rlsubnet.config.schema import read_sampling
 from rlsubnet.evaluation.loading import load_policy
 from rlsubnet.evaluation.policy_data import sample_answers
 from rlsubnet.evaluation.sampler import make_sampler
@@ -45,7 +44,7 @@ def files(folder: Path) -> dict[str, Path]:
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a model that answers each prompt with ``;0`` and any digit."""
     folder = tmp_path_factory.mktemp("policy")
-    base = replace(row("pretrain", run="base"), architecture=ARCHITECTURE)
+    base = row("pretrain", run="base").but(architecture=ARCHITECTURE)
     write_jsonl(folder / "base.jsonl", [{"text": prompt + ";07"} for prompt in PROMPTS])
     run_training(base, folder / "base.jsonl", **files(folder / "base"))
     answers = [
@@ -98,7 +97,7 @@ def test_a_masked_run_leaves_all_else_and_goes_on_after_an_interruption(
     start = weights(policy)
     mask = {name: generator.random(values.shape) < 0.25 for name, values in start.items()}
     save_mask(tmp_path / "mask.safetensors", mask, {"rule": "bitwise"})
-    what = replace(online_row("grpo", steps=6, save_every=2, sampler="vllm"), mask="quarter")
+    what = online_row("grpo", steps=6, save_every=2, sampler="vllm").but(mask="quarter")
     gather, calls = online.gather, []
 
     def failing(*arguments: Any) -> Any:
@@ -124,7 +123,7 @@ def test_scores_are_those_of_the_models_own_sampling(policy: Path, problems: Pat
     block = {"samples": 64, "temperature": 1.0, "batch_size": 512, "max_new_tokens": 6, "seed": 7}
     correct = {}
     for sampler in ("own", "vllm"):
-        settings = read_settings({**block, "sampler": sampler})
+        settings = read_sampling({**block, "sampler": sampler})
         draw = make_sampler(settings.sampler, model)
         _, rows = answer_suites(model, tokenizer, suites, settings, draw)
         correct |= {(sampler, r["task"]): r["correct"] for r in rows if r["level"] == "all"}

@@ -28,7 +28,7 @@ def rows_of(file: Path) -> list[dict[str, str]]:
 
 def prepare(project: Project, repository: Path) -> None:
     """Make of a project what a copy of the checkout is, without git, with some of the runs."""
-    for folder in ("benchmarks", "workflow/rlsubnet", "workflow/schemas"):
+    for folder in ("benchmarks", "workflow/rlsubnet"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(repository / folder, project.root / folder, ignore=ignored)
     sheets = project.root / "config/gpu/short"

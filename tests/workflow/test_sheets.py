@@ -53,9 +53,9 @@ def test_the_micro_scale_as_it_stands_is_accepted(micro):
          "'dpo_sub' itself"),
         ("dpo", "seed", "-1", "row 4 (dpo), column seed: found '-1', expected a whole number"),
         ("dpo", "set", "lrr=1", "row 4 (dpo), column set: unknown key 'lrr' (did you mean 'lr'?)"),
-        ("dpo", "set", "steps=many", "column set: steps: expected a whole number, found the text "
+        ("dpo", "set", "steps=many", "steps: expected a whole number of at least 1, found the text "
          "'many'"),
-        ("dpo", "set", "steps=2.5", "column set: steps: expected a whole number, found 2.5"),
+        ("dpo", "set", "steps=2.5", "steps: expected a whole number of at least 1, found 2.5"),
         ("dpo", "set", "gamma=1", "row 4 (dpo), column set: gamma: has no effect on dpo; used by "
          "simpo"),
         ("dpo", "set", "samples=4", "row 4 (dpo), column set: samples: has no effect on dpo; used "
@@ -64,14 +64,14 @@ def test_the_micro_scale_as_it_stands_is_accepted(micro):
          "dpo, dpo_norm, simpo, kto"),
         ("sft", "algorithm", "rft", "row 3 (sft), column data: 'sft_train' is of kind "
          "demonstrations; rft learns from rejection_samples"),
-        ("dpo", "set", "lr=0", "column set: lr: 0 is less than or equal to the minimum of 0"),
-        ("dpo", "set", "beta=nan", "column set: beta: expected a number, found nan"),
-        ("dpo", "set", "lr=1e999", "column set: lr: expected a number, found inf"),
-        ("dpo", "set", "clip=inf", "column set: clip: expected a number or null, found inf"),
-        ("dpo", "set", "steps=1e3", "column set: steps: expected a whole number, found 1000.0"),
-        ("dpo", "set", "samples=1", "column set: samples: 1 is less than the minimum of 2"),
-        ("dpo", "set", "reward_lr=0", "column set: reward_lr: 0 is less than or equal to the "
-         "minimum of 0"),
+        ("dpo", "set", "lr=0", "column set: lr: expected a number above 0, found 0"),
+        ("dpo", "set", "beta=nan", "column set: beta: expected a number above 0, found nan"),
+        ("dpo", "set", "lr=1e999", "column set: lr: expected a number above 0, found inf"),
+        ("dpo", "set", "clip=inf", "clip: expected a number above 0 or null, found inf"),
+        ("dpo", "set", "steps=1e3", "steps: expected a whole number of at least 1, found 1000.0"),
+        ("dpo", "set", "samples=1", "samples: expected a whole number of at least 2, found 1"),
+        ("dpo", "set", "reward_lr=0", "column set: reward_lr: expected a number above 0 or null, "
+         "found 0"),
         ("dpo", "set", "accumulate=3", "row 4 (dpo), column set: accumulate: expected a divisor of "
          "batch_size 8, found 3"),
         ("dpo_sub", "set", "weight_decay=0.1", "row 5 (dpo_sub), column set: weight_decay: "
@@ -196,17 +196,17 @@ def test_comments_do_not_shift_row_numbers(micro):
         ("recipes:", "recipies: {}\nrecipes:", "top level: unknown key 'recipies' (did you mean "
          "'recipes'?)"),
         ("lr: 1.0e-2", "lrr: 1.0e-2", "key recipes.pretrain: unknown key 'lrr'"),
-        ("lr: 1.0e-2", "lr: 1e-2", "key recipes.pretrain.lr: expected a number, found the text "
-         "'1e-2'; YAML 1.1 reads 2e-3 as text, write 2.0e-3"),
+        ("lr: 1.0e-2", "lr: 1e-2", "key recipes.pretrain.lr: expected a number above 0, found the "
+         "text '1e-2'; YAML 1.1 reads 2e-3 as text, write 2.0e-3"),
         ("steps: 4,", "", "key recipes.pretrain: missing key steps"),
         ("architecture:", "source: x, architecture:", "key models.tiny: expected exactly one of "
          "the keys architecture, source"),
-        ("mc: {", "mc__5: {", "key data: found 'mc__5', expected a name"),
+        ("mc: {", "mc__5: {", "key data.mc__5: found 'mc__5', expected a name"),
         ("per_task: 2", "per_tusk: 2", "key data.mc: unknown key 'per_tusk' (did you mean"),
         ("terse_share: 0.5, ", "", "key data.sft_train: missing key terse_share"),
-        ("lr: 1.0e-2", "lr: .nan", "key recipes.pretrain.lr: expected a number, found nan"),
-        ("steps: 4,", "steps: 4.0,", "key recipes.pretrain.steps: expected a whole number, found "
-         "4.0"),
+        ("lr: 1.0e-2", "lr: .nan", "key recipes.pretrain.lr: expected a number above 0, found nan"),
+        ("steps: 4,", "steps: 4.0,", "key recipes.pretrain.steps: expected a whole number of at "
+         "least 1, found 4.0"),
         ("recipes:", "measure: {table_tolerance: 3.0e-5}\nrecipes:", "key measure.table_tolerance: "
          "expected one of measure.tolerances (1e-08, 1e-07, 1e-06, 1e-05, 0.0001), found 3e-05"),
         ("num_attention_heads: 2", "num_attention_heads: 3", "key models.tiny.architecture."
@@ -226,12 +226,12 @@ def test_a_bad_config_names_file_and_key(micro, old, new, expected):
     assert expected in message
 
 
-def test_a_recipe_whose_keys_do_not_fit_each_other_names_the_row(micro):
+def test_a_recipe_whose_keys_do_not_fit_each_other_is_named(micro):
     micro.replace(
         "config.yaml", "rl: {steps: 3, batch_size: 8", "rl: {steps: 3, batch_size: 7, accumulate: 2"
     )
-    message = "column recipe: accumulate: expected a divisor of batch_size 7, found 2"
-    assert f"runs.tsv, row 4 (dpo), {message}" in refusal(micro)
+    message = "key recipes.rl.accumulate: expected a divisor of batch_size 7, found 2"
+    assert f"config.yaml, {message}" in refusal(micro)
 
 
 def test_only_newlines_end_a_row(micro):

@@ -6,13 +6,13 @@ import pytest
 import yaml
 
 from rlsubnet.config import SheetError, load_site
-from rlsubnet.config.model import load_schema
+from rlsubnet.config.schema import Site
 
 
 def test_the_example_says_every_key_and_its_default(repository, tmp_path):
     example = repository / "config" / "site.example.yaml"
     written = yaml.safe_load(example.read_text(encoding="utf-8"))
-    assert list(written) == list(load_schema("site")["properties"])
+    assert list(written) == list(Site.model_fields)
     assert written == load_site(example) == load_site(tmp_path / "absent.yaml")
 
 
@@ -21,7 +21,7 @@ def test_the_example_says_every_key_and_its_default(repository, tmp_path):
     [
         ("acount: me", "site.yaml, top level: unknown key 'acount' (did you mean 'account'?)"),
         ("partition: a b", "site.yaml, key partition: found 'a b', expected a text without spaces"),
-        ("retries: -1", "site.yaml, key retries: -1 is less than the minimum of 0"),
+        ("retries: -1", "site.yaml, key retries: expected a whole number of at least 0, found -1"),
         ("status_command: sstat", "site.yaml, key status_command:"),
         ("kinds: {train: {acount: me}}", "site.yaml, key kinds.train: unknown key 'acount'"),
         ("kinds: {trian: {qos: high}}", "site.yaml, key kinds: unknown key 'trian' (did you"),

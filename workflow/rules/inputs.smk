@@ -142,15 +142,4 @@ def contamination_option(wildcards, input):
 
 def provenance_of(wildcards):
     """Return what a run's result follows from: a run is repeated when this changes."""
-    row = sheets.resolved_row(SCALE, wildcards.run)
-    # Saving changes no bit of the result.
-    row["recipe"].pop("save_every", None)
-    if row["backend"] == "native":
-        # Nor does a name that all these runs share.
-        del row["backend"], row["recipe"]["recompute"]
-        # Nor does the mere existence of these keys.
-        for key in ("checkpoint_every", "compile", "sparsity_every"):
-            if not row["recipe"][key]:
-                del row["recipe"][key]
-    del row["wandb"]  # nor does logging
-    return canonical(row)
+    return canonical(SCALE.row(wildcards.run).provenance())

@@ -1,7 +1,7 @@
 # Training runs, full and masked. What others wait for has priority over what nothing waits for.
 
 
-SAVING = [run for run in SCALE.runs_of("native") if sheets.saves_steps(SCALE, run)]
+SAVING = [run for run in SCALE.runs_of("native") if SCALE.saves_steps(run)]
 
 
 # The text of this command is provenance: changing it repeats every training. So is `provenance`;

@@ -2,7 +2,7 @@
 
 
 VERL_RUNS = SCALE.runs_of("verl")
-VERL_SAVING = [run for run in VERL_RUNS if sheets.saves_steps(SCALE, run)]
+VERL_SAVING = [run for run in VERL_RUNS if SCALE.saves_steps(run)]
 
 
 # Its text and `provenance` are what a run follows from, as in rule `train`. An interrupted run goes on

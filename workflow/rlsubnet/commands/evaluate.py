@@ -97,9 +97,9 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
 
 def run_evaluate(options: argparse.Namespace) -> None:
     """Score the model and write scores and answers."""
-    from rlsubnet.config.model import read_settings
+    from rlsubnet.config.schema import read_sampling
 
-    settings = read_settings(read_object("--settings", options.settings))
+    settings = read_sampling(read_object("--settings", options.settings))
     files = read_suites(options.suite)
 
     import torch
@@ -125,9 +125,9 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 def run_evaluate_steps(options: argparse.Namespace) -> None:
     """Score the start and every saved step, and write the scores of all."""
-    from rlsubnet.config.model import read_settings
+    from rlsubnet.config.schema import read_sampling
 
-    settings = read_settings(read_object("--settings", options.settings))
+    settings = read_sampling(read_object("--settings", options.settings))
     files = read_suites(options.suite)
 
     import torch

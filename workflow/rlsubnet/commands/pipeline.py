@@ -109,7 +109,7 @@ def run_check(options: argparse.Namespace) -> None:
 
 def plan_lines(scale: "Scale") -> list[str]:
     """Return what a scale trains, measures and draws, in words, one line each."""
-    from rlsubnet.config import item_files, saves_steps
+    from rlsubnet.config import item_files
     from rlsubnet.items import ITEMS
 
     config = scale.config
@@ -125,7 +125,7 @@ def plan_lines(scale: "Scale") -> list[str]:
         where = f" inside the subnetwork of {run.mask_pair}" if run.mask else ""
         if run.has_random_mask:
             where = f" inside a random subnetwork of the size of {run.mask_pair}'s"
-        saved = ", saving steps" if saves_steps(scale, run.run) else ""
+        saved = ", saving steps" if scale.saves_steps(run.run) else ""
         lines.append(f"  {run.run}: {run.algorithm} of {run.init} on {run.data}{where}{saved}")
     lines.append(f"{len(scale.pairs)} pairs")
     for pair in scale.pairs.values():
@@ -137,7 +137,7 @@ def plan_lines(scale: "Scale") -> list[str]:
         lines.append(f"  {comparison.comparison}: {pairs} ({comparison.axis})")
     suites = ", ".join(config["evaluation"]["suites"]) or "nothing"
     lines.append(f"every run is evaluated on {suites}")
-    if any(saves_steps(scale, run) for run in scale.runs):
+    if any(scale.saves_steps(run) for run in scale.runs):
         step_suites = ", ".join(config["evaluation"]["step_suites"]) or "nothing"
         lines.append(f"saved steps are evaluated on {step_suites}")
     lines.append(f"items with values of this scale: {', '.join(drawn) or 'none'}")

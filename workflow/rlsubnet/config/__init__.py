@@ -13,16 +13,12 @@ from rlsubnet.config.layout import (
 )
 from rlsubnet.config.read import complete_config, job_resources, load_config, load_site
 from rlsubnet.config.scale import (
-    WORD_KINDS,
-    Comparison,
-    Pair,
-    Run,
     Scale,
     load_scale,
     resolved_row,
-    saves_steps,
     suite_kind,
 )
+from rlsubnet.config.schema import WORD_KINDS, Comparison, Pair, Run
 
 __all__ = [
     "Comparison",
@@ -43,7 +39,6 @@ __all__ = [
     "load_site",
     "mask_file",
     "resolved_row",
-    "saves_steps",
     "source_folder",
     "suite_kind",
     "waist_files",

@@ -1,15 +1,9 @@
 """Where the files of a scale lie, and which of them each table and figure reads."""
 
 from rlsubnet.columns import results_file
-from rlsubnet.config.scale import (
-    MESSAGE_PAIR_KINDS,
-    PROMPT_KIND,
-    Comparison,
-    Pair,
-    Scale,
-    data_kind,
-    saves_steps,
-)
+from rlsubnet.config.model import MESSAGE_PAIR_KINDS, PROMPT_KIND
+from rlsubnet.config.scale import Scale, data_kind
+from rlsubnet.config.schema import Comparison, Pair
 from rlsubnet.items import ITEMS, VERDICTS, Item
 
 
@@ -92,7 +86,7 @@ def _pair_files(scale: Scale, pair: Pair, item: Item) -> list[str]:
 
 def _steps_files(scale: Scale, run: str, kinds: tuple[str, ...]) -> list[str]:
     """Return the files on a run's saved steps; none on their accuracy where no suite is named."""
-    if not saves_steps(scale, run):
+    if not scale.saves_steps(run):
         return []
     evaluated = scale.config["evaluation"]["step_suites"]
     return [_results(scale, kind, run) for kind in kinds if kind != "step_scores" or evaluated]

@@ -1,290 +1,348 @@
-"""What a training run is told, checked: the last gate before anything is computed."""
+"""Recipes: every key once, with its type, bound, unit and meaning, and the rules between keys.
 
-import copy
-import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+Training reads these objects, the sheets are checked with them, and the schemas for editors and the
+tables of config/README.md are made from them. What a run's result follows from leaves out keys
+that have their default, so that a new key repeats no run; hence a default is never changed.
+"""
 
-import yaml
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Self
 
-from rlsubnet.config.errors import unknown_name
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import TypeVar
+
+from rlsubnet.config.errors import checked, key_at
 from rlsubnet.files import read_object
 
-# Keys of the block that say what is evaluated, or with which program, and not how.
-NO_SETTINGS = ("backend", "olmes", "suites", "step_suites", "step_samples")
-
+Whole = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Several = Annotated[int, Field(ge=2)]
+Amount = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Text = Annotated[str, Field(min_length=1)]
+Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
 # What can draw a model's responses: the model itself, or vLLM with its weights.
-SAMPLERS = ("own", "vllm")
+SamplerName = Literal["own", "vllm"]
+
+_NO_DEFAULT: Any = ...
 
 
-def check_sampler(name: str) -> None:
-    """Raise ValueError where there is no such sampler."""
-    if name not in SAMPLERS:
-        raise ValueError(f"sampler: expected one of {SAMPLERS}, found {name!r}")
+def key(
+    doc: str,
+    default: Any = _NO_DEFAULT,
+    *,
+    of: tuple[str, ...] = (),
+    source: str = "",
+    changes: Literal["weights", "files", "nothing"] = "weights",
+    omit: bool = False,
+) -> Any:
+    """Return a key of a config.
 
-
-@dataclass(frozen=True)
-class Settings:
-    """Settings of sampling; greedy decoding and log-likelihoods use the sizes only.
-
-    ``sampler`` is what draws: the model itself (``own``), or ``vllm``.
+    Args:
+        doc: its meaning, for editors and config/README.md.
+        default: none for a key that must be given.
+        of: the algorithms that use it, where others do not.
+        source: where the default comes from, if not from us.
+        changes: what another value changes of a run: its weights (or scores); only which ``files``
+            it writes besides; or ``nothing`` that a result follows from.
+        omit: whether jobs are not told the key where it has its default: their parameters then are
+            what they were before there was such a key.
     """
-
-    samples: int
-    temperature: float
-    batch_size: int
-    max_new_tokens: int
-    seed: int
-    sampler: str = "own"
-
-    def __post_init__(self) -> None:
-        for key in ("samples", "batch_size", "max_new_tokens"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"evaluation: {key} must be at least 1, found {self}")
-        if self.temperature <= 0:
-            raise ValueError(f"evaluation: temperature must be above 0, found {self}")
-        check_sampler(self.sampler)
+    more = {"of": of, "source": source, "changes": "" if changes == "weights" else changes}
+    extra: Any = {name: value for name, value in more.items() if value} or None
+    left_out: Callable[[Any], bool] | None = (lambda value: value == default) if omit else None
+    return Field(default, description=doc, json_schema_extra=extra, exclude_if=left_out)
 
 
-def read_settings(block: Mapping[str, Any]) -> Settings:
-    """Return the settings of a config's ``evaluation`` block; what is no setting is left out.
+class Model(BaseModel):
+    """A block of keys: strict about types, without unknown keys and numbers that are none."""
 
-    Raises:
-        ValueError: a key is missing, unknown, of the wrong type or out of range.
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, validate_default=False
+    )
 
-    >>> read_settings({"samples": 16, "temperature": 1, "batch_size": 512, "max_new_tokens": 12,
-    ...                "seed": 777}).samples
-    16
-    """
-    given = {key: value for key, value in block.items() if key not in NO_SETTINGS}
-    types = {field.name: field.type for field in fields(Settings)}
-    if not set(types) - {"sampler"} <= set(given) <= set(types):
-        raise ValueError(
-            f"evaluation settings: expected the keys {sorted(types)}, found {sorted(given)}"
-        )
-    for key, value in given.items():
-        allowed: Any = (int, float) if types[key] is float else types[key]
-        if isinstance(value, bool) or not isinstance(value, allowed):
-            kind = "a name" if types[key] is str else "a number"
-            raise ValueError(f"evaluation settings, key {key}: expected {kind}, found {value!r}")
-    return Settings(**given)
+    def but(self, **changes: Any) -> Self:
+        """Return a copy with other values, checked again."""
+        return type(self)(**{**dict(self), **changes})
 
+    @classmethod
+    def marked(cls, mark: str) -> dict[str, Any]:
+        """Return what :func:`key` was told as ``mark``, for the keys that have it."""
+        extras = {name: field.json_schema_extra for name, field in cls.model_fields.items()}
+        told = {name: extra for name, extra in extras.items() if isinstance(extra, dict)}
+        return {name: extra[mark] for name, extra in told.items() if mark in extra}
 
-def _number(low: float, high: float = math.inf) -> Callable[[Any], bool]:
-    def holds(value: Any) -> bool:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and math.isfinite(value) and low <= value <= high
-
-    return holds
+    def followed_from(self, than: tuple[str, ...] = ("nothing",)) -> dict[str, Any]:
+        """Return the keys without their defaults that change more than what is named."""
+        left_out = {name for name, changes in self.marked("changes").items() if changes in than}
+        return self.model_dump(exclude=left_out, exclude_defaults=True)
 
 
-def _above_zero(value: Any) -> bool:
-    return _number(0)(value) and value > 0
-
-
-def _whole(low: int) -> Callable[[Any], bool]:
-    return lambda value: type(value) is int and value >= low
-
-
-def _null_or(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or holds(value)
-
-
-def _share(value: Any) -> bool:
-    return _number(0)(value) and value < 1
-
-
-# key -> (what holds for its value, the same in words)
-RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "steps": (_whole(1), "a whole number of at least 1"),
-    "batch_size": (_whole(1), "a whole number of at least 1"),
-    "lr": (_above_zero, "a number above 0"),
-    "schedule": (lambda value: value in ("linear", "constant"), "linear or constant"),
-    "warmup_ratio": (_number(0, 1), "a number from 0 to 1"),
-    "optimizer": (lambda value: value in ("adamw", "sgd"), "adamw or sgd"),
-    "weight_decay": (_number(0), "a number of at least 0"),
-    "beta1": (_share, "a number from 0 to below 1"),
-    "beta2": (_share, "a number from 0 to below 1"),
-    "eps": (_above_zero, "a number above 0"),
-    "clip": (_null_or(_above_zero), "a number above 0, or null"),
-    "accumulate": (_null_or(_whole(1)), "a whole number of at least 1, or null"),
-    "compute": (lambda value: value in ("float32", "bfloat16"), "float32 or bfloat16"),
-    "compile": (lambda value: isinstance(value, bool), "true or false"),
-    "recompute": (_null_or(lambda value: isinstance(value, bool)), "true, false or null"),
-    "beta": (_above_zero, "a number above 0"),
-    "gamma": (_number(0), "a number of at least 0"),
-    "odds_weight": (_above_zero, "a number above 0"),
-    "mask_at": (lambda value: value in ("post_clip", "pre_clip"), "post_clip or pre_clip"),
-    "save_every": (_whole(0), "a whole number of at least 0"),
-    "checkpoint_every": (_whole(0), "a whole number of at least 0"),
-    "sparsity_every": (_whole(0), "a whole number of at least 0"),
-    "samples": (_whole(2), "a whole number of at least 2"),
-    "temperature": (_above_zero, "a number above 0"),
-    "max_new_tokens": (_whole(1), "a whole number of at least 1"),
-    "sampler": (lambda value: value in SAMPLERS, "own or vllm"),
-    "oversample": (_whole(1), "a whole number of at least 1"),
-    "accuracy_low": (_number(0, 1), "a number from 0 to 1"),
-    "accuracy_high": (_number(0, 1), "a number from 0 to 1"),
-    "updates": (_whole(1), "a whole number of at least 1"),
-    "clip_ratio": (_null_or(_above_zero), "a number above 0, or null"),
-    "kl_coef": (_number(0), "a number of at least 0"),
-    "entropy_coef": (_number(0), "a number of at least 0"),
-    "gae_lambda": (_number(0, 1), "a number from 0 to 1"),
-    "value_lr": (_above_zero, "a number above 0"),
-    "value_coef": (_number(0), "a number of at least 0"),
-    "reward_beta": (_above_zero, "a number above 0"),
-    "reward_lr": (_null_or(_above_zero), "a number above 0, or null"),
-    "reward_updates": (_whole(1), "a whole number of at least 1"),
-    "reward_clip": (_null_or(_above_zero), "a number above 0, or null"),
-}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The hyperparameters of one run.
+class AnyRecipe(Model):
+    """What recipes of all trainers share.
 
     Attributes:
-        steps: optimizer steps.
-        batch_size: examples per optimizer step (a preference pair is one example).
-        lr: peak learning rate.
-        schedule: decay after the warm-up, ``linear`` to 0 or ``constant``.
-        warmup_ratio: share of the steps with a rising learning rate.
-        optimizer: ``adamw``, or ``sgd`` with momentum ``beta1``: weights move in proportion to
-            their gradient, where AdamW moves all by about the same.
-        weight_decay: of AdamW, decoupled; 0 with SGD.
-        beta1: AdamW's decay of the first moment, or the momentum of SGD.
-        beta2: AdamW's decay of the second moment.
-        eps: AdamW's term that keeps the denominator above 0.
-        clip: largest gradient norm; None clips nothing.
-        accumulate: parts that a batch is computed in, to save memory; the result stays the same
-            but for rounding. None: as few as the GPU's memory allows, see :func:`fewest_parts`.
-        compute: precision of forward and backward; the weights are bfloat16 values either way.
-        compile: whether torch compiles the layers for training, which changes rounding.
-        recompute: whether activations are computed twice to save memory; changes no bit. None:
-            where those of a single example would not fit into the GPU's memory.
-        beta: temperature of DPO and KTO, scale of SimPO's reward.
-        gamma: SimPO's target margin.
-        odds_weight: ORPO's lambda, the weight of the odds ratio beside the likelihood.
-        mask_at: where a mask meets the gradient, after clipping (the paper) or before.
-        save_every: steps between two saved states to resume from; 0 saves none.
-        checkpoint_every: steps between two saved models, the trajectory of the run; 0 saves none.
-        sparsity_every: steps between two counts of the weights that differ from the start, a column
-            of the metrics; 0 counts none.
-        samples: online algorithms: responses per prompt; a step learns from ``batch_size`` prompts.
-        temperature: of the sampling, and of the probabilities that are trained.
-        max_new_tokens: length at which a response is cut off and counts as wrong.
-        sampler: what draws the responses: ``own``, the policy itself, or ``vllm`` with its weights.
-        oversample: prompts drawn for each prompt that is learned from: what the accuracy filter may
-            choose from.
-        accuracy_low: lowest accuracy at which a prompt is preferred.
-        accuracy_high: greatest such share.
-        updates: optimizer steps for each batch of responses; 1 is fully on-policy.
-        clip_ratio: of PPO's and GRPO's surrogate; None clips nothing. It acts only where
-            ``updates`` is above 1: else the ratio is 1.
-        kl_coef: weight of the KL divergence to the model before finetuning in the loss.
-        entropy_coef: weight of the entropy bonus.
-        gae_lambda: PPO's decay of advantages along a response.
-        value_lr: constant learning rate of PPO's value head.
-        value_coef: weight of the value loss, as the weights below the head see it.
-        reward_beta: PRIME's temperature of the implicit reward.
-        reward_lr: constant learning rate of PRIME's reward model; None is twice ``lr``.
-        reward_updates: optimizer steps of the reward model for each batch of responses.
-        reward_clip: largest gradient norm of the reward model; None clips nothing.
+        learns_from: algorithm -> the kinds of data that it learns from.
+    """
 
-    Raises:
-        ValueError: naming the key, what was found and what was expected.
+    learns_from: ClassVar[Mapping[str, tuple[str, ...]]]
+
+    if TYPE_CHECKING:  # each trainer's recipe says more about them
+        backend: str
+        weight_decay: float
+
+    def check_for(self, algorithm: str, masked: bool) -> None:
+        """Raise ValueError where the keys do not fit an algorithm, or a run with a mask."""
+        if masked and self.weight_decay:
+            raise ValueError(
+                f"weight_decay: expected 0 in a run with a mask (it moves frozen weights), "
+                f"found {self.weight_decay}"
+            )
+
+    @classmethod
+    def users(cls, name: str) -> tuple[str, ...]:
+        """Return the algorithms that use a key, of those that this trainer has."""
+        of: tuple[str, ...] = cls.marked("of").get(name, tuple(cls.learns_from))
+        return of
+
+    def check_used(self, names: Mapping[str, Any], algorithm: str) -> None:
+        """Raise ValueError where a row sets a key that its algorithm has no use for.
+
+        A recipe may hold keys for several algorithms; a row sets one because it should matter.
+        """
+        for name in names:
+            if algorithm not in (users := self.users(name)):
+                raise ValueError(
+                    f"{name}: has no effect on {algorithm}; used by {', '.join(users)}"
+                )
+
+    def bits(self) -> dict[str, Any]:
+        """Return what the bits of the trained weights follow from, without defaults."""
+        return self.followed_from(("nothing", "files"))
+
+    def implied(self) -> dict[str, Any]:
+        """Return what tables ask of every recipe and this one does not say, from what it says.
+
+        ``steps`` of the optimizer, or None where only the data tell; ``schedule``,
+        ``warmup_ratio``, ``optimizer`` and ``mask_at``.
+        """
+        return {}
+
+
+def _check_filter(low: float, high: float) -> None:
+    if low > high:
+        raise ValueError(f"accuracy_low: expected at most accuracy_high {high}, found {low}")
+
+
+PAIR_KINDS = ("preferences", "demonstration_pairs", "word_preferences")
+PROBLEM_KINDS = ("problems", "word_problems")
+# Pairs of messages, read by trainers that bring their own tokenization.
+MESSAGE_PAIR_KINDS = ("tulu_preferences", "rollout_pairs")
+# Problems with an answer that a grader checks; the trainer draws responses itself.
+PROMPT_KIND = "graded_prompts"
+# These draw their own responses in every step.
+ONLINE = ("grpo", "raft", "ppo", "prime")
+_PRIME: Any = {"of": ("prime",)}
+_PPO: Any = {"of": ("ppo",)}
+_ONLINE: Any = {"of": ONLINE}
+
+
+class Recipe(AnyRecipe):
+    """The hyperparameters of one run of our own trainer.
 
     >>> Recipe(steps=200, batch_size=64, lr=3e-6).clip
     1.0
-    >>> Recipe(steps=200, batch_size=64, lr=0)
+    >>> Recipe(steps=200, batch_size=64, lr=3e-6, accumulate=3)
     Traceback (most recent call last):
-    ValueError: recipe key lr: expected a number above 0, found 0
+    pydantic_core._pydantic_core.ValidationError: 1 validation error for Recipe
+      Value error, accumulate: expected a divisor of batch_size 64, found 3 ...
     """
 
-    steps: int
-    batch_size: int
-    lr: float
-    schedule: str = "linear"
-    warmup_ratio: float = 0.1
-    optimizer: str = "adamw"
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    clip: float | None = 1.0
-    accumulate: int | None = 1
-    compute: str = "float32"
-    compile: bool = False
-    recompute: bool | None = False
-    beta: float = 0.1
-    gamma: float = 0.5
-    odds_weight: float = 0.1
-    mask_at: str = "post_clip"
-    save_every: int = 50
-    checkpoint_every: int = 0
-    sparsity_every: int = 0
-    samples: int = 8
-    temperature: float = 1.0
-    max_new_tokens: int = 12
-    sampler: str = "own"
-    oversample: int = 1
-    accuracy_low: float = 0.0
-    accuracy_high: float = 1.0
-    updates: int = 1
-    clip_ratio: float | None = 0.2
-    kl_coef: float = 0.0
-    entropy_coef: float = 0.0
-    gae_lambda: float = 0.95
-    value_lr: float = 1e-3
-    value_coef: float = 0.1
-    reward_beta: float = 0.05
-    reward_lr: float | None = None
-    reward_updates: int = 1
-    reward_clip: float | None = 10.0
+    learns_from = {
+        "pretrain": ("base_text",),
+        "sft": ("demonstrations", "word_demonstrations"),
+        "rft": ("rejection_samples",),
+        **dict.fromkeys(("dpo", "dpo_norm", "simpo", "kto", "orpo"), PAIR_KINDS),
+        **dict.fromkeys(ONLINE, PROBLEM_KINDS),
+    }
 
-    def __post_init__(self) -> None:
-        for key, (holds, expected) in RULES.items():
-            if not holds(found := getattr(self, key)):
-                raise ValueError(f"recipe key {key}: expected {expected}, found {found!r}")
-        parts = self.accumulate or 1
-        if self.batch_size % parts:
-            raise ValueError(
-                f"recipe key accumulate: expected a divisor of batch_size {self.batch_size}, "
-                f"found {self.accumulate}"
-            )
-        if self.batch_size % (self.updates * parts):
-            raise ValueError(
-                f"recipe key updates: expected updates * accumulate to divide batch_size "
-                f"{self.batch_size}, found {self.updates} * {parts}"
-            )
-        if self.optimizer == "sgd" and self.weight_decay:
-            raise ValueError(
-                f"recipe key weight_decay: expected 0 with optimizer sgd, found {self.weight_decay}"
-            )
-        if self.accuracy_low > self.accuracy_high:
-            raise ValueError(
-                f"recipe key accuracy_low: expected at most accuracy_high {self.accuracy_high}, "
-                f"found {self.accuracy_low}"
-            )
-        if self.checkpoint_every and self.steps % self.checkpoint_every:
-            raise ValueError(
-                f"recipe key checkpoint_every: expected a divisor of steps {self.steps}, "
-                f"found {self.checkpoint_every}"
-            )
-        if self.checkpoint_every % self.updates:
-            raise ValueError(
-                f"recipe key checkpoint_every: expected a multiple of updates {self.updates}, "
-                f"found {self.checkpoint_every}"
-            )
+    backend: Literal["native"] = key("the trainer", "native")
+    steps: Count = key("optimizer steps")
+    batch_size: Count = key("examples per optimizer step; a pair is one, and so is a prompt")
+    lr: Positive = key("peak learning rate")
+    schedule: Literal["linear", "constant"] = key("what follows the warm-up", "linear")
+    warmup_ratio: Share = key("share of the steps in which the learning rate rises", 0.1)
+    optimizer: Literal["adamw", "sgd"] = key("what moves the float32 masters", "adamw")
+    weight_decay: Amount = key(
+        "AdamW's decoupled decay; must be 0 in a run with a mask and with `sgd`", 0.0
+    )
+    beta1: Decay = key("AdamW's decay of the first moment; momentum of `sgd`", 0.9)
+    beta2: Decay = key("AdamW's decay of the second moment", 0.999)
+    eps: Positive = key("AdamW's term that keeps the denominator above 0", 1e-8)
+    clip: Positive | None = key("largest norm of the gradient; `null`: no clipping", 1.0)
+    accumulate: Count | None = key(
+        "parts that a batch is computed in, a divisor of `batch_size`; changes rounding; `null`: "
+        "as few as the memory of the GPU allows",
+        1,
+    )
+    compute: Literal["float32", "bfloat16"] = key("precision of forward and backward", "float32")
+    compile: bool = key("let torch compile the layers for training; changes rounding", False)
+    recompute: bool | None = key(
+        "compute activations twice to save memory (gradient checkpointing); changes no bit; "
+        "`null`: where those of one example would not fit into the memory of the GPU",
+        False,
+        changes="nothing",
+    )
+    beta: Positive = key(
+        "temperature of DPO and KTO; scale of SimPO's reward, whose paper takes 2 or more",
+        0.1,
+        of=("dpo", "dpo_norm", "simpo", "kto"),
+    )
+    gamma: Amount = key("the margin aimed at, in units of SimPO's reward", 0.5, of=("simpo",))
+    odds_weight: Positive = key(
+        "ORPO's lambda, the weight of the odds ratio beside the likelihood", 0.1, of=("orpo",)
+    )
+    mask_at: Literal["post_clip", "pre_clip"] = key(
+        "whether the gradient is masked after clipping (the paper) or before", "post_clip"
+    )
+    save_every: Whole = key(
+        "steps between saved states from which a killed run goes on; `0`: none",
+        50,
+        changes="nothing",
+    )
+    checkpoint_every: Whole = key(
+        "steps between saved models, for Figures 2, 5, 6 and 7: a divisor of `steps`, a multiple "
+        "of `updates`; each is a sparse delta against the run's start, the last one is the final "
+        "model; `0`: none; not for `pretrain`",
+        0,
+        changes="files",
+    )
+    sparsity_every: Whole = key(
+        "steps between counts of the weights that are as at the start, a column `sparsity` of the "
+        "metrics; `0`: none",
+        0,
+        changes="files",
+    )
+    samples: Several = key("responses per prompt", 8, **_ONLINE)
+    temperature: Positive = key(
+        "of the sampling, and of the probabilities that are trained", 1.0, **_ONLINE
+    )
+    max_new_tokens: Count = key(
+        "longest response; a longer one is cut off and counts as wrong", 12, **_ONLINE
+    )
+    sampler: SamplerName = key(
+        "what draws the responses: the policy itself, or vLLM with its weights of that step, which "
+        "draws other samples ([docs/GPU.md](../docs/GPU.md))",
+        "own",
+        **_ONLINE,
+    )
+    oversample: Count = key(
+        "prompts drawn for each that is learned from: what the accuracy filter may choose from",
+        1,
+        **_ONLINE,
+    )
+    accuracy_low: Share = key(
+        "lowest share of right responses at which a prompt is preferred; acts where `oversample` "
+        "is above 1 (verl's PRIME: `0.2`, `0.8`, `oversample: 4`)",
+        0.0,
+        **_ONLINE,
+    )
+    accuracy_high: Share = key("highest such share", 1.0, **_ONLINE)
+    updates: Count = key(
+        "optimizer steps for each batch of responses, each on an equal share; `1` is fully "
+        "on-policy",
+        1,
+        **_ONLINE,
+    )
+    clip_ratio: Positive | None = key(
+        "clipping of the probability ratio; acts where `updates` is above 1, as the ratio is 1 "
+        "otherwise; `null`: none",
+        0.2,
+        **_ONLINE,
+    )
+    kl_coef: Amount = key(
+        "weight of the KL divergence to the model before finetuning (k3 estimate)", 0.0, **_ONLINE
+    )
+    entropy_coef: Amount = key(
+        "weight of the entropy bonus (verl's PRIME: `0.001`)", 0.0, **_ONLINE
+    )
+    gae_lambda: Share = key(
+        "decay of advantages along a response; rewards are not discounted", 0.95, **_PPO
+    )
+    value_lr: Positive = key("constant learning rate of the value head", 1e-3, **_PPO)
+    value_coef: Amount = key(
+        "weight of the value loss below the head; `0`: the policy does not feel it", 0.1, **_PPO
+    )
+    reward_beta: Positive = key("temperature of the implicit reward", 0.05, **_PRIME)
+    reward_lr: Positive | None = key(
+        "constant learning rate of the reward model; `null`: twice `lr`; with `optimizer: sgd` a "
+        "number, as the reward model keeps AdamW",
+        None,
+        **_PRIME,
+    )
+    reward_updates: Count = key(
+        "optimizer steps of the reward model for each batch of responses, each on an equal share "
+        "(verl's PRIME: 4)",
+        1,
+        **_PRIME,
+    )
+    reward_clip: Positive | None = key(
+        "largest gradient norm of the reward model; `null`: no clipping", 10.0, **_PRIME
+    )
 
     @property
     def parts(self) -> int:
         """Return ``accumulate``, once it is known."""
         assert self.accumulate is not None, "a run replaces null by a number before it starts"
         return self.accumulate
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        size, every = self.batch_size, self.checkpoint_every
+        parts = self.accumulate or 1  # null: to be chosen by memory, from those that divide
+        if size % parts:
+            raise ValueError(f"accumulate: expected a divisor of batch_size {size}, found {parts}")
+        if size % (self.updates * parts):
+            raise ValueError(
+                f"updates: expected updates * accumulate to divide batch_size {size}, "
+                f"found {self.updates} * {parts}"
+            )
+        _check_filter(self.accuracy_low, self.accuracy_high)
+        if every and self.steps % every:
+            raise ValueError(
+                f"checkpoint_every: expected a divisor of steps {self.steps} (the last saved step "
+                f"is the final model), found {every}"
+            )
+        if every % self.updates:
+            raise ValueError(
+                f"checkpoint_every: expected a multiple of updates {self.updates}, found {every}"
+            )
+        if self.optimizer == "sgd" and self.weight_decay:
+            raise ValueError(
+                f"weight_decay: expected 0 with optimizer sgd, which has no decoupled decay, "
+                f"found {self.weight_decay}"
+            )
+        return self
+
+    def check_for(self, algorithm: str, masked: bool) -> None:
+        super().check_for(algorithm, masked)
+        if self.checkpoint_every and algorithm == "pretrain":
+            raise ValueError(
+                f"checkpoint_every: expected 0 in pretraining (saved steps are changes of the "
+                f"weights a run starts from, and those are random), found {self.checkpoint_every}"
+            )
+        if algorithm == "prime" and self.optimizer == "sgd" and self.reward_lr is None:
+            raise ValueError(
+                "reward_lr: expected a number with optimizer sgd (the reward model keeps AdamW), "
+                "found null"
+            )
+
+    def check_used(self, names: Mapping[str, Any], algorithm: str) -> None:
+        for name in {"beta2", "eps"} & set(names) if self.optimizer == "sgd" else ():
+            raise ValueError(f"{name}: has no effect on optimizer sgd; used by adamw")
+        super().check_used(names, algorithm)
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -308,46 +366,357 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.lr * ((recipe.steps - done) / max(1, recipe.steps - warmup))
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row of the sheet of runs with its recipe spelled out.
+class OpenInstructRecipe(AnyRecipe):
+    """A recipe for open-instruct: defaults are those of appendix B where it has any."""
 
-    Attributes:
-        run: name of the run.
-        algorithm: a key of :data:`rlsubnet.training.loop.ALGORITHMS`, or one of ``ONLINE``.
-        init: name of the starting point.
-        data: name of the data set.
-        recipe: hyperparameters.
-        seed: of the order of examples and, without ``init`` folder, of the first weights.
-        mask: name of the pair whose mask limits the update, or empty.
-        architecture: configuration of a model that starts from random weights, or None.
-        wandb: ``mode`` (disabled, offline, online) and ``project``.
+    learns_from = dict.fromkeys(("dpo", "dpo_norm"), MESSAGE_PAIR_KINDS)
+
+    backend: Literal["open_instruct"] = key("the trainer")
+    commit: Commit = key(
+        "the full commit of 40 hexadecimal digits that the checkout must be at, unmodified",
+        "c35cd715f75931dc9b8bc5888b9f8f8fc53a144a",
+        source="last commit before the paper, 2025-05-15",
+    )
+    processes: Count = key(
+        "one per GPU, on all nodes; `gpus` x `nodes` of `resources.train_open_instruct` where "
+        "these are set",
+        8,
+        source="B",
+    )
+    per_process: Count = key("pairs per process and forward pass", 1, source="B")
+    accumulate: Count = key(
+        "forward passes per update; the batch is `processes` x `per_process` x `accumulate` = 128; "
+        "section 5 trains with 32, `accumulate=4`",
+        16,
+        source="B",
+    )
+    epochs: Count = key(
+        "passes over the data; they decide the number of updates; of several, each must end with "
+        "an update",
+        1,
+        source="B",
+    )
+    lr: Positive = key("peak learning rate; the first update has rate 0", source="B: `5.0e-7`")
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = key(
+        "what follows the warm-up", "linear", source="B"
+    )
+    warmup_ratio: Share = key("share of the updates in which the rate rises", 0.1, source="B")
+    weight_decay: Amount = key("AdamW's; must be 0 in a run with a mask", 0.0, source="B")
+    clip: Positive | None = key(
+        "largest norm of the gradient; `null`: no clipping", 1.0, source="D (accelerate)"
+    )
+    beta: Positive = key(
+        "temperature; for `dpo`, which adds up log-probabilities where `dpo_norm` takes their mean "
+        "per token, usually `0.1`",
+        source="S: `5.0` with `dpo_norm`",
+    )
+    max_length: Count = key(
+        "tokens of prompt and response; what is longer is cut off", 2048, source="B"
+    )
+    chat_template: Literal["tulu", "own"] = key(
+        "how messages become text: Tulu's way, or that of the start's tokenizer",
+        "tulu",
+        source="D",
+    )
+    gradient_checkpointing: bool = key("compute activations twice to save memory", True, source="S")
+    flash_attention: bool = key("needs the package flash-attn", True, source="S")
+    mask_at: Literal["post_clip", "pre_clip"] = key(
+        "whether the gradient is masked after or before clipping",
+        "post_clip",
+        source='section 1, "right before the parameter update"',
+    )
+    save_every: Whole = key(
+        "updates between saves that a killed run goes on from: 12 bytes a weight; the newest is "
+        "kept, and there are two while one is written; `0`: none, a killed run starts over; "
+        "changes no bit on one machine",
+        100,
+        changes="nothing",
+    )
+
+    @property
+    def batch_size(self) -> int:
+        """Return the number of pairs per optimizer step."""
+        return self.processes * self.per_process * self.accumulate
+
+    def implied(self) -> dict[str, Any]:
+        return {"steps": None, "optimizer": "adamw"}  # it trains for whole epochs
+
+
+class VerlRecipe(AnyRecipe):
+    """A recipe for verl: defaults are those of appendix B, else of verl's own PRIME example."""
+
+    learns_from = dict.fromkeys(("prime", "grpo"), (PROMPT_KIND,))
+
+    backend: Literal["verl"] = key("the trainer")
+    processes: Count = key(
+        "one per GPU, on all nodes; `gpus` x `nodes` of `resources.train_verl` where these are set",
+        8,
+    )
+    per_process: Count = key(
+        "responses per process and forward pass where something is learned. A part of the "
+        "objective: the loss is a mean over the tokens of so many responses, then over passes",
+        1,
+        source="R",
+    )
+    scored_per_process: Count = key("the same where nothing is learned", 32, source="R")
+    strategy: Literal["fsdp", "fsdp2"] = key("how weights are sharded", "fsdp", source="R")
+    offload: bool = key(
+        "keep weights and moments in the machine's memory while they rest", True, source="R"
+    )
+    gradient_checkpointing: bool = key("compute activations twice to save memory", True, source="R")
+    remove_padding: bool = key("compute no padding; needs the package flash-attn", True, source="R")
+    rollout_memory: Annotated[float, Field(gt=0, le=1)] = key(
+        "share of a GPU's memory that vLLM takes", 0.6, source="R"
+    )
+    rollout_parallel: Count = key("GPUs that vLLM splits a model over", 1, source="R")
+    epochs: Count = key("passes over the prompts", 15, source="B")
+    steps: Count | None = key(
+        "batches of responses to learn from; `null`: all of the epochs",
+        None,
+        source="R: 869 of 870",
+    )
+    batch_size: Count = key("prompts that a step learns from", source="B: `64`")
+    samples: Several = key("responses per prompt", source="B: `4`")
+    updates: Count = key(
+        "optimizer steps for each batch of responses, each on an equal share; `1` is fully "
+        "on-policy",
+        1,
+        source="R",
+    )
+    lr: Positive = key("constant learning rate", source="B: `5.0e-7`")
+    weight_decay: Amount = key("AdamW's; verl's own is 0.01; must be 0 in a run with a mask", 0.0)
+    clip: Positive | None = key(
+        "largest norm of the policy's gradient; `null`: no clipping", 1.0, source="R"
+    )
+    clip_ratio: Positive = key(
+        "clipping of the probability ratio; acts where `updates` is above 1", 0.2, source="D"
+    )
+    kl_coef: Amount = key(
+        "weight of the KL divergence to the start in the loss (k3 estimate); `0`: no reference "
+        "model at all",
+        0.0,
+        source="R",
+        of=("grpo",),
+    )
+    entropy_coef: Amount = key("weight of the entropy bonus", 0.0, source="R: `0.001`")
+    temperature: Positive = key(
+        "of the responses, and of the probabilities that are trained", 1.0, source="R"
+    )
+    max_prompt_tokens: Count = key(
+        "longer prompts are left out, and counted in the log", 1024, source="R"
+    )
+    max_new_tokens: Count = key("longer responses are cut off", 3072, source="R")
+    save_every: Whole = key(
+        "steps between saves that a killed run goes on from: 12 bytes a weight, of the reward "
+        "model too; the newest is kept; `0`: none, a killed run starts over; changes no bit",
+        50,
+        changes="nothing",
+    )
+    checkpoint_every: Whole = key(
+        "steps between saved models, for Figures 2, 5, 6 and 7; the last step is saved besides; "
+        "`0`: it alone",
+        0,
+        source="appendix C: 21",
+        changes="files",
+    )
+    oversample: Count = key("prompts drawn for each that is learned from", 4, source="R", **_PRIME)
+    accuracy_low: Share = key(
+        "lowest share of right responses at which a prompt, with no response of `max_new_tokens` - "
+        "1 tokens or more, is learned from first; others fill what is missing",
+        0.2,
+        source="R",
+        **_PRIME,
+    )
+    accuracy_high: Share = key("highest such share", 0.8, source="R", **_PRIME)
+    reward_beta: Positive = key("temperature of the implicit reward", 0.05, source="B", **_PRIME)
+    reward_lr: Positive = key(
+        "constant learning rate of the reward model", 1e-6, source="B", **_PRIME
+    )
+    reward_clip: Positive | None = key(
+        "largest norm of the reward model's gradient; `null`: no clipping",
+        10.0,
+        source="B",
+        **_PRIME,
+    )
+    reward_batch: Count = key(
+        "responses per optimizer step of the reward model", 64, source="R", **_PRIME
+    )
+    reward_update: Literal["before", "after"] = key(
+        "whether the reward model learns the outcomes of a batch before it rewards its tokens, or "
+        "after: its log-probabilities are then those of the update's own forward pass, as in "
+        "PRIME's own code",
+        "before",
+        source="R",
+        **_PRIME,
+    )
+    overrides: list[Annotated[str, Field(pattern="=")]] = key(
+        "more settings as verl's command line takes them "
+        "(`actor_rollout_ref.rollout.enforce_eager=True`); these win",
+        [],
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.checkpoint_every and self.steps is None:
+            raise ValueError(
+                "steps: expected a number in a run with checkpoint_every, so that the disk which "
+                "its saved steps take is known, found null"
+            )
+        self._check_split("updates", self.batch_size * self.samples, self.updates)
+        return self
+
+    def check_for(self, algorithm: str, masked: bool) -> None:
+        super().check_for(algorithm, masked)
+        if algorithm != "prime":
+            return
+        learned = self.batch_size * self.samples
+        if learned % self.reward_batch:
+            raise ValueError(
+                f"reward_batch: expected a divisor of batch_size * samples = {learned}, "
+                f"found {self.reward_batch}"
+            )
+        self._check_split("reward_batch", self.reward_batch, 1)
+        _check_filter(self.accuracy_low, self.accuracy_high)
+        if self.kl_coef:
+            raise ValueError(f"kl_coef: expected 0, PRIME has no such term, found {self.kl_coef}")
+
+    def _check_split(self, name: str, responses: int, updates: int) -> None:
+        """Check that each update gives every process a whole number of micro-batches."""
+        shares = self.processes * self.per_process
+        if self.batch_size % updates or responses % (updates * shares):
+            raise ValueError(
+                f"{name}: expected {responses} responses to be a multiple of updates * processes * "
+                f"per_process = {updates} * {self.processes} * {self.per_process}"
+            )
+
+    def implied(self) -> dict[str, Any]:
+        """Return what this means in the words of native recipes.
+
+        A step of verl's draws one batch of responses and makes ``updates`` optimizer steps.
+
+        >>> recipe = {"backend": "verl", "batch_size": 8, "samples": 4, "lr": 1e-6, "processes": 1}
+        >>> VerlRecipe(**recipe, steps=210, updates=4).implied()["steps"]
+        840
+        """
+        return {
+            "steps": None if self.steps is None else self.steps * self.updates,
+            "schedule": "constant",
+            "warmup_ratio": 0.0,
+            "optimizer": "adamw",
+            "mask_at": "post_clip",
+        }
+
+
+RECIPES: dict[str, type[AnyRecipe]] = {
+    "native": Recipe,
+    "open_instruct": OpenInstructRecipe,
+    "verl": VerlRecipe,
+}
+
+
+class Architecture(Model):
+    """A model with random weights, in the words of Qwen2Config."""
+
+    hidden_size: Count = key("width of the model")
+    num_hidden_layers: Count = key("layers")
+    intermediate_size: Count = key("width of the MLP")
+    num_attention_heads: Count = key("query heads")
+    num_key_value_heads: Count = key("key and value heads", 1)
+    initializer_range: Positive = key("standard deviation of the first weights", 0.02)
+    tie_word_embeddings: bool = key("embedding and head share their weights", False)
+    max_position_embeddings: Count = key("longest sequence, tokens", 128)
+
+    @model_validator(mode="after")
+    def _has_whole_heads(self) -> Self:
+        heads, groups = self.num_attention_heads, self.num_key_value_heads
+        if self.hidden_size % (2 * heads):  # rotary embeddings turn pairs of a head's numbers
+            raise ValueError(
+                f"num_attention_heads: expected heads of an even whole size, found {heads} in "
+                f"hidden_size {self.hidden_size}"
+            )
+        if heads % groups:
+            raise ValueError(
+                f"num_key_value_heads: expected a divisor of num_attention_heads {heads}, "
+                f"found {groups}"
+            )
+        return self
+
+
+class Sampling(Model):
+    """How answers are sampled; greedy decoding and log-likelihoods use the sizes only."""
+
+    samples: Count = key("answers sampled per problem", 16)
+    temperature: Positive = key("of the sampling", 1.0)
+    batch_size: Count = key("sequences generated at once", 512)
+    max_new_tokens: Count = key("longest answer, tokens", 12)
+    seed: Whole = key("seed of the sampling", 777)
+    sampler: SamplerName = key("what draws the answers, as in recipes", "own", omit=True)
+
+
+R = TypeVar("R", bound=AnyRecipe, default=Recipe)
+
+
+class Row(Model, Generic[R]):
+    """Everything that one training run is told: its row of the sheet with the recipe spelled out.
+
+    What the run computes follows from this and from its input files alone. Its label is left out:
+    it changes what a table prints, not what is trained.
     """
 
-    run: str
-    algorithm: str
-    init: str
-    data: str
-    recipe: Recipe
-    seed: int
-    mask: str = ""
-    architecture: Mapping[str, Any] | None = None
-    wandb: Mapping[str, str] = field(default_factory=lambda: {"mode": "disabled"})
+    run: str = key("name of the run")
+    algorithm: str = key("one of those that the trainer has")
+    init: str = key("name of what it starts from")
+    data: str = key("name of the data set")
+    recipe: R = key("hyperparameters")
+    seed: Whole = key("of the order of examples and, without init, of the first weights")
+    mask: str = key("the pair whose mask limits the update, or empty", "")
+    architecture: dict[str, Any] | None = key("of a model with random weights", None)
+    wandb: dict[str, str] = key("mode and project", {"mode": "disabled"}, changes="nothing")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.algorithm not in self.recipe.learns_from:
+            known = ", ".join(self.recipe.learns_from)
+            raise ValueError(f"algorithm: expected one of {known}, found {self.algorithm!r}")
+        self.recipe.check_for(self.algorithm, bool(self.mask))
+        return self
+
+    @property
+    def backend(self) -> str:
+        """Return the name of the run's trainer."""
+        return self.recipe.backend
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the row as plain values, for JSON."""
-        return asdict(self)
+        """Return the row as plain values, for JSON, but for what its trainer's runs share."""
+        values = self.model_dump(exclude={"recipe": {"backend"}})
+        if self.backend == "native":
+            return values
+        del values["architecture"]
+        return {"backend": self.backend, **values}
+
+    def bits_follow_from(self) -> dict[str, Any]:
+        """Return the row without what changes nothing: a killed run goes on if this is the same."""
+        values = self.as_dict()
+        for block, model in ((values, self), (values["recipe"], self.recipe)):
+            for name, changes in model.marked("changes").items():
+                if changes == "nothing":
+                    del block[name]
+        return values
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what a result follows from: a run is repeated where this changes.
+
+        Keys that have their default are left out, so that one more key repeats nothing.
+        """
+        shape = self.architecture and Architecture(**self.architecture).followed_from()
+        return {
+            **self.followed_from(),
+            "recipe": self.recipe.followed_from(),
+            "architecture": shape,
+        }
 
 
-def _known_keys(cls: type, given: Mapping[str, Any], required: set[str], owner: str) -> None:
-    known = [item.name for item in fields(cls)]
-    if unknown := sorted(set(given) - set(known)):
-        raise ValueError(f"{owner}: unknown keys {unknown}; known: {', '.join(known)}")
-    if missing := sorted(required - set(given)):
-        raise ValueError(f"{owner}: missing keys {missing}")
-
-
-def parse_row(run: str, text: str) -> Row:
+def parse_row(run: str, text: str, backend: str = "native") -> Row[Any]:
     """Return the row that ``text`` describes: JSON, or ``@`` and the path of a JSON file.
 
     Raises:
@@ -355,255 +724,12 @@ def parse_row(run: str, text: str) -> Row:
     """
     source = f"run {run}, --row"
     values = read_object(source, text)
-    if (backend := values.pop("backend", "native")) != "native":
-        raise ValueError(f"{source}, key backend: expected native, found {backend!r}")
-    _known_keys(Row, values, {"run", "algorithm", "init", "data", "recipe", "seed"}, source)
-    if values["run"] != run:
-        raise ValueError(f"{source}, key run: expected {run!r}, found {values['run']!r}")
-    if not _whole(0)(values["seed"]):
-        raise ValueError(
-            f"{source}, key seed: expected a whole number of at least 0, found {values['seed']!r}"
-        )
-    kinds: dict[str, Any] = dict.fromkeys(("run", "algorithm", "init", "data", "mask"), str)
-    kinds |= {"recipe": dict, "architecture": (dict, type(None)), "wandb": dict}
-    for key, kind in kinds.items():
-        if key in values and not isinstance(values[key], kind):
-            raise ValueError(f"{source}, key {key}: found {values[key]!r}")
-    _check_wandb(values.get("wandb", {}), source)
-    _known_keys(Recipe, values["recipe"], {"steps", "batch_size", "lr"}, f"{source}, recipe")
-    try:
-        recipe = Recipe(**values["recipe"])
-    except ValueError as error:
-        raise ValueError(f"{source}, {error}") from error
-    return Row(**{**values, "recipe": recipe})
-
-
-def _check_wandb(settings: Mapping[str, Any], source: str) -> None:
-    modes = ("disabled", "offline", "online")
-    mode = settings.get("mode", "disabled")
-    if mode not in modes:
-        raise ValueError(f"{source}, key wandb.mode: expected one of {modes}, found {mode!r}")
-    if unknown := sorted(set(settings) - {"mode", "project"}):
-        raise ValueError(f"{source}, key wandb: unknown keys {unknown}")
-
-
-def check_decay(recipe: Mapping[str, Any], masked: bool, algorithm: str = "") -> None:
-    """Check that no weight decay moves the frozen weights of a masked run.
-
-    Raises:
-        ValueError: it would.
-    """
-    if masked and recipe["weight_decay"]:
-        raise ValueError(
-            f"weight_decay: expected 0 in a run with a mask (it moves frozen weights), "
-            f"found {recipe['weight_decay']}"
-        )
-
-
-# Recipe keys of PRIME's filter and reward model.
-PRIME_KEYS = (
-    *("oversample", "accuracy_low", "accuracy_high"),
-    *("reward_beta", "reward_lr", "reward_clip", "reward_batch", "reward_update"),
-)
-
-
-def check_used_by_verl(keys: Mapping[str, Any], algorithm: str) -> None:
-    """Check that an algorithm uses what one of its rows sets.
-
-    Raises:
-        ValueError: the key has no effect.
-
-    >>> check_used_by_verl({"lr": 1e-6, "reward_lr": 1e-6}, "prime")
-    >>> check_used_by_verl({"reward_lr": 1e-6}, "grpo")
-    Traceback (most recent call last):
-    ValueError: reward_lr: has no effect on grpo; used by prime
-    >>> check_used_by_verl({"kl_coef": 0.001}, "prime")
-    Traceback (most recent call last):
-    ValueError: kl_coef: has no effect on prime; used by grpo
-    """
-    for key in keys:
-        if key in PRIME_KEYS and algorithm != "prime":
-            raise ValueError(f"{key}: has no effect on {algorithm}; used by prime")
-        if key == "kl_coef" and algorithm == "prime":
-            raise ValueError(f"{key}: has no effect on prime; used by grpo")
-
-
-def check_verl(recipe: Mapping[str, Any], masked: bool, algorithm: str) -> None:
-    """Check the keys of a resolved recipe against each other, so that no job starts in vain.
-
-    Raises:
-        ValueError: a batch cannot be split into equal shares, a weight decay would move the frozen
-            weights of a masked run, no accuracy lies between ``accuracy_low`` and
-            ``accuracy_high``, or PRIME is asked for a KL term.
-    """
-    check_decay(recipe, masked)
-    if recipe["checkpoint_every"] and recipe["steps"] is None:
-        raise ValueError(
-            "steps: expected a number in a run with checkpoint_every, so that the disk which its "
-            "saved steps take is known, found null"
-        )
-    learned = recipe["batch_size"] * recipe["samples"]
-    _check_split("updates", learned, recipe, recipe["updates"])
-    if algorithm != "prime":
-        return
-    if learned % recipe["reward_batch"]:
-        raise ValueError(
-            f"reward_batch: expected a divisor of batch_size * samples = {learned}, "
-            f"found {recipe['reward_batch']}"
-        )
-    _check_split("reward_batch", recipe["reward_batch"], recipe, 1)
-    if recipe["accuracy_low"] > recipe["accuracy_high"]:
-        raise ValueError(
-            f"accuracy_low: expected at most accuracy_high {recipe['accuracy_high']}, "
-            f"found {recipe['accuracy_low']}"
-        )
-    if recipe["kl_coef"]:
-        raise ValueError(f"kl_coef: expected 0, PRIME has no such term, found {recipe['kl_coef']}")
-
-
-def _check_split(key: str, responses: int, recipe: Mapping[str, Any], updates: int) -> None:
-    """Check that each update gives every process a whole number of micro-batches."""
-    shares = recipe["processes"] * recipe["per_process"]
-    if recipe["batch_size"] % updates or responses % (updates * shares):
-        raise ValueError(
-            f"{key}: expected {responses} responses to be a multiple of updates * processes * "
-            f"per_process = {updates} * {recipe['processes']} * {recipe['per_process']}"
-        )
-
-
-def implied_by_verl(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a recipe for verl means in the words of native ones.
-
-    A step of verl's draws one batch of responses and makes ``updates`` optimizer steps.
-
-    >>> implied_by_verl({"steps": 210, "updates": 4})["steps"]
-    840
-    """
-    steps = recipe["steps"]
-    return {
-        "steps": None if steps is None else steps * recipe["updates"],
-        "schedule": "constant",
-        "warmup_ratio": 0.0,
-        "optimizer": "adamw",
-        "mask_at": "post_clip",
-    }
-
-
-if TYPE_CHECKING:
-    from jsonschema.exceptions import ValidationError
-
-FOLDER = Path(__file__).resolve().parents[2] / "schemas"
-
-_NOUNS = {
-    "array": "a list",
-    "boolean": "true or false",
-    "integer": "a whole number",
-    "null": "null",
-    "number": "a number",
-    "object": "a mapping",
-    "string": "a text",
-}
-
-
-@cache
-def load_schema(name: str) -> dict[str, Any]:
-    """Return the schema ``workflow/schemas/{name}.schema.yaml``."""
-    from jsonschema import Draft202012Validator
-
-    schema = yaml.safe_load((FOLDER / f"{name}.schema.yaml").read_text(encoding="utf-8"))
-    Draft202012Validator.check_schema(schema)
-    return schema
-
-
-def _filling(base: Callable[..., Iterator["ValidationError"]]) -> Callable[..., Any]:
-    def properties(
-        validator: Any, schemas: Mapping[str, Any], instance: Any, schema: Any
-    ) -> Iterator["ValidationError"]:
-        if isinstance(instance, dict):
-            for key, subschema in schemas.items():
-                if "default" in subschema:
-                    # A copy: nested defaults are filled into it afterwards.
-                    instance.setdefault(key, copy.deepcopy(subschema["default"]))
-        yield from base(validator, schemas, instance, schema)
-
-    return properties
-
-
-def _is_integer(checker: object, value: object) -> bool:
-    # JSON Schema takes 1000.0 for an integer; training, which counts with it, does not.
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(checker: object, value: object) -> bool:
-    # Every bound lets NaN pass: `nan < minimum` is false.
-    return _is_integer(checker, value) or (isinstance(value, float) and math.isfinite(value))
-
-
-@cache
-def _filling_validator() -> Any:
-    from jsonschema import Draft202012Validator
-    from jsonschema.validators import extend
-
-    types = {"integer": _is_integer, "number": _is_number}
-    return extend(
-        Draft202012Validator,
-        {"properties": _filling(Draft202012Validator.VALIDATORS["properties"])},
-        type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(types),
-    )
-
-
-def first_error(instance: Any, schema: Mapping[str, Any]) -> "ValidationError | None":
-    """Fill the defaults of ``schema`` into ``instance``, in place; return its first error."""
-    return next(_filling_validator()(schema).iter_errors(instance), None)
-
-
-def describe(error: "ValidationError") -> str:
-    """Return what was found and what the schema expects, without where it stands.
-
-    >>> describe(first_error("dop", {"enum": ["sft", "dpo"]}))
-    "unknown value 'dop' (did you mean 'dpo'?); known: sft, dpo"
-    >>> describe(first_error({"a": 1, "lrr": 2}, load_schema("config")["$defs"]["recipe"]))
-    "unknown key 'a'; known: backend, steps, ..."
-    """
-    found, expected = error.instance, error.validator_value
-    match error.validator:
-        case "enum":
-            return unknown_name("value", str(found), map(str, expected))
-        case "additionalProperties":
-            known = list(error.schema["properties"])
-            unknown = next(key for key in found if key not in known)
-            return unknown_name("key", str(unknown), known)
-        case "required":
-            missing = [key for key in expected if key not in found]
-            return f"missing key {', '.join(missing)}"
-        case "oneOf":
-            names = [alternative["required"][0] for alternative in expected]
-            return f"expected exactly one of the keys {', '.join(names)}"
-        case "type":
-            return f"expected {_type_noun(expected)}, found {_say(found)}{_type_hint(found)}"
-        case "pattern":
-            return f"found {found!r}, expected {error.schema.get('description', expected)}"
-        case _:
-            return error.message
-
-
-def _type_noun(expected: str | list[str]) -> str:
-    kinds = [expected] if isinstance(expected, str) else expected
-    return " or ".join(_NOUNS[kind] for kind in kinds)
-
-
-def _say(found: Any) -> str:
-    return f"the text {found!r}" if isinstance(found, str) else repr(found)
-
-
-def _type_hint(found: Any) -> str:
-    """Say why a value that looks like a number or a truth value was read as text."""
-    if not isinstance(found, str):
-        return ""
-    if found.lower() in {"true", "false"}:
-        return f"; on the command line write {found.capitalize()}"
-    try:
-        float(found)
-    except ValueError:
-        return ""
-    return "; YAML 1.1 reads 2e-3 as text, write 2.0e-3"
+    found = (values.pop("backend", "native"), values.get("run"))
+    if found != (backend, run):
+        raise ValueError(f"{source}, keys backend, run: expected {(backend, run)}, found {found}")
+    given = values.get("recipe")
+    if isinstance(given, dict):
+        values["recipe"] = {**given, "backend": backend}
+    kind: Any = Row
+    kind = kind[RECIPES[backend]]
+    return checked(kind, values, lambda path: f"{source}, {key_at(path)}")

@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from math import ceil
+from typing import Any
 
-from rlsubnet.config.scale import Pair, Scale, resolved_recipe
+from rlsubnet.config.scale import Scale
+from rlsubnet.config.schema import Pair
 from rlsubnet.items import ITEMS
 
 BFLOAT16 = 2.0
@@ -96,10 +98,8 @@ def parameters_of(scale: Scale, name: str) -> float:
 
 def saved_steps(scale: Scale, name: str) -> int:
     """Return how many models a run saves along its way, the last one included."""
-    run = scale.runs[name]
-    recipe = resolved_recipe(scale.config["recipes"][run.recipe], run.set)
-    every = recipe.get("checkpoint_every")
-    return ceil(recipe["steps"] / every) if every else 0
+    recipe: Any = scale.recipe(name)
+    return ceil(recipe.steps / recipe.checkpoint_every) if scale.saves_steps(name) else 0
 
 
 def _gpu_hours(scale: Scale, kind: str) -> float:

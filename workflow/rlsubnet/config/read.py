@@ -1,16 +1,18 @@
-"""One config out of its files: merged in order, checked against the schema, defaults filled."""
+"""Reading what users write: config files, merged in order; sheets; the cluster's settings."""
 
-import copy
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 from unicodedata import category
 
 import yaml
 
-from rlsubnet.config.errors import SheetError, unknown_name
-from rlsubnet.config.model import describe, first_error, load_schema
+from rlsubnet.config.errors import SheetError, checked, key_at, unknown_name
+from rlsubnet.config.schema import Comparison, Config, Pair, Run
+from rlsubnet.config.schema import Site as ClusterSite
+
+M = TypeVar("M", Run, Pair, Comparison)
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -80,57 +82,14 @@ def complete_config(config: Mapping[str, Any], files: Sequence[Path | str] = ())
             one that sets a faulty key is named.
 
     Raises:
-        SheetError: the config breaks the schema, or a file holds the same key twice.
+        SheetError: a key is unknown, missing or does not fit, or a file holds the same key twice.
     """
     contents = {str(path): read_yaml(path) for path in files}
-    result = with_own_model(copy.deepcopy(dict(config)))
-    error = first_error(result, load_schema("config"))
-    if error is not None:
-        path = [str(part) for part in error.absolute_path]
-        file = _setting_file(contents, path)
-        place = f"key {'.'.join(path)}" if path else "top level"
-        raise SheetError(f"{file}, {place}: {describe(error)}")
-    for path, message in _misfits(result):
-        raise SheetError(f"{_setting_file(contents, path)}, key {'.'.join(path)}: {message}")
-    return result
 
+    def where(path: list[str]) -> str:
+        return f"{_setting_file(contents, path)}, {key_at(path)}"
 
-def _misfits(config: Mapping[str, Any]) -> Iterator[tuple[list[str], str]]:
-    """Yield the path of a key and what is wrong with it beside another key.
-
-    A job would find these, too: the tables after all others, training with an error about tensors.
-    """
-    wanted, measured = config["measure"]["table_tolerance"], config["measure"]["tolerances"]
-    if wanted not in measured:
-        listed = ", ".join(map(str, measured))
-        yield (
-            ["measure", "table_tolerance"],
-            f"expected one of measure.tolerances ({listed}), found {wanted}",
-        )
-    if config["evaluation"]["backend"] == "olmes" and not config["resources"]["evaluate"]["gpus"]:
-        yield ["evaluation", "backend"], "olmes needs resources.evaluate.gpus, at least 1"
-    for kind, wanted in config["resources"].items():
-        if wanted["nodes"] > 1 and not kind.startswith("train_"):
-            yield (
-                ["resources", kind, "nodes"],
-                f"expected 1, as these jobs are one process each, found {wanted['nodes']}",
-            )
-    for name, model in config["models"].items():
-        if "architecture" not in model:
-            continue
-        path, shape = ["models", name, "architecture"], model["architecture"]
-        width, heads = shape["hidden_size"], shape["num_attention_heads"]
-        if width % (2 * heads):  # rotary embeddings turn pairs of a head's numbers
-            yield (
-                [*path, "num_attention_heads"],
-                f"expected heads of an even whole size, found {heads} in hidden_size {width}",
-            )
-        if heads % shape["num_key_value_heads"]:
-            yield (
-                [*path, "num_key_value_heads"],
-                f"expected a divisor of num_attention_heads {heads}, "
-                f"found {shape['num_key_value_heads']}",
-            )
+    return checked(Config, with_own_model(config), where).model_dump()
 
 
 def load_config(paths: Sequence[Path | str]) -> dict[str, Any]:
@@ -157,53 +116,60 @@ def _setting_file(contents: Mapping[str, Mapping[str, Any]], path: Sequence[str]
 
 
 @dataclass(frozen=True)
-class Row:
+class SheetRow(Generic[M]):
     """One row of a sheet; ``line`` is its line number in the file, counted from 1."""
 
     file: str
     line: int
-    name: str
-    cells: dict[str, str]
+    cells: M
 
     def fault(self, column: str, message: str) -> SheetError:
         """Return the error that names file, row and column."""
-        return SheetError(f"{self.file}, row {self.line} ({self.name}), column {column}: {message}")
-
-    def listed(self, column: str) -> tuple[str, ...]:
-        """Return the parts of a cell that holds a comma-separated list."""
-        return tuple(part.strip() for part in self.cells[column].split(",") if part.strip())
+        name = astuple(self.cells)[0]
+        return SheetError(f"{self.file}, row {self.line} ({name}), column {column}: {message}")
 
 
-def read_sheet(path: Path | str, kind: str) -> dict[str, Row]:
+def read_sheet(path: Path | str, model: type[M]) -> dict[str, SheetRow[M]]:
     """Return the rows of a sheet by name, in the order of the file.
 
-    The first column that the schema ``{kind}`` declares holds the names. Lines that start with
-    ``#`` and empty lines are skipped; cells missing at the end of a row are empty.
+    The first column that the model declares holds the names. Lines that start with ``#`` and empty
+    lines are skipped; cells missing at the end of a row are empty.
 
     Raises:
         SheetError: no header, a missing, unknown or repeated column, too many cells, a cell that
-            breaks the schema, or the same name twice.
+            does not fit its column, or the same name twice.
     """
-    schema = load_schema(kind)
-    columns = list(schema["properties"])
+    columns = [column.name for column in fields(model)]
     lines = _content_lines(path)
     if not lines:
         raise SheetError(f"{path}: empty, expected a header with the columns {', '.join(columns)}")
     header = _check_header(path, lines[0][1], columns)
-    rows: dict[str, Row] = {}
-    for number, cells in lines[1:]:
-        row = _make_row(path, number, header, cells, columns[0])
-        for column, cell in row.cells.items():
+    rows: dict[str, SheetRow[M]] = {}
+    for number, values in lines[1:]:
+        cells = dict(zip(header, values + [""] * (len(header) - len(values)), strict=False))
+        name = cells[columns[0]]
+        place = f"{path}, row {number} ({name})"
+        if len(values) > len(header):
+            raise SheetError(
+                f"{place}: {len(values)} cells, expected at most {len(header)} as in the header"
+            )
+        for column, cell in cells.items():
             if control := next((c for c in cell if category(c) == "Cc"), None):
-                raise row.fault(column, f"control character {control!r} in {cell!r}")
-        error = first_error(dict(row.cells), schema)
-        if error is not None:
-            raise row.fault(str(error.absolute_path[0]), describe(error))
-        if row.name in rows:
-            first = rows[row.name].line
-            raise row.fault(columns[0], f"duplicate name {row.name!r}, first used in row {first}")
-        rows[row.name] = row
+                raise SheetError(
+                    f"{place}, column {column}: control character {control!r} in {cell!r}"
+                )
+        row = checked(model, cells, _column_of(place))
+        if name in rows:
+            raise SheetError(
+                f"{place}, column {columns[0]}: duplicate name {name!r}, first used in row "
+                f"{rows[name].line}"
+            )
+        rows[name] = SheetRow(str(path), number, row)
     return rows
+
+
+def _column_of(place: str) -> Callable[[list[str]], str]:
+    return lambda path: f"{place}, column {path[0]}"
 
 
 def _content_lines(path: Path | str) -> list[tuple[int, list[str]]]:
@@ -231,17 +197,6 @@ def _check_header(path: Path | str, header: list[str], columns: list[str]) -> li
     return header
 
 
-def _make_row(path: Path | str, number: int, header: list[str], cells: list[str], key: str) -> Row:
-    padded = cells + [""] * (len(header) - len(cells))
-    row = dict(zip(header, padded, strict=False))
-    if len(cells) > len(header):
-        raise SheetError(
-            f"{path}, row {number} ({row[key]}): {len(cells)} cells, "
-            f"expected at most {len(header)} as in the header"
-        )
-    return Row(file=str(path), line=number, name=row[key], cells=row)
-
-
 SITE = Path("config/site.yaml")
 Site = dict[str, Any]
 Resources = dict[str, Any]
@@ -251,14 +206,10 @@ def load_site(path: Path | str = SITE) -> Site:
     """Return the settings of the cluster, defaults filled; all defaults where there is no file.
 
     Raises:
-        SheetError: the file is no YAML, or breaks its schema.
+        SheetError: the file is no YAML, or a key does not fit.
     """
     site = read_yaml(path) if Path(path).is_file() else {}
-    error = first_error(site, load_schema("site"))
-    if error is not None:
-        place = ".".join(str(part) for part in error.absolute_path)
-        raise SheetError(f"{path}, {f'key {place}' if place else 'top level'}: {describe(error)}")
-    return site
+    return checked(ClusterSite, site, lambda place: f"{path}, {key_at(place)}").model_dump()
 
 
 def job_resources(wanted: Mapping[str, Any], site: Mapping[str, Any], kind: str) -> Resources:

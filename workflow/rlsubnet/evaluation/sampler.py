@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import get_args
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlsubnet.config.model import check_sampler
+from rlsubnet.config.model import SamplerName
 from rlsubnet.evaluation.generate import Request, completion, generate
 from rlsubnet.evaluation.static_cache import StaticSampler, is_static
 from rlsubnet.tasks.tokenizer import Completion, encode_prompt, end_token, padding_token
@@ -27,7 +28,8 @@ def make_sampler(name: str, model: PreTrainedModel) -> Sampler:
     Raises:
         ValueError: there is no such sampler, or vLLM is not installed.
     """
-    check_sampler(name)
+    if name not in get_args(SamplerName):
+        raise ValueError(f"sampler: expected one of {get_args(SamplerName)}, found {name!r}")
     if name == "own":
         return StaticSampler(model) if is_static(model) else partial(generate, model)
     from rlsubnet.evaluation.vllm import VllmSampler

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta import open_steps
 from rlsubnet.columns import Answer
-from rlsubnet.config.model import Settings
+from rlsubnet.config.model import Sampling
 from rlsubnet.evaluation.generate import forward_attention, noise_generator, read_prompts
 from rlsubnet.evaluation.loading import deterministic
 from rlsubnet.evaluation.results import score_rows
@@ -112,7 +112,7 @@ def generation_answers(
     tokenizer: PreTrainedTokenizerBase,
     suite: str,
     problems: Records,
-    settings: Settings,
+    settings: Sampling,
     draw: Sampler | None = None,
 ) -> list[Answer]:
     """Return the answers to problems, sampled (task ``{suite}_sampled``) and ``{suite}_greedy``.
@@ -148,7 +148,7 @@ def choice_answers(
     tokenizer: PreTrainedTokenizerBase,
     suite: str,
     items: Records,
-    settings: Settings,
+    settings: Sampling,
 ) -> list[Answer]:
     """Return the answers to multiple-choice items, as tasks ``{suite}_{task}``.
 
@@ -191,7 +191,7 @@ def preference_answers(
     tokenizer: PreTrainedTokenizerBase,
     suite: str,
     pairs: Records,
-    settings: Settings,
+    settings: Sampling,
 ) -> list[Answer]:
     """Return whether the model prefers the chosen response of each pair, as task ``suite``.
 
@@ -224,7 +224,7 @@ def suite_answers(
     tokenizer: PreTrainedTokenizerBase,
     suite: str,
     records: Records,
-    settings: Settings,
+    settings: Sampling,
     draw: Sampler | None = None,
 ) -> list[Answer]:
     """Return the answers to a suite's records; their keys tell what kind of test they are.
@@ -284,7 +284,7 @@ def answer_suites(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     suites: Sequence[Suite],
-    settings: Settings,
+    settings: Sampling,
     draw: Sampler | None = None,
 ) -> tuple[list[Answer], list[dict[str, Any]]]:
     """Return a model's answers to all suites, and their scores: a row per task and level.

@@ -7,20 +7,10 @@ from typing import Any
 
 from rlsubnet.backends.olmes.suites import SUITES
 from rlsubnet.config import Pair, Run, Scale, suite_kind
-from rlsubnet.config.model import Recipe, learning_rate
-from rlsubnet.config.scale import (
-    ANSWERED_KINDS,
-    BACKENDS,
-    ONLINE_KEYS,
-    PROBLEM_KINDS,
-    resolved_recipe,
-)
+from rlsubnet.config.model import ONLINE, PROBLEM_KINDS, Recipe, learning_rate
+from rlsubnet.config.schema import ANSWERED_KINDS
 from rlsubnet.report.export import tolerance_name
 from rlsubnet.tasks.choices import CHOICE_TASKS
-
-ONLINE = ONLINE_KEYS["samples"]
-# Recipe keys about what is saved, counted or kept on the way; the result has the same bits.
-_SAVING = ("save_every", "checkpoint_every", "sparsity_every", "recompute")
 
 DRAWN_WHILE_TRAINING = "answers of the policy, drawn while it is trained"
 ANSWERS_OF_THE_START = "answers of the start"
@@ -33,9 +23,8 @@ def recipe_of(scale: Scale, run: str) -> dict[str, Any]:
 
     ``steps`` is the number of optimizer steps, None where only the data tell.
     """
-    row = scale.runs[run]
-    recipe = resolved_recipe(scale.config["recipes"][row.recipe], row.set)
-    return recipe | BACKENDS[scale.backend_of(run)].implied(recipe)
+    recipe = scale.recipe(run)
+    return recipe.model_dump(exclude={"backend"}) | recipe.implied()
 
 
 def runs_between(scale: Scale, pair: Pair) -> list[Run]:
@@ -142,7 +131,7 @@ def all_but_seed(scale: Scale, run: str) -> Hashable:
     the named pair.
     """
     row = scale.runs[run]
-    recipe = {k: v for k, v in recipe_of(scale, run).items() if k not in _SAVING}
+    recipe = scale.recipe(run).bits()
     mask = row.mask
     if _has_own_mask(scale, row):
         mask = "random, the size of its own" if row.has_random_mask else "its own"

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from rlsubnet.config import Scale, SheetError, load_config, load_scale
-from rlsubnet.config.scale import resolved_recipe
+from rlsubnet.config.model import Recipe
 
 # Seconds of a job, side by side with another one on two cores: means of work/demo/benchmarks after
 # `make demo` there, rounded. Only their proportions matter once some jobs have ended.
@@ -175,9 +175,10 @@ def expected_trainings(scale: Scale, there: Container[str] = ()) -> dict[str, Ex
     waiting = Counter(start for name in scale.runs for start in _starts(scale, name))
     found = {}
     for name, run in scale.runs.items():
-        recipe = resolved_recipe(scale.config["recipes"][run.recipe], run.set)
+        recipe = scale.recipe(name)
+        assert isinstance(recipe, Recipe), "the demo trains with our own trainer"
         serial = 2 * waiting[name] >= max(len(scale.runs) - 1, 1)
-        found[name] = training(run.algorithm, recipe["steps"], serial)
+        found[name] = training(run.algorithm, recipe.steps, serial)
     return {name: run for name, run in found.items() if name not in there}
 
 

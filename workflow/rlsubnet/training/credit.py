@@ -4,7 +4,7 @@ The second is what GRPO, RAFT++, PPO and PRIME differ in.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -330,7 +330,7 @@ class ProcessCredit:
         self._lr = 2 * recipe.lr if recipe.reward_lr is None else recipe.reward_lr
         # No mask: the subnetwork is the policy's. AdamW without decay at a constant rate, as in
         # verl's recipe, whatever moves the policy.
-        own = replace(recipe, clip=recipe.reward_clip, optimizer="adamw", weight_decay=0.0)
+        own = recipe.but(clip=recipe.reward_clip, optimizer="adamw", weight_decay=0.0)
         self._optimizer = MasterOptimizer(dict(self._model.named_parameters()), own)
 
     def assign(self, rollouts: Rollouts, reference: Tensor) -> Credit:

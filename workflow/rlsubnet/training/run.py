@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +120,7 @@ def fitted(row: Row, model: PreTrainedModel, longest: int, given: int, sequences
         return row
     twice = ", activations twice" if recompute else ""
     print(f"{row.run}: a batch is computed in {parts} part(s){twice}", file=sys.stderr, flush=True)
-    return replace(row, recipe=replace(recipe, accumulate=parts, recompute=recompute))
+    return row.but(recipe=recipe.but(accumulate=parts, recompute=recompute))
 
 
 def learn_offline(
@@ -235,7 +234,7 @@ def run_training(
         if init is not None and row.recipe.checkpoint_every:
             saver = StepSaver(resume / "steps", row.recipe, Checkpoint(init), model)
         with wandb_logging(row, resume.parent / "wandb") as log:
-            belongs_to = {**what_bits_depend_on(row), "inputs_sha256": inputs, **where}
+            belongs_to = {**row.bits_follow_from(), "inputs_sha256": inputs, **where}
             columns = metrics_columns(online, sparsity=changed is not None)
             every = read_every(model.device)
             journal = Journal(row, resume, belongs_to, log, saver, columns, every)
@@ -269,10 +268,3 @@ def check_steps(row: Row, init: Path | None, steps: Path | None) -> None:
     if bool(every) != (steps is not None):
         given = "absent" if steps is None else str(steps)
         raise ValueError(f"run {row.run}: checkpoint_every is {every}, --steps is {given}")
-
-
-def what_bits_depend_on(row: Row) -> dict[str, Any]:
-    """Return the row without what changes no bit of the result: logging and saving."""
-    values = row.as_dict()
-    del values["wandb"], values["recipe"]["save_every"], values["recipe"]["recompute"]
-    return values

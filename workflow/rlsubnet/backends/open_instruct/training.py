@@ -29,9 +29,10 @@ from rlsubnet.backends.processes import (
     read_marker,
     started,
 )
-from rlsubnet.backends.rows import Row, check_bfloat16, check_mask_fits, check_mask_given
+from rlsubnet.backends.rows import check_bfloat16, check_mask_fits, check_mask_given
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.pair import export_trained
+from rlsubnet.config.model import OpenInstructRecipe, Row
 from rlsubnet.files import (
     iterate_jsonl,
     read_jsonl,
@@ -46,16 +47,9 @@ from rlsubnet.training.journal import check_same_run
 from rlsubnet.training.runlog import METRICS, git_commit, metrics_row
 
 
-def output_folder(row: Row, places: Places) -> Path:
+def output_folder(row: Row[OpenInstructRecipe], places: Places) -> Path:
     """Return the folder that the script writes saves and weights to, as the launcher names it."""
     return places.output / f"{row.run}__{row.seed}"
-
-
-def what_bits_depend_on(row: Row) -> dict[str, Any]:
-    """Return the row without what changes no bit of the result: logging and saving."""
-    values = row.as_dict()
-    del values["wandb"], values["recipe"]["save_every"]
-    return values
 
 
 def _leave_only(kept: Path) -> None:
@@ -69,7 +63,7 @@ def _leave_only(kept: Path) -> None:
             path.unlink()
 
 
-def go_on_or_begin(row: Row, places: Places, inputs: Mapping[str, Any]) -> int:
+def go_on_or_begin(row: Row[OpenInstructRecipe], places: Places, inputs: Mapping[str, Any]) -> int:
     """Return the step after which a run goes on, 0 where it begins; its folder then holds no more.
 
     A save that was not finished is removed; without a finished one, so is all that was left.
@@ -83,7 +77,7 @@ def go_on_or_begin(row: Row, places: Places, inputs: Mapping[str, Any]) -> int:
         ValueError: what was left is another run's, or a file of the save is damaged; the message
             says what to delete.
     """
-    belongs_to = json.loads(json.dumps({**what_bits_depend_on(row), "inputs_sha256": inputs}))
+    belongs_to = json.loads(json.dumps({**row.bits_follow_from(), "inputs_sha256": inputs}))
     # With another seed the folder had another name: found as well, and then refused.
     saves = [save for folder in places.output.glob("*") for save in complete_saves(folder)]
     if not saves:
@@ -145,7 +139,7 @@ def check_checkout(checkout: Path, commit: str) -> None:
         raise ValueError(f"{checkout}: files differ from commit {commit}: {changed.split()[1::2]}")
 
 
-def check_start(row: Row, init: Path, mask: Path | None) -> None:
+def check_start(row: Row[OpenInstructRecipe], init: Path, mask: Path | None) -> None:
     """Check that a run can start and, masked, that its result can be compared with its start.
 
     Raises:
@@ -175,7 +169,7 @@ def check_pairs(data: Path, batch_size: int) -> None:
             check_messages(record.get(side), f"{data}, line {number}, {side}")
 
 
-def prepare(row: Row, places: Places) -> None:
+def prepare(row: Row[OpenInstructRecipe], places: Places) -> None:
     """Make in the run's own folder what the command needs."""
     places.records.mkdir(parents=True)
     link_package(places.package)
@@ -186,7 +180,7 @@ def prepare(row: Row, places: Places) -> None:
         write_json(places.deepspeed_config(row.recipe), deepspeed_config(template, row.recipe.clip))
 
 
-def run_command(row: Row, places: Places, lock: int) -> None:
+def run_command(row: Row[OpenInstructRecipe], places: Places, lock: int) -> None:
     """Run the training; its output goes where ours goes.
 
     Args:
@@ -206,7 +200,7 @@ def run_command(row: Row, places: Places, lock: int) -> None:
         )
 
 
-def find_output(row: Row, places: Places) -> Path:
+def find_output(row: Row[OpenInstructRecipe], places: Places) -> Path:
     """Return the folder of the trained weights.
 
     Raises:
@@ -235,7 +229,9 @@ def read_metrics(records: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return [metrics_row(METRICS, **line) for line in lines], report
 
 
-def manifest(row: Row, inputs: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Any]:
+def manifest(
+    row: Row[OpenInstructRecipe], inputs: Mapping[str, Any], report: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return what a checkpoint was made from; the commit of open-instruct is the recipe's."""
     return {
         "row": row.as_dict(),
@@ -246,7 +242,7 @@ def manifest(row: Row, inputs: Mapping[str, Any], report: Mapping[str, Any]) -> 
     }
 
 
-def run_training(row: Row, places: Places, out: Path, metrics: Path) -> None:
+def run_training(row: Row[OpenInstructRecipe], places: Places, out: Path, metrics: Path) -> None:
     """Train one run; ``out`` and ``metrics`` are complete or absent. A run that was killed goes on.
 
     Args:

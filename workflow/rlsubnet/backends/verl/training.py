@@ -35,6 +35,7 @@ from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta import STEP_FILES, step_file, step_number
 from rlsubnet.checkpoints.delta_pack import pack
 from rlsubnet.checkpoints.sources import LocalFiles
+from rlsubnet.config.model import VerlRecipe
 from rlsubnet.files import read_object, replacing, sha256, write_csv, write_json
 from rlsubnet.training.journal import check_same_run
 from rlsubnet.training.runlog import ONLINE_METRICS, git_commit
@@ -131,7 +132,8 @@ def what_bits_depend_on(row: Mapping[str, Any]) -> dict[str, Any]:
     >>> what_bits_depend_on({"run": "r", "wandb": {}, "recipe": {"lr": 1e-6, "save_every": 20}})
     {'run': 'r', 'recipe': {'lr': 1e-06}}
     """
-    recipe = {key: value for key, value in row["recipe"].items() if key != "save_every"}
+    marks = VerlRecipe.marked("changes")
+    recipe = {k: v for k, v in row["recipe"].items() if marks.get(k) != "nothing"}
     return {**{key: row[key] for key in row if key != "wandb"}, "recipe": recipe}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from rlsubnet.config import Pair
-from rlsubnet.config.scale import ONLINE_KEYS, saves_steps
+from rlsubnet.config.model import ONLINE
 from rlsubnet.report.results import (
     NOT_RUN,
     bitwise_sparsity,
@@ -118,7 +118,7 @@ def _one_run(scale: Scale, results: Results, pair: Pair) -> Row:
     # With `pre_clip` the mask comes first, and only what is left of the gradient is clipped.
     clipped = run.mask and recipe["mask_at"] == "pre_clip"
     norms = metrics["grad_norm_masked" if clipped else "grad_norm"]
-    if run.algorithm in ONLINE_KEYS["kl_coef"]:
+    if run.algorithm in ONLINE:
         row["kl_coef"] = f"{recipe['kl_coef']:g}"
         row["kl_mean"] = float(metrics["kl"].mean())
     return row | {
@@ -153,7 +153,7 @@ def _paper_row_beside(scale: Scale, row: Row, pair: Pair) -> str:
 
 
 def _has_trajectory(scale: Scale, pair: Pair) -> bool:
-    return pair.tuned in scale.runs and saves_steps(scale, pair.tuned)
+    return pair.tuned in scale.runs and scale.saves_steps(pair.tuned)
 
 
 def _course(scale: Scale, results: Results, pair: Pair) -> Row:

@@ -395,7 +395,7 @@ def random_accuracies(source: Source) -> list[Control]:
         shared = [one for one in full_gains if (one.suite, one.decoding) in inside]
         if not shared:  # not both were evaluated for the tables
             continue
-        pair = replace(start, pair=f"{start.tuned} and {run.run}", init=start.tuned)
+        pair = replace(start, pair=f"{start.tuned}+{run.run}", init=start.tuned)
         items = paired_answers(scale, results, replace(pair, tuned=run.run))
         for full in shared:
             decoding = items["samples"].map(asked(scale.config, full.suite).decoded)
@@ -532,10 +532,10 @@ def seed_spread(source: Source, update: Update) -> float | None:
 def _told(scale: Scale, update: Update, but: str) -> tuple[dict[str, Any], Any]:
     """Return (all that a run was told that its result hangs on, but one key; that key's value)."""
     run = scale.runs[update.pair.tuned]
-    told: dict[str, Any] = {"run": (run.algorithm, run.init, run.data, run.seed, run.mask)}
-    told |= recipe_of(scale, run.run)
-    value = told.pop(but)
-    return {key: told[key] for key in told if key not in ("save_every", "checkpoint_every")}, value
+    recipe = scale.recipe(run.run)
+    told = {"run": (run.algorithm, run.init, run.data, run.seed, run.mask), **recipe.bits()}
+    told.pop(but, None)
+    return told, getattr(recipe, but, None)
 
 
 def _action(source: Source, one: Update, other: Update, key: str) -> tuple[float, str]:
