@@ -10,10 +10,13 @@ import logging
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.settings import LogHandlerSettingsBase
+
+if TYPE_CHECKING:
+    from rlsubnet.running.progress import JobLines
 
 # Of each event what `run_log` and `progress` read; what is only said is a message.
 FIELDS = {
@@ -50,27 +53,29 @@ class LogHandlerSettings(LogHandlerSettingsBase):
 class LogHandler(LogHandlerBase):
     """Writes the lines, and prints those that follow the jobs."""
 
+    settings: LogHandlerSettings
     has_filter = True  # none: the file is whole, whatever --quiet says
     has_formatter = needs_rulegraph = writes_to_file = False
 
     def __post_init__(self) -> None:
         self.file: TextIO | None = None
-        if self.writes_to_stream:
-            from rlsubnet.running.progress import JobLines, time_left
+        self.jobs: JobLines | None = None
+        if self.settings.progress and not self.common_settings.dryrun:
+            from rlsubnet.running import progress
 
-            self.jobs = JobLines(time_left(self.settings.progress))
+            self.jobs = progress.JobLines(progress.time_left(self.settings.progress))
 
     @property
     def writes_to_stream(self) -> bool:
         """Return whether it takes the place of Snakemake's own words."""
-        return bool(self.settings.progress) and not self.common_settings.dryrun
+        return self.jobs is not None
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take one record."""
         try:
             event = event_of(record)
             self._write(event)
-            if self.writes_to_stream:
+            if self.jobs:
                 lines = self.jobs.lines(event)
                 for line in lines if record.levelno <= logging.INFO else [self.format(record)]:
                     print(line, flush=True)
