@@ -29,6 +29,8 @@ delta unpack init tuned.delta unpacked
 trajectory init tuned.delta tuned --steps 1 2 --out trajectory.csv
 rank init tuned --out ranks.csv
 card init tuned --out card.html
+check --config config/demo/config.yaml
+plan --config config/demo/config.yaml
 """
 
 
