@@ -1,6 +1,5 @@
 """What is read of a run's events; tests/slurm has those of a real cluster."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -48,22 +47,15 @@ def read(*events: Event) -> Run:
     return run
 
 
-def test_members_of_a_group_have_its_slurm_job_and_not_that_of_a_group_like_it() -> None:
-    jobs = read(*GROUPS).jobs
-    assert {number: job.slurm for number, job in jobs.items()} == {
-        "14": "15",
-        "11": "15",
-        "10": "16",
-    }
+def test_members_of_a_group_share_its_slurm_job_and_its_new_start_with_no_group_like_it() -> None:
+    jobs = read(*GROUPS, {"event": "message", "msg": "Trying to restart job 9f2d."}).jobs
+    assert [(job.number, job.slurm, job.state, job.attempt) for job in jobs.values()] == [
+        ("14", "15", WAITING, 2),
+        ("11", "15", WAITING, 2),
+        ("10", "16", RUNNING, 1),
+    ]
     assert jobs["14"].log == "logs/rank/dpo.log"
     assert jobs["10"].slurm_log == "/p/group_measure_updates/16.log"
-
-
-def test_a_group_that_is_started_again_counts_for_each_member() -> None:
-    jobs = read(*GROUPS, {"event": "message", "msg": "Trying to restart job 9f2d."}).jobs
-    assert [(job.state, job.attempt) for job in jobs.values()] == [
-        *((WAITING, 2), (WAITING, 2), (RUNNING, 1))
-    ]
 
 
 def test_a_job_fails_is_started_again_and_ends_well() -> None:
@@ -123,16 +115,6 @@ def test_a_run_without_the_logger_is_not_taken_for_one_without_jobs(
     snakemake("--workflow-profile", "none", "--force", "good.txt")
     assert main(["resume"]) == 1
     assert f"{unknown_run()}: this run was started without" in capsys.readouterr().err
-
-
-def test_of_a_killed_run_all_whole_lines_count(folder: Path) -> None:
-    snakemake("good.txt")
-    [file] = folder.glob(".snakemake/log/*.jsonl")
-    lines = file.read_text().splitlines(keepends=True)
-    end = next(n for n, line in enumerate(lines) if json.loads(line).get("event") == "job_finished")
-    file.write_text("".join(lines[:end]) + lines[end][:20])
-    [run] = runs_here()
-    assert ([job.state for job in run.jobs.values()], run.ended) == ([RUNNING], False)
 
 
 def test_who_follows_the_jobs_sees_each_start_and_end_and_every_error(folder: Path) -> None:
