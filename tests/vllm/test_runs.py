@@ -14,7 +14,7 @@ from benchmarks.gpu.size import MINIATURE
 from benchmarks.gpu.training import make_bench
 from rlsubnet.checkpoints.masks import save_mask
 from rlsubnet.commands.evaluate import read_suites
-from rlsubnet.config.schema import read_sampling
+from rlsubnet.config.schema import Preferences, read_sampling
 from rlsubnet.evaluation.loading import load_policy
 from rlsubnet.evaluation.policy_data import sample_answers
 from rlsubnet.evaluation.sampler import make_sampler
@@ -141,7 +141,9 @@ def test_rollouts_are_compared_with_the_models_own() -> None:
 
 
 def test_data_can_be_drawn_by_vllm(policy: Path) -> None:
-    answers = sample_answers(policy, PROMPTS[:5], 6, 1.0, 3, 6, 8, sampler="vllm")
+    keys = {"prompts": 5, "samples": 6, "max_new_tokens": 6, "batch_size": 8, "sampler": "vllm"}
+    how = Preferences(kind="preferences", policy="sft", split="train", seed=3, **keys)
+    answers = sample_answers(policy, PROMPTS[:5], how)
     assert [len(group) for group in answers] == [6] * 5
     texts = {text for group in answers for text, finished in group if finished}
     assert texts <= {f";0{digit}" for digit in range(10)} and len(texts) > 3

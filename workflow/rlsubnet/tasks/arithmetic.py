@@ -60,14 +60,6 @@ class Shape(NamedTuple):
 DEMO = Shape()
 
 
-def check_shape(shape: Shape) -> None:
-    """Raise ValueError unless problems of this shape exist and have five levels."""
-    if not 2 <= shape.digits <= 4:
-        raise ValueError(f"digits: expected 2 to 4, found {shape.digits}")
-    if shape.slots < 1 or shape.slots % len(LEVELS):
-        raise ValueError(f"slots: expected a multiple of {len(LEVELS)}, found {shape.slots}")
-
-
 def result(total: int, step: Step, modulus: int = DEMO.modulus) -> int:
     """Return the running total after ``step``, modulo ``modulus``.
 
@@ -293,25 +285,6 @@ def possible_slips(problem: Problem) -> list[tuple[int, ...]]:
     ]
 
 
-def check_count(key: str, value: int) -> None:
-    """Raise ValueError unless ``value`` is at least 1."""
-    if value < 1:
-        raise ValueError(f"{key}: expected at least 1, found {value}")
-
-
-def check_share(key: str, value: float) -> None:
-    """Raise ValueError unless ``value`` lies in [0, 1]."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"{key}: expected a share between 0 and 1, found {value}")
-
-
-def check_name(key: str, value: str, names: Iterable[str]) -> None:
-    """Raise ValueError unless ``value`` is one of ``names``."""
-    names = tuple(names)
-    if value not in names:
-        raise ValueError(f"{key}: expected one of {', '.join(names)}, found {value!r}")
-
-
 SHARES = {"test": 0.15, "dev": 0.10, "preference": 0.30, "train": 0.45}
 
 # A level-1 prompt is one of 12,000; after so many draws without a new one, hardly any is left.
@@ -370,7 +343,8 @@ def draw_problems(
     Raises:
         ValueError: unknown split, or no new prompt of a level is left in it.
     """
-    check_name("split", split, SHARES)
+    if split not in SHARES:
+        raise ValueError(f"split: expected one of {', '.join(SHARES)}, found {split!r}")
     problems: list[Problem] = []
     seen: set[str] = set()
     for level in levels:
@@ -407,24 +381,20 @@ def problems(
 ) -> list[dict[str, Any]]:
     """Return problems as records ``{"id", "prompt", "solution", "level"}``, sorted by level.
 
+    No prompt comes twice.
+
     Args:
         per_level: number of problems of levels 1 to 5; MATH500 has 43, 90, 105, 128 and 134.
-        split: split of the prompts; no prompt comes twice.
-        seed: seed of the prompts.
-        digits: digits of the numbers, see :class:`rlsubnet.tasks.arithmetic.Shape`.
+        split: of the prompts.
+        seed: of the prompts.
+        digits: of the numbers, see :class:`Shape`.
         slots: steps of a problem.
 
     >>> problems([1, 0, 0, 0, 1], "test", seed=3)[0]["id"]
     'level1-0000'
     """
-    if len(per_level) != len(LEVELS) or min(per_level) < 0 or sum(per_level) == 0:
-        raise ValueError(
-            f"per_level: expected {len(LEVELS)} counts that are not all 0, found {list(per_level)}"
-        )
-    shape = Shape(digits, slots)
-    check_shape(shape)
     levels = [level for level, count in zip(LEVELS, per_level, strict=True) for _ in range(count)]
-    drawn = draw_problems(random.Random(seed), levels, split, shape=shape)
+    drawn = draw_problems(random.Random(seed), levels, split, shape=Shape(digits, slots))
     numbers = [number for count in per_level for number in range(count)]
     return [
         {

@@ -19,14 +19,10 @@ from rlsubnet.tasks.arithmetic import (
     DEMO,
     IDLE,
     OPERANDS,
-    SHARES,
     UNSEEN_OPERANDS,
     Problem,
     Shape,
     Step,
-    check_count,
-    check_name,
-    check_shape,
     digits,
     draw_problems,
     possible_slips,
@@ -134,9 +130,6 @@ def choices(
         slots: steps of a problem.
     """
     shape = Shape(digits, slots)
-    check_shape(shape)
-    check_count("per_task", per_task)
-    check_name("split", split, SHARES)
     records: list[dict[str, Any]] = []
     for name, task in CHOICE_TASKS.items():
         rng = random.Random(f"{seed} {name}")

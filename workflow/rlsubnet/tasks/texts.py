@@ -10,10 +10,6 @@ from rlsubnet.tasks.arithmetic import (
     STYLES,
     Shape,
     Step,
-    check_count,
-    check_name,
-    check_shape,
-    check_share,
     draw_problem,
     draw_problems,
     every_level,
@@ -43,11 +39,7 @@ def base_text(
     None of it is a five-slot problem, and the chains are calculations of split ``train``; the facts
     are all single steps there are, for without one of them no chain that needs it can be learned.
     """
-    check_count("documents", documents)
-    check_count("characters", characters)
-    check_share("wrong_facts", wrong_facts)
     shape = Shape(digits, slots)
-    check_shape(shape)
     rng = random.Random(seed)
     records = []
     for _ in range(documents):
@@ -101,14 +93,9 @@ def demonstrations(
         digits: digits of the numbers, see :class:`rlsubnet.tasks.arithmetic.Shape`.
         slots: steps of a problem.
     """
-    check_count("problems", problems)
-    check_name("style", style, (*STYLES, "mixed"))
     if (style == "mixed") != (terse_share is not None):
         raise ValueError(f"terse_share: needed by style 'mixed' and by no other, found {style!r}")
-    if terse_share is not None:
-        check_share("terse_share", terse_share)
     shape = Shape(digits, slots)
-    check_shape(shape)
     rng = random.Random(seed)
     records = []
     for problem in draw_problems(rng, every_level(problems), split, repeats=True, shape=shape):
@@ -139,10 +126,7 @@ def demonstration_pairs(
     carries to the end; where a later multiplication happens to make the end right again
     (``50*2`` equals ``0*2``), another slip is drawn. Prompts come once.
     """
-    check_count("problems", problems)
-    check_name("style", style, STYLES)
     shape = Shape(digits, slots)
-    check_shape(shape)
     rng = random.Random(seed)
     records = []
     for problem in draw_problems(rng, every_level(problems), split, shape=shape):

@@ -1,7 +1,6 @@
 """``rlsubnet data``: one entry of the config in, one file out; a bad entry is named."""
 
 import json
-from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,17 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from rlsubnet.cli import main
 from rlsubnet.config.scale import FETCHED_KINDS, MIXTURE
 from rlsubnet.config.schema import DATA
-from rlsubnet.evaluation.policy_data import GENERATORS, build
+from rlsubnet.evaluation.policy_data import (
+    GENERATORS,
+    KeptCounts,
+    PairCounts,
+    build,
+    correct_samples,
+    preference_pairs,
+)
 from rlsubnet.files import read_jsonl
 from rlsubnet.tasks.arithmetic import is_correct
-from rlsubnet.tasks.tokenizer import build_tokenizer
+from rlsubnet.tasks.tokenizer import Completion, build_tokenizer
 from tests.tasks.independent_arithmetic import totals_of
 
 PREFERENCES = {
@@ -56,14 +62,15 @@ def test_each_kind_gives_its_records_and_the_same_twice(kind: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "problem"}, "data set d, key kind: expected one of base_text, .*'problem'"),
-        ({"levels": 5}, "data set d, key levels: unknown for kind choices, which takes per_task"),
-        ({"per_task": None}, "data set d, key per_task: expected int, found None"),
-        ({"per_task": True}, "data set d, key per_task: expected int, found True"),
-        ({"per_task": 1.5}, "data set d, key per_task: expected int, found 1.5"),
-        ({"per_task": 0}, "data set d, per_task: expected at least 1, found 0"),
-        ({"split": "validation"}, "data set d, split: expected one of .*'validation'"),
-        ({"policy": "sft"}, "data set d, key policy: unknown for kind choices"),
+        (
+            {"kind": "problem"},
+            r"data set d, key kind: unknown kind 'problem' \(did you mean 'problems'",
+        ),
+        ({"levels": 5}, "data set d, top level: unknown key 'levels'.*; known: .*per_task"),
+        ({"per_task": True}, "data set d, key per_task: expected a whole number.*, found True"),
+        ({"per_task": 0}, "data set d, key per_task: expected .* at least 1, found 0"),
+        ({"split": "validation"}, "data set d, key split: .*'validation'"),
+        ({"policy": "sft"}, "data set d, top level: unknown key 'policy'"),
     ],
 )
 def test_a_bad_entry_names_data_set_and_key(change: dict, message: str) -> None:
@@ -76,13 +83,7 @@ def test_a_bad_entry_names_data_set_and_key(change: dict, message: str) -> None:
 def test_a_missing_key_is_named(key: str) -> None:
     spec = {"kind": "problems", **EXAMPLES["problems"]}
     del spec[key]
-    with pytest.raises(ValueError, match=f"data set d, key {key}: missing"):
-        build("d", spec)
-
-
-def test_five_levels_are_expected() -> None:
-    spec = {"kind": "problems", "per_level": [1, 2], "split": "dev", "seed": 0}
-    with pytest.raises(ValueError, match=r"data set d, per_level: expected 5 counts.*\[1, 2\]"):
+    with pytest.raises(ValueError, match=f"data set d, top level: missing key {key}"):
         build("d", spec)
 
 
@@ -174,20 +175,8 @@ def test_rejection_samples_are_the_correct_ones_of_the_samples_that_preferences_
     assert (tmp_path / "again.jsonl").read_bytes() == out.read_bytes()
 
 
-def test_rejection_samples_name_their_missing_or_empty_key(policy: Path) -> None:
-    spec = PREFERENCES | {"kind": "rejection_samples"}
-    with pytest.raises(ValueError, match="data set d, key per_prompt: missing, kind rejection_sam"):
-        build("d", spec, policy)
-    with pytest.raises(ValueError, match="data set d, per_prompt: expected at least 1, found 0"):
-        build("d", spec | {"per_prompt": 0}, policy)
-
-
-def test_schema_and_generators_know_the_same_kinds_and_keys() -> None:
-    # A mixture is joined from other data sets, neither made nor fetched.
+def test_all_kinds_but_those_that_are_fetched_or_joined_have_a_generator() -> None:
     assert set(DATA) == {*GENERATORS, *FETCHED_KINDS, MIXTURE}
-    for kind, generator in GENERATORS.items():
-        keys = set(DATA[kind].model_fields) - {"kind"}
-        assert keys == set(signature(generator).parameters), kind
 
 
 def test_command_reports_a_bad_specification_in_one_line(
@@ -201,7 +190,110 @@ def test_command_reports_a_bad_specification_in_one_line(
     assert len(errors) == 3
     assert errors[0].startswith("rlsubnet data: error: --spec: not JSON")
     assert errors[1] == "rlsubnet data: error: --spec: expected a JSON object, found '[1]'"
-    assert errors[2] == "rlsubnet data: error: data set x, key per_task: missing, " + (
-        "kind choices needs it"
+    assert errors[2] == (
+        "rlsubnet data: error: data set x, top level: missing key seed, split, per_task"
     )
     assert not out.exists()
+
+
+# Answers to problems of which all are ;12.
+TERSE, WORKED, SLIPPED = (
+    Completion(";12", True),
+    Completion("(1212121212", True),
+    Completion("(1313131312", True),  # a slip on the way; the verifier sees the outcome
+)
+WRONG, MALFORMED = Completion(";13", True), Completion("(12", True)
+CUT_OFF, EMPTY, STRANGE = (
+    Completion("(121212121212", False),
+    Completion("", True),
+    Completion(";1<pad>", True),
+)
+
+
+def problems(number: int) -> list[dict]:
+    return [
+        {"prompt": f"{index:02d}+5+0+0+0+0=", "solution": ";12", "level": 1}
+        for index in range(number)
+    ]
+
+
+def test_every_prompt_is_a_pair_or_counted_with_its_reason() -> None:
+    samples = [
+        [TERSE, WRONG],
+        [TERSE, TERSE],
+        [WRONG, CUT_OFF],
+        [TERSE, CUT_OFF, EMPTY, STRANGE],
+        [MALFORMED, TERSE],
+    ]
+    pairs, counts = preference_pairs(problems(5), samples, seed=0)
+    assert [(pair["prompt"][:2], pair["chosen"], pair["rejected"]) for pair in pairs] == [
+        ("00", ";12", ";13"),
+        ("04", ";12", "(12"),
+    ]
+    assert counts == PairCounts(
+        prompts=5, pairs=2, all_correct=1, none_correct=1, no_usable_wrong=1
+    )
+    assert str(counts) == (
+        "2 pairs from 5 prompts; without a pair: 1 with every sample correct, "
+        "1 with none correct, 1 whose wrong samples are all unusable"
+    )
+
+
+def test_a_right_answer_that_was_cut_off_is_not_correct() -> None:
+    cut = TERSE._replace(finished=False)
+    _, counts = preference_pairs(problems(1), [[cut, WRONG]], seed=0)
+    assert counts.none_correct == 1
+
+
+def test_chosen_and_rejected_are_drawn_uniformly_and_by_the_seed() -> None:
+    right = [TERSE, SLIPPED]
+    wrong = [Completion(f";{n}", True) for n in (20, 21, 22)]
+    questions = problems(100) * 6
+    pairs, _ = preference_pairs(questions, [right + wrong] * 600, seed=4)
+    for side, expected in (("chosen", 300), ("rejected", 200)):
+        texts = [pair[side] for pair in pairs]
+        for text in set(texts):
+            assert texts.count(text) == pytest.approx(expected, abs=60)  # about five SE
+    assert preference_pairs(questions, [right + wrong] * 600, seed=4)[0] == pairs
+    assert preference_pairs(questions, [right + wrong] * 600, seed=5)[0] != pairs
+
+
+def test_only_correct_answers_that_ended_are_kept_and_each_once() -> None:
+    samples = [
+        [TERSE, WRONG, TERSE, WORKED],
+        [WRONG, TERSE._replace(finished=False)],
+        [SLIPPED, SLIPPED, SLIPPED, WRONG],
+    ]
+    records, counts = correct_samples(problems(3), samples, per_prompt=4, seed=0)
+    assert [(record["prompt"][:2], record["response"]) for record in records] == [
+        ("00", ";12"),
+        ("00", "(1212121212"),
+        ("02", "(1313131312"),
+    ]
+    assert all(set(record) == {"prompt", "response", "level"} for record in records)
+    assert counts == KeptCounts(samples=10, correct=6, kept=3, prompts=3, none_correct=1)
+    assert str(counts) == (
+        "kept of 6 correct among 10 samples of 3 prompts, none twice; "
+        "1 prompts without a correct sample"
+    )
+
+
+def test_at_most_so_many_of_a_prompt_are_kept_drawn_uniformly_and_by_the_seed() -> None:
+    samples = [[TERSE, TERSE, TERSE, WORKED, SLIPPED]] * 600
+    records, counts = correct_samples(problems(100) * 6, samples, per_prompt=2, seed=4)
+    assert counts.kept == len(records) == 1200
+    texts = [record["response"] for record in records]
+    for sample in (TERSE, WORKED, SLIPPED):
+        # Two of three different answers, however often each was given: 400, SE 11.5.
+        assert texts.count(sample.text) == pytest.approx(400, abs=60)
+    assert correct_samples(problems(100) * 6, samples, 2, seed=4)[0] == records
+    assert correct_samples(problems(100) * 6, samples, 2, seed=5)[0] != records
+    everything, _ = correct_samples(problems(100) * 6, samples, per_prompt=3, seed=4)
+    assert len(everything) == 1800
+
+
+def test_missing_samples_are_an_error() -> None:
+    with pytest.raises(ValueError):
+        preference_pairs(problems(2), [[TERSE, WRONG]], seed=0)
+    with pytest.raises(ValueError):
+        correct_samples(problems(2), [[TERSE]], per_prompt=1, seed=0)
