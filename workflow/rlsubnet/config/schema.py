@@ -512,7 +512,6 @@ class Config(Model):
     runs: str = key("sheet with one row per training run")
     pairs: str = key("sheet with one row per measured pair of checkpoints")
     comparisons: str = key("sheet with one row per overlap of two subnetworks")
-    published: str = key("the paper's numbers", "config/published.yaml")
     results: Text = key("folder of small files, tables and figures of yours")
     reference: str = key(
         "committed results that yours are compared with; none where it is empty or absent", ""
