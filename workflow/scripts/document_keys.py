@@ -22,6 +22,7 @@ README = Path("config/README.md")
 SCHEMAS = {schema.Config: "config", schema.Site: "site"}
 SHEETS = (schema.Run, schema.Pair, schema.Comparison)
 # Keys that many kinds of data sets share are explained once.
+CHANGES = {"nothing": "; changes no bit", "files": "; changes no weight"}
 TOLD_APART = (model.AnyRecipe, schema.DataSet)  # explained by a table of their own
 SHARED = ("seed", "split", "digits", "slots", "source", "revision", "files")
 
@@ -58,6 +59,7 @@ def keys_of(block: type[Any]) -> Iterator[tuple[str, str, str, str, str]]:
         marks = field.json_schema_extra or {}
         users = ", ".join(f"`{algorithm}`" for algorithm in marks.get("of", ()))
         meaning = f"{users}: {field.description}" if users else field.description
+        meaning += CHANGES.get(marks.get("changes"), "")
         kind = in_words(properties[name])
         yield name, kind, _default(field, properties[name]), marks.get("source", ""), meaning
 

@@ -114,12 +114,13 @@ def first_fault(error: ValidationError, model: type[Any]) -> tuple[list[str], st
                 return [*path, *named[1].split(".")], message[named.end() :]
             return path, message
         case "union_tag_invalid":
-            options = re.findall(r"'([^']*)'", about["expected_tags"])
-            return [*path, _tag(kind)], unknown_name("value", str(about["tag"]), options)
+            known = re.findall(r"'([^']*)'", about["expected_tags"])
+            return [*path, _tag(kind)], unknown_name("value", str(about["tag"]), known)
         case "union_tag_not_found":
             return path, f"missing key {_tag(kind)}"
         case "literal_error":
-            return path, unknown_name("value", str(found), map(str, get_args(kind)))
+            known = re.findall(r"'([^']*)'", about["expected"])
+            return path, unknown_name("value", str(found), known)
         case "string_pattern_mismatch":
             return path, f"found {found!r}, expected {PATTERNS[about['pattern']]}"
         case "too_short" | "too_long" | "multiple_of":

@@ -21,17 +21,18 @@ Amount = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
 Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
 # What can draw a model's responses: the model itself, or vLLM with its weights.
 SamplerName = Literal["own", "vllm"]
 
-_NO_DEFAULT: Any = ...
+MaskAt = Literal["post_clip", "pre_clip"]
 
 
 def key(
     doc: str,
-    default: Any = _NO_DEFAULT,
+    default: Any = ...,
     *,
     of: tuple[str, ...] = (),
     source: str = "",
@@ -144,9 +145,8 @@ MESSAGE_PAIR_KINDS = ("tulu_preferences", "rollout_pairs")
 PROMPT_KIND = "graded_prompts"
 # These draw their own responses in every step.
 ONLINE = ("grpo", "raft", "ppo", "prime")
-_PRIME: Any = {"of": ("prime",)}
-_PPO: Any = {"of": ("ppo",)}
-_ONLINE: Any = {"of": ONLINE}
+PPO = ("ppo",)
+PRIME = ("prime",)
 
 
 class Recipe(AnyRecipe):
@@ -175,121 +175,68 @@ class Recipe(AnyRecipe):
     schedule: Literal["linear", "constant"] = key("what follows the warm-up", "linear")
     warmup_ratio: Share = key("share of the steps in which the learning rate rises", 0.1)
     optimizer: Literal["adamw", "sgd"] = key("what moves the float32 masters", "adamw")
-    weight_decay: Amount = key(
-        "AdamW's decoupled decay; must be 0 in a run with a mask and with `sgd`", 0.0
-    )
+    weight_decay: Amount = key("AdamW's, decoupled; 0 in a run with a mask and with `sgd`", 0.0)
     beta1: Decay = key("AdamW's decay of the first moment; momentum of `sgd`", 0.9)
     beta2: Decay = key("AdamW's decay of the second moment", 0.999)
     eps: Positive = key("AdamW's term that keeps the denominator above 0", 1e-8)
     clip: Positive | None = key("largest norm of the gradient; `null`: no clipping", 1.0)
     accumulate: Count | None = key(
-        "parts that a batch is computed in, a divisor of `batch_size`; changes rounding; `null`: "
-        "as few as the memory of the GPU allows",
-        1,
+        "parts that a batch is computed in; `null`: as few as the GPU's memory allows", 1
     )
     compute: Literal["float32", "bfloat16"] = key("precision of forward and backward", "float32")
     compile: bool = key("let torch compile the layers for training; changes rounding", False)
     recompute: bool | None = key(
-        "compute activations twice to save memory (gradient checkpointing); changes no bit; "
-        "`null`: where those of one example would not fit into the memory of the GPU",
+        "compute activations twice to save memory; `null`: where one example's would not fit",
         False,
         changes="nothing",
     )
     beta: Positive = key(
-        "temperature of DPO and KTO; scale of SimPO's reward, whose paper takes 2 or more",
+        "temperature; scale of SimPO's reward, whose paper takes 2 or more",
         0.1,
         of=("dpo", "dpo_norm", "simpo", "kto"),
     )
-    gamma: Amount = key("the margin aimed at, in units of SimPO's reward", 0.5, of=("simpo",))
-    odds_weight: Positive = key(
-        "ORPO's lambda, the weight of the odds ratio beside the likelihood", 0.1, of=("orpo",)
-    )
-    mask_at: Literal["post_clip", "pre_clip"] = key(
-        "whether the gradient is masked after clipping (the paper) or before", "post_clip"
-    )
-    save_every: Whole = key(
-        "steps between saved states from which a killed run goes on; `0`: none",
-        50,
-        changes="nothing",
-    )
+    gamma: Amount = key("the margin aimed at, in units of its reward", 0.5, of=("simpo",))
+    odds_weight: Positive = key("lambda, the weight of the odds ratio", 0.1, of=("orpo",))
+    mask_at: MaskAt = key("whether a mask meets the gradient after clipping or before", "post_clip")
+    save_every: Whole = key("steps between states to resume from; `0`: none", 50, changes="nothing")
     checkpoint_every: Whole = key(
         "steps between saved models, for Figures 2, 5, 6 and 7: a divisor of `steps`, a multiple "
-        "of `updates`; each is a sparse delta against the run's start, the last one is the final "
-        "model; `0`: none; not for `pretrain`",
+        "of `updates`; `0`: none",
         0,
         changes="files",
     )
     sparsity_every: Whole = key(
-        "steps between counts of the weights that are as at the start, a column `sparsity` of the "
-        "metrics; `0`: none",
+        "steps between counts of the weights that changed, in the metrics; `0`: none",
         0,
         changes="files",
     )
-    samples: Several = key("responses per prompt", 8, **_ONLINE)
-    temperature: Positive = key(
-        "of the sampling, and of the probabilities that are trained", 1.0, **_ONLINE
-    )
-    max_new_tokens: Count = key(
-        "longest response; a longer one is cut off and counts as wrong", 12, **_ONLINE
-    )
-    sampler: SamplerName = key(
-        "what draws the responses: the policy itself, or vLLM with its weights of that step, which "
-        "draws other samples ([docs/GPU.md](../docs/GPU.md))",
-        "own",
-        **_ONLINE,
-    )
-    oversample: Count = key(
-        "prompts drawn for each that is learned from: what the accuracy filter may choose from",
-        1,
-        **_ONLINE,
-    )
+    samples: Several = key("responses per prompt", 8, of=ONLINE)
+    temperature: Positive = key("of the sampling, and of what is trained", 1.0, of=ONLINE)
+    max_new_tokens: Count = key("longest response; a longer one counts as wrong", 12, of=ONLINE)
+    sampler: SamplerName = key("what draws responses: the policy, or vLLM", "own", of=ONLINE)
+    oversample: Count = key("prompts drawn for each that is learned from", 1, of=ONLINE)
     accuracy_low: Share = key(
-        "lowest share of right responses at which a prompt is preferred; acts where `oversample` "
-        "is above 1 (verl's PRIME: `0.2`, `0.8`, `oversample: 4`)",
-        0.0,
-        **_ONLINE,
+        "lowest accuracy at which a prompt is preferred, with `oversample`", 0.0, of=ONLINE
     )
-    accuracy_high: Share = key("highest such share", 1.0, **_ONLINE)
+    accuracy_high: Share = key("highest such accuracy", 1.0, of=ONLINE)
     updates: Count = key(
-        "optimizer steps for each batch of responses, each on an equal share; `1` is fully "
-        "on-policy",
-        1,
-        **_ONLINE,
+        "optimizer steps for a batch of responses; `1` is fully on-policy", 1, of=ONLINE
     )
     clip_ratio: Positive | None = key(
-        "clipping of the probability ratio; acts where `updates` is above 1, as the ratio is 1 "
-        "otherwise; `null`: none",
-        0.2,
-        **_ONLINE,
+        "clipping of the probability ratio, if `updates` is above 1; `null`: none", 0.2, of=ONLINE
     )
-    kl_coef: Amount = key(
-        "weight of the KL divergence to the model before finetuning (k3 estimate)", 0.0, **_ONLINE
-    )
-    entropy_coef: Amount = key(
-        "weight of the entropy bonus (verl's PRIME: `0.001`)", 0.0, **_ONLINE
-    )
-    gae_lambda: Share = key(
-        "decay of advantages along a response; rewards are not discounted", 0.95, **_PPO
-    )
-    value_lr: Positive = key("constant learning rate of the value head", 1e-3, **_PPO)
-    value_coef: Amount = key(
-        "weight of the value loss below the head; `0`: the policy does not feel it", 0.1, **_PPO
-    )
-    reward_beta: Positive = key("temperature of the implicit reward", 0.05, **_PRIME)
+    kl_coef: Amount = key("weight of the KL divergence to the start (k3)", 0.0, of=ONLINE)
+    entropy_coef: Amount = key("weight of the entropy bonus", 0.0, of=ONLINE)
+    gae_lambda: Share = key("decay of advantages along a response", 0.95, of=PPO)
+    value_lr: Positive = key("constant learning rate of the value head", 1e-3, of=PPO)
+    value_coef: Amount = key("weight of the value loss below the head", 0.1, of=PPO)
+    reward_beta: Positive = key("temperature of the implicit reward", 0.05, of=PRIME)
     reward_lr: Positive | None = key(
-        "constant learning rate of the reward model; `null`: twice `lr`; with `optimizer: sgd` a "
-        "number, as the reward model keeps AdamW",
-        None,
-        **_PRIME,
+        "constant learning rate of the reward model; `null`: twice `lr`", None, of=PRIME
     )
-    reward_updates: Count = key(
-        "optimizer steps of the reward model for each batch of responses, each on an equal share "
-        "(verl's PRIME: 4)",
-        1,
-        **_PRIME,
-    )
+    reward_updates: Count = key("the reward model's steps for each batch", 1, of=PRIME)
     reward_clip: Positive | None = key(
-        "largest gradient norm of the reward model; `null`: no clipping", 10.0, **_PRIME
+        "largest gradient norm of the reward model; `null`: no clipping", 10.0, of=PRIME
     )
 
     @property
@@ -373,64 +320,36 @@ class OpenInstructRecipe(AnyRecipe):
 
     backend: Literal["open_instruct"] = key("the trainer")
     commit: Commit = key(
-        "the full commit of 40 hexadecimal digits that the checkout must be at, unmodified",
+        "that the checkout must be at, unmodified",
         "c35cd715f75931dc9b8bc5888b9f8f8fc53a144a",
         source="last commit before the paper, 2025-05-15",
     )
-    processes: Count = key(
-        "one per GPU, on all nodes; `gpus` x `nodes` of `resources.train_open_instruct` where "
-        "these are set",
-        8,
-        source="B",
-    )
+    processes: Count = key("one per GPU, on all nodes", 8, source="B")
     per_process: Count = key("pairs per process and forward pass", 1, source="B")
-    accumulate: Count = key(
-        "forward passes per update; the batch is `processes` x `per_process` x `accumulate` = 128; "
-        "section 5 trains with 32, `accumulate=4`",
-        16,
-        source="B",
-    )
-    epochs: Count = key(
-        "passes over the data; they decide the number of updates; of several, each must end with "
-        "an update",
-        1,
-        source="B",
-    )
+    accumulate: Count = key("forward passes per update; section 5 has 4", 16, source="B")
+    epochs: Count = key("passes over the data, each a whole number of updates", 1, source="B")
     lr: Positive = key("peak learning rate; the first update has rate 0", source="B: `5.0e-7`")
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = key(
         "what follows the warm-up", "linear", source="B"
     )
     warmup_ratio: Share = key("share of the updates in which the rate rises", 0.1, source="B")
-    weight_decay: Amount = key("AdamW's; must be 0 in a run with a mask", 0.0, source="B")
-    clip: Positive | None = key(
-        "largest norm of the gradient; `null`: no clipping", 1.0, source="D (accelerate)"
-    )
+    weight_decay: Amount = key("AdamW's; 0 in a run with a mask", 0.0, source="B")
+    clip: Positive | None = key("as in native recipes", 1.0, source="D (accelerate)")
     beta: Positive = key(
-        "temperature; for `dpo`, which adds up log-probabilities where `dpo_norm` takes their mean "
-        "per token, usually `0.1`",
+        "temperature; usually `0.1` for `dpo`, whose log-probabilities are sums",
         source="S: `5.0` with `dpo_norm`",
     )
-    max_length: Count = key(
-        "tokens of prompt and response; what is longer is cut off", 2048, source="B"
-    )
+    max_length: Count = key("tokens of prompt and response, cut off there", 2048, source="B")
     chat_template: Literal["tulu", "own"] = key(
         "how messages become text: Tulu's way, or that of the start's tokenizer",
         "tulu",
         source="D",
     )
-    gradient_checkpointing: bool = key("compute activations twice to save memory", True, source="S")
+    gradient_checkpointing: bool = key("compute activations twice", True, source="S")
     flash_attention: bool = key("needs the package flash-attn", True, source="S")
-    mask_at: Literal["post_clip", "pre_clip"] = key(
-        "whether the gradient is masked after or before clipping",
-        "post_clip",
-        source='section 1, "right before the parameter update"',
-    )
+    mask_at: MaskAt = key("as in native recipes", "post_clip", source="section 1")
     save_every: Whole = key(
-        "updates between saves that a killed run goes on from: 12 bytes a weight; the newest is "
-        "kept, and there are two while one is written; `0`: none, a killed run starts over; "
-        "changes no bit on one machine",
-        100,
-        changes="nothing",
+        "updates between saves to resume from, 12 bytes a weight; `0`: none", 100, changes="nothing"
     )
 
     @property
@@ -448,111 +367,63 @@ class VerlRecipe(AnyRecipe):
     learns_from = dict.fromkeys(("prime", "grpo"), (PROMPT_KIND,))
 
     backend: Literal["verl"] = key("the trainer")
-    processes: Count = key(
-        "one per GPU, on all nodes; `gpus` x `nodes` of `resources.train_verl` where these are set",
-        8,
-    )
+    processes: Count = key("one per GPU, on all nodes", 8)
     per_process: Count = key(
-        "responses per process and forward pass where something is learned. A part of the "
-        "objective: the loss is a mean over the tokens of so many responses, then over passes",
+        "responses per process and forward pass; the loss is a mean over the tokens of so many, "
+        "then over passes",
         1,
         source="R",
     )
     scored_per_process: Count = key("the same where nothing is learned", 32, source="R")
     strategy: Literal["fsdp", "fsdp2"] = key("how weights are sharded", "fsdp", source="R")
-    offload: bool = key(
-        "keep weights and moments in the machine's memory while they rest", True, source="R"
-    )
-    gradient_checkpointing: bool = key("compute activations twice to save memory", True, source="R")
-    remove_padding: bool = key("compute no padding; needs the package flash-attn", True, source="R")
-    rollout_memory: Annotated[float, Field(gt=0, le=1)] = key(
-        "share of a GPU's memory that vLLM takes", 0.6, source="R"
-    )
+    offload: bool = key("keep weights and moments in main memory at rest", True, source="R")
+    gradient_checkpointing: bool = key("compute activations twice", True, source="R")
+    remove_padding: bool = key("needs the package flash-attn", True, source="R")
+    rollout_memory: Fraction = key("share of a GPU's memory that vLLM takes", 0.6, source="R")
     rollout_parallel: Count = key("GPUs that vLLM splits a model over", 1, source="R")
     epochs: Count = key("passes over the prompts", 15, source="B")
     steps: Count | None = key(
-        "batches of responses to learn from; `null`: all of the epochs",
-        None,
-        source="R: 869 of 870",
+        "batches to learn from; `null`: all of the epochs", None, source="R: 869 of 870"
     )
     batch_size: Count = key("prompts that a step learns from", source="B: `64`")
     samples: Several = key("responses per prompt", source="B: `4`")
-    updates: Count = key(
-        "optimizer steps for each batch of responses, each on an equal share; `1` is fully "
-        "on-policy",
-        1,
-        source="R",
-    )
+    updates: Count = key("as in native recipes", 1, source="R")
     lr: Positive = key("constant learning rate", source="B: `5.0e-7`")
-    weight_decay: Amount = key("AdamW's; verl's own is 0.01; must be 0 in a run with a mask", 0.0)
-    clip: Positive | None = key(
-        "largest norm of the policy's gradient; `null`: no clipping", 1.0, source="R"
-    )
-    clip_ratio: Positive = key(
-        "clipping of the probability ratio; acts where `updates` is above 1", 0.2, source="D"
-    )
-    kl_coef: Amount = key(
-        "weight of the KL divergence to the start in the loss (k3 estimate); `0`: no reference "
-        "model at all",
-        0.0,
-        source="R",
-        of=("grpo",),
-    )
+    weight_decay: Amount = key("AdamW's; verl's own is 0.01; 0 in a run with a mask", 0.0)
+    clip: Positive | None = key("as in native recipes", 1.0, source="R")
+    clip_ratio: Positive = key("as in native recipes", 0.2, source="D")
+    kl_coef: Amount = key("as in native recipes; `0`: no reference", 0.0, source="R", of=("grpo",))
     entropy_coef: Amount = key("weight of the entropy bonus", 0.0, source="R: `0.001`")
-    temperature: Positive = key(
-        "of the responses, and of the probabilities that are trained", 1.0, source="R"
-    )
-    max_prompt_tokens: Count = key(
-        "longer prompts are left out, and counted in the log", 1024, source="R"
-    )
+    temperature: Positive = key("of the sampling, and of what is trained", 1.0, source="R")
+    max_prompt_tokens: Count = key("longer prompts are left out, and logged", 1024, source="R")
     max_new_tokens: Count = key("longer responses are cut off", 3072, source="R")
     save_every: Whole = key(
-        "steps between saves that a killed run goes on from: 12 bytes a weight, of the reward "
-        "model too; the newest is kept; `0`: none, a killed run starts over; changes no bit",
-        50,
-        changes="nothing",
+        "steps between saves to resume from, 12 bytes a weight; `0`: none", 50, changes="nothing"
     )
     checkpoint_every: Whole = key(
-        "steps between saved models, for Figures 2, 5, 6 and 7; the last step is saved besides; "
-        "`0`: it alone",
-        0,
-        source="appendix C: 21",
-        changes="files",
+        "steps between saved models, besides the last step", 0, source="21", changes="files"
     )
-    oversample: Count = key("prompts drawn for each that is learned from", 4, source="R", **_PRIME)
+    oversample: Count = key("prompts drawn for each learned from", 4, source="R", of=PRIME)
     accuracy_low: Share = key(
-        "lowest share of right responses at which a prompt, with no response of `max_new_tokens` - "
-        "1 tokens or more, is learned from first; others fill what is missing",
+        "lowest accuracy at which a prompt, with all responses ended, is preferred",
         0.2,
         source="R",
-        **_PRIME,
+        of=PRIME,
     )
-    accuracy_high: Share = key("highest such share", 0.8, source="R", **_PRIME)
-    reward_beta: Positive = key("temperature of the implicit reward", 0.05, source="B", **_PRIME)
-    reward_lr: Positive = key(
-        "constant learning rate of the reward model", 1e-6, source="B", **_PRIME
-    )
-    reward_clip: Positive | None = key(
-        "largest norm of the reward model's gradient; `null`: no clipping",
-        10.0,
-        source="B",
-        **_PRIME,
-    )
-    reward_batch: Count = key(
-        "responses per optimizer step of the reward model", 64, source="R", **_PRIME
-    )
+    accuracy_high: Share = key("highest such accuracy", 0.8, source="R", of=PRIME)
+    reward_beta: Positive = key("temperature of the reward", 0.05, source="B", of=PRIME)
+    reward_lr: Positive = key("that of the reward model, constant", 1e-6, source="B", of=PRIME)
+    reward_clip: Positive | None = key("of the reward model", 10.0, source="B", of=PRIME)
+    reward_batch: Count = key("the reward model's responses a step", 64, source="R", of=PRIME)
     reward_update: Literal["before", "after"] = key(
-        "whether the reward model learns the outcomes of a batch before it rewards its tokens, or "
-        "after: its log-probabilities are then those of the update's own forward pass, as in "
-        "PRIME's own code",
+        "whether the reward model learns a batch's outcomes before it rewards its tokens, or "
+        "after, with the log-probabilities of the update itself (PRIME's own code)",
         "before",
         source="R",
-        **_PRIME,
+        of=PRIME,
     )
     overrides: list[Annotated[str, Field(pattern="=")]] = key(
-        "more settings as verl's command line takes them "
-        "(`actor_rollout_ref.rollout.enforce_eager=True`); these win",
-        [],
+        "more settings as verl's command line takes them; these win", []
     )
 
     @model_validator(mode="after")

@@ -50,6 +50,10 @@ def _each_once(names: list[str]) -> list[str]:
     return names
 
 
+Digits = Annotated[int, Field(ge=2, le=4)]
+Slots = Annotated[int, Field(ge=5, multiple_of=5)]
+Levels = Annotated[list[Whole], Field(min_length=5, max_length=5)]
+Rows = Annotated[list[Whole], Field(min_length=2, max_length=2)]
 Names = Annotated[
     list[str], AfterValidator(_each_once), Field(json_schema_extra={"uniqueItems": True})
 ]
@@ -61,17 +65,11 @@ SEED = "seed of the generator"
 class Released(Model):
     """A starting point that no run makes."""
 
-    architecture: Architecture = key(
-        "a Qwen2 model with random weights, which algorithm `pretrain` starts from", None, omit=True
-    )
+    architecture: Architecture = key("random weights, for `pretrain`", None, omit=True)
     source: Text = key("`hf:OWNER/NAME`, or a folder in Hugging Face layout", None, omit=True)
-    revision: str = key(
-        "branch, tag or commit on the hub; the commit found is recorded in `download.json`", "main"
-    )
+    revision: str = key("branch, tag or commit on the hub", "main")
     parameters: Positive = key("number of parameters, for `rlsubnet plan`", None, omit=True)
-    bytes_per_parameter: Positive = key(
-        "disk of each in the source: 2 in bfloat16, 4 in float32, 1 in fp8; for `rlsubnet plan`", 2
-    )
+    bytes_per_parameter: Positive = key("of the source, for `rlsubnet plan`", 2)
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -90,14 +88,8 @@ class MadeUp(DataSet):
     """Made-up problems: the demo's, five steps on numbers of two digits, unless keys say more."""
 
     seed: Whole = key(SEED)
-    digits: Annotated[int, Field(ge=2, le=4)] = key(
-        "digits of every number but the operands; all is computed modulo 10 to their power",
-        2,
-        omit=True,
-    )
-    slots: Annotated[int, Field(ge=5, multiple_of=5)] = key(
-        "steps of a problem; a fifth of them is real for each level", 5, omit=True
-    )
+    digits: Digits = key("of every number but the operands", 2, omit=True)
+    slots: Slots = key("steps of a problem, a fifth real for each level", 5, omit=True)
 
 
 class BaseText(MadeUp):
@@ -119,9 +111,7 @@ class Demonstrations(Asking):
     """Problems with right answers."""
 
     kind: Literal["demonstrations"]
-    style: Literal["mixed", "terse", "worked", "reversed"] = key(
-        "how answers are written; `reversed` is out of distribution"
-    )
+    style: Literal["mixed", "terse", "worked", "reversed"] = key("how answers are written")
     terse_share: Share = key("share of terse answers, for style `mixed`", None, omit=True)
     problems: Count = key("how many")
 
@@ -136,9 +126,7 @@ class DemonstrationPairs(Asking):
     """Problems with a right answer and a wrong one."""
 
     kind: Literal["demonstration_pairs"]
-    style: Literal["terse", "worked", "reversed"] = key(
-        "how both answers, the right and the wrong, are written"
-    )
+    style: Literal["terse", "worked", "reversed"] = key("how both answers are written")
     problems: Count = key("how many")
 
 
@@ -172,9 +160,7 @@ class Problems(Asking):
     """Problems by level."""
 
     kind: Literal["problems"]
-    per_level: Annotated[list[Whole], Field(min_length=5, max_length=5)] = key(
-        "problems of levels 1 to 5"
-    )
+    per_level: Levels = key("problems of levels 1 to 5")
 
 
 class Choices(Asking):
@@ -189,13 +175,8 @@ class WordData(DataSet):
 
     source: Text = key("the local file, JSON or JSON lines")
     policy: Text = key("the run or model that is asked, in its tokenizer's way")
-    rows: Annotated[list[Whole], Field(min_length=2, max_length=2)] = key(
-        "first row and the one behind the last, from 0; left out, all", None, omit=True
-    )
-    template: Literal["chat", "plain"] = key(
-        "how a question becomes a prompt: by the tokenizer's chat template, or as plain text",
-        "chat",
-    )
+    rows: Rows = key("first row and the one behind the last, from 0; or all", None, omit=True)
+    template: Literal["chat", "plain"] = key("the tokenizer's, or plain text", "chat")
     split: Split = key("what they are for; `rows` keep the data sets of one file apart")
 
 
@@ -227,16 +208,8 @@ class PublishedData(DataSet):
     """A published data set: fetched, then adapted."""
 
     source: Text = key("`hf:OWNER/NAME` of a data set on the hub, a folder, or a file")
-    revision: Text = key(
-        "branch, tag or commit; the commit found is recorded in "
-        "`{work}/sources/{name}/download.json`",
-        "main",
-    )
-    files: Text = key(
-        "pattern of the files to fetch; `*` also stands for folders; they end in `.parquet`, "
-        "`.jsonl`, `.json` or `.csv`",
-        "*.parquet",
-    )
+    revision: Text = key("branch, tag or commit", "main")
+    files: Text = key("pattern of the files to fetch; `*` also stands for folders", "*.parquet")
 
 
 class TuluPreferences(PublishedData):
@@ -280,10 +253,7 @@ class GradedPrompts(PublishedData):
     """Problems with an answer that verl's graders check."""
 
     kind: Literal["graded_prompts"]
-    grader: Literal["gsm8k", "math"] = key(
-        "`gsm8k`: columns `question`, `answer`, a number behind `####`; `math`: `problem`, "
-        "`level`, `solution`, an answer in `\\boxed`"
-    )
+    grader: Literal["gsm8k", "math"] = key("verl's, and what columns there are")
     split: Literal["train"] = key("what the problems are for", "train")
 
 
@@ -294,22 +264,12 @@ class Mixture(DataSet):
     parts: Annotated[Names, Field(min_length=2)] = key("entries of `data`, all of one kind")
 
 
+MadeData = (
+    BaseText | Demonstrations | DemonstrationPairs | Preferences | RejectionSamples | Problems
+)
+OtherData = TuluPreferences | RolloutPairs | EvalItems | GradedPrompts | Mixture
 AnyData = Annotated[
-    BaseText
-    | Demonstrations
-    | DemonstrationPairs
-    | Preferences
-    | RejectionSamples
-    | Problems
-    | Choices
-    | WordProblems
-    | WordDemonstrations
-    | WordPreferences
-    | TuluPreferences
-    | RolloutPairs
-    | EvalItems
-    | GradedPrompts
-    | Mixture,
+    MadeData | Choices | WordProblems | WordDemonstrations | WordPreferences | OtherData,
     Field(discriminator="kind"),
 ]
 # The kinds of data sets, each with its keys.
@@ -360,19 +320,16 @@ class Measure(Model):
         return self
 
 
+OlmesTemplate = Literal["tulu", "olmo", "llama2", "xwin", "zephyr"]
+OLMES_COMMIT = "4f04122642bcee6d74393ec2ecfb0e572a64da53"
+
+
 class Olmes(Model):
     """Settings of backend olmes; the GPUs of a job are `resources.evaluate.gpus`."""
 
-    commit: Commit | None = key(
-        "commit that the olmes checkout must be at, unchanged; `null`: any",
-        "4f04122642bcee6d74393ec2ecfb0e572a64da53",
-    )
-    environment: Text | None = key(
-        "environment that olmes is installed in; `null`: it is on the search path", None
-    )
-    chat_template: Literal["tulu", "olmo", "llama2", "xwin", "zephyr"] | None = key(
-        "a template that olmes brings; `null`: the model's own", None
-    )
+    commit: Commit | None = key("of the checkout; `null`: any", OLMES_COMMIT)
+    environment: Text | None = key("folder; `null`: on the search path", None)
+    chat_template: OlmesTemplate | None = key("one of olmes; `null`: the model's own", None)
     max_length: Count = key("longest prompt and answer together, in tokens", 4096)
     limit: Several | None = key("items asked of each task, for a trial; `null`: all", None)
 
@@ -380,15 +337,9 @@ class Olmes(Model):
 class Evaluation(Sampling):
     """How every run is evaluated; olmes's tasks bring their own sampling."""
 
-    backend: Literal["native", "olmes"] = key(
-        "what evaluates: this package, or [allenai/olmes](../docs/BACKENDS.md#olmes)", "native"
-    )
+    backend: Literal["native", "olmes"] = key("what evaluates", "native")
     suites: Names = key("entries of `data` to evaluate on; with olmes, suites of the paper", [])
-    step_suites: Names = key(
-        "entries of `data`, problems: what the start and every saved step of a run are evaluated "
-        "on where a pair names `fig7`",
-        [],
-    )
+    step_suites: Names = key("the same, for the saved steps of runs in `fig7`", [])
     step_samples: Count = key("answers sampled per problem at each saved step", 8)
     olmes: Olmes = key("settings of backend olmes", Olmes())
 
@@ -412,45 +363,24 @@ class Contamination(Model):
     The three numbers are Tulu 3's (arXiv 2411.15124, section 3.2).
     """
 
-    items: Names = key(
-        "entries of `data`, of kind `eval_items`: looked for in the prompts of published data "
-        "before anything learns from them",
-        [],
-    )
-    ngram: Count = key(
-        "words in a row that an item and a prompt must share to count; case, punctuation and "
-        "spacing do not",
-        8,
-    )
-    enough: Decay = key(
-        "an item matches when more than this share of its words stand in one prompt", 0.5
-    )
+    items: Names = key("entries of `data`, of kind `eval_items`, to look for", [])
+    ngram: Count = key("words in a row that an item and a prompt must share", 8)
+    enough: Decay = key("share of its words above which an item matches", 0.5)
     threshold: Share = key("largest share of the items that may match", 0.02)
-    action: Literal["warn", "refuse"] = key(
-        "above the threshold: say so in the log, or fail, so that nothing is trained on these data",
-        "warn",
-    )
+    action: Literal["warn", "refuse"] = key("above the threshold", "warn")
 
 
 class OpenInstruct(Model):
     """Where open-instruct is installed."""
 
-    checkout: str = key("its clone; empty: the environment variable `OPEN_INSTRUCT_DIR`", "")
-    python: str = key(
-        "the interpreter of its environment; empty: `OPEN_INSTRUCT_PYTHON`, else the one that runs "
-        "`rlsubnet`",
-        "",
-    )
+    checkout: str = key("its clone; empty: `$OPEN_INSTRUCT_DIR`", "")
+    python: str = key("its interpreter; empty: `$OPEN_INSTRUCT_PYTHON`, or ours", "")
 
 
 class Verl(Model):
     """Where verl is installed."""
 
-    python: str = key(
-        "the interpreter of its environment; empty: `VERL_PYTHON`, else the one that runs "
-        "`rlsubnet`",
-        "",
-    )
+    python: str = key("its interpreter; empty: `$VERL_PYTHON`, or ours", "")
 
 
 class Backends(Model):
@@ -460,12 +390,13 @@ class Backends(Model):
     verl: Verl = key("verl", Verl())
 
 
+WandbMode = Literal["disabled", "offline", "online"]
+
+
 class Wandb(Model):
     """Logging of training runs to Weights & Biases."""
 
-    mode: Literal["disabled", "offline", "online"] = key(
-        "only `online` needs an account", "disabled"
-    )
+    mode: WandbMode = key("only `online` needs an account", "disabled")
     project: str = key("name of the project", "rlsubnet")
 
 
@@ -475,9 +406,7 @@ class Job(Model):
     mem_mb: Count = key("memory in MB; a retry gets as much more", 1500)
     runtime: Count = key("time limit in minutes", 60)
     threads: Count = key("CPU threads", 1)
-    gpus: Whole = key(
-        "GPUs on each node; of `data` only where a policy's own responses are drawn", 0
-    )
+    gpus: Whole = key("GPUs on each node; of `data` only where a policy answers", 0)
     nodes: Count = key("nodes of one job; more than 1 only for `train_BACKEND`", 1)
     disk_mb: Whole = key("disk in MB that a job fills while it runs, at most; `0`: not stated", 0)
 
@@ -513,25 +442,15 @@ class Config(Model):
     pairs: str = key("sheet with one row per measured pair of checkpoints")
     comparisons: str = key("sheet with one row per overlap of two subnetworks")
     results: Text = key("folder of small files, tables and figures of yours")
-    reference: str = key(
-        "committed results that yours are compared with; none where it is empty or absent", ""
-    )
+    reference: str = key("committed results to compare with; empty: none", "")
     work: Text = key("folder of data, checkpoints, masks; may be large, never committed")
-    model: Text = key(
-        "source of the model called `own`, for the command line: `--config model=FOLDER`",
-        None,
-        omit=True,
-    )
+    model: Text = key("source of a model called `own`", None, omit=True)
     models: dict[Name, Released] = key("starting points that no run makes, by name", {})
     data: dict[Name, AnyData] = key("data sets, by name", {})
-    recipes: dict[Name, RecipeBlock] = key(
-        "hyperparameters, by name; runs.tsv names a recipe and may override its keys", {}
-    )
+    recipes: dict[Name, RecipeBlock] = key("hyperparameters, by name", {})
     measure: Measure = key("tolerances and the seed of random controls", Measure())
     evaluation: Evaluation = key("what every run is evaluated on, and how", Evaluation())
-    contamination: Contamination = key(
-        "whether training prompts hold evaluation items", Contamination()
-    )
+    contamination: Contamination = key("looking for evaluation items", Contamination())
     backends: Backends = key("where other projects' trainers are installed", Backends())
     wandb: Wandb = key("logging of training runs", Wandb())
     resources: Resources = key("what a job asks for", Resources())
@@ -559,6 +478,10 @@ def _number(cell: Any) -> Any:
 Listed = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Seed = Annotated[int, Field(ge=0), BeforeValidator(_number)]
 
+OnlineOne = Literal["grpo", "raft", "ppo", "prime"]
+PreferenceMethod = Literal["DPO", "DPO_NORM", "KTO", "SimPO", "ORPO"]
+Algorithm = Literal["pretrain", "sft", "rft", "dpo", "dpo_norm", "simpo", "kto", "orpo", OnlineOne]
+Method = Literal[PreferenceMethod, "PRETRAIN", "SFT", "PPO", "GRPO", "PRIME", "RFT", "RAFT++"]
 # Rows are made from cells, which are text.
 ROW = ConfigDict(extra="forbid")
 
@@ -570,20 +493,7 @@ class Run:
     """One training run, a row of runs.tsv."""
 
     run: Name = key("name, unique")
-    algorithm: Literal[
-        "pretrain",
-        "sft",
-        "rft",
-        "dpo",
-        "dpo_norm",
-        "simpo",
-        "kto",
-        "orpo",
-        "grpo",
-        "raft",
-        "ppo",
-        "prime",
-    ] = key("what trains it")
+    algorithm: Algorithm = key("what trains it")
     init: Text = key("what it starts from: a model of the config or another run")
     data: Text = key("entry of `data`; the kind must fit the algorithm")
     recipe: Text = key("entry of `recipes`")
@@ -613,20 +523,7 @@ class Pair:
     pair: Name = key("name, unique")
     init: Text = key("run or model before")
     tuned: Text = key("run or model after")
-    method: Literal[
-        "PRETRAIN",
-        "SFT",
-        "DPO",
-        "DPO_NORM",
-        "KTO",
-        "SimPO",
-        "ORPO",
-        "PPO",
-        "GRPO",
-        "PRIME",
-        "RFT",
-        "RAFT++",
-    ] = key("what made tuned out of init")
+    method: Method = key("what made tuned out of init")
     items: Listed = key(
         "what it feeds, separated by commas: `table1` to `table6`, `section4`, `section6`, "
         "`gains`, `fig1` to `fig7`; empty: measured, not printed. `verdicts` judges the rows of "
@@ -663,22 +560,15 @@ class JobOnCluster(Model):
     """Other values for one kind of job."""
 
     partition: str = key("instead of partition or gpu_partition", None, omit=True)
-    gpu_type: str = key("instead of gpu_type", None, omit=True)
-    qos: str = key("instead of qos", None, omit=True)
-    constraint: str = key("instead of constraint", None, omit=True)
-    extra: str = key("instead of extra", None, omit=True)
+    gpu_type: str = key("a type of GPU", None, omit=True)
+    qos: str = key("sbatch --qos", None, omit=True)
+    constraint: str = key("sbatch --constraint", None, omit=True)
+    extra: str = key("further options of sbatch", None, omit=True)
 
 
-class Kinds(Model):
-    """Other values for kinds of jobs, named as under `resources` of config.yaml."""
-
-    download: JobOnCluster = key("fetching models and data", None, omit=True)
-    data: JobOnCluster = key("making data sets", None, omit=True)
-    train: JobOnCluster = key("training with our own trainer", None, omit=True)
-    measure: JobOnCluster = key("measuring checkpoints", None, omit=True)
-    evaluate: JobOnCluster = key("evaluating runs", None, omit=True)
-    train_open_instruct: JobOnCluster = key("training with open-instruct", None, omit=True)
-    train_verl: JobOnCluster = key("training with verl", None, omit=True)
+JobKind = Literal[
+    "download", "data", "train", "measure", "evaluate", "train_open_instruct", "train_verl"
+]
 
 
 class Site(Model):
@@ -691,21 +581,12 @@ class Site(Model):
     qos: Word = key("sbatch --qos", "")
     constraint: str = key("sbatch --constraint: features of a node", "")
     extra: str = key("further options of sbatch, such as --exclusive", "")
-    kinds: Kinds = key("other values for one kind of job", Kinds())
+    kinds: dict[JobKind, JobOnCluster] = key("other values for kinds of jobs", {})
     max_jobs: Count = key("jobs that wait or run at one time", 50)
-    per_group: Count = key(
-        "jobs of updates, rank, overlap, frozen, trajectory and evaluation in one Slurm job",
-        1,
-    )
-    retries: Whole = key(
-        "further attempts of a job that failed; the n-th asks for n times the memory", 2
-    )
-    requeue: bool = key(
-        "Slurm itself starts a job again whose node was lost or that was preempted", True
-    )
+    per_group: Count = key("measurements or evaluations that share one Slurm job", 1)
+    retries: Whole = key("attempts after a failure, the n-th with n times the memory", 2)
+    requeue: bool = key("Slurm restarts jobs whose node was lost or preempted", True)
     status_command: Literal["squeue", "sacct"] = key("how to ask for the state of jobs", "squeue")
-    status_seconds: Count = key(
-        "before the first look at new jobs; later ones come 10 seconds slower each, up to 180", 40
-    )
+    status_seconds: Count = key("before the first look at new jobs", 40)
     latency_wait: Whole = key("seconds until a file made on another node must be seen", 60)
     log_folder: Text = key("what Slurm and Snakemake say about each job", "logs/slurm")
