@@ -24,7 +24,7 @@ def test_the_example_says_every_key_and_its_default(repository, tmp_path):
         ("retries: -1", "site.yaml, key retries: expected a whole number of at least 0, found -1"),
         ("status_command: sstat", "site.yaml, key status_command:"),
         ("kinds: {train: {acount: me}}", "site.yaml, key kinds.train: unknown key 'acount'"),
-        ("kinds: {trian: {qos: high}}", "site.yaml, key kinds.trian: unknown value 'trian' (did you"),
+        ("kinds: {trian: {qos: high}}", "key kinds.trian: unknown value 'trian' (did you"),
     ],
 )
 def test_a_mistake_in_the_site_file_is_named(tmp_path, text, message):
