@@ -11,7 +11,7 @@ import torch
 
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.masks import Mask, load_mask, save_mask
-from rlsubnet.checkpoints.overlap import pair_masks, tensor_overlaps
+from rlsubnet.checkpoints.overlap import pair_masks, tensor_overlaps, unite_masks
 from rlsubnet.cli import main
 from rlsubnet.columns import OverlapRow, names
 from rlsubnet.measure.overlap import OverlapCounts, TensorOverlap
@@ -245,3 +245,58 @@ def test_what_the_command_cannot_answer_is_one_line_and_no_file(
     assert main(["overlap", *masks, "--out", str(tmp_path / "o.csv"), *arguments]) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "o.csv").exists()
+
+
+UNITED = {"a": (30, 41), "b": (7,), "c": (0, 4), "d": (1500, 700)}
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_a_weight_is_in_the_union_if_any_mask_holds_it(tmp_path, number, capsys):
+    masks = [random_bits(seed, UNITED) for seed in range(number)]
+    files = [tmp_path / f"{place}.safetensors" for place in range(number)]
+    for file, mask in zip(files, masks, strict=True):
+        save_mask(file, mask, {"rule": "bitwise", "atol": "0.0", "init_sha256": "ab"})
+    out = tmp_path / "ever.safetensors"
+    assert main(["union", *map(str, files), "--out", str(out)]) == 0
+    united = load_mask(out)
+    expected = {name: np.any([mask[name] for mask in masks], axis=0) for name in UNITED}
+    for name in UNITED:
+        assert (united.read(name) == expected[name]).all()
+    told = {"rule": "bitwise", "atol": "0.0", "init_sha256": "ab", "union_of": str(number)}
+    assert {key: united.metadata.get(key) for key in told} == told
+    ever = sum(int(mask.sum()) for mask in expected.values())
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith(f"{ever:,} of 1,051,237 weights ({ever / 1_051_237:.2%})")
+    for line, file, mask in zip(printed[1:], files, masks, strict=True):
+        size = sum(int(part.sum()) for part in mask.values())
+        assert line.split()[0] == f"{size:,}"
+        assert line.endswith(str(file))
+    # A mask lies in its union whole.
+    assert main(["overlap", str(files[0]), str(out)]) == 0
+    assert "o1 = 100.00% of subnetwork 1" in capsys.readouterr().out
+
+
+def test_masks_of_different_starts_or_tensors_have_no_union(tmp_path, capsys):
+    files = [str(tmp_path / name) for name in ("1", "2", "3")]
+    save_mask(files[0], random_bits(0, UNITED), {"init_sha256": "ab" * 32})
+    save_mask(files[1], random_bits(1, UNITED), {"init_sha256": "cd" * 32})
+    save_mask(files[2], {"a": np.ones(3, bool)}, {"init_sha256": "ab" * 32})
+    for other, message in ((files[1], "found different ones"), (files[2], "does not fit")):
+        assert main(["union", files[0], other, "--out", str(tmp_path / "o")]) == 1
+        assert message in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"1", "2", "3"}
+
+
+def test_a_damaged_mask_leaves_no_union(tmp_path):
+    for seed in range(2):
+        save_mask(tmp_path / str(seed), random_bits(seed, UNITED), {})
+    file = tmp_path / "1"
+    # Bits beyond the last weight of the tensor of 7.
+    masks = [load_mask(tmp_path / str(seed)) for seed in range(2)]
+    place = masks[1]._tensors["b"].offset
+    content = bytearray(file.read_bytes())
+    content[place] |= 0x80
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="mask of b: bits set beyond the last weight"):
+        unite_masks(masks, tmp_path / "o")
+    assert {path.name for path in tmp_path.iterdir()} == {"0", "1"}

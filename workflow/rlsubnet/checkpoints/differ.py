@@ -25,6 +25,8 @@ from rlsubnet.measure.kernel import Counts, Kernel, Request
 from rlsubnet.measure.kernels import choose_kernel
 from rlsubnet.threads import default_threads
 
+# Counts up when what a finished part of a pass holds changes its meaning.
+VERSION = 1
 # Takes (tensor, first weight, packed bits), from any thread; pieces come in any order.
 TakeMask = Callable[[str, int, np.ndarray], None]
 # Takes a number of bytes read since the last call, from any thread.
@@ -187,9 +189,6 @@ def diff_tensors(
     return totals
 
 
-INPUTS = "inputs.json"
-
-
 class Unfinished:
     """A hidden folder beside a result: what its parts depend on, and one file per finished part.
 
@@ -205,30 +204,29 @@ class Unfinished:
         self._folder = parts_folder(result) if result else None
         # As it comes back from a file: tuples are lists there.
         self._inputs = json.loads(json.dumps(inputs))
-        self.restarted = self.any_saved() and self._stored_inputs() != self._inputs
+        self.restarted = self.any_saved() and self._read("inputs") != self._inputs
         if self.restarted:
             self.discard()
 
-    def _stored_inputs(self) -> object:
-        assert self._folder is not None
+    def _read(self, name: str) -> Any:
+        """Return what a file holds, None where it is missing or damaged."""
         try:
-            return json.loads((self._folder / INPUTS).read_bytes())
+            return (
+                json.loads((self._folder / f"{name}.json").read_bytes()) if self._folder else None
+            )
         except (OSError, ValueError):
             return None
 
     def load(self, number: int) -> Any:
         """Return what was saved of a part, None where it is not finished."""
-        if self._folder is None or not (file := self._folder / _part(number)).exists():
-            return None
-        return json.loads(file.read_bytes())
+        return self._read(f"part-{number:05d}")
 
     def save(self, number: int, found: Any) -> None:
         """Keep what was found in a part."""
-        if self._folder is None:
-            return
-        if not (self._folder / INPUTS).exists():
-            write_json(self._folder / INPUTS, self._inputs)
-        write_json(self._folder / _part(number), found)
+        if self._folder is not None:
+            if not self.any_saved():
+                write_json(self._folder / "inputs.json", self._inputs)
+            write_json(self._folder / f"part-{number:05d}.json", found)
 
     def any_saved(self) -> bool:
         """Return whether a part is finished."""
@@ -248,14 +246,6 @@ def parts_folder(result: Path) -> Path:
     """
     target = Path(os.path.realpath(result))
     return target.with_name(f".{target.name}.parts")
-
-
-def _part(number: int) -> str:
-    return f"part-{number:05d}.json"
-
-
-# Counts up when what a part holds changes its meaning.
-VERSION = 1
 
 
 class ProgressCallback:

@@ -34,7 +34,12 @@ if TYPE_CHECKING:
 
 
 def run_updates(options: argparse.Namespace) -> None:
-    """Count what finetuning changed; print a summary, write the rows and the mask asked for."""
+    """Count which weights finetuning changed (section 2.2): per tensor, at every tolerance,
+    under the authors' rule (official: differences and tolerance rounded to bfloat16)
+    and under the exact rule (float32 difference of the stored values). A summary by
+    matrix kind and layer is always printed. Reads a few MiB at a time. An interrupted run
+    goes on after the last shard that it finished, if nothing has changed since.
+    """
     from rlsubnet.measure.kernel import Request
     from rlsubnet.measure.sparsity import TOLERANCES
 
@@ -114,7 +119,6 @@ def _update_summary(pair: "Pair", counts: "Mapping[str, UpdateCounts]") -> str:
 
 
 def run_mask(options: argparse.Namespace) -> None:
-    """Write which weights a pair's update changed."""
     from rlsubnet.checkpoints.masks import write_mask
     from rlsubnet.checkpoints.pair import random_masks
     from rlsubnet.measure.kernel import Request
@@ -135,7 +139,9 @@ def run_mask(options: argparse.Namespace) -> None:
 
 
 def run_frozen(options: argparse.Namespace) -> None:
-    """Compare the weights outside a mask bit by bit; fail after writing which ones changed."""
+    """Compare the weights outside a mask bit by bit. Exit status 1, after writing --out,
+    when one of them changed.
+    """
     from rlsubnet.checkpoints.masks import load_mask
     from rlsubnet.checkpoints.pair import check_frozen
     from rlsubnet.columns import FrozenRow, names
@@ -154,7 +160,9 @@ def run_frozen(options: argparse.Namespace) -> None:
 
 
 def run_union(options: argparse.Namespace) -> None:
-    """Write the union of masks, and print what share of it each of them is."""
+    """Write the union of masks of one start, such as those of a run's saved steps: the weights
+    that were ever updated (Figure 6). Reads a piece at a time.
+    """
     from rlsubnet.checkpoints.masks import load_mask
     from rlsubnet.checkpoints.overlap import unite_masks
 
@@ -170,7 +178,13 @@ def run_union(options: argparse.Namespace) -> None:
 
 
 def run_overlap(options: argparse.Namespace) -> None:
-    """Print, and write when asked, the overlap of two masks beside that of chance."""
+    """How much two subnetworks share (section 5): o1 is the share of subnetwork 1 that lies in
+    subnetwork 2, o2 the reverse. Beside them stands what two runs would share by chance:
+    with their updates anywhere (uniform, Appendix E); with the same density in each tensor;
+    and, with --init, with the same density in each tensor and bfloat16 exponent of the
+    weights before finetuning. Small weights show a bfloat16 change in every run, so that
+    only what exceeds the last one is shared structure. Reads a few MiB at a time.
+    """
     import numpy as np
 
     from rlsubnet.checkpoints.checkpoint import Checkpoint, open_source
@@ -240,7 +254,13 @@ def _overlap_summary(
 
 
 def run_rank(options: argparse.Namespace) -> None:
-    """Print the mean update rank, and write the ranks of all matrices when asked."""
+    """Rank of every update matrix as the authors take it: bfloat16 difference, float32
+    singular values, tolerance max(rows, columns) * eps. The integers are those of torch's
+    matrix_rank, which is asked for matrices at the edge of the tolerance alone. Layer norms
+    and vectors do not count. The control moves as many weights by the same amounts at
+    random positions: a rank just below a square matrix's maximum is an artefact of the
+    tolerance when the control has it too.
+    """
     check_seed(options)
     # Before numpy is imported: its linear algebra asks for the number of threads once.
     bound_linear_algebra(checked_threads(options.threads))
@@ -283,7 +303,10 @@ def _rank_row(rank: "MatrixRank") -> dict[str, Any]:
 
 
 def run_trajectory(options: argparse.Namespace) -> None:
-    """Classify weights over the saved steps of a run."""
+    """Classify weights over the saved steps of a run by their bits (Figures 2, 5 and 6).
+    Shares are fractions of all weights; never, cancelled and subnetwork are counts up
+    to that step, so that the last row is the run's.
+    """
     from rlsubnet.checkpoints.checkpoint import Checkpoint
     from rlsubnet.checkpoints.delta import find_steps, open_steps
     from rlsubnet.checkpoints.structure import measure_trajectory
@@ -334,11 +357,7 @@ def add_commands(subcommands: Subcommands) -> None:
         "updates",
         run_updates,
         "rlsubnet updates models/sft runs/dpo/final --out updates.csv --mask mask.safetensors",
-        "Count which weights finetuning changed (section 2.2): per tensor, at every tolerance,\n"
-        "under the authors' rule (official: differences and tolerance rounded to bfloat16)\n"
-        "and under the exact rule (float32 difference of the stored values). A summary by\n"
-        "matrix kind and layer is always printed. Reads a few MiB at a time. An interrupted run\n"
-        "goes on after the last shard that it finished, if nothing has changed since.",
+        run_updates.__doc__,
     )
     add_pair(parser)
     parser.add_argument(
@@ -381,8 +400,7 @@ def add_commands(subcommands: Subcommands) -> None:
         "frozen",
         run_frozen,
         "rlsubnet frozen models/sft runs/dpo_sub/final --mask mask.safetensors --out frozen.csv",
-        "Compare the weights outside a mask bit by bit. Exit status 1, after writing --out,\n"
-        "when one of them changed.",
+        run_frozen.__doc__,
     )
     add_pair(parser, common_rows=False)
     parser.add_argument("--mask", type=Path, required=True, metavar="FILE", help="training mask")
@@ -393,8 +411,7 @@ def add_commands(subcommands: Subcommands) -> None:
         "union",
         run_union,
         "rlsubnet union step50.safetensors step100.safetensors --out ever.safetensors",
-        "Write the union of masks of one start, such as those of a run's saved steps: the weights\n"
-        "that were ever updated (Figure 6). Reads a piece at a time.",
+        run_union.__doc__,
     )
     parser.add_argument("masks", nargs="+", metavar="MASK", help="masks (`rlsubnet mask`)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="mask to write")
@@ -404,12 +421,7 @@ def add_commands(subcommands: Subcommands) -> None:
         "overlap",
         run_overlap,
         "rlsubnet overlap seed42.safetensors seed123.safetensors --init models/sft --out o.csv",
-        "How much two subnetworks share (section 5): o1 is the share of subnetwork 1 that lies in\n"
-        "subnetwork 2, o2 the reverse. Beside them stands what two runs would share by chance:\n"
-        "with their updates anywhere (uniform, Appendix E); with the same density in each tensor;\n"
-        "and, with --init, with the same density in each tensor and bfloat16 exponent of the\n"
-        "weights before finetuning. Small weights show a bfloat16 change in every run, so that\n"
-        "only what exceeds the last one is shared structure. Reads a few MiB at a time.",
+        run_overlap.__doc__,
     )
     parser.add_argument("mask1", metavar="MASK1", help="mask of subnetwork 1 (`rlsubnet mask`)")
     parser.add_argument("mask2", metavar="MASK2", help="mask of subnetwork 2")
@@ -430,12 +442,7 @@ def add_commands(subcommands: Subcommands) -> None:
         "rank",
         run_rank,
         "rlsubnet rank models/sft runs/dpo/final --out ranks.csv",
-        "Rank of every update matrix as the authors take it: bfloat16 difference, float32\n"
-        "singular values, tolerance max(rows, columns) * eps. The integers are those of torch's\n"
-        "matrix_rank, which is asked for matrices at the edge of the tolerance alone. Layer norms\n"
-        "and vectors do not count. The control moves as many weights by the same amounts at\n"
-        "random positions: a rank just below a square matrix's maximum is an artefact of the\n"
-        "tolerance when the control has it too.",
+        run_rank.__doc__,
     )
     add_pair(parser)
     add_seed(parser, "the random control")
@@ -453,9 +460,7 @@ def add_commands(subcommands: Subcommands) -> None:
         "trajectory",
         run_trajectory,
         "rlsubnet trajectory models/sft runs/grpo/steps --out trajectory.csv",
-        "Classify weights over the saved steps of a run by their bits (Figures 2, 5 and 6).\n"
-        "Shares are fractions of all weights; never, cancelled and subnetwork are counts up\n"
-        "to that step, so that the last row is the run's.",
+        run_trajectory.__doc__,
     )
     parser.add_argument("init", metavar="INIT", help=f"the start: {LOCAL_HELP}")
     add_saved_steps(parser)

@@ -27,7 +27,7 @@ def add_command(
     name: str,
     run: Callable[[argparse.Namespace], None],
     example: str,
-    description: str = "",
+    description: str | None = None,
     needs: tuple[str, ...] = (),
     summary: str = "",
 ) -> argparse.ArgumentParser:
@@ -39,7 +39,8 @@ def add_command(
     listed: dict[str, Any] = {"help": summary} if summary else {}
     parser = subcommands.add_parser(
         name,
-        description=description or summary or SUMMARIES[name],
+        # It may be a docstring, whose lines are indented.
+        description=(description or summary or SUMMARIES[name]).replace("\n    ", "\n").rstrip(),
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         **listed,

@@ -165,20 +165,6 @@ def update_counts(
     return UpdateCounts(init.size, differing, float(largest), unchanged)
 
 
-def update_sparsity(
-    init: np.ndarray, tuned: np.ndarray, atol: float = TABLE_TOLERANCE, rule: str = "official"
-) -> float:
-    """Return the fraction of weights that finetuning left unchanged.
-
-    Computes ``1 - ||tuned - init||_0 / n`` (section 2.2).
-
-    >>> init = np.array([1.0, 2.0, 3.0, 4.0], np.float32)
-    >>> update_sparsity(init, np.array([1.0, 2.0, 3.0, 4.5], np.float32))
-    0.75
-    """
-    return update_counts(init, tuned, [atol]).sparsity(rule, float(atol))
-
-
 def total_counts(counts: Iterable[UpdateCounts]) -> UpdateCounts:
     """Return the counts of all parts together: their sparsity is weighted by numel."""
     return sum(counts, UpdateCounts())

@@ -39,9 +39,7 @@ def update(types: tuple[str, str], seed: int = 0) -> tuple[np.ndarray, np.ndarra
     return CASTS[types[0]](init), CASTS[types[1]](tuned)
 
 
-def run(
-    kernel: Kernel, init: np.ndarray, tuned: np.ndarray, request: Request, cut: int = NUMEL
-) -> tuple[Counts, np.ndarray]:
+def run(kernel, init, tuned, request, cut=NUMEL):
     counts, packed = Counts(request), []
     for start in range(0, init.size, cut):
         before, after = init[start : start + cut], tuned[start : start + cut]

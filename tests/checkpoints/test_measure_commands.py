@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.masks import load_mask, save_mask
 from rlsubnet.cli import main
 from rlsubnet.columns import FrozenRow, RankRow, TrajectoryRow, UpdateRow, names
+from rlsubnet.commands import shared
+from rlsubnet.threads import VARIABLES
 from tests.checkpoints.checkpoint_files import SHAPES, make_weights, nudge, write_checkpoint
 
 COMMANDS = ("updates", "mask", "frozen", "overlap", "rank", "trajectory")
@@ -32,9 +35,7 @@ def read_rows(path: Path, row: type) -> list[dict[str, str]]:
     return rows
 
 
-def assert_rows_equal_the_authors(
-    rows: list[dict[str, str]], init: dict[str, torch.Tensor], tuned: dict[str, torch.Tensor]
-) -> None:
+def assert_rows_equal_the_authors(rows, init, tuned):
     """Check counts of both rules and bits against torch, tensor by tensor."""
     assert {row["tensor"] for row in rows} == set(init)
     assert len(rows) == len(init) * len(TOLERANCES) * 2
@@ -271,3 +272,71 @@ def test_safetensors_are_measured_without_torch(pair, tmp_path):
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def matrix_pair(folder: Path, rows: int, columns: int) -> tuple[str, str]:
+    name = "model.layers.0.mlp.up_proj.weight"
+    generator = torch.Generator().manual_seed(0)
+    init = torch.zeros(rows, columns).bfloat16()
+    step = torch.randn(rows, columns, generator=generator).bfloat16()
+    sides = (("init", init), ("tuned", step))
+    first, second = (str(write_checkpoint(folder / side, {name: w})) for side, w in sides)
+    return first, second
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_linear_algebra_has_the_threads_that_are_asked_for(tmp_path, threads):
+    # More than SMALL columns: both of numpy's and scipy's libraries are at work.
+    arguments = ["rank", *matrix_pair(tmp_path, 300, 300), "--threads", str(threads)]
+    code = (
+        "import os\nfrom rlsubnet.cli import main\n"
+        f"assert main({arguments!r}) == 0\n"
+        "assert 'scipy.linalg' in __import__('sys').modules\n"
+        "print('threads', len(os.listdir('/proc/self/task')))\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if key not in VARIABLES}
+    printed = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment
+    ).stdout
+    # Each of the two libraries starts its own helpers beside the main thread.
+    helpers = min(threads, len(os.sched_getaffinity(0))) - 1
+    assert printed.splitlines()[-1] == f"threads {1 + 2 * helpers}"
+
+
+def test_a_number_of_threads_that_is_none_is_refused(pair, capsys):
+    assert main(["rank", *map(str, pair), "--threads", "0"]) == 1
+    assert "--threads must be 1 or more, found 0" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_auto_stays_on_the_processor_and_asking_for_one_is_refused(
+    pair, capsys, monkeypatch, tmp_path
+):
+    assert main(["rank", *map(str, pair), "--device", "cuda"]) == 1
+    assert "--device cuda: torch finds no GPU here" in capsys.readouterr().err
+    # A driver without a GPU that torch can use.
+    monkeypatch.setattr(shared, "DRIVER", tmp_path)
+    assert shared.chosen_device("auto") == "cpu"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("shape", [(600, 600), (300, 700)])
+def test_a_gpu_gives_the_integers_of_the_processor(tmp_path, shape):
+    files = matrix_pair(tmp_path, *shape)
+    for device in ("cpu", "cuda"):
+        assert main(["rank", *files, "--device", device, "--out", f"{tmp_path}/{device}"]) == 0
+    cpu, cuda = ((tmp_path / device).read_text().splitlines()[1] for device in ("cpu", "cuda"))
+    same, close = (slice(0, 7), 9), (7, 8)
+    for place in same:
+        assert cpu.split(",")[place] == cuda.split(",")[place]
+    for number in close:
+        assert float(cpu.split(",")[number]) == pytest.approx(float(cuda.split(",")[number]))
+
+
+def test_an_update_that_is_not_finite_is_refused_with_file_and_tensor(tmp_path, capsys):
+    init = write_checkpoint(tmp_path / "init", make_weights())
+    tuned = make_weights()
+    tuned["lm_head.weight"][2, 1] = torch.nan
+    bad = write_checkpoint(tmp_path / "tuned", tuned)
+    assert main(["rank", str(init), str(bad)]) == 1
+    assert f"{bad}/model.safetensors: tensor lm_head.weight: 1 of" in capsys.readouterr().err
