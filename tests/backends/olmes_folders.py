@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
-from rlsubnet.backends.olmes.suites import SUITES, Suite, Task
-from rlsubnet.config import scale as sheet_suites
 from rlsubnet.files import write_json, write_jsonl
+from rlsubnet.suites import OLMES_SUITES, OlmesSuite, OlmesTask
 
 # As the paper's tasks, with a few items: choices, problems with levels, problems of some years.
-CHOICE = Task("small_choice", "choice:0shot_cot::tulu3", 3)
-LEVELS = Task(
+CHOICE = OlmesTask("small_choice", "choice:0shot_cot::tulu3", 3)
+LEVELS = OlmesTask(
     "small_levels",
     "math::zs_cot",
     4,
@@ -21,7 +20,7 @@ LEVELS = Task(
     levels={"1": 1, "3": 2, "5": 1},
     overrides={"primary_metric": "exact_match_flex"},
 )
-YEARS = Task("small_years", "aime::zs_cot", 2, asked=3, year="2024")
+YEARS = OlmesTask("small_years", "aime::zs_cot", 2, asked=3, year="2024")
 TASKS = (CHOICE, LEVELS, YEARS)
 DOCS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     CHOICE.name: [{"index": 7}, {"index": 8}, {"index": 9}],
@@ -33,11 +32,10 @@ RIGHT = {CHOICE.name: [1, 0, 1], LEVELS.name: [0, 1, 1, 0], YEARS.name: [1, 0, 1
 
 def use_small_suite(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a suite ``small`` exist, of the three tasks above."""
-    monkeypatch.setitem(SUITES, "small", Suite(TASKS))  # type: ignore[arg-type]
-    monkeypatch.setitem(sheet_suites.OLMES_SUITES, "small", "problems")
+    monkeypatch.setitem(OLMES_SUITES, "small", OlmesSuite(TASKS))  # type: ignore[arg-type]
 
 
-def write_requests(folder: Path, tasks: Sequence[Task] = TASKS) -> None:
+def write_requests(folder: Path, tasks: Sequence[OlmesTask] = TASKS) -> None:
     """Write what olmes writes before it asks a model."""
     for index, task in enumerate(tasks):
         core = task.olmes.partition("::")[0]
@@ -49,7 +47,7 @@ def write_requests(folder: Path, tasks: Sequence[Task] = TASKS) -> None:
         write_jsonl(folder / f"task-{index:03d}-{core}-requests.jsonl", requests)
 
 
-def write_outputs(folder: Path, model: Path, tasks: Sequence[Task] = TASKS) -> None:
+def write_outputs(folder: Path, model: Path, tasks: Sequence[OlmesTask] = TASKS) -> None:
     """Write what olmes leaves behind after a whole evaluation."""
     write_requests(folder, tasks)
     lines = []

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from rlsubnet.backends.olmes.suites import SUITES, Suite, Task
 from rlsubnet.cli import main
-from rlsubnet.config.scale import OLMES_SUITES
+from rlsubnet.suites import OLMES_SUITES, OlmesSuite, OlmesTask
 
 # Two levels of invented problems, in the form of MATH-500's test file.
 PROBLEMS = [
@@ -95,16 +94,15 @@ def test_a_real_evaluation_from_requests_to_scores(environment, cache, tmp_path,
     python(environment, cache, MODEL, model)
     data.mkdir()
     (data / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in PROBLEMS))
-    (math,) = SUITES["math500"].tasks
+    (math,) = OLMES_SUITES["math500"].tasks
     few = {"generation_kwargs": {"max_gen_toks": 4}}
     short = {**few, "chat_overrides": few}
     own = {**math.overrides, **short, "dataset_path": str(data)}
     tasks = (
-        Task("real_math", math.olmes, 6, 0, math.metric, {"1": 3, "2": 3}, overrides=own),
-        Task("real_lsat_ar", SUITES["table3a"].tasks[0].olmes, 230, overrides=short),
+        OlmesTask("real_math", math.olmes, 6, 0, math.metric, {"1": 3, "2": 3}, overrides=own),
+        OlmesTask("real_lsat_ar", OLMES_SUITES["table3a"].tasks[0].olmes, 230, overrides=short),
     )
-    monkeypatch.setitem(SUITES, "real", Suite(tasks))  # type: ignore[arg-type]
-    monkeypatch.setitem(OLMES_SUITES, "real", "problems")
+    monkeypatch.setitem(OLMES_SUITES, "real", OlmesSuite(tasks))  # type: ignore[arg-type]
     shared = ["--cache", str(cache), "--environment", str(environment)]
 
     settings = json.dumps({"suites": ["real"]})

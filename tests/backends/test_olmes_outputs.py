@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from rlsubnet.backends.olmes.outputs import read_outputs, read_requests
-from rlsubnet.backends.olmes.suites import SUITES, Settings, Suite
+from rlsubnet.backends.olmes.suites import Settings
 from rlsubnet.columns import Answer
 from rlsubnet.evaluation.results import score_rows, wilson_interval
 from rlsubnet.files import read_jsonl, sha256
+from rlsubnet.suites import OLMES_SUITES, OlmesSuite
 from tests.backends.olmes_folders import edit_lines, use_small_suite, write_outputs, write_requests
 
 MODEL = Path("/work/runs/dpo/final")
@@ -182,7 +183,7 @@ def test_a_cut_line_is_named_by_its_number(folder):
 
 
 def test_tasks_that_were_not_asked_for_are_refused(folder, monkeypatch):
-    monkeypatch.setitem(SUITES, "small", Suite(SUITES["small"].tasks[:2]))
+    monkeypatch.setitem(OLMES_SUITES, "small", OlmesSuite(OLMES_SUITES["small"].tasks[:2]))
     with pytest.raises(ValueError, match="tasks that were not asked for: aime::zs_cot"):
         read_outputs(folder, Settings(("small",)), MODEL)
 
@@ -206,7 +207,7 @@ def test_a_limit_asks_for_that_many_items_and_no_level_counts(folder):
 
 
 def test_a_limit_that_misses_the_year_says_so(folder, monkeypatch):
-    monkeypatch.setitem(SUITES, "small", Suite(SUITES["small"].tasks[2:]))
+    monkeypatch.setitem(OLMES_SUITES, "small", OlmesSuite(OLMES_SUITES["small"].tasks[2:]))
     edit_lines(folder / SUMMARY, lambda lines: lines[2:])
     edit_lines(folder / "task-002-aime-requests.jsonl", set_in_all("doc", "year", value="2022"))
     with pytest.raises(ValueError, match="no item of 2024 among 3; raise the limit"):
@@ -238,8 +239,10 @@ def real(shared: Path, tmp_path: Path):
 
 
 def test_real_choices_give_the_score_that_olmes_states(real, monkeypatch):
-    tasks = [task for task in SUITES["table3a"].tasks if task.name[8:] in ("lsat_ar", "logiqa_en")]
-    monkeypatch.setitem(SUITES, "table3a", Suite(tuple(tasks)))
+    tasks = [
+        task for task in OLMES_SUITES["table3a"].tasks if task.name[8:] in ("lsat_ar", "logiqa_en")
+    ]
+    monkeypatch.setitem(OLMES_SUITES, "table3a", OlmesSuite(tuple(tasks)))
     folder = real("agieval", *(task.olmes for task in tasks))
     answers, digests = read_outputs(folder, Settings(("table3a",), limit=6), MODEL)
     stated = {
@@ -253,7 +256,7 @@ def test_real_choices_give_the_score_that_olmes_states(real, monkeypatch):
 
 
 def test_real_math_is_split_by_the_levels_of_its_items(real):
-    (task,) = SUITES["math500-fewshot"].tasks
+    (task,) = OLMES_SUITES["math500-fewshot"].tasks
     folder = real("math500", task.olmes)
     answers, _ = read_outputs(folder, Settings(("math500-fewshot",), limit=20), MODEL)
     requests = read_jsonl(folder / "task-000-minerva_math_500-requests.jsonl")
@@ -263,7 +266,7 @@ def test_real_math_is_split_by_the_levels_of_its_items(real):
 
 
 def test_real_outputs_with_another_task_beside_are_refused(real):
-    aliases = json.dumps(SUITES["table3a"].tasks[0].olmes)
+    aliases = json.dumps(OLMES_SUITES["table3a"].tasks[0].olmes)
     folder = real("agieval", "agi_eval_lsat-ar::olmes", json.loads(aliases))
     with pytest.raises(ValueError, match="tasks missing: agi_eval_logiqa-en"):
         read_outputs(folder, Settings(("table3a",), limit=6), MODEL)

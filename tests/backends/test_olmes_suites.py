@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from rlsubnet.backends.olmes.run import olmes_arguments
-from rlsubnet.backends.olmes.suites import COMMIT, SUITES, Settings, read_settings, tasks_of
-from rlsubnet.config.scale import OLMES_SUITES
+from rlsubnet.backends.olmes.suites import COMMIT, Settings, read_settings
 from rlsubnet.config.schema import Olmes
 from rlsubnet.data import load_published
+from rlsubnet.suites import OLMES_SUITES, tasks_of
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def launch(checkout: Path, *words: str) -> str:
 
 
 def test_the_suites_name_these_tasks():
-    assert {name: [task.olmes for task in suite.tasks] for name, suite in SUITES.items()} == {
+    assert {name: [task.olmes for task in suite.tasks] for name, suite in OLMES_SUITES.items()} == {
         "table3a": [
             "agi_eval_lsat-ar:0shot_cot::tulu3",
             "agi_eval_lsat-lr:0shot_cot::tulu3",
@@ -48,32 +48,28 @@ def test_the_suites_name_these_tasks():
     }
 
 
-def test_sheets_know_the_same_suites():
-    assert set(OLMES_SUITES) == set(SUITES)
-
-
 def test_the_numbers_of_items_are_those_that_the_paper_s_percentages_decode_to():
     counts = load_published()["table3_counts"]
     decoded = {row["task"]: row["n"] for row in counts["table3a"]}
-    assert {task.paper: task.items for task in SUITES["table3a"].tasks} == decoded
+    assert {task.paper: task.items for task in OLMES_SUITES["table3a"].tasks} == decoded
     levels = {str(row["level"]): row["n"] for row in counts["table3b"]}
     for name in ("math500", "math500-fewshot", "math500-r1"):
-        (task,) = SUITES[name].tasks
+        (task,) = OLMES_SUITES[name].tasks
         assert {**task.levels, "Overall": task.items} == levels
         assert sum(task.levels.values()) == task.items
-    (aime,) = SUITES["aime2024"].tasks
+    (aime,) = OLMES_SUITES["aime2024"].tasks
     assert (aime.items, aime.requests, aime.year) == (30, 90, "2024")
 
 
 def test_boxed_answers_are_scored_by_the_metric_that_reads_boxes():
-    metrics = {task.name: task.metric for task in tasks_of(list(SUITES))}
+    metrics = {task.name: task.metric for task in tasks_of(list(OLMES_SUITES))}
     boxed = {"math500", "math500-r1", "aime2024"}
     assert {name for name, metric in metrics.items() if metric == "exact_match_flex"} == boxed
     assert {metrics[name] for name in set(metrics) - boxed} == {"exact_match"}
 
 
 def test_what_is_set_otherwise_keeps_the_task_s_name():
-    (task,) = SUITES["math500"].tasks
+    (task,) = OLMES_SUITES["math500"].tasks
     longest = {"generation_kwargs": {"max_gen_toks": 3072}}
     assert json.loads(task.argument) == {
         "task_name": "minerva_math_500::zs_cot",
@@ -86,12 +82,11 @@ def test_what_is_set_otherwise_keeps_the_task_s_name():
 
 def test_names_of_suites_cannot_be_taken_for_another_s_tasks():
     # A table finds the suite of a task by `{suite}` or the prefix `{suite}_`.
-    for suite in SUITES:
-        tasks = {task.name for other in SUITES if other != suite for task in SUITES[other].tasks}
-        assert not [name for name in tasks if name == suite or name.startswith(f"{suite}_")]
-        assert all(
-            task.name == suite or task.name.startswith(f"{suite}_") for task in SUITES[suite].tasks
-        )
+    for suite in OLMES_SUITES:
+        for other, found in OLMES_SUITES.items():
+            for task in found.tasks:
+                belongs = task.name == suite or task.name.startswith(f"{suite}_")
+                assert belongs == (other == suite), (suite, task.name)
 
 
 @pytest.mark.parametrize(
@@ -118,13 +113,13 @@ def test_the_schema_s_defaults_are_the_settings_defaults():
 
 
 def test_a_checkout_at_the_pinned_commit_knows_every_task(checkout):
-    for task in tasks_of(list(SUITES)):
+    for task in tasks_of(list(OLMES_SUITES)):
         listed = launch(checkout, "--list-tasks", f"^{task.olmes}$")
         assert "All 1 in task library" in listed, listed
 
 
 def test_olmes_s_own_launcher_reads_the_command_line(checkout, tmp_path):
-    settings = Settings(tuple(SUITES), limit=20, chat_template="tulu")
+    settings = Settings(tuple(OLMES_SUITES), limit=20, chat_template="tulu")
     words = olmes_arguments(tmp_path / "a model", settings, tmp_path / "out", gpus=2)
     printed = launch(checkout, *words[1:], "--dry-run")
     # All nine were found by name: what is not found is only warned of.

@@ -14,8 +14,9 @@ from rlsubnet.evaluation.score import (
     preference_answers,
     suite_answers,
 )
+from rlsubnet.suites import MADE_UP_CHOICES
 from rlsubnet.tasks.arithmetic import problems
-from rlsubnet.tasks.choices import CHOICE_TASKS, choices
+from rlsubnet.tasks.choices import choices
 from rlsubnet.tasks.texts import demonstration_pairs
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from tests.evaluation.oracle import Oracle
@@ -110,7 +111,7 @@ def test_scores_do_not_depend_on_the_order_of_the_choices() -> None:
 
 def test_chance_is_that_of_the_tasks() -> None:
     chances = chance_levels("mc5", choices(4, "dev", 3))
-    assert chances == {f"mc5_{name}": task.chance for name, task in CHOICE_TASKS.items()}
+    assert chances == {f"mc5_{name}": task.chance for name, task in MADE_UP_CHOICES.items()}
     assert chance_levels("arith", PROBLEMS) == {}
 
 

@@ -91,7 +91,7 @@ def test_a_greedy_gain_counts_where_nothing_was_sampled(olmes, answered, publish
     found = gains_of(Source(shown, answered, published), ["dpo"])
     assert [one.name for one in found] == ["dpo, math500", "dpo, aime2024"]
     table = gains(shown, answered, published)
-    assert [one.gain for one in found] == table["gain_points"].tolist()
+    assert [one.points for one in found] == table["gain_points"].tolist()
 
 
 def test_figure_7_draws_one_answer_a_problem(olmes, results):

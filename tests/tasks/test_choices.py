@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from rlsubnet.suites import MADE_UP_CHOICES
 from rlsubnet.tasks.arithmetic import UNSEEN_OPERANDS, split_of
 from rlsubnet.tasks.choices import CHOICE_TASKS, choices
 from rlsubnet.tasks.texts import base_text, demonstrations
@@ -40,19 +41,19 @@ def test_choices_differ_and_have_equal_length() -> None:
     for record in RECORDS:
         assert len(set(record["choices"])) == len(record["choices"])
         assert len({len(choice) for choice in record["choices"]}) == 1
-        assert len(record["choices"]) == CHOICE_TASKS[record["task"]].choices
+        assert len(record["choices"]) == MADE_UP_CHOICES[record["task"]].choices
 
 
 def test_tasks_stand_for_the_five_rows_of_table_3a() -> None:
-    assert [task.stands_for for task in CHOICE_TASKS.values()] == [
+    assert [task.stands_for for task in MADE_UP_CHOICES.values()] == [
         "LSAT-AR",
         "LSAT-LR",
         "LogiQA-en",
         "GPQA",
         "MMLU-Pro-Math",
     ]
-    assert {task.choices for task in CHOICE_TASKS.values()} == {4, 5}
-    assert CHOICE_TASKS["long_total"].chance == 0.25
+    assert {task.choices for task in MADE_UP_CHOICES.values()} == {4, 5}
+    assert MADE_UP_CHOICES["long_total"].chance == 0.25
     assert Counter(record["task"] for record in RECORDS) == dict.fromkeys(CHOICE_TASKS, 200)
 
 
@@ -79,7 +80,7 @@ def test_unseen_operand_occurs_in_no_training_text() -> None:
 
 @pytest.mark.parametrize("name", CHOICE_TASKS)
 def test_position_of_the_right_choice_is_uniform(name: str) -> None:
-    size = CHOICE_TASKS[name].choices
+    size = MADE_UP_CHOICES[name].choices
     labels = Counter(record["label"] for record in RECORDS if record["task"] == name)
     expected = 200 / size
     statistic = sum((labels[i] - expected) ** 2 / expected for i in range(size))

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from rlsubnet.backends.olmes.suites import tasks_of
 from rlsubnet.config import contamination_files, load_config, load_scale, resolved_row
+from rlsubnet.suites import tasks_of
 
 
 def paper(repository):

@@ -25,20 +25,13 @@ from rlsubnet.config.schema import (
     Run,
 )
 from rlsubnet.items import ITEMS, VERDICTS
+from rlsubnet.suites import OLMES_SUITES
 
 COMPARING_RUNS = ("table3", "fig4")
-OF_SAVED_STEPS = ("fig2", "fig5", "fig6", "fig7")
+OF_SAVED_STEPS = [name for name, item in ITEMS.items() if item.is_figure and item.steps]
 # Online algorithms learn from what runs are also evaluated on, problems: only the split tells.
 HELD_OUT = ("dev", "test")
 SUITE_KINDS = (*PROBLEM_KINDS, "choices", *PAIR_KINDS)
-# Suites of backend olmes; what is in them stands in `rlsubnet.backends.olmes.suites`.
-OLMES_SUITES = {
-    "table3a": "choices",
-    "math500": "problems",
-    "math500-fewshot": "problems",
-    "math500-r1": "problems",
-    "aime2024": "problems",
-}
 
 Runs = Mapping[str, SheetRow[Run]]
 Pairs = Mapping[str, SheetRow[Pair]]
@@ -173,7 +166,7 @@ def suite_kind(config: Mapping[str, Any], suite: str) -> str:
     'choices'
     """
     if config["evaluation"]["backend"] == "olmes":
-        return OLMES_SUITES[suite]
+        return OLMES_SUITES[suite].kind
     kind: str = config["data"][suite]["kind"]
     return kind
 

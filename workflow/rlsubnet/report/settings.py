@@ -5,12 +5,11 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlsubnet.backends.olmes.suites import SUITES
 from rlsubnet.config import Pair, Run, Scale, suite_kind
 from rlsubnet.config.model import ONLINE, PROBLEM_KINDS, Recipe, learning_rate
 from rlsubnet.config.schema import ANSWERED_KINDS
 from rlsubnet.report.export import tolerance_name
-from rlsubnet.tasks.choices import CHOICE_TASKS
+from rlsubnet.suites import MADE_UP_CHOICES, OLMES_SUITES
 
 DRAWN_WHILE_TRAINING = "answers of the policy, drawn while it is trained"
 ANSWERS_OF_THE_START = "answers of the start"
@@ -189,7 +188,7 @@ def seed_text(scale: Scale, group: Sequence[Pair], side: str) -> str:
     return f"mean of {seeds}" if len(group) > 1 else seeds
 
 
-LIKELIHOOD = "log-likelihood"
+GREEDY, LIKELIHOOD = "greedy", "log-likelihood"
 
 
 @dataclass(frozen=True)
@@ -214,6 +213,10 @@ class Asked:
         """Return how items with so many samples were answered, in print."""
         return self.decoding or decoding_of(samples)
 
+    def sampled(self, samples: int) -> bool:
+        """Return whether items with so many samples were answered at random."""
+        return self.decoding not in (GREEDY, LIKELIHOOD) if self.decoding else samples > 1
+
 
 def decoding_of(samples: int) -> str:
     """Return how a problem was answered, in print.
@@ -221,7 +224,7 @@ def decoding_of(samples: int) -> str:
     >>> decoding_of(1), decoding_of(32)
     ('greedy', 'sampled, 32 an item')
     """
-    return "greedy" if samples == 1 else f"sampled, {samples} an item"
+    return GREEDY if samples == 1 else f"sampled, {samples} an item"
 
 
 def asked(config: Mapping[str, Any], suite: str) -> Asked:
@@ -233,17 +236,18 @@ def asked(config: Mapping[str, Any], suite: str) -> Asked:
     """
     kind = suite_kind(config, suite)
     if config["evaluation"]["backend"] == "olmes":
-        tasks = {task.name.removeprefix(f"{suite}_"): task for task in SUITES[suite].tasks}
+        found = OLMES_SUITES[suite]
+        tasks = {task.name.removeprefix(f"{suite}_"): task for task in found.tasks}
         return Asked(
             kind,
-            SUITES[suite].decoding,
+            found.decoding,
             {name: task.chance for name, task in tasks.items() if task.chance is not None},
             {name: task.paper for name, task in tasks.items() if task.paper},
             math500=any(task.levels for task in tasks.values()),
         )
     if kind in PROBLEM_KINDS:
         return Asked("problems", math500=kind == "problems")
-    made = CHOICE_TASKS if kind == "choices" else {}
+    made = MADE_UP_CHOICES if kind == "choices" else {}
     return Asked(
         kind,
         LIKELIHOOD,

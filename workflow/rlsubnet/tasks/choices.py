@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any, NamedTuple
 
+from rlsubnet.suites import MADE_UP_CHOICES
 from rlsubnet.tasks.arithmetic import (
     DEMO,
     IDLE,
@@ -74,42 +75,24 @@ def final_total(problem: Problem) -> Item:
 
 @dataclass(frozen=True)
 class ChoiceTask:
-    """A task: its items' number of choices, the task of Table 3(a) it stands for, its problems."""
+    """How the items of a task are made, and of which problems."""
 
-    choices: int
-    stands_for: str
     item: Callable[[Problem], Item]
     levels: tuple[int, ...]
     operands: tuple[int, ...] = OPERANDS
     suits: Callable[[Problem], bool] = lambda problem: True
 
-    @property
-    def chance(self) -> float:
-        """Return the accuracy of guessing."""
-        return 1 / self.choices
 
-
-# In the order of the paper's table.
 CHOICE_TASKS = {
-    "worked_chain": ChoiceTask(5, "LSAT-AR", worked_chain, (2, 3, 4), UNSEEN_OPERANDS),
+    "worked_chain": ChoiceTask(worked_chain, (2, 3, 4), UNSEEN_OPERANDS),
     "last_step": ChoiceTask(
-        5,
-        "LSAT-LR",
-        last_step,
-        (2, 3, 4),
-        UNSEEN_OPERANDS,
-        lambda problem: problem.steps[-1] != IDLE,
+        last_step, (2, 3, 4), UNSEEN_OPERANDS, lambda problem: problem.steps[-1] != IDLE
     ),
     "first_step": ChoiceTask(
-        4,
-        "LogiQA-en",
-        first_step,
-        (2, 3, 4),
-        UNSEEN_OPERANDS,
-        lambda problem: problem.steps[0] != IDLE,
+        first_step, (2, 3, 4), UNSEEN_OPERANDS, lambda problem: problem.steps[0] != IDLE
     ),
-    "long_total": ChoiceTask(4, "GPQA", final_total, (3, 4, 5)),
-    "short_total": ChoiceTask(5, "MMLU-Pro-Math", final_total, (2,)),
+    "long_total": ChoiceTask(final_total, (3, 4, 5)),
+    "short_total": ChoiceTask(final_total, (2,)),
 }
 
 
@@ -131,14 +114,15 @@ def choices(
     """
     shape = Shape(digits, slots)
     records: list[dict[str, Any]] = []
-    for name, task in CHOICE_TASKS.items():
+    for name, facts in MADE_UP_CHOICES.items():
+        task = CHOICE_TASKS[name]
         rng = random.Random(f"{seed} {name}")
         levels = islice(cycle(task.levels), per_task)
         problems = draw_problems(
             rng, levels, split, operands=task.operands, suits=task.suits, shape=shape
         )
         for number, problem in enumerate(problems):
-            records.append(record(name, number, task.item(problem), task.choices, rng))
+            records.append(record(name, number, task.item(problem), facts.choices, rng))
     return records
 
 

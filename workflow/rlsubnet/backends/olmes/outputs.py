@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlsubnet.backends.olmes.suites import Settings, Task
+from rlsubnet.backends.olmes.suites import Settings
 from rlsubnet.columns import Answer
 from rlsubnet.files import read_jsonl, sha256
+from rlsubnet.suites import OlmesTask
 
 BACKEND = "olmes"
 SUMMARY = "metrics-all.jsonl"
@@ -96,7 +97,7 @@ def task_file(folder: Path, line: Mapping[str, Any], ending: str) -> Path:
     return folder / f"task-{index:03d}-{name}-{ending}"
 
 
-def check_count(path: Path, task: Task, found: int, limit: int | None) -> None:
+def check_count(path: Path, task: OlmesTask, found: int, limit: int | None) -> None:
     """Check how many items olmes asks of a task.
 
     Raises:
@@ -108,7 +109,7 @@ def check_count(path: Path, task: Task, found: int, limit: int | None) -> None:
         raise ValueError(f"{path}: task {task.olmes}: {found} items, expected {expected}{why}")
 
 
-def _summary_lines(folder: Path, tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
+def _summary_lines(folder: Path, tasks: Sequence[OlmesTask]) -> dict[str, dict[str, Any]]:
     path = folder / SUMMARY
     if not path.is_file():
         raise ValueError(f"{path}: no such file; olmes did not finish")
@@ -141,7 +142,7 @@ def _docs(path: Path) -> dict[int, Mapping[str, Any]]:
 
 
 def _answers(
-    task: Task, path: Path, docs: Mapping[int, Mapping[str, Any]]
+    task: OlmesTask, path: Path, docs: Mapping[int, Mapping[str, Any]]
 ) -> dict[int, tuple[str, int]]:
     """Return doc_id -> (stable id of the item, 1 if it was right), in the order of doc_id."""
     if not path.is_file():
@@ -171,7 +172,7 @@ def _answers(
 
 
 def _check_share(
-    folder: Path, task: Task, line: Mapping[str, Any], found: Mapping[int, tuple[str, int]]
+    folder: Path, task: OlmesTask, line: Mapping[str, Any], found: Mapping[int, tuple[str, int]]
 ) -> None:
     path = folder / SUMMARY
     stated, n = _get(line, "metrics", path).get(task.metric), _get(line, "num_instances", path)
@@ -187,7 +188,7 @@ def _check_share(
 
 
 def _counted_levels(
-    task: Task, path: Path, docs: Mapping[int, Mapping[str, Any]], limit: int | None
+    task: OlmesTask, path: Path, docs: Mapping[int, Mapping[str, Any]], limit: int | None
 ) -> dict[int, str]:
     """Return doc_id -> difficulty level ("" without levels) of the items that count."""
     levels = {}

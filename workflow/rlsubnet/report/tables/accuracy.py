@@ -1,6 +1,7 @@
 """Table 3 and the gains: two runs on the same items, by seed and over seeds."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -119,6 +120,7 @@ def _printed(table: Mapping[str, Any], row: Mapping[str, Any], name: str, counts
 CHOICES = "(a) multiple choice"
 PROBLEMS = "(b) problems by level"
 PREFERENCES = "held-out preferences"
+_PARTS = (CHOICES, PROBLEMS, PREFERENCES)
 _COMPARED = ["n", "full_correct", "sub_correct", "full_percent", "full_interval", "sub_percent"]
 _COMPARED += ["sub_interval", "delta_points", "delta_se_points"]
 _SPREAD = ["full_sd_points", "sub_sd_points", "delta_sd_points", "delta_total_se_points"]
@@ -132,117 +134,161 @@ _TABLE3 = [
 ]
 
 
-def table3(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
-    """Return accuracy of full and sub with intervals and paired tests, beside the paper's.
+@dataclass(frozen=True)
+class Accuracy:
+    """Full against sub on one task or level, of one seed or as the mean over several.
+
+    Attributes:
+        pairs: (full run, masked run), one pair a seed.
+        row: `MEAN_OF_SEEDS`, `ONE_OF_THE_SEEDS`, or `ONE_SEED` where no other was run.
+        part: of Table 3.
+        task: its name; `AVERAGE` for the mean of the choice tasks.
+        level: of the problems, `OVERALL` for all of them; empty for other tasks.
+        decoding: how items were answered, in print.
+        sampled: whether answers were drawn at random.
+        compared: the two runs.
+        chance: share right by chance, None where it is not known.
+        stands_for: the paper's task beside it, if any.
+        as_the_paper: whether the paper's numbers by level stand beside it.
+    """
+
+    pairs: Sequence[Pair]
+    row: str
+    part: str
+    task: str
+    level: str
+    decoding: str
+    sampled: bool
+    compared: Compared
+    chance: float | None = None
+    stands_for: str = ""
+    as_the_paper: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Return whether it takes all tasks, or all levels, together."""
+        return self.task == AVERAGE or self.level == OVERALL
+
+
+def accuracies(scale: Scale, results: Results) -> list[Accuracy]:
+    """Return the accuracies of Table 3: part by part, the mean of several seeds before each.
 
     A pair that names `table3` is (full run, masked run). Part (a) of the paper is DPO on five
     choice tasks, part (b) PRIME on problems in five levels; ours are made-up stand-ins.
-
-    Pairs whose full runs differ in their seed only are led by rows of their mean. Column `row`
-    tells them apart: `MEAN_OF_SEEDS`, `ONE_OF_THE_SEEDS`, and `ONE_SEED` where no other was run.
     """
-    paper = PublishedAccuracy(published)
-    rows: list[Row] = []
+    found: list[Accuracy] = []
     for group in seed_groups(scale, pairs_of(scale, "table3"), "init"):
-        answers = answers_of_seeds(scale, results, group)
-        if len(group) > 1:
-            rows += _rows(scale, group, answers, MEAN_OF_SEEDS, paper)
-        kind = ONE_OF_THE_SEEDS if len(group) > 1 else ONE_SEED
-        for number, pair in enumerate(group):
-            one = {task: [tables[number]] for task, tables in answers.items()}
-            rows += _rows(scale, [pair], one, kind, paper)
-    parts = (CHOICES, PROBLEMS, PREFERENCES)
-    rows.sort(key=lambda row: parts.index(row["part"]))
-    return make_frame([*rows, *paper.rows()], _TABLE3)
+        for pairs, row, answers in _each_seed(scale, results, group):
+            suites: dict[str, dict[str, list[pd.DataFrame]]] = {}
+            for task, tables in answers.items():
+                suites.setdefault(tables[0]["suite"].iloc[0], {})[task] = tables
+            for suite, tasks in suites.items():
+                told = asked(scale.config, suite)
+                of_kind = {"choices": _choices, "problems": _problems}.get(told.kind, _preferences)
+                found += [Accuracy(pairs, row, **one) for one in of_kind(suite, told, tasks)]
+    return sorted(found, key=lambda one: _PARTS.index(one.part))
 
 
-def _rows(
-    scale: Scale,
-    group: Sequence[Pair],
-    answers: Mapping[str, list[pd.DataFrame]],
-    kind: str,
-    paper: PublishedAccuracy,
-) -> Iterator[Row]:
-    """Yield the rows of one seed, or of the mean over several."""
-    method = group[0].method
-    names = {
-        "algorithm": method_label(method),
-        "row": kind,
-        "seed": seed_text(scale, group, "init"),
-        "full": ", ".join(pair.init for pair in group),
-        "sub": ", ".join(pair.tuned for pair in group),
-    }
-    suites: dict[str, dict[str, list[pd.DataFrame]]] = {}
-    for task, tables in answers.items():
-        suites.setdefault(tables[0]["suite"].iloc[0], {})[task] = tables
-    for suite, tasks in suites.items():
-        told = asked(scale.config, suite)
-        if told.kind == "choices":
-            found = _choice_rows(suite, told, tasks, method, paper)
-        elif told.kind == "problems":
-            found = _problem_rows(suite, told, tasks, method, paper)
-        else:
-            found = _preference_rows(suite, tasks)
-        for row in found:
-            yield {**names, **row}
+def _each_seed(
+    scale: Scale, results: Results, group: Sequence[Pair]
+) -> Iterator[tuple[Sequence[Pair], str, dict[str, list[pd.DataFrame]]]]:
+    """Yield (pairs, what the row is, answers by task): all seeds together, then each."""
+    answers = answers_of_seeds(scale, results, group)
+    if len(group) > 1:
+        yield group, MEAN_OF_SEEDS, answers
+    for number, pair in enumerate(group):
+        one = {task: [tables[number]] for task, tables in answers.items()}
+        yield [pair], ONE_OF_THE_SEEDS if len(group) > 1 else ONE_SEED, one
 
 
 def _compare(tables: Sequence[pd.DataFrame]) -> Compared:
     return compare_items(tables[0]) if len(tables) == 1 else compare_seeds(tables)
 
 
-def _choice_rows(
-    suite: str,
-    told: Asked,
-    tasks: Mapping[str, list[pd.DataFrame]],
-    method: str,
-    paper: PublishedAccuracy,
-) -> Iterator[Row]:
-    shared = {"part": CHOICES, "decoding": told.decoding}
+def _choices(
+    suite: str, told: Asked, tasks: Mapping[str, list[pd.DataFrame]]
+) -> Iterator[dict[str, Any]]:
+    shared = {"part": CHOICES, "level": "", "decoding": told.decoding, "sampled": told.sampled(1)}
     compared = {task.removeprefix(f"{suite}_"): _compare(tables) for task, tables in tasks.items()}
-    for name, found in compared.items():
-        row = {**shared, "task": name, **_measured(found)}
-        if name in told.chances:
-            row["chance_percent"] = 100 * told.chances[name]
-        if name in told.stands_for:
-            row |= paper.task(method, told.stands_for[name])
-        yield row
+    for name, one in compared.items():
+        facts = {"chance": told.chances.get(name), "stands_for": told.stands_for.get(name, "")}
+        yield {**shared, **facts, "task": name, "compared": one}
     mean = mean_of_tasks(list(compared.values()))
-    yield {**shared, "task": AVERAGE, **_measured(mean), **paper.task(method, AVERAGE)}
+    yield {**shared, "task": AVERAGE, "stands_for": AVERAGE, "compared": mean}
 
 
-def _problem_rows(
-    suite: str,
-    told: Asked,
-    tasks: Mapping[str, list[pd.DataFrame]],
-    method: str,
-    paper: PublishedAccuracy,
-) -> Iterator[Row]:
+def _problems(
+    suite: str, told: Asked, tasks: Mapping[str, list[pd.DataFrame]]
+) -> Iterator[dict[str, Any]]:
     for tables in tasks.values():
         samples = int(tables[0]["samples"].iloc[0])
-        shared = {"part": PROBLEMS, "task": suite, "decoding": told.decoded(samples)}
         for level in [*sorted(set(tables[0]["level"]) - {""}), OVERALL]:
             chosen = [
                 table if level == OVERALL else table[table["level"] == level] for table in tables
             ]
-            # The paper's numbers come from one answer a problem.
-            beside = paper.level(method, level) if told.math500 and samples == 1 else {}
-            yield {**shared, "level": level, **_measured(_compare(chosen)), **beside}
+            yield {
+                "part": PROBLEMS,
+                "task": suite,
+                "level": level,
+                "decoding": told.decoded(samples),
+                "sampled": told.sampled(samples),
+                "compared": _compare(chosen),
+                # The paper's numbers come from one answer a problem.
+                "as_the_paper": told.math500 and samples == 1,
+            }
 
 
-def _preference_rows(suite: str, tasks: Mapping[str, list[pd.DataFrame]]) -> Iterator[Row]:
-    row = {"part": PREFERENCES, "task": suite, "decoding": LIKELIHOOD, "chance_percent": 50.0}
+def _preferences(
+    suite: str, told: Asked, tasks: Mapping[str, list[pd.DataFrame]]
+) -> Iterator[dict[str, Any]]:
+    shared = {"part": PREFERENCES, "task": suite, "level": "", "decoding": LIKELIHOOD}
     for tables in tasks.values():
-        yield {**row, **_measured(_compare(tables))}
+        yield {**shared, "sampled": False, "compared": _compare(tables), "chance": 0.5}
 
 
-def _measured(compared: Compared) -> Row:
+def beside_the_papers(
+    found: Sequence[Accuracy], published: Published
+) -> tuple[list[Row], list[Row]]:
+    """Return (what the paper prints beside each accuracy, its own rows with decoded counts)."""
+    paper = PublishedAccuracy(published)
+    beside = [
+        paper.task(one.pairs[0].method, one.stands_for)
+        if one.stands_for
+        else paper.level(one.pairs[0].method, one.level)
+        if one.as_the_paper
+        else {}
+        for one in found
+    ]
+    return beside, paper.rows()
+
+
+def table3(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
+    """Return accuracy of full and sub with intervals and paired tests, beside the paper's."""
+    found = accuracies(scale, results)
+    beside, printed = beside_the_papers(found, published)
+    rows = [_row(scale, one) | paper for one, paper in zip(found, beside, strict=True)]
+    return make_frame([*rows, *printed], _TABLE3)
+
+
+def _row(scale: Scale, one: Accuracy) -> Row:
+    compared = one.compared
     row = {
+        "part": one.part,
+        "algorithm": method_label(one.pairs[0].method),
+        "row": one.row,
+        "seed": seed_text(scale, one.pairs, "init"),
+        "full": ", ".join(pair.init for pair in one.pairs),
+        "sub": ", ".join(pair.tuned for pair in one.pairs),
+        "task": one.task,
+        "level": one.level,
+        "decoding": one.decoding,
         **compared_columns(compared),
         "p_value": compared.p_value,
         "test": compared.test,
         "verdict": compared.verdict,
     }
+    if one.chance is not None:
+        row["chance_percent"] = 100 * one.chance
     if compared.parts:
         row |= {
             f"{name}_sd_points": 100 * compared.deviation_of(name)
@@ -260,57 +306,83 @@ _GAINS += ["gain_sd_points", "gain_total_se_points"]
 _GAINS += ["gain_seeds_interval", "gain_seeds_excludes_zero", "p_value", "test", "verdict"]
 
 
-def gains(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
-    """Return the gain of every run over its start on the problems, with sparsity beside it.
+@dataclass(frozen=True)
+class Gain:
+    """A run against its start on one suite of problems, of one seed or as the mean over several.
+
+    `compared.full` is the start, `compared.sub` the run; the other attributes are as in `Accuracy`.
+    """
+
+    pairs: Sequence[Pair]
+    row: str
+    suite: str
+    decoding: str
+    sampled: bool
+    compared: Compared
+
+    @property
+    def points(self) -> float:
+        return 100 * self.compared.delta
+
+    @property
+    def se(self) -> float:
+        """Return the standard error of `points` for other problems and these seeds."""
+        return 100 * self.compared.se
+
+    @property
+    def name(self) -> str:
+        """Return the runs; with the suite where answers were not sampled."""
+        runs = ", ".join(pair.tuned for pair in self.pairs)
+        return runs if self.sampled else f"{runs}, {self.suite}"
+
+
+def measured_gains(scale: Scale, results: Results) -> list[Gain]:
+    """Return the gain of every run over its start on the problems, greedy answers last.
 
     A pair that names `gains` is (start, run). Runs that start from the same model and differ in
-    their seed only are led by a row of their mean. The paper reports no accuracy of its starting
-    points, so nothing of it stands beside ours.
+    their seed only are led by their mean.
     """
-    rows: list[Row] = []
+    found = []
     for group in seed_groups(scale, pairs_of(scale, "gains"), "tuned"):
-        answers = answers_of_seeds(scale, results, group)
-        if len(group) > 1:
-            rows += _gain_rows(scale, results, group, answers, MEAN_OF_SEEDS)
-        kind = ONE_OF_THE_SEEDS if len(group) > 1 else ONE_SEED
-        for number, pair in enumerate(group):
-            one = {task: [tables[number]] for task, tables in answers.items()}
-            rows += _gain_rows(scale, results, [pair], one, kind)
-    rows.sort(key=lambda row: row["decoding"] == decoding_of(1))
+        for pairs, row, answers in _each_seed(scale, results, group):
+            for tables in answers.values():
+                suite, samples = tables[0]["suite"].iloc[0], int(tables[0]["samples"].iloc[0])
+                told = asked(scale.config, suite)
+                if told.kind == "problems":
+                    how = told.decoded(samples), told.sampled(samples)
+                    found.append(Gain(pairs, row, suite, *how, _compare(tables)))
+    return sorted(found, key=lambda one: one.decoding == decoding_of(1))
+
+
+def gains(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
+    """Return the gain of every run with the sparsity of its update beside it.
+
+    The paper reports no accuracy of its starting points, so nothing of it stands beside ours.
+    """
+    tolerance = float(scale.config["measure"]["table_tolerance"])
+    rows = []
+    for one in measured_gains(scale, results):
+        first, seeds = one.pairs[0], len(one.pairs)
+        measured = [sparsity(results.updates(pair.pair), tolerance) for pair in one.pairs]
+        rows.append(
+            {
+                "part": part_of(first),
+                **names_of(first),
+                "row": one.row,
+                "seed": seed_text(scale, one.pairs, "tuned"),
+                "tuned": ", ".join(pair.tuned for pair in one.pairs),
+                "label": f"{first.label}, mean of {seeds} seeds" if seeds > 1 else first.label,
+                "sparsity_percent": 100 * sum(measured) / seeds,
+                "task": one.suite,
+                "decoding": one.decoding,
+                **_gain_columns(one),
+            }
+        )
     return make_frame(rows, _GAINS)
 
 
-def _gain_rows(
-    scale: Scale,
-    results: Results,
-    group: Sequence[Pair],
-    answers: Mapping[str, list[pd.DataFrame]],
-    kind: str,
-) -> Iterator[Row]:
-    """Yield the rows of one run, or of the mean over the seeds of one setting."""
-    tolerance = float(scale.config["measure"]["table_tolerance"])
-    measured = [sparsity(results.updates(pair.pair), tolerance) for pair in group]
-    label = group[0].label
-    shared = {
-        "part": part_of(group[0]),
-        **names_of(group[0]),
-        "row": kind,
-        "seed": seed_text(scale, group, "tuned"),
-        "tuned": ", ".join(pair.tuned for pair in group),
-        "label": f"{label}, mean of {len(group)} seeds" if len(group) > 1 else label,
-        "sparsity_percent": 100 * sum(measured) / len(measured),
-    }
-    for tables in answers.values():
-        suite, samples = tables[0]["suite"].iloc[0], int(tables[0]["samples"].iloc[0])
-        told = asked(scale.config, suite)
-        if told.kind == "problems":
-            compared = compare_items(tables[0]) if len(tables) == 1 else compare_seeds(tables)
-            names = {"task": suite, "decoding": told.decoded(samples)}
-            yield {**shared, **names, **_columns(compared)}
-
-
-def _columns(compared: Compared) -> Row:
-    gain, se = 100 * compared.delta, 100 * compared.se
+def _gain_columns(one: Gain) -> Row:
+    compared, gain, se = one.compared, one.points, one.se
     words = {"sub higher": "higher", "full higher": "lower"}
     row = {
         "n": compared.n,

@@ -1,6 +1,6 @@
 """Sections 4 and 6: how equal full and sub are; what KL, clipping and longer training do."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
@@ -228,14 +228,8 @@ def section4(scale: Scale, results: Results, published: Published) -> pd.DataFra
     source = published["conjecture1"]["source"]
     rows: list[Row] = []
     measured = set()
-    for pair in pairs_of(scale, "section4"):
-        run = scale.runs.get(pair.tuned)
-        if run is None or not run.mask:
-            # The null itself; it stands below the full-against-sub row of its own mask.
-            continue
-        start = scale.pairs[run.mask_pair]
-        _check_same_full(pair, start)
-        if run.has_random_mask:
+    for pair, start in masked_pairs(scale):
+        if scale.runs[pair.tuned].has_random_mask:
             row = _same(results, pair, start.method, FULL_AGAINST_RANDOM)
             rows.append({**row, **_frozen(results, pair.tuned)})
             continue
@@ -260,12 +254,25 @@ def section4(scale: Scale, results: Results, published: Published) -> pd.DataFra
     return make_frame(rows, _SECTION4)
 
 
-def _check_same_full(pair: Pair, start: Pair) -> None:
-    if pair.init != start.tuned:
-        raise ValueError(
-            f"pair {pair.pair}, item section4: init is {pair.init!r}, expected {start.tuned!r}, "
-            f"the full run that the mask of {pair.tuned!r} was made from"
-        )
+def masked_pairs(scale: Scale) -> Iterator[tuple[Pair, Pair]]:
+    """Yield (full run and masked run, start and full run) of what names `section4`.
+
+    The null itself is none of them; it stands below the row of its own mask.
+
+    Raises:
+        ValueError: a pair's init is not the run that the mask of its tuned was made from.
+    """
+    for pair in pairs_of(scale, "section4"):
+        run = scale.runs.get(pair.tuned)
+        if run is None or not run.mask:
+            continue
+        start = scale.pairs[run.mask_pair]
+        if pair.init != start.tuned:
+            raise ValueError(
+                f"pair {pair.pair}, item section4: init is {pair.init!r}, expected "
+                f"{start.tuned!r}, the full run that the mask of {pair.tuned!r} was made from"
+            )
+        yield pair, start
 
 
 def _same(results: Results, pair: Pair, method: str, compared: str) -> Row:

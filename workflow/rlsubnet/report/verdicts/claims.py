@@ -4,21 +4,21 @@ import math
 from collections.abc import Iterator
 
 from rlsubnet.report.results import rows_of
+from rlsubnet.report.tables.accuracy import Accuracy
 from rlsubnet.report.tables.common import p_text, pairs_of
 from rlsubnet.report.verdicts import rules
 from rlsubnet.report.verdicts.numbers import (
     Ablation,
-    Accuracy,
     Course,
     Layers,
     Overlap,
     Source,
     Update,
     ablations,
-    accuracies,
     courses_of,
     distributions,
     gains_of,
+    judged_accuracies,
     layers_of,
     loss_differences,
     overlaps_of,
@@ -29,6 +29,7 @@ from rlsubnet.report.verdicts.numbers import (
     reinforced,
     same_weights,
     seed_spread,
+    seeds_name,
     supervised,
     without_kl,
     without_sft,
@@ -287,7 +288,7 @@ def subnetwork_claims(source: Source) -> Iterator[Line]:
 
 def _weights(source: Source) -> Iterator[Line]:
     printed = source.published["conjecture1"]
-    fine, coarse = (same_weights(source, tolerance) for tolerance in ("1e-5", "1e-4"))
+    fine, coarse = (same_weights(source, tolerance) for tolerance in (1e-5, 1e-4))
     yield line(
         "conjecture1/weights_1e-5",
         "Finetuning the subnetwork alone gives nearly the same weights.",
@@ -336,19 +337,19 @@ def _random(source: Source) -> Iterator[Line]:
         "no random subnetwork printed",
         "; ".join(
             f"{one.run} - {one.full.name}: {one.delta:+.1f} points (SE {one.se:.1f}, "
-            f"p {p_text(one.p)}), where {one.full.name} gained {one.full.gain:.1f} on its start"
+            f"p {p_text(one.p)}), where {one.full.name} gained {one.full.points:.1f} on its start"
             for one in controls
         ),
         rules.all_lower(
             [(one.delta, one.p) for one in controls],
-            [(one.full.gain, one.full.se) for one in controls],
+            [(one.full.points, one.full.se) for one in controls],
         ),
     )
 
 
 def _accuracy(source: Source) -> Iterator[Line]:
-    averages, tasks = accuracies(source)
-    gains = gains_of(source, [run for one in averages for run in one.full.split(", ")])
+    averages, tasks = judged_accuracies(source)
+    gains = gains_of(source, [pair.init for one in averages for pair in one.pairs])
     part_a, part_b = (
         source.published[part]["rows"][-1]["delta"] for part in ("table3a", "table3b")
     )
@@ -359,10 +360,10 @@ def _accuracy(source: Source) -> Iterator[Line]:
         f"sub - full: {part_a:+} points (DPO, mean of five tasks), {part_b:+} (PRIME, MATH500)",
         joined(
             labeled("sub - full, points", _ends(averages)),
-            labeled("full - start", named([(one.name, one.gain) for one in gains], " points")),
+            labeled("full - start", named([(one.name, one.points) for one in gains], " points")),
         ),
         rules.as_accurate(
-            [(one.delta, one.p) for one in averages], [(one.gain, one.se) for one in gains]
+            [_delta_and_p(one) for one in averages], [(one.points, one.se) for one in gains]
         ),
     )
     yield line(
@@ -371,15 +372,23 @@ def _accuracy(source: Source) -> Iterator[Line]:
         "Section 4, Table 3",
         "no difference below 0; by decoded counts none exceeds 2 standard errors",
         labeled(f"{len(tasks)} tasks and levels, sub - full, points", _ends(tasks)),
-        rules.nowhere_worse([(one.delta, one.p) for one in tasks]),
+        rules.nowhere_worse([_delta_and_p(one) for one in tasks]),
     )
+
+
+def _delta_and_p(one: Accuracy) -> tuple[float, float]:
+    return 100 * one.compared.delta, one.compared.p_value
 
 
 def _ends(rows: list[Accuracy]) -> str:
     """Return the lowest and the highest difference, with standard error and name."""
-    ordered = sorted(rows, key=lambda one: one.delta)
+    ordered = sorted(rows, key=lambda one: one.compared.delta)
     ends = ordered if len(ordered) < 2 else [ordered[0], ordered[-1]]
-    return " to ".join(f"{e.delta:+.1f} (SE {e.se:.1f}, {e.name}, {e.task})" for e in ends)
+    return " to ".join(
+        f"{100 * one.compared.delta:+.1f} (SE {100 * one.compared.total_se:.1f}, "
+        f"{seeds_name(one)}, {' '.join(part for part in (one.task, one.level) if part)})"
+        for one in ends
+    )
 
 
 def overlap_claims(source: Source) -> Iterator[Line]:

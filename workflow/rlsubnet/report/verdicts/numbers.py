@@ -1,6 +1,6 @@
 """Which updates and runs a claim is about, and their plain numbers; shares are per cent."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from rlsubnet.report.results import (
     spelling,
 )
 from rlsubnet.report.settings import (
+    GREEDY,
     ONLINE,
     all_but_seed,
     asked,
@@ -28,10 +29,16 @@ from rlsubnet.report.settings import (
     recipe_of,
     runs_between,
 )
-from rlsubnet.report.style import RL_METHODS
-from rlsubnet.report.tables.accuracy import AVERAGE, OVERALL, PREFERENCES, gains, table3
-from rlsubnet.report.tables.common import MEAN_OF_SEEDS, ONE_SEED, pairs_of
-from rlsubnet.report.tables.sections import FULL_AGAINST_RANDOM, FULL_AGAINST_SUB, NULL, section4
+from rlsubnet.report.style import RL_METHODS, method_label
+from rlsubnet.report.tables.accuracy import (
+    PREFERENCES,
+    Accuracy,
+    Gain,
+    accuracies,
+    measured_gains,
+)
+from rlsubnet.report.tables.common import MEAN_OF_SEEDS, ONE_OF_THE_SEEDS, pairs_of
+from rlsubnet.report.tables.sections import masked_pairs
 
 SPARSE_ITEMS = ("table1", "fig1")
 OFFLINE_WITHOUT_KL = ("simpo", "orpo")
@@ -271,88 +278,55 @@ class Same(NamedTuple):
     null: float
 
 
-def same_weights(source: Source, tolerance: str) -> list[Same]:
-    """Return the shares of equal weights at tolerance `1e-5` or `1e-4` (section 4)."""
-    column = f"same_{tolerance}_percent"
-    rows = section4(*source).to_dict("records")
-    nulls = {row["tuned"]: row[column] for row in rows if row["compared"] == NULL}
+def same_weights(source: Source, tolerance: float) -> list[Same]:
+    """Return the shares of equal weights at one tolerance (section 4)."""
+    scale, results, _ = source
+
+    def equal(pair: Pair) -> float:
+        return 100 * sparsity(results.updates(pair.pair), tolerance)
+
     return [
-        Same(row["tuned"], row[column], nulls[row["init"]])
-        for row in rows
-        if row["compared"] == FULL_AGAINST_SUB and row["init"]
+        Same(pair.tuned, equal(pair), equal(start))
+        for pair, start in masked_pairs(scale)
+        if not scale.runs[pair.tuned].has_random_mask
     ]
 
 
 def random_subnetworks(source: Source) -> list[tuple[str, float, float]]:
     """Return (run, equal at 1e-5 for full and sub, for full and it) of each random control."""
-    rows = section4(*source).to_dict("records")
-    same = {row["init"]: row for row in rows if row["compared"] == FULL_AGAINST_SUB}
-    column = "same_1e-5_percent"
-    return [
-        (row["tuned"], same[row["init"]][column], row[column])
-        for row in rows
-        if row["compared"] == FULL_AGAINST_RANDOM and row["init"] in same
-    ]
+    scale, results, _ = source
+    same, controls = {}, []
+    for pair, _ in masked_pairs(scale):
+        share = 100 * sparsity(results.updates(pair.pair), 1e-5)
+        if scale.runs[pair.tuned].has_random_mask:
+            controls.append((pair, share))
+        else:
+            same[pair.init] = share
+    return [(p.tuned, same[p.init], share) for p, share in controls if p.init in same]
 
 
-class Accuracy(NamedTuple):
-    """Sub against full on one task: difference and its standard error in points, two-sided p."""
-
-    name: str
-    full: str
-    task: str
-    delta: float
-    se: float
-    p: float
-
-
-def accuracies(source: Source) -> tuple[list[Accuracy], list[Accuracy]]:
+def judged_accuracies(source: Source) -> tuple[list[Accuracy], list[Accuracy]]:
     """Return (averages, single tasks and levels) of Table 3, of the mean where it has seeds.
 
     Sampled answers stand for greedy ones where there are both. Held-out preferences are left out:
     the paper's claim is about tasks.
     """
-    averages: list[Accuracy] = []
-    tasks: list[Accuracy] = []
-    frame = table3(*source)
-    frame = frame[frame["row"].isin([ONE_SEED, MEAN_OF_SEEDS]) & (frame["part"] != PREFERENCES)]
-    sampled = set(frame["sub"][frame["decoding"].str.startswith("sampled")])
-    for row in frame.to_dict("records"):
-        if row["decoding"] == "greedy" and row["sub"] in sampled:
-            continue
-        seeds = row["sub"].count(",") + 1
-        name = seeds_name(row)
-        task = " ".join(part for part in (row["task"], row["level"]) if part)
-        se = row["delta_se_points"] if seeds == 1 else row["delta_total_se_points"]
-        found = Accuracy(name, row["full"], task, row["delta_points"], se, row["p_value"])
-        whole = row["task"] == AVERAGE or row["level"] == OVERALL
-        (averages if whole else tasks).append(found)
-    return averages, tasks
+    found = [one for one in summed_accuracies(source) if one.part != PREFERENCES]
+    sampled = {one.pairs[0].tuned for one in found if one.sampled}
+    judged = [one for one in found if one.decoding != GREEDY or one.pairs[0].tuned not in sampled]
+    return [one for one in judged if one.is_whole], [one for one in judged if not one.is_whole]
 
 
-def seeds_name(row: Mapping[str, Any]) -> str:
-    """Return what a row of Table 3 is about: one masked run, or how many seeds of an algorithm.
-
-    >>> [seeds_name({"algorithm": "DPO", "sub": sub}) for sub in ("a, b", "a")]
-    ['DPO, 2 seeds', 'a']
-    """
-    seeds = row["sub"].count(",") + 1
-    return row["sub"] if seeds == 1 else f"{row['algorithm']}, {seeds} seeds"
+def summed_accuracies(source: Source) -> list[Accuracy]:
+    """Return the accuracies of Table 3 without single seeds of a setting that has several."""
+    found = accuracies(source.scale, source.results)
+    return [one for one in found if one.row != ONE_OF_THE_SEEDS]
 
 
-class Gain(NamedTuple):
-    """Gain of a run over its start on one suite of problems and its standard error, in points."""
-
-    run: str
-    suite: str
-    decoding: str
-    gain: float
-    se: float
-
-    @property
-    def name(self) -> str:
-        """Return the run; with the suite where answers were not sampled."""
-        return self.run if self.decoding.startswith("sampled") else f"{self.run}, {self.suite}"
+def seeds_name(one: Accuracy) -> str:
+    """Return what an accuracy is about: one masked run, or how many seeds of an algorithm."""
+    first, seeds = one.pairs[0], len(one.pairs)
+    return first.tuned if seeds == 1 else f"{method_label(first.method)}, {seeds} seeds"
 
 
 def gains_of(source: Source, runs: Iterable[str]) -> list[Gain]:
@@ -360,12 +334,14 @@ def gains_of(source: Source, runs: Iterable[str]) -> list[Gain]:
 
     A run's sampled answers count; its greedy ones, suite by suite, where it was never sampled.
     """
-    frame = gains(*source)
-    frame = frame[frame["tuned"].isin(set(runs))]
-    sampled = frame["decoding"].str.startswith("sampled")
-    counted = sampled | ~frame["tuned"].isin(set(frame["tuned"][sampled]))
-    columns = frame[counted][["tuned", "task", "decoding", "gain_points", "gain_se_points"]]
-    return [Gain(*row) for row in columns.itertuples(index=False, name=None)]
+    wanted = set(runs)
+    found = [
+        one
+        for one in measured_gains(source.scale, source.results)
+        if one.row != MEAN_OF_SEEDS and one.pairs[0].tuned in wanted
+    ]
+    sampled = {one.pairs[0].tuned for one in found if one.sampled}
+    return [one for one in found if one.sampled or one.pairs[0].tuned not in sampled]
 
 
 class Control(NamedTuple):
@@ -389,9 +365,9 @@ def random_accuracies(source: Source) -> list[Control]:
         if not run.mask or not run.has_random_mask:
             continue
         start = scale.pairs[run.mask_pair]
-        told = gains_of(source, [run.run, start.tuned])
-        inside = {(one.suite, one.decoding) for one in told if one.run == run.run}
-        full_gains = (one for one in told if one.run == start.tuned)
+        both = gains_of(source, [run.run, start.tuned])
+        inside = {(one.suite, one.decoding) for one in both if one.pairs[0].tuned == run.run}
+        full_gains = (one for one in both if one.pairs[0].tuned == start.tuned)
         shared = [one for one in full_gains if (one.suite, one.decoding) in inside]
         if not shared:  # not both were evaluated for the tables
             continue

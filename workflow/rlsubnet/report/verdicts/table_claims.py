@@ -1,21 +1,30 @@
 """Every row of the paper's Tables 1 to 6: its numbers beside ours."""
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-import pandas as pd
-
+from rlsubnet.config import Pair
 from rlsubnet.report.export import tolerance_name
-from rlsubnet.report.results import TABLE2_MODELS, model_name, rows_of, spelling
-from rlsubnet.report.tables.accuracy import table3
-from rlsubnet.report.tables.common import MEAN_OF_SEEDS, ONE_SEED
-from rlsubnet.report.tables.updates import table1, table2, table4, table5, table6
+from rlsubnet.report.results import (
+    TABLE2_MODELS,
+    TABLE5_NAMES,
+    mean_rank_share,
+    model_name,
+    rows_of,
+    sparsity,
+)
+from rlsubnet.report.settings import distribution_columns
+from rlsubnet.report.tables.accuracy import beside_the_papers
+from rlsubnet.report.tables.common import pairs_of
 from rlsubnet.report.verdicts import rules
-from rlsubnet.report.verdicts.numbers import Source, is_papers, seeds_name
+from rlsubnet.report.verdicts.numbers import (
+    Source,
+    is_papers,
+    overlaps_of,
+    seeds_name,
+    summed_accuracies,
+)
 from rlsubnet.report.verdicts.rules import Line, another_model, line, on_same_model
-
-Row = Mapping[str, Any]
 
 
 def table_claims(source: Source) -> Iterator[Line]:
@@ -38,7 +47,7 @@ def slug(text: object) -> str:
 
 
 def _table1(source: Source) -> Iterator[Line]:
-    frame, again = table1(*source), rows_of(source.published, "table6", "rl")
+    again = rows_of(source.published, "table6", "rl")
     for row in source.published["table1"]["rows"]:
         model = model_name(row["rl"])
         found = _numbers(
@@ -46,8 +55,8 @@ def _table1(source: Source) -> Iterator[Line]:
             f"table1/{model}",
             f"{row['algo']}: share of weights unchanged from {row['init']} to {model}",
             "Table 1",
-            {"sparsity_percent": row["sparsity"]},
-            _rows(frame, paper_model=model),
+            [row["sparsity"]],
+            [(pair, [_sparsity(source, pair)]) for pair in _pairs_beside(source, "table1", model)],
         )
         other = again[model]["sparsity"][-1] if model in again else row["sparsity"]
         if abs(other - row["sparsity"]) > rules.POINTS:
@@ -56,63 +65,71 @@ def _table1(source: Source) -> Iterator[Line]:
 
 
 def _table2(source: Source) -> Iterator[Line]:
-    frame = table2(*source)
     for row in source.published["table2"]["rows"]:
-        yield _numbers(
-            source,
-            f"table2/{TABLE2_MODELS[row['model']]}",
-            f"{row['algo']}: mean update rank of {row['model']}, of the full rank",
-            "Table 2",
-            {"update_rank_percent": row["update_rank"]},
-            _rows(frame, paper_model=row["model"]),
-        )
+        model = TABLE2_MODELS[row["model"]]
+        ranks = [
+            (pair, [100 * mean_rank_share(source.results.get("ranks", pair.pair))])
+            for pair in _pairs_beside(source, "table2", model)
+        ]
+        claim = f"{row['algo']}: mean update rank of {row['model']}, of the full rank"
+        yield _numbers(source, f"table2/{model}", claim, "Table 2", [row["update_rank"]], ranks)
 
 
 def _table5(source: Source) -> Iterator[Line]:
-    frame = table5(*source)
+    def place(pair: Pair) -> int:
+        told = distribution_columns(source.scale, pair).get("in_distribution", "")
+        return ["yes", "no", ""].index(told)
+
     for row in source.published["table5"]["rows"]:
         kind = "in" if row["in_distribution"] else "out of"
         found = [
-            found
-            for found in _rows(frame, paper_model=row["model"])
-            if spelling(found["method"].removesuffix("-norm")) == spelling(row["method"])
+            pair
+            for pair in sorted(pairs_of(source.scale, "table5"), key=place)
+            if TABLE5_NAMES.get(name := model_name(pair.paper_model), name) == row["model"]
+            and pair.method.removesuffix("_NORM") == row["method"]
         ]
         yield _numbers(
             source,
             f"table5/{row['model']}/{row['method']}",
             f"{row['method']} ({kind} distribution): share of weights unchanged, {row['model']}",
             "Table 5",
-            {"sparsity_percent": row["sparsity"]},
-            found,
+            [row["sparsity"]],
+            [(pair, [_sparsity(source, pair)]) for pair in found],
         )
 
 
 def _table6(source: Source) -> Iterator[Line]:
-    frame = table6(*source)
-    tolerances = [tolerance_name(float(t)) for t in source.published["table6"]["tolerances"]]
-    for row in source.published["table6"]["rows"]:
+    scale, results, published = source
+    printed_at = [float(atol) for atol in published["table6"]["tolerances"]]
+    ours = {float(atol) for atol in scale.config["measure"]["tolerances"]}
+    for row in published["table6"]["rows"]:
         model = model_name(row["rl"])
-        printed = {
-            f"sparsity_{name}_percent": value
-            for name, value in zip(tolerances, row["sparsity"], strict=True)
-        }
+        found = []
+        for pair in _pairs_beside(source, "table6", model):
+            updates = results.updates(pair.pair)
+            numbers = [100 * sparsity(updates, t) if t in ours else None for t in printed_at]
+            found.append((pair, numbers))
+        tolerances = ", ".join(map(tolerance_name, printed_at))
         yield _numbers(
             source,
             f"table6/{model}",
-            f"{row['algo']}: share of weights unchanged at {', '.join(tolerances)}, {model}",
+            f"{row['algo']}: share of weights unchanged at {tolerances}, {model}",
             "Table 6",
-            printed,
-            _rows(frame, paper_model=model, rule="official"),
+            row["sparsity"],
+            found,
             digits=2,
         )
 
 
-def _rows(frame: pd.DataFrame, **values: str) -> list[Row]:
-    """Return the measured rows of a table with these values."""
-    chosen = frame[frame["tuned"] != ""]
-    for column, value in values.items():
-        chosen = chosen[chosen[column] == value]
-    return [{str(key): cell for key, cell in row.items()} for row in chosen.to_dict("records")]
+def _pairs_beside(source: Source, item: str, model: str) -> list[Pair]:
+    """Return the pairs of a table that a model of the paper stands beside."""
+    pairs = pairs_of(source.scale, item)
+    return [pair for pair in pairs if pair.paper_model and model_name(pair.paper_model) == model]
+
+
+def _sparsity(source: Source, pair: Pair) -> float:
+    atol = float(source.scale.config["measure"]["table_tolerance"])
+    return 100 * sparsity(source.results.updates(pair.pair), atol)
 
 
 def _numbers(
@@ -120,69 +137,84 @@ def _numbers(
     id: str,
     claim: str,
     where: str,
-    printed: Mapping[str, float],
-    rows: list[Row],
+    printed: Sequence[float],
+    measured: Sequence[tuple[Pair, Sequence[float | None]]],
     digits: int = 1,
 ) -> Line:
-    """Return the line of a row of numbers; only the paper's own checkpoints can agree or differ."""
-    released = [pair for pair in source.scale.pairs.values() if is_papers(source, pair)]
-    ends = {(pair.init, pair.tuned) for pair in released}
-    own = [row for row in rows if (row["init"], row["tuned"]) in ends]
-    shown = own or rows
-    measured = [column for column in printed if shown and column in shown[0]]
-    numbers = [(float(row[name]), printed[name]) for row in shown for name in measured]
-    here = [
-        f"{', '.join(f'{row[name]:.{digits}f}' for name in measured)} % ({row['tuned']})"
-        for row in shown
+    """Return the line of a row of numbers; only the paper's own checkpoints can agree or differ.
+
+    Args:
+        source: for the paper's models.
+        id: of the claim.
+        claim: what the numbers are.
+        where: the table.
+        printed: the paper's numbers.
+        measured: ours of each pair, None where this scale does not measure one.
+        digits: decimals in print.
+    """
+    own = [(pair, numbers) for pair, numbers in measured if is_papers(source, pair)]
+    shown = own or measured
+    compared = [
+        (ours, number)
+        for _, numbers in shown
+        for ours, number in zip(numbers, printed, strict=True)
+        if ours is not None
     ]
-    said = f"{', '.join(str(value) for value in printed.values())} %"
-    ruling = on_same_model(bool(own), rules.same_numbers(numbers))
-    return line(id, claim, where, said, "; ".join(here), ruling)
+    here = [
+        f"{', '.join(f'{x:.{digits}f}' for x in numbers if x is not None)} % ({pair.tuned})"
+        for pair, numbers in shown
+    ]
+    ruling = on_same_model(bool(own), rules.same_numbers(compared))
+    paper = f"{', '.join(str(value) for value in printed)} %"
+    return line(id, claim, where, paper, "; ".join(here), ruling)
 
 
 def _table3(source: Source) -> Iterator[Line]:
-    frame = table3(*source)
-    frame = frame[(frame["sub"] != "") | (frame["paper_verdict"] != "")]
-    for printed in frame[frame["paper_verdict"] != ""].to_dict("records"):
-        task = printed["paper_task"]
-        found = frame[(frame["paper_task"] == task) & frame["row"].isin([ONE_SEED, MEAN_OF_SEEDS])]
-        part = printed["source"].replace("Table 3", "table3").replace("(", "").replace(")", "")
+    found = summed_accuracies(source)
+    beside, printed = beside_the_papers(found, source.published)
+    for row in printed:
+        task, part = row["paper_task"], row["source"].replace("Table 3", "table3").strip()
+        ours = [
+            one for one, paper in zip(found, beside, strict=True) if paper.get("paper_task") == task
+        ]
         yield line(
-            f"{part}/{slug(str(task).removeprefix('MATH500 ').removeprefix('level '))}",
-            f"{printed['paper_algorithm']}: accuracy of full and of sub, {task}",
-            printed["source"],
-            f"{printed['paper_full_percent']} and {printed['paper_sub_percent']} %, difference "
-            f"{printed['paper_delta_points']:+} (SE {printed['paper_delta_se_points']:.1f}: "
-            f"{printed['paper_verdict']})",
+            f"{part.replace('(', '').replace(')', '')}/"
+            f"{slug(task.removeprefix('MATH500 ').removeprefix('level '))}",
+            f"{row['paper_algorithm']}: accuracy of full and of sub, {task}",
+            row["source"],
+            f"{row['paper_full_percent']} and {row['paper_sub_percent']} %, difference "
+            f"{row['paper_delta_points']:+} (SE {row['paper_delta_se_points']:.1f}: "
+            f"{row['paper_verdict']})",
             "; ".join(
-                f"{row['full_percent']:.1f} and {row['sub_percent']:.1f} %, difference "
-                f"{row['delta_points']:+.1f} (SE {row['delta_se_points']:.1f}; {seeds_name(row)}, "
-                f"{row['task']})"
-                for row in found.to_dict("records")
+                f"{100 * one.compared.full:.1f} and {100 * one.compared.sub:.1f} %, difference "
+                f"{100 * one.compared.delta:+.1f} (SE {100 * one.compared.se:.1f}; "
+                f"{seeds_name(one)}, {one.task})"
+                for one in ours
             ),
-            another_model(len(found) > 0),
+            another_model(bool(ours)),
         )
 
 
 def _table4(source: Source) -> Iterator[Line]:
-    frame = table4(*source)
+    comparisons, pairs = source.scale.comparisons, source.scale.pairs
     for row in source.published["table4"]["rows"]:
         one, two = row["i1"], row["i2"]
-        same = frame["axis"].map(spelling) == spelling(row["axis"])
+        here = []
         # The paper's row stands beside the uniform null alone, the only one it has.
-        found = frame[same & frame["o1_percent"].notna() & frame["paper_o1_percent"].notna()]
+        for found in overlaps_of(source, row["axis"], "uniform"):
+            ours = comparisons[found.comparison]
+            first, second = (_sparsity(source, pairs[p]) for p in (ours.pair1, ours.pair2))
+            here.append(
+                f"o1/o2 {found.o1:.1f}/{found.o2:.1f} %, random "
+                f"{found.o1_null:.1f}/{found.o2_null:.1f} %, sparsity {first:.1f}/{second:.1f} % "
+                f"({ours.label or ours.setting1 + ' and ' + ours.setting2})"
+            )
         yield line(
             f"table4/{slug(row['axis'])}",
             f"Overlap of {one['setting']} and {two['setting']}",
             "Table 4",
             f"o1/o2 {one['o1']}/{two['o2']} %, random {one['random_o1']}/{two['random_o2']} %, "
             f"sparsity {one['sparsity']}/{two['sparsity']} %",
-            "; ".join(
-                f"o1/o2 {r['o1_percent']:.1f}/{r['o2_percent']:.1f} %, random "
-                f"{r['o1_null_percent']:.1f}/{r['o2_null_percent']:.1f} %, sparsity "
-                f"{r['sparsity1_percent']:.1f}/{r['sparsity2_percent']:.1f} % "
-                f"({r['label'] or r['setting1'] + ' and ' + r['setting2']})"
-                for r in found.to_dict("records")
-            ),
-            another_model(len(found) > 0),
+            "; ".join(here),
+            another_model(bool(here)),
         )
