@@ -21,7 +21,6 @@ Amount = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
 Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
 # What can draw a model's responses: the model itself, or vLLM with its weights.
@@ -345,7 +344,6 @@ class OpenInstructRecipe(AnyRecipe):
         "tulu",
         source="D",
     )
-    gradient_checkpointing: bool = key("compute activations twice", True, source="S")
     flash_attention: bool = key("needs the package flash-attn", True, source="S")
     mask_at: MaskAt = key("as in native recipes", "post_clip", source="section 1")
     save_every: Whole = key(
@@ -379,8 +377,6 @@ class VerlRecipe(AnyRecipe):
     offload: bool = key("keep weights and moments in main memory at rest", True, source="R")
     gradient_checkpointing: bool = key("compute activations twice", True, source="R")
     remove_padding: bool = key("needs the package flash-attn", True, source="R")
-    rollout_memory: Fraction = key("share of a GPU's memory that vLLM takes", 0.6, source="R")
-    rollout_parallel: Count = key("GPUs that vLLM splits a model over", 1, source="R")
     epochs: Count = key("passes over the prompts", 15, source="B")
     steps: Count | None = key(
         "batches to learn from; `null`: all of the epochs", None, source="R: 869 of 870"

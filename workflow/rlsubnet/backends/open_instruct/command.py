@@ -154,7 +154,7 @@ def script_arguments(row: Row[OpenInstructRecipe], places: Places) -> list[str]:
             dpo_beta=recipe.beta,
             use_flash_attn=recipe.flash_attention,
         ),
-        *(["--gradient_checkpointing"] if recipe.gradient_checkpointing else []),
+        "--gradient_checkpointing",
         *saving_arguments(recipe),
         *tracking_arguments(row.wandb),
         *_flags(logging_steps=1, seed=row.seed, output_dir=places.output),

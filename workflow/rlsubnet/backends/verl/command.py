@@ -119,8 +119,8 @@ def _policy(recipe: Mapping[str, Any], init: Path, mask: Path | None, seed: int)
         "rollout.mode": "sync",
         "rollout.n": recipe["samples"],
         "rollout.temperature": recipe["temperature"],
-        "rollout.tensor_model_parallel_size": recipe["rollout_parallel"],
-        "rollout.gpu_memory_utilization": recipe["rollout_memory"],
+        "rollout.tensor_model_parallel_size": 1,
+        "rollout.gpu_memory_utilization": 0.6,
         "rollout.log_prob_micro_batch_size_per_gpu": recipe["scored_per_process"],
         # This project's own keys; verl reads neither.
         "+subnetwork.mask": mask,
