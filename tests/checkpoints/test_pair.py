@@ -1,3 +1,5 @@
+import json
+import math
 import tracemalloc
 from pathlib import Path
 
@@ -9,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.differ import measure_update
-from rlsubnet.checkpoints.formats import encode_header
-from rlsubnet.checkpoints.masks import load_mask, save_mask, write_mask
+from rlsubnet.checkpoints.formats import ITEM_BYTES, encode_header
+from rlsubnet.checkpoints.masks import load_mask, save_mask
 from rlsubnet.checkpoints.pair import (
     Pair,
     check_frozen,
@@ -21,7 +23,7 @@ from rlsubnet.checkpoints.pair import (
 )
 from rlsubnet.checkpoints.structure import measure_trajectory
 from rlsubnet.measure.kernel import Request
-from rlsubnet.measure.sparsity import TOLERANCES, update_counts
+from rlsubnet.measure.sparsity import TOLERANCES
 from rlsubnet.measure.trajectory import StepCounts
 from tests.checkpoints.checkpoint_files import (
     SHAPES,
@@ -31,36 +33,13 @@ from tests.checkpoints.checkpoint_files import (
     nudge,
     write_checkpoint,
 )
+from tests.checkpoints.test_fp8 import CONFIG
 
 EMBEDDING = "model.embed_tokens.weight"
 
 
 def open_pair(folders: tuple[Path, Path], *common_rows: str) -> Pair:
     return pair_checkpoints(*map(Checkpoint, folders), common_rows)
-
-
-def test_counts_do_not_depend_on_how_a_tensor_is_cut(pair):
-    opened = open_pair(pair)
-    whole = count_updates(opened, TOLERANCES)
-    assert count_updates(opened, TOLERANCES, chunk=8) == whole
-    for name, counts in whole.items():
-        arrays = (checkpoint.read(name) for checkpoint in (opened.init, opened.tuned))
-        assert counts == update_counts(*arrays)
-    assert sum(counts.bitwise_changed for counts in whole.values()) > 20
-
-
-@pytest.mark.parametrize("rule", ["bitwise", "official", "exact"])
-def test_mask_marks_what_the_counts_count(pair, tmp_path, rule):
-    opened = open_pair(pair)
-    pieces = masks_of(opened, rule, 1e-5)
-    write_mask(tmp_path / "m", opened.shapes, pieces, {"rule": rule})
-    mask = load_mask(tmp_path / "m")
-    for name, counts in count_updates(opened, [1e-5]).items():
-        marked = int(mask.read(name).sum())
-        if rule == "bitwise":
-            assert marked == counts.bitwise_changed
-        else:
-            assert marked == counts.numel - counts.unchanged[rule, 1e-5]
 
 
 def test_a_random_mask_has_the_size_of_the_update_in_every_tensor_and_follows_from_its_seed(pair):
@@ -193,24 +172,33 @@ def test_a_trajectory_needs_one_stored_type(tmp_path):
         measure_trajectory(start, [])
 
 
-def test_memory_does_not_grow_with_the_tensor(tmp_path):
-    numel = 1 << 24  # 32 MiB of bfloat16 in each file, all zero
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"w": ("BF16", (4096, 4096))},
+        {"w": ("F8_E4M3", (4096, 8192)), "w_scale_inv": ("F32", (32, 64))},
+    ],
+)
+def test_memory_does_not_grow_with_the_tensor(entries, tmp_path):
+    # 32 MiB in each file, all zero.
     for name in ("init", "tuned"):
         (tmp_path / name).mkdir()
-        header = encode_header({"w": ("BF16", (numel // 4096, 4096))}, {})
+        (tmp_path / name / "config.json").write_text(json.dumps(CONFIG))
+        header = encode_header(entries, {})
         with (tmp_path / name / "model.safetensors").open("wb") as stream:
             stream.write(header)
-            stream.truncate(len(header) + 2 * numel)
+            sizes = (math.prod(shape) * ITEM_BYTES[kind] for kind, shape in entries.values())
+            stream.truncate(len(header) + sum(sizes))
     opened = open_pair((tmp_path / "init", tmp_path / "tuned"))
     tracemalloc.start()
     try:
         request = Request(TOLERANCES)
-        counts = measure_update(opened, request, mask=tmp_path / "m")["w"].update_counts(TOLERANCES)
+        counts = measure_update(opened, request, mask=tmp_path / "m", threads=2)["w"]
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert counts.numel == numel
-    assert peak < 12 * 2**20
+    assert counts.update_counts(TOLERANCES).numel == math.prod(entries["w"][1])
+    assert peak < 24 * 2**20
 
 
 def tensors(factor: float = 1.0) -> dict[str, torch.Tensor]:

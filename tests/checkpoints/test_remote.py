@@ -15,7 +15,7 @@ from rlsubnet.checkpoints.delta_file import Delta
 from rlsubnet.checkpoints.differ import parts_of, schedule_of
 from rlsubnet.checkpoints.pair import pair_checkpoints
 from rlsubnet.checkpoints.remote import RemoteShards, parse_source
-from rlsubnet.checkpoints.sources import visiting_order
+from rlsubnet.checkpoints.sources import fetch_order
 from rlsubnet.cli import main
 from rlsubnet.commands.delta import as_json
 from tests.checkpoints.checkpoint_files import contents
@@ -133,12 +133,12 @@ def test_layouts_that_are_the_same_need_one_shard_of_each():
     a, b = [Path(f"a{i}") for i in range(30)], [Path(f"b{i}") for i in range(30)]
     sizes = dict.fromkeys((*a, *b), 5)
     parts = [(x, y) for x, y in zip(a, b, strict=True)]
-    assert visiting_order(parts[::-1], sizes) == list(range(30))
+    assert fetch_order(parts[::-1], sizes) == list(range(30))
     # Cut at other places: 20 against 30 shards; a shard and the next one of each side at most.
     overlapping = sorted(
         {(a[i // 3], b[i // 2]) for i in range(60)}, key=lambda p: int(p[1].name[1:])
     )
-    order, held, most = visiting_order(overlapping, sizes), set(), 0
+    order, held, most = fetch_order(overlapping, sizes), set(), 0
     for place, number in enumerate(order):
         needed = {file for i in order[place:] for file in overlapping[i]}
         held = (held & needed) | set(overlapping[number])

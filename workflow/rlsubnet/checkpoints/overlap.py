@@ -136,12 +136,6 @@ def tensor_overlaps(
         yield name, TensorOverlap(counts, chance_overlap(by_exponent) if masks.init else None)
 
 
-def _common(masks: Sequence[Mask], key: str) -> str:
-    """Return what all masks tell alike, else nothing."""
-    values = {mask.metadata.get(key, "") for mask in masks}
-    return values.pop() if len(values) == 1 else ""
-
-
 def unite_masks(masks: Sequence[Mask], path: Path | str) -> tuple[int, list[int]]:
     """Write the union of masks of one start, a piece at a time.
 
@@ -161,8 +155,11 @@ def unite_masks(masks: Sequence[Mask], path: Path | str) -> tuple[int, list[int]
     first = masks[0]
     for other in masks[1:]:
         pair_masks(first, other)
-    told = {key: _common(masks, key) for key in ("rule", "atol", "init_sha256")}
-    metadata = {key: value for key, value in told.items() if value} | {"union_of": str(len(masks))}
+    metadata = {"union_of": str(len(masks))}
+    for key in ("init_sha256", "atol", "rule"):
+        values = {mask.metadata.get(key, "") for mask in masks}
+        if len(values) == 1 and values != {""}:
+            metadata = {key: values.pop()} | metadata
     shapes = {name: first.shape(name) for name in first.names}
     file = MaskFile(Path(path), shapes, metadata, keep=False)
     ever, sizes = 0, [0] * len(masks)

@@ -314,7 +314,7 @@ def is_side(name: str, size: int) -> bool:
     return not hidden_or_deeper and not is_weights and size <= LARGEST_SIDE_FILE
 
 
-def visiting_order(parts: Sequence[Collection[Path]], sizes: Mapping[Path, int]) -> list[int]:
+def fetch_order(parts: Sequence[Collection[Path]], sizes: Mapping[Path, int]) -> list[int]:
     """Return the order of parts in which as little as possible is fetched for the next one.
 
     Args:
@@ -323,7 +323,7 @@ def visiting_order(parts: Sequence[Collection[Path]], sizes: Mapping[Path, int])
 
     >>> a1, a2, b1, b2 = map(Path, ("a1", "a2", "b1", "b2"))
     >>> parts = [(a1, b1), (a2, b2), (a1, b2), (a2, b1)]
-    >>> visiting_order(parts, {a1: 5, a2: 5, b1: 4, b2: 4})  # a1 b1, then b2, then a2
+    >>> fetch_order(parts, {a1: 5, a2: 5, b1: 4, b2: 4})  # a1 b1, then b2, then a2
     [0, 2, 1, 3]
     """
     order: list[int] = []
@@ -353,7 +353,7 @@ class Schedule:
     ) -> None:
         self._sources, self._parts = sources, parts
         sizes = {file: size for source in sources for file, size in source.sizes().items()}
-        self.order = visiting_order([[*before, *after] for before, after in parts], sizes)
+        self.order = fetch_order([[*before, *after] for before, after in parts], sizes)
         for side, source in enumerate(sources):
             every = {file for part in parts for file in part[side]}
             held = [self.files(place, side) for place in range(len(parts))]
