@@ -31,91 +31,64 @@ def test_the_micro_scale_as_it_stands_is_accepted(micro):
     assert scale.comparisons["seed"].pair2 == "dpo_seed123"
 
 
-# Row numbers are lines of the file: the header is 1, base 2, sft 3, dpo 4, dpo_sub 5.
-@pytest.mark.parametrize(
-    ("row", "column", "value", "expected"),
-    [
-        ("dpo", "algorithm", "dop", "row 4 (dpo), column algorithm: unknown value 'dop' "
-         "(did you mean 'dpo'?)"),
-        ("dpo", "init", "stf", "row 4 (dpo), column init: unknown run or model 'stf' "
-         "(did you mean 'sft'?); known: tiny, base, sft,"),
-        ("dpo", "init", "", "row 4 (dpo), column init:"),
-        ("dpo", "recipe", "lr", "row 4 (dpo), column recipe: unknown recipe 'lr'"),
-        ("dpo", "data", "pears", "row 4 (dpo), column data: unknown data set 'pears' "
-         "(did you mean 'pairs'?)"),
-        ("dpo", "data", "sft_train", "row 4 (dpo), column data: 'sft_train' is of kind "
-         "demonstrations; dpo learns from preferences or demonstration_pairs"),
-        ("dpo", "algorithm", "grpo", "row 4 (dpo), column data: 'pairs' is of kind "
-         "demonstration_pairs; grpo learns from problems"),
-        ("dpo_sub", "mask", "dpo2", "row 5 (dpo_sub), column mask: unknown pair 'dpo2'"),
-        ("dpo_sub", "mask", "dpo:rand", "column mask: expected a pair, or dpo:random, found"),
-        ("dpo_sub", "mask", "dpo_vs_sub", "column mask: pair 'dpo_vs_sub' is measured on the run "
-         "'dpo_sub' itself"),
-        ("dpo", "seed", "-1", "row 4 (dpo), column seed: found '-1', expected a whole number"),
-        ("dpo", "set", "lrr=1", "row 4 (dpo), column set: unknown key 'lrr' (did you mean 'lr'?)"),
-        ("dpo", "set", "steps=many", "steps: expected a whole number of at least 1, found the text "
-         "'many'"),
-        ("dpo", "set", "steps=2.5", "steps: expected a whole number of at least 1, found 2.5"),
-        ("dpo", "set", "gamma=1", "row 4 (dpo), column set: gamma: has no effect on dpo; used by "
-         "simpo"),
-        ("dpo", "set", "samples=4", "row 4 (dpo), column set: samples: has no effect on dpo; used "
-         "by grpo, raft, ppo, prime"),
-        ("sft", "set", "beta=5", "row 3 (sft), column set: beta: has no effect on sft; used by "
-         "dpo, dpo_norm, simpo, kto"),
-        ("sft", "algorithm", "rft", "row 3 (sft), column data: 'sft_train' is of kind "
-         "demonstrations; rft learns from rejection_samples"),
-        ("dpo", "set", "lr=0", "column set: lr: expected a number above 0, found 0"),
-        ("dpo", "set", "beta=nan", "column set: beta: expected a number above 0, found nan"),
-        ("dpo", "set", "lr=1e999", "column set: lr: expected a number above 0, found inf"),
-        ("dpo", "set", "clip=inf", "clip: expected a number above 0 or null, found inf"),
-        ("dpo", "set", "steps=1e3", "steps: expected a whole number of at least 1, found 1000.0"),
-        ("dpo", "set", "samples=1", "samples: expected a whole number of at least 2, found 1"),
-        ("dpo", "set", "reward_lr=0", "column set: reward_lr: expected a number above 0 or null, "
-         "found 0"),
-        ("dpo", "set", "accumulate=3", "row 4 (dpo), column set: accumulate: expected a divisor of "
-         "batch_size 8, found 3"),
-        ("dpo_sub", "set", "weight_decay=0.1", "row 5 (dpo_sub), column set: weight_decay: "
-         "expected 0 in a run with a mask (it moves frozen weights), found 0.1"),
-        ("dpo", "label", "D\x00PO", "column label: control character '\\x00' in 'D\\x00PO'"),
-        ("dpo", "run", "d\x0bpo", "row 4 (d\x0bpo), column run: control character '\\x0b'"),
-        ("dpo", "set", "steps 5", "column set: found 'steps', expected entries key=value"),
-        ("dpo", "set", "steps=1 steps=2", "column set: key 'steps' stands twice"),
-        ("dpo", "init", "tiny", "column init: model 'tiny' is an architecture without weights"),
-        ("dpo", "run", "dpo__x", "row 4 (dpo__x), column run: found 'dpo__x', expected a name"),
-        ("dpo", "run", "sft", "row 4 (sft), column run: duplicate name 'sft', first used in row 3"),
-        ("dpo", "run", "tiny", "row 4 (tiny), column run: 'tiny' is already the name of a model"),
-    ],
-)  # fmt: skip
-def test_a_bad_cell_of_runs_names_file_row_and_column(micro, row, column, value, expected):
-    micro.set_cell("runs.tsv", row, column, value)
-    message = refusal(micro)
-    assert message.startswith(str(micro.folder / "runs.tsv"))
-    assert expected in message
+# sheet, row and column, the cell, and what the message says besides naming them.
+CELLS = [
+    ("runs", "dpo", "algorithm", "dop", "unknown value 'dop' (did you mean 'dpo'?)"),
+    ("runs", "dpo", "init", "stf", "unknown run or model 'stf' (did you mean 'sft'?); known: tiny"),
+    ("runs", "dpo", "init", "", "expected a text that is not empty"),
+    ("runs", "dpo", "init", "tiny", "model 'tiny' is an architecture without weights"),
+    ("runs", "dpo", "recipe", "lr", "unknown recipe 'lr'"),
+    ("runs", "dpo", "data", "pears", "unknown data set 'pears' (did you mean 'pairs'?)"),
+    ("runs", "dpo", "data", "sft_train", "'sft_train' is of kind demonstrations; dpo learns from"),
+    ("runs", "dpo_sub", "mask", "dpo2", "unknown pair 'dpo2'"),
+    ("runs", "dpo_sub", "mask", "dpo:rand", "expected a pair, or dpo:random, found 'dpo:rand'"),
+    ("runs", "dpo_sub", "mask", "dpo_vs_sub", "is measured on the run 'dpo_sub' itself"),
+    ("runs", "dpo", "seed", "-1", "found '-1', expected a whole number"),
+    ("runs", "dpo", "set", "lrr=1", "unknown key 'lrr' (did you mean 'lr'?)"),
+    ("runs", "dpo", "set", "steps=many", "steps: expected a whole number of at least 1, found the"),
+    ("runs", "dpo", "set", "steps=1e3", "steps: expected a whole number of at least 1, found 1000"),
+    ("runs", "dpo", "set", "samples=1", "samples: expected a whole number of at least 2, found 1"),
+    ("runs", "dpo", "set", "beta=nan", "beta: expected a number above 0, found nan"),
+    ("runs", "dpo", "set", "clip=inf", "clip: expected a number above 0 or null, found inf"),
+    ("runs", "dpo", "set", "gamma=1", "gamma: has no effect on dpo; used by simpo"),
+    ("runs", "sft", "set", "beta=5", "beta: has no effect on sft; used by dpo, dpo_norm, simpo"),
+    (
+        "runs",
+        "dpo",
+        "set",
+        "accumulate=3",
+        "accumulate: expected a divisor of batch_size 8, found 3",
+    ),
+    ("runs", "dpo_sub", "set", "weight_decay=0.1", "weight_decay: expected 0 in a run with a mask"),
+    ("runs", "dpo", "set", "steps 5", "found 'steps', expected entries key=value"),
+    ("runs", "dpo", "set", "steps=1 steps=2", "key 'steps' stands twice"),
+    ("runs", "dpo", "label", "D\x00PO", "control character '\\x00' in 'D\\x00PO'"),
+    ("runs", "dpo", "run", "dpo__x", "found 'dpo__x', expected a name"),
+    ("runs", "dpo", "run", "sft", "duplicate name 'sft', first used in row 3"),
+    ("runs", "dpo", "run", "tiny", "'tiny' is already the name of a model"),
+    ("pairs", "dpo", "init", "nothing", "unknown run or model"),
+    ("pairs", "dpo", "tuned", "sft", "the same checkpoint as init"),
+    ("pairs", "dpo", "init", "tiny", "model 'tiny' is an architecture"),
+    ("pairs", "dpo", "items", "table1,table9", "unknown item 'table9'"),
+    ("pairs", "dpo", "items", "fig1,fig1", "fig1 stands twice"),
+    ("pairs", "dpo", "items", "table1,verdicts", "verdicts reads the rows of all other items"),
+    ("pairs", "dpo", "method", "DOP", "unknown value 'DOP' (did you mean 'DPO'?)"),
+    ("comparisons", "seed", "pair2", "dpo_seed", "unknown pair 'dpo_seed'"),
+    ("comparisons", "seed", "pair2", "dpo_vs_sub", "'dpo_vs_sub' starts from 'dpo' and 'dpo' from"),
+    ("comparisons", "seed", "items", "table11", "unknown item 'table11'"),
+]
+# The header is line 1 of each sheet.
+LINES = {"sft": 3, "dpo_sub": 5, "seed": 2}
 
 
-@pytest.mark.parametrize(
-    ("sheet", "row", "column", "value", "expected"),
-    [
-        ("pairs", "dpo", "init", "nothing", "row 3 (dpo), column init: unknown run or model"),
-        ("pairs", "dpo", "tuned", "dop", "column tuned: unknown run or model 'dop' (did you mean "
-         "'dpo'?)"),
-        ("pairs", "dpo", "tuned", "sft", "column tuned: the same checkpoint as init"),
-        ("pairs", "dpo", "init", "tiny", "column init: model 'tiny' is an architecture"),
-        ("pairs", "dpo", "items", "table1,table9", "column items: unknown item 'table9'"),
-        ("pairs", "dpo", "items", "fig1,fig1", "column items: fig1 stands twice"),
-        ("pairs", "dpo", "method", "DOP", "column method: unknown value 'DOP' (did you mean "
-         "'DPO'?)"),
-        ("comparisons", "seed", "pair2", "dpo_seed", "row 2 (seed), column pair2: unknown pair "
-         "'dpo_seed'"),
-        ("comparisons", "seed", "pair2", "dpo_vs_sub", "row 2 (seed), column pair2: 'dpo_vs_sub' "
-         "starts from 'dpo' and 'dpo' from 'sft'; subnetworks are compared from one start"),
-        ("comparisons", "seed", "items", "table11", "column items: unknown item 'table11'"),
-    ],
-)  # fmt: skip
-def test_a_bad_cell_of_pairs_or_comparisons_names_it(micro, sheet, row, column, value, expected):
+@pytest.mark.parametrize(("sheet", "row", "column", "value", "expected"), CELLS)
+def test_a_bad_cell_names_file_row_and_column(micro, sheet, row, column, value, expected):
     micro.set_cell(f"{sheet}.tsv", row, column, value)
+    line = LINES.get(row, 4 if sheet == "runs" else 3)
+    name = value if column == "run" else row
+    place = f"{micro.folder / sheet}.tsv, row {line} ({name}), column {column}: "
     message = refusal(micro)
-    assert message.startswith(str(micro.folder / f"{sheet}.tsv"))
+    assert message.startswith(place)
     assert expected in message
 
 
@@ -137,23 +110,18 @@ def test_a_cycle_through_masks_is_refused(micro):
     assert "column mask: runs wait for each other in a circle" in refusal(micro)
 
 
-def test_a_cycle_through_the_policy_of_the_data_is_refused(micro):
-    micro.replace(
-        "config.yaml",
-        "kind: demonstration_pairs, style: worked, problems: 20,",
-        "kind: preferences, policy: dpo, prompts: 4, samples: 2,",
-    )
-    message = refusal(micro)
-    assert "row 4 (dpo), column data: runs wait for each other in a circle: dpo -> dpo" in message
-
-
-def test_an_unknown_policy_names_the_data_set(micro):
-    micro.replace(
-        "config.yaml",
-        "kind: demonstration_pairs, style: worked, problems: 20,",
-        "kind: preferences, policy: sftt, prompts: 4, samples: 2,",
-    )
-    assert "key data.pairs.policy: unknown run or model 'sftt' (did you" in refusal(micro)
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("dpo", "row 4 (dpo), column data: runs wait for each other in a circle: dpo -> dpo"),
+        ("sftt", "key data.pairs.policy: unknown run or model 'sftt' (did you mean 'sft'?)"),
+    ],
+)
+def test_a_policy_is_a_run_that_does_not_wait_for_its_own_data(micro, policy, expected):
+    kind = "kind: demonstration_pairs, style: worked, problems: 20,"
+    drawn = f"kind: preferences, policy: {policy}, prompts: 4, samples: 2,"
+    micro.replace("config.yaml", kind, drawn)
+    assert expected in refusal(micro)
 
 
 @pytest.mark.parametrize(
@@ -190,48 +158,38 @@ def test_comments_do_not_shift_row_numbers(micro):
     assert "row 6 (dpo), column algorithm" in refusal(micro)
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "expected"),
-    [
-        ("recipes:", "recipies: {}\nrecipes:", "top level: unknown key 'recipies' (did you mean "
-         "'recipes'?)"),
-        ("lr: 1.0e-2", "lrr: 1.0e-2", "key recipes.pretrain: unknown key 'lrr'"),
-        ("lr: 1.0e-2", "lr: 1e-2", "key recipes.pretrain.lr: expected a number above 0, found the "
-         "text '1e-2'; YAML 1.1 reads 2e-3 as text, write 2.0e-3"),
-        ("steps: 4,", "", "key recipes.pretrain: missing key steps"),
-        ("architecture:", "source: x, architecture:", "key models.tiny: expected exactly one of "
-         "the keys architecture, source"),
-        ("mc: {", "mc__5: {", "key data.mc__5: found 'mc__5', expected a name"),
-        ("per_task: 2", "per_tusk: 2", "key data.mc: unknown key 'per_tusk' (did you mean"),
-        ("terse_share: 0.5, ", "", "key data.sft_train: missing key terse_share"),
-        ("lr: 1.0e-2", "lr: .nan", "key recipes.pretrain.lr: expected a number above 0, found nan"),
-        ("steps: 4,", "steps: 4.0,", "key recipes.pretrain.steps: expected a whole number of at "
-         "least 1, found 4.0"),
-        ("recipes:", "measure: {table_tolerance: 3.0e-5}\nrecipes:", "key measure.table_tolerance: "
-         "expected one of measure.tolerances (1e-08, 1e-07, 1e-06, 1e-05, 0.0001), found 3e-05"),
-        ("num_attention_heads: 2", "num_attention_heads: 3", "key models.tiny.architecture."
-         "num_attention_heads: expected heads of an even whole size, found 3 in hidden_size 16"),
-        ("num_attention_heads: 2", "num_attention_heads: 16", "found 16 in hidden_size 16"),
-        ("num_attention_heads: 2", "num_attention_heads: 4, num_key_value_heads: 3", "architecture."
-         "num_key_value_heads: expected a divisor of num_attention_heads 4, found 3"),
-        ("scale: micro", "", "top level: missing key scale"),
-        ("recipes:", "models: {}\nrecipes:", "line 20: duplicate key 'models'"),
-        ("results: results/micro", "results: [", "not YAML"),
-    ],
-)  # fmt: skip
+KEYS = [
+    ("recipes:", "recipies: {}\nrecipes:", "top level: unknown key 'recipies' (did you mean 'rec"),
+    ("lr: 1.0e-2", "lrr: 1.0e-2", "key recipes.pretrain: unknown key 'lrr' (did you mean 'lr'?)"),
+    ("lr: 1.0e-2", "lr: 1e-2", "found the text '1e-2'; YAML 1.1 reads 2e-3 as text, write 2.0e-3"),
+    ("lr: 1.0e-2", "lr: .nan", "key recipes.pretrain.lr: expected a number above 0, found nan"),
+    ("steps: 4,", "", "key recipes.pretrain: missing key steps"),
+    ("steps: 4,", "steps: 4.0,", "key recipes.pretrain.steps: expected a whole number"),
+    ("{steps: 3, batch_size: 8", "{steps: 3, batch_size: 7, accumulate: 2", "key recipes.rl.accumul"
+     "ate: expected a divisor of batch_size 7, found 2"),
+    ("architecture:", "source: x, architecture:", "key models.tiny: expected exactly one of the"),
+    ("num_attention_heads: 2", "num_attention_heads: 3", "key models.tiny.architecture.num_attentio"
+     "n_heads: expected heads of an even whole size, found 3 in hidden_size 16"),
+    ("num_attention_heads: 2", "num_attention_heads: 4, num_key_value_heads: 3", "num_key_value_he"
+     "ads: expected a divisor of num_attention_heads 4, found 3"),
+    ("mc: {", "mc__5: {", "key data.mc__5: found 'mc__5', expected a name"),
+    ("per_task: 2", "per_tusk: 2", "key data.mc: unknown key 'per_tusk' (did you mean 'per_task'"),
+    ("terse_share: 0.5, ", "", "key data.sft_train: missing key terse_share"),
+    ("recipes:", "measure: {table_tolerance: 3.0e-5}\nrecipes:", "key measure.table_tolerance: exp"
+     "ected one of measure.tolerances (1e-08, 1e-07, 1e-06, 1e-05, 0.0001), found 3e-05"),
+    ("recipes:", "cached: 'True'\nrecipes:", "key cached: expected true or false, found the text"),
+    ("scale: micro", "", "top level: missing key scale"),
+    ("recipes:", "models: {}\nrecipes:", "line 20: duplicate key 'models'"),
+    ("results: results/micro", "results: [", "not YAML"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), KEYS)
 def test_a_bad_config_names_file_and_key(micro, old, new, expected):
     micro.replace("config.yaml", old, new)
     message = refusal(micro)
     assert message.startswith(str(micro.folder / "config.yaml"))
     assert expected in message
-
-
-def test_a_recipe_whose_keys_do_not_fit_each_other_is_named(micro):
-    micro.replace(
-        "config.yaml", "rl: {steps: 3, batch_size: 8", "rl: {steps: 3, batch_size: 7, accumulate: 2"
-    )
-    message = "key recipes.rl.accumulate: expected a divisor of batch_size 7, found 2"
-    assert f"config.yaml, {message}" in refusal(micro)
 
 
 def test_only_newlines_end_a_row(micro):
@@ -257,11 +215,6 @@ def test_an_unknown_suite_is_refused(micro):
 def test_training_data_is_no_suite(micro):
     micro.replace("config.yaml", "suites: [arith, mc]", "suites: [sft_train]")
     assert "'sft_train' is of kind demonstrations" in refusal(micro)
-
-
-def test_the_verdicts_are_named_by_no_row(micro):
-    micro.set_cell("pairs.tsv", "dpo", "items", "table1,verdicts")
-    assert "column items: verdicts reads the rows of all other items; name those" in refusal(micro)
 
 
 def test_table3_of_a_released_model_is_refused(micro):
@@ -311,6 +264,15 @@ def test_no_run_learns_from_problems_that_are_held_out(micro):
     assert micro.load().runs["dpo"].algorithm == "grpo"
 
 
+@pytest.fixture
+def online(micro):
+    """Return the micro scale whose run `dpo` is one of GRPO."""
+    micro.set_cell("runs.tsv", "dpo", "algorithm", "grpo")
+    micro.set_cell("runs.tsv", "dpo", "data", "arith")
+    micro.replace("config.yaml", "split: test, seed: 3", "split: train, seed: 3")
+    return micro
+
+
 @pytest.mark.parametrize(
     ("overrides", "fault"),
     [
@@ -321,12 +283,17 @@ def test_no_run_learns_from_problems_that_are_held_out(micro):
         ("optimizer=sgd weight_decay=0.1", "weight_decay: expected 0 with optimizer sgd"),
     ],
 )
-def test_recipe_keys_of_an_online_run_are_checked_against_each_other(micro, overrides, fault):
-    micro.set_cell("runs.tsv", "dpo", "algorithm", "grpo")
-    micro.set_cell("runs.tsv", "dpo", "data", "arith")
-    micro.set_cell("runs.tsv", "dpo", "set", overrides)
-    micro.replace("config.yaml", "split: test, seed: 3", "split: train, seed: 3")
-    assert f"row 4 (dpo), column set: {fault}" in refusal(micro)
+def test_recipe_keys_of_an_online_run_are_checked_against_each_other(online, overrides, fault):
+    online.set_cell("runs.tsv", "dpo", "set", overrides)
+    assert f"row 4 (dpo), column set: {fault}" in refusal(online)
+
+
+def test_prime_under_sgd_needs_a_rate_of_its_own_for_the_reward_model(online):
+    online.set_cell("runs.tsv", "dpo", "algorithm", "prime")
+    online.set_cell("runs.tsv", "dpo", "set", "optimizer=sgd")
+    assert "row 4 (dpo), column set: reward_lr: expected a number" in refusal(online)
+    online.set_cell("runs.tsv", "dpo", "set", "optimizer=sgd reward_lr=1e-5")
+    assert online.load().runs["dpo"].algorithm == "prime"
 
 
 def test_a_row_spells_out_recipe_overrides_and_architecture(micro):
@@ -386,13 +353,3 @@ def test_check_of_a_bad_sheet_is_one_line_and_exit_1(micro, monkeypatch, capsys)
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "config/micro/runs.tsv, row 4 (dpo), column init" in error
-
-
-def test_prime_under_sgd_needs_a_rate_of_its_own_for_the_reward_model(micro):
-    micro.set_cell("runs.tsv", "dpo", "algorithm", "prime")
-    micro.set_cell("runs.tsv", "dpo", "data", "arith")
-    micro.replace("config.yaml", "split: test, seed: 3", "split: train, seed: 3")
-    micro.set_cell("runs.tsv", "dpo", "set", "optimizer=sgd")
-    assert "row 4 (dpo), column set: reward_lr: expected a number" in refusal(micro)
-    micro.set_cell("runs.tsv", "dpo", "set", "optimizer=sgd reward_lr=1e-5")
-    assert micro.load().runs["dpo"].algorithm == "prime"
