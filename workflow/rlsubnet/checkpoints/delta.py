@@ -80,7 +80,6 @@ class PatchedCheckpoint(Checkpoint):
         return codes.view(kind)
 
     def tensor_sha256(self, info: TensorInfo) -> str:
-        """Return the SHA-256 of a tuned tensor's bytes."""
         digest = hashlib.sha256()
         for piece in self.read_chunks(info.name):
             digest.update(piece.data)
@@ -125,7 +124,6 @@ class _Unpacker:
             )
 
     def write_weights(self, path: Path, header: bytes, names: list[str]) -> None:
-        """Write one safetensors file."""
         with path.open("wb") as stream:
             stream.write(header)
             for name in names:

@@ -60,12 +60,10 @@ class DeltaTensor:
 
     @property
     def numel(self) -> int:
-        """Return the number of weights."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """Return the bytes of the whole tensor."""
         return self.numel * ITEM_BYTES[self.dtype]
 
 
@@ -134,7 +132,6 @@ def parse_manifest(text: bytes) -> tuple[str, Manifest]:
 
 
 def encode_manifest(manifest: Manifest) -> str:
-    """Return the JSON that ``parse_manifest`` reads."""
     return json.dumps({"format": FORMAT, "block": BLOCK, **asdict(manifest)}, indent=1)
 
 
@@ -189,7 +186,6 @@ class DeltaWriter:
         return info.filename
 
     def finish(self, manifest: Manifest) -> None:
-        """Write the manifest, the last member."""
         info = zipfile.ZipInfo(MANIFEST)
         info.compress_type = zipfile.ZIP_DEFLATED
         self._archive.writestr(info, encode_manifest(manifest))
@@ -212,7 +208,6 @@ def writing_delta(path: Path | str) -> Iterator[DeltaWriter]:
 
 
 def is_delta(path: Path | str) -> bool:
-    """Return whether a path is that of a delta file."""
     if not zipfile.is_zipfile(path):
         return False
     try:
@@ -293,7 +288,6 @@ class Delta:
 
     @property
     def full_bytes(self) -> int:
-        """Return the bytes of the weights of the full checkpoint."""
         return sum(tensor.nbytes for tensor in self.manifest.tensors.values())
 
     def check_data(self) -> None:

@@ -222,18 +222,15 @@ class Unfinished:
         return self._read(f"part-{number:05d}")
 
     def save(self, number: int, found: Any) -> None:
-        """Keep what was found in a part."""
         if self._folder is not None:
             if not self.any_saved():
                 write_json(self._folder / "inputs.json", self._inputs)
             write_json(self._folder / f"part-{number:05d}.json", found)
 
     def any_saved(self) -> bool:
-        """Return whether a part is finished."""
         return self._folder is not None and self._folder.exists()
 
     def discard(self) -> None:
-        """Remove all parts."""
         if self._folder is not None and self._folder.exists():
             shutil.rmtree(self._folder)
 

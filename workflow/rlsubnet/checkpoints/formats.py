@@ -64,12 +64,10 @@ class TensorInfo:
 
     @property
     def numel(self) -> int:
-        """Return the number of weights."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """Return the number of stored bytes."""
         return self.numel * ITEM_BYTES[self.dtype]
 
 
@@ -353,7 +351,6 @@ class Reader:
         return piece.view(NUMPY_TYPES[tensor.dtype])
 
     def close(self) -> None:
-        """Close the file that was read last."""
         if self._path is not None:
             os.close(self._descriptor)
             self._path = None

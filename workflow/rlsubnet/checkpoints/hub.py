@@ -284,7 +284,6 @@ class _Limited(io.BytesIO):
         self._limit = limit
 
     def write(self, data: "ReadableBuffer", /) -> int:
-        """Take more bytes."""
         if self.tell() + len(memoryview(data)) > self._limit:
             raise ValueError(f"expected {self._limit} bytes, found more: no answer to a range")
         return super().write(data)

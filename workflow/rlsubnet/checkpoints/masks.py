@@ -21,7 +21,6 @@ Shape = tuple[int, ...]
 
 
 def packed_bytes(shape: Shape) -> int:
-    """Return the bytes that one bit per weight takes."""
     return (math.prod(shape) + 7) // 8
 
 
@@ -67,7 +66,6 @@ def write_mask(
 def save_mask(
     path: Path | str, masks: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-    """Write bool arrays, keyed by parameter, as a mask file."""
     write_mask(path, {name: mask.shape for name, mask in masks.items()}, masks.items(), metadata)
 
 
@@ -112,11 +110,9 @@ class Mask:
 
     @property
     def names(self) -> list[str]:
-        """Return the parameters, in the order of the file."""
         return list(self._shapes)
 
     def shape(self, name: str) -> Shape:
-        """Return the shape of a parameter (of the weight, not of its packed bits)."""
         return self._shapes[name]
 
     def read_packed_chunks(self, name: str, chunk: int = 1 << 17) -> Iterator[np.ndarray]:
@@ -226,7 +222,6 @@ class MaskFile:
             self._descriptor = -1
 
     def discard(self) -> None:
-        """Remove the hidden file."""
         self.close()
         self.hidden.unlink(missing_ok=True)
 

@@ -44,7 +44,6 @@ class Pair:
         return {name: (a, b) for name, (a, b) in pairs.items() if a != b}
 
     def numel(self, name: str) -> int:
-        """Return the number of compared weights of a tensor."""
         return math.prod(self.shapes[name])
 
     def nbytes(self, name: str) -> int:

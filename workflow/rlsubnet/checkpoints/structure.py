@@ -47,7 +47,6 @@ class MatrixRank:
 
     @property
     def max_rank(self) -> int:
-        """Return the largest rank that a matrix of this shape can have."""
         return min(self.shape)
 
 
