@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from benchmarks.device.parts import Finding, Place
 from rlsubnet.config.read import read_yaml
-from rlsubnet.evaluation import static_cache
+from rlsubnet.evaluation import sampler
 from rlsubnet.evaluation.generate import Request, generate, noise_generator
 from rlsubnet.evaluation.loading import attention_on, deterministic
 from rlsubnet.evaluation.score import response_logprobs
@@ -135,7 +135,7 @@ def drawing(place: Place) -> Iterator[Finding]:
     """The cache of fixed size: greedy tokens, graphs beside kernels, frequencies of samples."""
     ends: dict[str, Any] = {"eos": END, "pad": PAD}
     model, rng = policy(place.device, torch.float32), np.random.default_rng(0)
-    draw = static_cache.StaticSampler(model)
+    draw = sampler.StaticSampler(model)
     for longest in (9, 25, 14, 25):
         prompts = [[1, *rng.integers(3, 21, count).tolist()] for count in range(1, longest, 3)]
         wanted = Request(prompts, 20, **ends)
@@ -149,11 +149,11 @@ def drawing(place: Place) -> Iterator[Finding]:
 
     def sampled(prompts: list[list[int]], room: int, count: int) -> Tensor:
         noise = noise_generator(half.device, 5)
-        return static_cache.StaticSampler(half)(Request(prompts, room, 1.0, noise, count, **ends))
+        return sampler.StaticSampler(half)(Request(prompts, room, 1.0, noise, count, **ends))
 
     prompts = [[1, 4, 5], [1, 6, 7, 8, 9]]
     by_graph, again = (sampled(prompts, 12, 8) for _ in range(2))
-    static_cache.GRAPHS = False  # in this process alone
+    sampler.GRAPHS = False  # in this process alone
     by_kernels = sampled(prompts, 12, 8)
     expect(torch.equal(by_graph, again), "the same seed drew other tokens")
     expect(torch.equal(by_graph, by_kernels), "a graph draws other tokens than its kernels")

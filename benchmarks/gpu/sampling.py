@@ -9,8 +9,7 @@ from benchmarks.figure import Figure, ratio
 from benchmarks.gpu.clock import in_turn
 from benchmarks.gpu.training import Bench
 from rlsubnet.evaluation.generate import Request, generate, noise_generator
-from rlsubnet.evaluation.sampler import Sampler
-from rlsubnet.evaluation.static_cache import StaticSampler
+from rlsubnet.evaluation.sampler import Sampler, StaticSampler
 from rlsubnet.evaluation.vllm import VllmSampler, vllm_version
 
 

@@ -9,10 +9,15 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from rlsubnet.evaluation import static_cache
+from rlsubnet.evaluation import sampler as sampling
 from rlsubnet.evaluation.generate import Request, completion, generate, noise_generator
-from rlsubnet.evaluation.sampler import Sampler, make_sampler, sample_texts
-from rlsubnet.evaluation.static_cache import StaticSampler, fits_static_cache
+from rlsubnet.evaluation.sampler import (
+    Sampler,
+    StaticSampler,
+    fits_static_cache,
+    make_sampler,
+    sample_texts,
+)
 from rlsubnet.tasks.tokenizer import Completion, build_tokenizer
 from tests.evaluation.tiny_models import tiny_model
 
@@ -85,7 +90,7 @@ def test_generation_stops_when_every_row_has_ended() -> None:
 
 
 def test_into_a_fixed_cache_it_stops_soon_after(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(static_cache, "CHECK_EVERY", 4)
+    monkeypatch.setattr(sampling, "CHECK_EVERY", 4)
     model = tiny_model()
     with torch.no_grad():
         model.lm_head.weight.zero_()  # all logits are equal: greedy takes token 0
@@ -187,12 +192,12 @@ def test_batch_after_batch_is_drawn_as_if_alone_from_as_few_caches_as_serve(
 ) -> None:
     made = []
 
-    class Counted(static_cache._Decoder):
+    class Counted(sampling._Decoder):
         def __init__(self, *arguments: object) -> None:
             made.append(arguments[1])
             super().__init__(*arguments)
 
-    monkeypatch.setattr(static_cache, "_Decoder", Counted)
+    monkeypatch.setattr(sampling, "_Decoder", Counted)
     model = ending_model()
     sampler, five = StaticSampler(model), MIXED[:5]
     longer = [[1, *[4 + n % 9] * n] for n in (3, 14, 9, 1, 6)]

@@ -13,7 +13,7 @@ from rlsubnet.checkpoints.masks import load_mask
 from rlsubnet.config.model import Recipe
 from rlsubnet.evaluation.generate import Request
 from rlsubnet.evaluation.loading import load_model
-from rlsubnet.evaluation.static_cache import StaticSampler
+from rlsubnet.evaluation.sampler import StaticSampler
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from rlsubnet.training import optimizer as optimizer_module
 from rlsubnet.training.batches import Sample, collate

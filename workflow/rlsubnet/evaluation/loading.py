@@ -49,6 +49,21 @@ def deterministic(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
+def any_kernels() -> Iterator[None]:
+    """Let decoding, and vLLM, use any kernels.
+
+    The quick one that writes the cache is not on torch's list of those that repeat their bits; it
+    does here, where no two writes of one call meet.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+@contextmanager
 def attention_on(device: torch.device) -> Iterator[None]:
     """Let a GPU compute attention by kernels that give the same bits each time."""
     with sdpa_kernel(list(DETERMINISTIC_ATTENTION)) if device.type == "cuda" else nullcontext():

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlsubnet.evaluation.generate import Request
-from rlsubnet.evaluation.static_cache import any_kernels
+from rlsubnet.evaluation.loading import any_kernels
 
 # Of a GPU's memory, for the keys and values of all responses under way; vLLM lets the others wait.
 CACHE_SHARE = 0.1
