@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from rlsubnet.checkpoints.checkpoint import Checkpoint
+from rlsubnet.checkpoints.formats import read_header
 from rlsubnet.checkpoints.masks import Mask, load_mask, save_mask
 from rlsubnet.checkpoints.overlap import pair_masks, tensor_overlaps, unite_masks
 from rlsubnet.cli import main
@@ -293,7 +294,7 @@ def test_a_damaged_mask_leaves_no_union(tmp_path):
     file = tmp_path / "1"
     # Bits beyond the last weight of the tensor of 7.
     masks = [load_mask(tmp_path / str(seed)) for seed in range(2)]
-    place = masks[1]._tensors["b"].offset
+    place = read_header(file)[0]["b"].offset
     content = bytearray(file.read_bytes())
     content[place] |= 0x80
     file.write_bytes(content)

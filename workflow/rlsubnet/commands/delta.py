@@ -6,10 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlsubnet.checkpoints.checkpoint import open_source
-from rlsubnet.checkpoints.delta import unpack
 from rlsubnet.checkpoints.delta_file import FORMAT, Delta, DeltaTensor
-from rlsubnet.checkpoints.delta_pack import pack
 from rlsubnet.commands.shared import CHECKPOINT_HELP, Subcommands, add_command, add_pair
 from rlsubnet.measure.parameters import natural_order, parse_parameter
 
@@ -157,6 +154,9 @@ def as_json(delta: Delta) -> dict[str, Any]:
 
 def run_pack(options: argparse.Namespace) -> None:
     """Write the delta of a pair and say how large it is."""
+    from rlsubnet.checkpoints.checkpoint import open_source
+    from rlsubnet.checkpoints.delta_pack import pack
+
     out = _out(options)
     pack(open_source(options.init), open_source(options.tuned), out)
     delta = Delta(out)
@@ -167,6 +167,9 @@ def run_pack(options: argparse.Namespace) -> None:
 
 def run_unpack(options: argparse.Namespace) -> None:
     """Write the tuned checkpoint as a Hugging Face folder."""
+    from rlsubnet.checkpoints.checkpoint import open_source
+    from rlsubnet.checkpoints.delta import unpack
+
     unpack(open_source(options.init), options.delta, _out(options))
 
 

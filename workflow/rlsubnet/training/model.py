@@ -20,7 +20,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from rlsubnet.checkpoints.sources import COMPANIONS
+from rlsubnet.checkpoints.sources import copy_companions
 from rlsubnet.config.model import Recipe
 from rlsubnet.evaluation.loading import without_bars
 from rlsubnet.objectives.logps import token_entropies, token_logps
@@ -148,9 +148,7 @@ def save_model(
     if init is None:
         tokenizer.save_pretrained(folder)
         return
-    for name in COMPANIONS:
-        if (init / name).is_file():
-            shutil.copyfile(init / name, folder / name)
+    copy_companions(init, folder)
 
 
 class TokenScores(NamedTuple):
