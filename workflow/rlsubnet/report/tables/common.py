@@ -1,7 +1,7 @@
 """What the tables share: which pairs feed an item, and how rows become a table."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -10,7 +10,7 @@ from rlsubnet.config import Pair, Scale
 from rlsubnet.data import Published
 from rlsubnet.report.export import column
 from rlsubnet.report.paired import Compared
-from rlsubnet.report.results import Results, model_name
+from rlsubnet.report.results import NOT_RUN, Results
 from rlsubnet.report.style import RL_METHODS, method_label
 
 MEASURED = "measured"
@@ -41,12 +41,25 @@ def names_of(pair: Pair) -> Row:
     return {"algorithm": method_label(pair.method), "init": pair.init, "tuned": pair.tuned}
 
 
-def paper_row(
-    rows: Mapping[str, Mapping[str, Any]], pair: Pair
-) -> tuple[str, Mapping[str, Any] | None]:
-    """Return the paper's model beside a pair and its row, or None when this table lacks it."""
-    name = model_name(pair.paper_model) if pair.paper_model else ""
-    return name, rows.get(name)
+class PaperRows:
+    """What the paper prints in a table, by key: beside our rows, or alone below them."""
+
+    def __init__(self, rows: Mapping[Any, Row]) -> None:
+        self._rows = rows
+        self._beside: set[Any] = set()
+
+    def beside(self, key: Any) -> Row:
+        """Return the paper's columns beside a row of ours, none where it prints nothing."""
+        if key not in self._rows:
+            return {}
+        self._beside.add(key)
+        return self._rows[key]
+
+    def alone(self) -> Iterator[tuple[Any, Row]]:
+        """Yield the keys and rows that stand beside nothing of ours."""
+        for key, row in self._rows.items():
+            if key not in self._beside:
+                yield key, {"part": NOT_RUN, **row}
 
 
 def compared_columns(compared: Compared) -> Row:

@@ -198,22 +198,11 @@ FULL_AGAINST_RANDOM = "full against a random subnetwork (control)"
 NULL = "start against full (null)"
 _TOLERANCES = {"1e-5": 1e-5, "1e-4": 1e-4}
 _SECTION4 = [
-    "part",
-    "algorithm",
-    "compared",
-    "init",
-    "tuned",
+    *["part", "algorithm", "compared", "init", "tuned"],
     *[f"same_{name}{rule}_percent" for name in _TOLERANCES for rule in ("", "_exact")],
-    "same_bitwise_percent",
-    "max_abs_diff",
-    "numel",
-    "frozen_weights",
-    "frozen_changed",
-    "subnetwork_weights",
-    "subnetwork_changed",
-    "paper_same_1e-5_percent",
-    "paper_same_1e-4_percent",
-    "source",
+    *["same_bitwise_percent", "max_abs_diff", "numel", "frozen_weights", "frozen_changed"],
+    *["subnetwork_weights", "subnetwork_changed"],
+    *["paper_same_1e-5_percent", "paper_same_1e-4_percent", "source"],
 ]
 
 

@@ -7,7 +7,6 @@ import pandas as pd
 from rlsubnet.measure.overlap import NULLS
 from rlsubnet.report.export import tolerance_name
 from rlsubnet.report.results import (
-    NOT_RUN,
     RULES,
     TABLE2_MODELS,
     TABLE5_NAMES,
@@ -17,11 +16,13 @@ from rlsubnet.report.results import (
     parameters,
     rows_of,
     sparsity,
+    spelling,
 )
 from rlsubnet.report.settings import distribution_columns, is_sft_stage, steps_columns
 from rlsubnet.report.style import RL_METHODS
 from rlsubnet.report.tables.common import (
     MEASURED,
+    PaperRows,
     Published,
     Results,
     Row,
@@ -29,44 +30,20 @@ from rlsubnet.report.tables.common import (
     make_frame,
     names_of,
     pairs_of,
-    paper_row,
     part_of,
 )
 
 _SPARSITIES = ["sparsity_percent", "sparsity_exact_percent", "sparsity_bitwise_percent", "numel"]
 _STEPS = ["lr", "steps", "lr_sum"]
 _TABLE1 = [
-    "part",
-    "algorithm",
-    "label",
-    "init",
-    "tuned",
-    *_SPARSITIES,
-    *_STEPS,
-    "paper_init",
-    "paper_model",
-    "paper_sparsity_percent",
-    "paper_on_policy",
-    "paper_kl",
-    "paper_online",
-    "source",
+    *["part", "algorithm", "label", "init", "tuned", *_SPARSITIES, *_STEPS],
+    *["paper_init", "paper_model", "paper_sparsity_percent"],
+    *["paper_on_policy", "paper_kl", "paper_online", "source"],
 ]
 _TABLE5 = [
-    "part",
-    "label",
-    "method",
-    "stage",
-    "init",
-    "tuned",
-    *_SPARSITIES,
-    *_STEPS,
-    "in_distribution",
-    "data_origin",
-    "paper_model",
-    "paper_stage",
-    "paper_in_distribution",
-    "paper_sparsity_percent",
-    "source",
+    *["part", "label", "method", "stage", "init", "tuned", *_SPARSITIES, *_STEPS],
+    *["in_distribution", "data_origin", "paper_model", "paper_stage"],
+    *["paper_in_distribution", "paper_sparsity_percent", "source"],
 ]
 
 
@@ -75,11 +52,11 @@ def table1(scale: Scale, results: Results, published: Published) -> pd.DataFrame
 
     A row for every pair that names `table1`, then the paper's rows that no pair stands beside.
     """
-    paper = rows_of(published, "table1", "rl")
+    printed = rows_of(published, "table1", "rl")
     source = published["table1"]["source"]
+    paper = PaperRows({name: _printed_table1(row, source) for name, row in printed.items()})
     sft_range = published["headline"]["sft_sparsity_range"]
     rows: list[Row] = []
-    matched = set()
     for pair in pairs_of(scale, "table1"):
         row: Row = {
             "part": part_of(pair),
@@ -92,16 +69,8 @@ def table1(scale: Scale, results: Results, published: Published) -> pd.DataFrame
             row["source"] = (
                 f"Paper's SFT stages: {sft_range['low']} to {sft_range['high']} % (Sec 3)"
             )
-        name, printed = paper_row(paper, pair)
-        if printed is not None:
-            matched.add(name)
-            row |= _printed_table1(printed, source)
-        rows.append(row)
-    for name, printed in paper.items():
-        if name not in matched:
-            rows.append(
-                {"part": NOT_RUN, "algorithm": printed["algo"], **_printed_table1(printed, source)}
-            )
+        rows.append(row | paper.beside(model_name(pair.paper_model)))
+    rows += [row | {"algorithm": printed[name]["algo"]} for name, row in paper.alone()]
     return make_frame(rows, _TABLE1)
 
 
@@ -112,9 +81,13 @@ def table5(scale: Scale, results: Results, published: Published) -> pd.DataFrame
     the paper's own mark stands beside.
     """
     source = published["table5"]["source"]
-    paper = {(row["model"], row["method"]): row for row in published["table5"]["rows"]}
+    paper = PaperRows(
+        {
+            (row["model"], row["method"]): _printed_table5(row, source)
+            for row in published["table5"]["rows"]
+        }
+    )
     rows: list[Row] = []
-    matched = set()
     for pair in pairs_of(scale, "table5"):
         names = names_of(pair)
         row: Row = {
@@ -132,15 +105,9 @@ def table5(scale: Scale, results: Results, published: Published) -> pd.DataFrame
         # The paper's DPO rows are length-normalized DPO too (Open-Instruct's `dpo_norm`).
         method = "DPO" if pair.method == "DPO_NORM" else pair.method
         model = model_name(pair.paper_model)
-        key = (TABLE5_NAMES.get(model, model), method)
-        if key in paper:
-            matched.add(key)
-            row |= _printed_table5(paper[key], source)
-        rows.append(row)
+        rows.append(row | paper.beside((TABLE5_NAMES.get(model, model), method)))
     rows.sort(key=lambda row: ["yes", "no", ""].index(row.get("in_distribution", "")))
-    for key, printed in paper.items():
-        if key not in matched:
-            rows.append({"part": NOT_RUN, "method": key[1], **_printed_table5(printed, source)})
+    rows += [row | {"method": method} for (_, method), row in paper.alone()]
     return make_frame(rows, _TABLE5)
 
 
@@ -150,8 +117,13 @@ def table6(scale: Scale, results: Results, published: Published) -> pd.DataFrame
     The paper's values stand beside the authors' rule, which is the one they were made with.
     """
     source = published["table6"]["source"]
-    paper = rows_of(published, "table6", "rl")
     printed_at = [float(atol) for atol in published["table6"]["tolerances"]]
+    paper = PaperRows(
+        {
+            name: _printed_table6(name, row, printed_at, source)
+            for name, row in rows_of(published, "table6", "rl").items()
+        }
+    )
     tolerances = sorted(float(atol) for atol in scale.config["measure"]["tolerances"])
     columns = [
         *["part", "algorithm", "init", "tuned", "rule"],
@@ -161,20 +133,15 @@ def table6(scale: Scale, results: Results, published: Published) -> pd.DataFrame
         "source",
     ]
     rows: list[Row] = []
-    matched = set()
     for pair in pairs_of(scale, "table6"):
         updates = results.updates(pair.pair)
-        name, printed = paper_row(paper, pair)
         for rule in RULES:
             row: Row = {"part": part_of(pair), **names_of(pair), "rule": rule}
             row |= {_at(atol): 100 * sparsity(updates, atol, rule) for atol in tolerances}
-            if printed is not None and rule == "official":
-                matched.add(name)
-                row |= _printed_table6(name, printed, printed_at, source)
+            if rule == "official":
+                row |= paper.beside(model_name(pair.paper_model))
             rows.append(row)
-    for name, printed in paper.items():
-        if name not in matched:
-            rows.append({"part": NOT_RUN, **_printed_table6(name, printed, printed_at, source)})
+    rows += [row for _, row in paper.alone()]
     return make_frame(rows, columns)
 
 
@@ -230,18 +197,9 @@ def _yes_or_no(mark: bool | None) -> str:
 
 
 _TABLE2 = [
-    "part",
-    "algorithm",
-    "init",
-    "tuned",
-    "matrices",
-    "update_rank_percent",
-    "control_rank_percent",
-    "stable_rank",
-    "effective_rank",
-    "paper_model",
-    "paper_update_rank_percent",
-    "source",
+    *["part", "algorithm", "init", "tuned", "matrices", "update_rank_percent"],
+    *["control_rank_percent", "stable_rank", "effective_rank"],
+    *["paper_model", "paper_update_rank_percent", "source"],
 ]
 
 
@@ -252,9 +210,9 @@ def table2(scale: Scale, results: Results, published: Published) -> pd.DataFrame
     rank are averaged as they are.
     """
     source = published["table2"]["source"]
-    paper = {TABLE2_MODELS[row["model"]]: row for row in published["table2"]["rows"]}
+    printed = {TABLE2_MODELS[row["model"]]: row for row in published["table2"]["rows"]}
+    paper = PaperRows({name: _printed_table2(row, source) for name, row in printed.items()})
     rows: list[Row] = []
-    matched = set()
     for pair in pairs_of(scale, "table2"):
         ranks = results.get("ranks", pair.pair)
         row: Row = {
@@ -266,16 +224,8 @@ def table2(scale: Scale, results: Results, published: Published) -> pd.DataFrame
             "stable_rank": float(ranks["stable_rank"].mean()),
             "effective_rank": float(ranks["effective_rank"].mean()),
         }
-        name, printed = paper_row(paper, pair)
-        if printed is not None:
-            matched.add(name)
-            row |= _printed_table2(printed, source)
-        rows.append(row)
-    for name, printed in paper.items():
-        if name not in matched:
-            rows.append(
-                {"part": NOT_RUN, "algorithm": printed["algo"], **_printed_table2(printed, source)}
-            )
+        rows.append(row | paper.beside(model_name(pair.paper_model)))
+    rows += [row | {"algorithm": printed[name]["algo"]} for name, row in paper.alone()]
     return make_frame(rows, _TABLE2)
 
 
@@ -287,31 +237,13 @@ def _printed_table2(printed: Published, source: str) -> Row:
     }
 
 
+_SETTINGS = ["setting1", "setting2", "sparsity1_percent", "sparsity2_percent"]
+_OVERLAPS = ["o1_percent", "o2_percent"]
 _TABLE4 = [
-    "part",
-    "axis",
-    "label",
-    "setting1",
-    "setting2",
-    "sparsity1_percent",
-    "sparsity2_percent",
-    "o1_percent",
-    "o2_percent",
-    "null",
-    "o1_null_percent",
-    "o2_null_percent",
-    "lift",
-    "lift_ci_low",
-    "lift_ci_high",
-    "paper_setting1",
-    "paper_setting2",
-    "paper_sparsity1_percent",
-    "paper_sparsity2_percent",
-    "paper_o1_percent",
-    "paper_o2_percent",
-    "paper_o1_random_percent",
-    "paper_o2_random_percent",
-    "source",
+    *["part", "axis", "label", *_SETTINGS, *_OVERLAPS],
+    *["null", "o1_null_percent", "o2_null_percent", "lift", "lift_ci_low", "lift_ci_high"],
+    *[f"paper_{name}" for name in (*_SETTINGS, *_OVERLAPS)],
+    *["paper_o1_random_percent", "paper_o2_random_percent", "source"],
 ]
 
 
@@ -322,10 +254,10 @@ def table4(scale: Scale, results: Results, published: Published) -> pd.DataFrame
     `axis` has the same name.
     """
     source = published["table4"]["source"]
-    paper = {_axis(row["axis"]): row for row in published["table4"]["rows"]}
+    printed = {spelling(row["axis"]): row for row in published["table4"]["rows"]}
+    paper = PaperRows({axis: _printed_table4(row, source) for axis, row in printed.items()})
     atol = float(scale.config["measure"]["table_tolerance"])
     rows: list[Row] = []
-    matched = set()
     for comparison in scale.comparisons.values():
         if "table4" not in comparison.items:
             continue
@@ -338,17 +270,11 @@ def table4(scale: Scale, results: Results, published: Published) -> pd.DataFrame
             "sparsity1_percent": 100 * sparsity(results.updates(comparison.pair1), atol),
             "sparsity2_percent": 100 * sparsity(results.updates(comparison.pair2), atol),
         }
-        printed = paper.get(_axis(comparison.axis))
         for row in _nulls(results.get("overlap", comparison.comparison)):
-            if printed is not None and row["null"] == NULLS["uniform"]:
-                matched.add(_axis(comparison.axis))
-                row |= _printed_table4(printed, source)
+            if row["null"] == NULLS["uniform"]:
+                row |= paper.beside(spelling(comparison.axis))
             rows.append(shared | row)
-    for key, printed in paper.items():
-        if key not in matched:
-            rows.append(
-                {"part": NOT_RUN, "axis": printed["axis"], **_printed_table4(printed, source)}
-            )
+    rows += [row | {"axis": printed[axis]["axis"]} for axis, row in paper.alone()]
     return make_frame(rows, _TABLE4)
 
 
@@ -376,15 +302,6 @@ def _nulls(overlaps: pd.DataFrame) -> Iterator[Row]:
             "lift_ci_low": overlap.ci_low,
             "lift_ci_high": overlap.ci_high,
         }
-
-
-def _axis(name: str) -> str:
-    """Return an axis name without the details of its spelling.
-
-    >>> _axis("Seed + Data + Algo.") == _axis("seed+data+algo")
-    True
-    """
-    return "".join(character for character in name.lower() if character.isalnum())
 
 
 def _printed_table4(printed: Published, source: str) -> Row:
