@@ -103,7 +103,7 @@ def test_published_numbers_without_a_table_are_refused(tmp_path: Path):
 
 def test_reporting_loads_no_torch():
     code = (
-        "import sys, rlsubnet.report.write, rlsubnet.commands.reporting; "
+        "import sys, rlsubnet.report.write, rlsubnet.commands.report; "
         "heavy = {'torch', 'transformers', 'tokenizers', 'matplotlib.pyplot'} & set(sys.modules); "
         "sys.exit(f'loaded: {heavy}' if heavy else 0)"
     )

@@ -53,8 +53,7 @@ GROUPS = {
         },
     },
     "paper items": {
-        "reporting": {},
-        "comparing": {
+        "report": {
             "machines": "where each run was made: CPU or GPU, how it summed, versions",
             "compare": "verdicts and headline numbers of two results folders, beside each other",
         },
@@ -104,7 +103,7 @@ def grouped_help(width: int) -> str:
     lines = []
     for group, modules in GROUPS.items():
         listed = {name: text for commands in modules.values() for name, text in commands.items()}
-        if "reporting" in modules:
+        if "report" in modules:
             listed = {name: item.summary for name, item in ITEMS.items()} | listed
         lines.append(f"\n{group}:")
         for name, text in listed.items():

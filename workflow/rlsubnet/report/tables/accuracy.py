@@ -15,7 +15,7 @@ from rlsubnet.report.paired import (
     compare_seeds,
     mean_of_tasks,
 )
-from rlsubnet.report.results import NOT_RUN, sparsity
+from rlsubnet.report.results import NOT_RUN, sparsity, spelling
 from rlsubnet.report.settings import LIKELIHOOD, Asked, asked, decoding_of, seed_groups, seed_text
 from rlsubnet.report.style import method_label
 from rlsubnet.report.tables.common import (
@@ -50,7 +50,7 @@ class PublishedAccuracy:
         levels = {str(row["level"]): _counted(row) for row in decoded["table3b"]}
         part_a, part_b = published["table3a"], published["table3b"]
         self._tasks = {
-            _key(row["task"]): _printed(part_a, row, row["task"], tasks[row["task"]])
+            spelling(row["task"]): _printed(part_a, row, row["task"], tasks[row["task"]])
             for row in part_a["rows"]
         }
         self._levels = {
@@ -63,7 +63,7 @@ class PublishedAccuracy:
 
     def task(self, method: str, stands_for: str) -> Row:
         """Return the paper's printed DPO accuracies on the task that ours stands for."""
-        found = [row for key, row in self._tasks.items() if key.endswith(_key(stands_for))]
+        found = [row for key, row in self._tasks.items() if key.endswith(spelling(stands_for))]
         return self._beside(found[0]) if found and method in ("DPO", "DPO_NORM") else {}
 
     def level(self, method: str, level: str) -> Row:
@@ -90,10 +90,6 @@ def _counted(row: Mapping[str, Any]) -> Compared:
 
 def _level_name(table: Mapping[str, Any], level: object) -> str:
     return f"{table['benchmark']} {'' if level == OVERALL else 'level '}{level}"
-
-
-def _key(task: str) -> str:
-    return "".join(character for character in task.lower() if character.isalnum())
 
 
 def _printed(table: Mapping[str, Any], row: Mapping[str, Any], name: str, counts: Compared) -> Row:

@@ -1,9 +1,15 @@
-"""Subcommands ``machines`` and ``compare``: where results were made, and two folders of them."""
+"""Subcommands of the paper's items, one each; where results were made; two folders of results."""
 
 import argparse
 from pathlib import Path
 
 from rlsubnet.commands.shared import Subcommands, add_command
+from rlsubnet.items import ITEMS
+
+_FILES = (
+    "Reads results files only: no checkpoint, no torch. Items of which this scale has no rows "
+    "print the paper's values and 'not run at this scale'."
+)
 
 MACHINES = """\
 Write where each of several runs was made: CPU or GPU, how it summed, versions and commit, from the
@@ -17,7 +23,32 @@ that other digits are to be expected where the words should stay."""
 
 
 def add_commands(subcommands: Subcommands) -> None:
-    """Add this area's subcommands."""
+    """Add a subcommand for each item of `ITEMS`, then `machines` and `compare`."""
+    for name, item in ITEMS.items():
+        files = " and ".join(f"DIR/{file}" for file in item.files.values())
+        parser = add_command(
+            subcommands,
+            name,
+            run_item,
+            description=f"Write {files}: {item.summary}. {_FILES}",
+            example=f"rlsubnet {name} --config config/demo/config.yaml --results results/demo",
+            needs=("pandas", "matplotlib", "scipy"),
+        )
+        parser.add_argument(
+            "--config",
+            nargs="+",
+            type=Path,
+            required=True,
+            metavar="FILE",
+            help="config of the scale; later files are laid over earlier ones",
+        )
+        parser.add_argument(
+            "--results",
+            type=Path,
+            required=True,
+            metavar="DIR",
+            help="folder of the results files; the item is written below it",
+        )
     parser = add_command(
         subcommands,
         "machines",
@@ -46,6 +77,18 @@ def add_commands(subcommands: Subcommands) -> None:
         metavar="STEM",
         help="write STEM.csv, .md, .tex and .html (default: RESULTS/tables/comparison)",
     )
+
+
+def run_item(options: argparse.Namespace) -> None:
+    from rlsubnet.config import load_config, load_scale
+    from rlsubnet.data import load_published
+    from rlsubnet.report.results import Results
+    from rlsubnet.report.write import write_item
+
+    config = load_config(options.config)
+    published = load_published()
+    paths = write_item(options.command, load_scale(config), Results(options.results), published)
+    print("\n".join(str(path) for path in paths))
 
 
 def run_machines(options: argparse.Namespace) -> None:
