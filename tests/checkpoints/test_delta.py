@@ -186,7 +186,6 @@ def test_any_range_of_a_patched_tensor_is_that_of_the_tuned_one(data, tmp_path_f
             count = data.draw(st.integers(0, numel - start))
             expected = target.read_range("w", start, count)
             assert patched.read_range("w", start, count).tolist() == expected.tolist()
-        assert patched.delta.changed("w").tolist() == (before != after).tolist()
 
 
 def test_a_patched_checkpoint_is_the_tuned_one(pair, tmp_path):

@@ -141,23 +141,27 @@ def _inflate(data: memoryview, size: int) -> tuple[bytes, memoryview]:
     return found, data[end:]
 
 
-def read_changes(
-    kind: np.dtype[Any], size: int, changes: int, escapes: int, payload: bytes
-) -> tuple[np.ndarray, Codes]:
-    """Return which of the ``size`` weights of a block changed (bool), and their folded steps.
+def decode_block(before: Codes, changes: int, escapes: int, payload: bytes) -> Codes:
+    """Return what ``encode_block`` was given as ``after``.
 
     Args:
-        kind: the unsigned type as wide as a weight.
-        size: weights in the block.
-        changes, escapes: as its header has them.
+        before: as it was given.
+        changes, escapes: as the block's header has them.
         payload: what follows the header.
 
     Raises:
         ValueError: the block is damaged.
+
+    >>> before, after = np.array([1, 2, 3], np.uint16), np.array([1, 9000, 4], np.uint16)
+    >>> block = encode_block(before, after)
+    >>> _, changes, escapes = HEADER.unpack_from(block)
+    >>> decode_block(before, changes, escapes, block[HEADER.size:]).tolist()
+    [1, 9000, 4]
     """
+    after = before.copy()
     if not payload:
-        return np.zeros(size, np.bool_), np.empty(0, kind)
-    rest = memoryview(payload)
+        return after
+    kind, size, rest = before.dtype, before.size, memoryview(payload)
     bitmap, rest = _inflate(rest, (size + 7) // 8)
     low, rest = _inflate(rest, changes)
     planes = np.empty((escapes, kind.itemsize), np.uint8)
@@ -172,24 +176,6 @@ def read_changes(
         raise ValueError("the streams of a block do not fit each other")
     folded = steps.astype(kind)
     folded[escaped] = planes.view(kind).reshape(-1)
-    return bits[:size].view(np.bool_), folded
-
-
-def decode_block(before: Codes, changes: int, escapes: int, payload: bytes) -> Codes:
-    """Return what ``encode_block`` was given as ``after``.
-
-    Raises:
-        ValueError: the block is damaged.
-
-    >>> before, after = np.array([1, 2, 3], np.uint16), np.array([1, 9000, 4], np.uint16)
-    >>> block = encode_block(before, after)
-    >>> _, changes, escapes = HEADER.unpack_from(block)
-    >>> decode_block(before, changes, escapes, block[HEADER.size:]).tolist()
-    [1, 9000, 4]
-    """
-    changed, folded = read_changes(before.dtype, before.size, changes, escapes, payload)
-    after = before.copy()
-    if folded.size:
-        places = np.flatnonzero(changed)
-        after[places] = moved(before.take(places), folded)
+    places = np.flatnonzero(bits[:size])
+    after[places] = moved(before.take(places), folded)
     return after

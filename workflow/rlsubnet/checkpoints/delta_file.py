@@ -17,9 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from rlsubnet.checkpoints.delta_codec import BLOCK, HEADER, Codes, decode_block, read_changes
+from rlsubnet.checkpoints.delta_codec import BLOCK, HEADER, Codes, decode_block
 from rlsubnet.checkpoints.formats import ITEM_BYTES
 from rlsubnet.files import replacing
 
@@ -348,11 +346,6 @@ class Delta:
             self._tables[name] = table
         return self._tables[name]
 
-    def _payload(self, block: _Block) -> bytes:
-        with self.path.open("rb") as stream:
-            stream.seek(block.offset)
-            return stream.read(block.nbytes)
-
     def decode(self, name: str, number: int, before: Codes) -> Codes:
         """Return block ``number`` of a tensor, given the same weights of init.
 
@@ -362,18 +355,10 @@ class Delta:
         if not self.manifest.tensors[name].member:
             return before
         block = self._blocks(name)[number]
+        with self.path.open("rb") as stream:
+            stream.seek(block.offset)
+            payload = stream.read(block.nbytes)
         try:
-            return decode_block(before, block.changes, block.escapes, self._payload(block))
+            return decode_block(before, block.changes, block.escapes, payload)
         except ValueError as error:
             raise ValueError(f"{self.path}: tensor {name}, block {number}: {error}") from error
-
-    def changed(self, name: str) -> np.ndarray:
-        """Return which weights of a tensor changed, as flat bool."""
-        tensor = self.manifest.tensors[name]
-        changed = np.zeros(tensor.numel, np.bool_)
-        kind = np.dtype(f"u{ITEM_BYTES[tensor.dtype]}")
-        for number, block in enumerate(self._blocks(name) if tensor.member else ()):
-            part = changed[number * BLOCK : (number + 1) * BLOCK]
-            counts = block.changes, block.escapes
-            part[:] = read_changes(kind, part.size, *counts, self._payload(block))[0]
-        return changed

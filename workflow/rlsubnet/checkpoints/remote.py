@@ -1,4 +1,4 @@
-"""Checkpoints of the hub, read shard by shard: downloaded, checked, used, dropped.
+"""Checkpoints of the hub, read shard by shard: downloaded, checked, used and deleted.
 
 ``hf:organization/name@revision`` (a branch, tag or commit; ``main`` by default) stands for such a
 checkpoint wherever a folder does. The headers of all shards come first, by range requests, so that
