@@ -39,8 +39,6 @@ if not config["cached"]:
     include: "workflow/rules/models.smk"
     include: "workflow/rules/data.smk"
     include: "workflow/rules/training.smk"
-    include: "workflow/rules/open_instruct.smk"
-    include: "workflow/rules/verl.smk"
     include: "workflow/rules/trajectory.smk"
     include: "workflow/rules/updates.smk"
     include: "workflow/rules/overlap.smk"

@@ -18,7 +18,9 @@ import torch
 from benchmarks.device.kernels import TINY, architecture, examples, expect, policy
 from benchmarks.device.parts import Finding, Place
 from benchmarks.gpu.clock import wait
+from rlsubnet.backends.trainers import run_training
 from rlsubnet.cli import main
+from rlsubnet.config.layout import RunFiles
 from rlsubnet.config.model import Recipe, Row
 from rlsubnet.evaluation.loading import deterministic
 from rlsubnet.evaluation.policy_data import build
@@ -31,7 +33,7 @@ from rlsubnet.training.loop import find_algorithm, reference_logps, train_step
 from rlsubnet.training.model import bytes_per_logit, bytes_per_sequence, prepare_training
 from rlsubnet.training.online import gather, new_learner, policy_step
 from rlsubnet.training.optimizer import MasterOptimizer
-from rlsubnet.training.run import run_training
+from rlsubnet.training.run import NativeTrainer
 
 DATA: dict[str, dict[str, Any]] = {
     "pretrain": {"kind": "base_text", "documents": 200, "characters": 48, "wrong_facts": 0.1},
@@ -85,16 +87,15 @@ class Runs:
         )
         data = algorithm if algorithm in DATA else "problems"
         final, metrics = self.final(name), self._folder / name / "metrics.csv"
-        run_training(
-            row,
+        files = RunFiles(
             data=self._folder / f"{data}.jsonl",
-            resume=self._folder / name / "resume",
-            out=final,
+            scratch=self._folder / name / "resume",
+            model=final,
             metrics=metrics,
             init=None if first else self.final("base"),
             mask=mask,
-            device=self._device.type,
         )
+        run_training(row, files, NativeTrainer(row, files, self._device.type))
         weights = (final / "model.safetensors").read_bytes()
         return hashlib.sha256(weights + metrics.read_bytes()).hexdigest()[:12]
 

@@ -4,7 +4,6 @@ They need OPEN_INSTRUCT_DIR, a checkout at the pinned commit, and OPEN_INSTRUCT_
 interpreter of an environment with its packages; docs/BACKENDS.md says how to make one for CPUs.
 """
 
-import json
 import os
 import stat
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.masks import load_mask
 from rlsubnet.checkpoints.pair import check_frozen, pair_checkpoints
 from tests.backends.small_llama import write_model, write_pairs, write_random_mask
+from tests.sheets_of_row import train_command
 
 WHERE_IT_IS = pytest.mark.skipif(
     not (os.environ.get("OPEN_INSTRUCT_DIR") and os.environ.get("OPEN_INSTRUCT_PYTHON")),
@@ -84,24 +84,23 @@ FULL, SUB = Case("dpo"), Case("dpo_sub", mask="dpo")
 EPOCHS = Case("dpo_epochs", mask="dpo", pairs=32, epochs=3)
 
 
-def arguments(root: Path, case: Case, folder: str, save_every: int) -> list[str]:
+def arguments(root: Path, case: Case, folder: str, save_every: int, nodes: int = 1) -> list[str]:
     """Return the command that trains a run into a folder."""
-    recipe = {"backend": "open_instruct", "lr": 5e-4, "beta": 5.0, "processes": 2, "accumulate": 8}
+    recipe = {"lr": 5e-4, "beta": 5.0, "processes": 2, "accumulate": 8, "epochs": case.epochs}
     recipe |= {"max_length": 64, "flash_attention": False, "save_every": save_every}
     row = {
         **{"run": case.run, "backend": "open_instruct", "algorithm": "dpo_norm", "init": "sft"},
-        **{"data": "pairs", "recipe": {**recipe, "epochs": case.epochs}, "seed": 42},
-        **{"mask": case.mask, "architecture": None},
-        "wandb": {"mode": "disabled", "project": "rlsubnet"},
+        **{"data": "pairs", "recipe": recipe, "seed": 42, "mask": case.mask},
     }
-    out = root / folder
-    return [
-        *("train_open_instruct", case.run, "--row", json.dumps(row)),
-        *("--python", str(root / "python"), "--init", str(root / "init")),
-        *("--data", str(root / f"{case.pairs}.jsonl"), "--scratch", str(out / "scratch")),
-        *("--out", str(out / "final"), "--metrics", str(out / "metrics.csv")),
-        *(["--mask", str(root / "mask.safetensors")] if case.mask else []),
-    ]
+    return train_command(
+        root / folder,
+        row,
+        root / f"{case.pairs}.jsonl",
+        root / "init",
+        root / "mask.safetensors" if case.mask else None,
+        backends={"open_instruct": {"python": str(root / "python")}},
+        resources={"train_open_instruct": {"nodes": nodes}},
+    )
 
 
 def variables(root: Path) -> dict[str, str]:

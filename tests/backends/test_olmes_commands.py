@@ -14,6 +14,7 @@ from rlsubnet.cli import main
 from tests.backends.olmes_folders import use_small_suite
 from tests.backends.test_olmes_program import script
 from tests.evaluation.tiny_models import save_folder, tiny_model
+from tests.sheets_of_row import write_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Skips what is there, as olmes does; a model's weights decide nothing.
@@ -57,8 +58,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(place: Path, command: str, *words: object) -> int:
-    settings = json.dumps({"suites": ["small"], "commit": None})
-    shared = ["--settings", settings, "--cache", place / "cache", "--environment", place / "env"]
+    asked = {"suites": ["small"], "step_suites": ["small"]}
+    how = {"commit": None, "environment": str(place / "env")}
+    block = {"backend": "olmes", **asked, "olmes": how}
+    config = write_config(place, evaluation=block, resources={"evaluate": {"gpus": 1}})
+    shared = ["--cache", place / "cache", "--config", config]
     return main([command, *map(str, [*words, *shared])])
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from rlsubnet.cli import main
 from rlsubnet.suites import OLMES_SUITES, OlmesSuite, OlmesTask
+from tests.sheets_of_row import write_config
 
 # Two levels of invented problems, in the form of MATH-500's test file.
 PROBLEMS = [
@@ -103,10 +104,14 @@ def test_a_real_evaluation_from_requests_to_scores(environment, cache, tmp_path,
         OlmesTask("real_lsat_ar", OLMES_SUITES["table3a"].tasks[0].olmes, 230, overrides=short),
     )
     monkeypatch.setitem(OLMES_SUITES, "real", OlmesSuite(tasks))  # type: ignore[arg-type]
-    shared = ["--cache", str(cache), "--environment", str(environment)]
 
-    settings = json.dumps({"suites": ["real"]})
-    words = ["prefetch_olmes", "--settings", settings, *shared, "--out", str(tmp_path / "p.json")]
+    def shared(**how: int) -> list[str]:
+        block = {"backend": "olmes", "suites": ["real"]}
+        block["olmes"] = {"environment": str(environment), **how}
+        config = write_config(tmp_path, evaluation=block, resources={"evaluate": {"gpus": 1}})
+        return ["--cache", str(cache), "--config", config]
+
+    words = ["prefetch_olmes", *shared(), "--out", str(tmp_path / "p.json")]
     assert main(words) == 0
     fetched = json.loads((tmp_path / "p.json").read_text())["tasks"]
     assert {name: task["items"] for name, task in fetched.items()} == {
@@ -115,9 +120,8 @@ def test_a_real_evaluation_from_requests_to_scores(environment, cache, tmp_path,
     }
 
     # With the limit, AGIEval's questions are drawn with olmes's fixed seed.
-    settings = json.dumps({"suites": ["real"], "limit": 6})
     outputs = ["--scores", str(tmp_path / "s.csv"), "--answers", str(tmp_path / "a.csv.gz")]
-    words = ["evaluate_olmes", str(model), "--settings", settings, *shared, *outputs]
+    words = ["evaluate_olmes", str(model), *shared(limit=6), *outputs]
     assert main([*words, "--raw", str(tmp_path / "raw"), "--model-type", "hf"]) == 0
     with (tmp_path / "s.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))

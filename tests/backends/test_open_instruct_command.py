@@ -18,8 +18,7 @@ from rlsubnet.backends.open_instruct.command import (
     environment,
     script_arguments,
 )
-from rlsubnet.backends.rows import open_instruct_row
-from rlsubnet.config import Scale, load_config, load_scale, resolved_row
+from rlsubnet.config import Scale, load_config, load_scale
 from rlsubnet.config.model import OpenInstructRecipe, Row
 
 GOLDEN = Path(__file__).parent / "golden" / "open_instruct"
@@ -29,10 +28,6 @@ RUNS = ("dpo", "dpo_sub", "dpo_b32", "dpo_b32_seed123", "dpo_b32_rollouts", "eur
 @pytest.fixture(scope="module")
 def paper(repository: Path) -> Scale:
     return load_scale(load_config([repository / "config/paper/config.yaml"]), repository)
-
-
-def row_of(paper: Scale, run: str) -> Row[OpenInstructRecipe]:
-    return open_instruct_row(run, json.dumps(resolved_row(paper, run)))
 
 
 def places_of(row: Row[OpenInstructRecipe]) -> Places:
@@ -62,16 +57,16 @@ def test_every_run_of_the_paper_scale_has_a_golden_command(paper: Scale) -> None
 # To accept a change: read the difference, then write in_lines(row) to the file.
 @pytest.mark.parametrize("run", RUNS)
 def test_the_command_of_a_run_is_the_golden_one(paper: Scale, run: str) -> None:
-    assert in_lines(row_of(paper, run)) == (GOLDEN / f"{run}.txt").read_text(encoding="utf-8")
+    assert in_lines(paper.row(run)) == (GOLDEN / f"{run}.txt").read_text(encoding="utf-8")
 
 
 def test_batches_are_those_of_appendix_b_and_of_the_ablation(paper: Scale) -> None:
-    assert row_of(paper, "dpo").recipe.batch_size == 128
-    assert row_of(paper, "dpo_b32").recipe.batch_size == 32
+    assert paper.row("dpo").recipe.batch_size == 128
+    assert paper.row("dpo_b32").recipe.batch_size == 32
 
 
 def test_a_masked_run_differs_from_its_full_run_by_the_mask_alone(paper: Scale) -> None:
-    full, sub = (row_of(paper, run) for run in ("dpo", "dpo_sub"))
+    full, sub = (paper.row(run) for run in ("dpo", "dpo_sub"))
     words = {run.run: command(run, places_of(run)) for run in (full, sub)}
     renamed = [word.replace("dpo_sub", "dpo") for word in words["dpo_sub"]]
     start = renamed.index("--mask")
@@ -86,7 +81,7 @@ def changed(row: Row[OpenInstructRecipe], **recipe: object) -> Row[OpenInstructR
 
 
 def test_another_clip_brings_a_configuration_of_its_own(paper: Scale) -> None:
-    row = changed(row_of(paper, "dpo"), clip=None)
+    row = changed(paper.row("dpo"), clip=None)
     words = command(row, places_of(row))
     config = words[words.index("--deepspeed_config_file") + 1]
     assert config == "/project/paper/runs/dpo/open_instruct/deepspeed.json"
@@ -96,7 +91,7 @@ def test_another_clip_brings_a_configuration_of_its_own(paper: Scale) -> None:
 
 
 def test_several_nodes_share_the_processes_of_the_recipe(paper: Scale) -> None:
-    row = row_of(paper, "dpo")
+    row = paper.row("dpo")
     words = command(row, replace(places_of(row), nodes=2))
     assert words[:3] == ["srun", "--nodes=2", "--ntasks=2"]
     assert words[words.index("--processes") + 1] == "4"
@@ -109,7 +104,7 @@ def test_several_nodes_share_the_processes_of_the_recipe(paper: Scale) -> None:
 def test_the_tokenizer_s_own_template_has_a_name_that_the_script_does_not_know(
     paper: Scale,
 ) -> None:
-    row = row_of(paper, "eurus2_dpo")
+    row = paper.row("eurus2_dpo")
     assert "--chat_template_name" not in script_arguments(row, places_of(row))
     own = script_arguments(changed(row, chat_template="own"), places_of(row))
     assert own[own.index("--chat_template_name") + 1] == "own"
@@ -130,7 +125,7 @@ def test_the_tokenizer_s_own_template_has_a_name_that_the_script_does_not_know(
     ],
 )
 def test_tracking_follows_the_mode(paper: Scale, mode: str, expected: list[str]) -> None:
-    row = row_of(paper, "dpo").but(wandb={"mode": mode, "project": "p"})
+    row = paper.row("dpo").but(wandb={"mode": mode, "project": "p"})
     words = script_arguments(row, places_of(row))
     start = words.index("--logging_steps")
     assert words[start - len(expected) : start] == expected
@@ -163,7 +158,7 @@ def test_open_instruct_s_own_parser_understands_every_command(paper: Scale, chec
     found = subprocess.run([python, "-c", "import deepspeed, peft, ray"], capture_output=True)
     if found.returncode:
         pytest.skip(f"{python} is no environment of open-instruct; set OPEN_INSTRUCT_PYTHON")
-    rows = [row_of(paper, run) for run in RUNS]
+    rows = [paper.row(run) for run in RUNS]
     done = subprocess.run(
         [python, "-c", PARSE],
         input="\n".join(json.dumps(script_arguments(row, places_of(row))) for row in rows),
@@ -192,7 +187,7 @@ def test_open_instruct_s_own_parser_understands_every_command(paper: Scale, chec
 def test_accelerate_s_own_parser_understands_the_command(paper: Scale) -> None:
     from accelerate.commands.launch import launch_command_parser
 
-    row = row_of(paper, "dpo_sub")
+    row = paper.row("dpo_sub")
     words = command(row, places_of(row))
     node = Node(count=2, rank=1, address="10.0.0.1", port=20007)
     told = command_on(node, "accelerate", 4, words[words.index("--") + 1 :])

@@ -38,16 +38,16 @@ def test_verl_takes_every_row_of_the_paper(name: str) -> None:
     from verl.utils.config import omega_conf_to_dataclass
 
     config = composed(name)
-    recipe = verl_rows.row(name)["recipe"]
+    recipe = verl_rows.row(name).recipe
     actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
     rollout = omega_conf_to_dataclass(config.actor_rollout_ref.rollout)
-    assert actor.optim.lr == recipe["lr"]
+    assert actor.optim.lr == recipe.lr
     assert actor.optim.weight_decay == 0
-    assert actor.use_kl_loss == (recipe["kl_coef"] > 0)
-    assert actor.grad_clip == (1e9 if recipe["clip"] is None else recipe["clip"])
-    assert actor.ppo_mini_batch_size * recipe["updates"] == recipe["batch_size"]
-    assert (rollout.mode, rollout.n) == ("sync", recipe["samples"])
-    assert config.trainer.n_gpus_per_node == recipe["processes"]
+    assert actor.use_kl_loss == (recipe.kl_coef > 0)
+    assert actor.grad_clip == (1e9 if recipe.clip is None else recipe.clip)
+    assert actor.ppo_mini_batch_size * recipe.updates == recipe.batch_size
+    assert (rollout.mode, rollout.n) == ("sync", recipe.samples)
+    assert config.trainer.n_gpus_per_node == recipe.processes
     assert (config.actor_rollout_ref.subnetwork.mask is None) == (name != "prime_sub")
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,22 @@ import pytest
 import torch
 
 from rlsubnet.backends.processes import alone_in, started
+from rlsubnet.backends.trainers import check_start, link_copy
 from rlsubnet.backends.verl.command import Places, check_prompts, check_record, read_report
-from rlsubnet.backends.verl.saves import read_metrics
-from rlsubnet.backends.verl.training import check_start, environment, place
+from rlsubnet.backends.verl.saves import check_rotary, read_metrics
+from rlsubnet.backends.verl.training import environment
 from rlsubnet.checkpoints.masks import save_mask
 from rlsubnet.files import write_jsonl
 from rlsubnet.objectives.prime import preferred_rows
 from tests.checkpoints.checkpoint_files import make_weights, write_checkpoint
 
 PRIME_LOG = Path(__file__).parent / "fixtures" / "verl_prime_steps.jsonl"
-RECIPE = {"kl_coef": 0.0, "entropy_coef": 0.001, "batch_size": 8, "samples": 4, "steps": None}
+
+
+def recipe_of(**changes: Any) -> SimpleNamespace:
+    """Return the keys of a recipe that the metrics follow from."""
+    own = {"kl_coef": 0.0, "entropy_coef": 0.001, "batch_size": 8, "samples": 4, "steps": None}
+    return SimpleNamespace(**{**own, **changes})
 
 
 def logged(path: Path, *steps: tuple[int, dict[str, float]]) -> Path:
@@ -36,7 +43,7 @@ def logged(path: Path, *steps: tuple[int, dict[str, float]]) -> Path:
 
 
 def test_the_metrics_of_a_real_run_are_read_from_what_verl_logged() -> None:
-    (row,) = read_metrics(PRIME_LOG, RECIPE)
+    (row,) = read_metrics(PRIME_LOG, recipe_of())
     assert row["step"] == 1
     assert row["reward"] == 0.40625  # of all 64 responses drawn; 0.25 of those learned from
     assert row["response_length"] == 7.609375
@@ -51,7 +58,7 @@ def test_the_metrics_of_a_real_run_are_read_from_what_verl_logged() -> None:
 def test_a_kl_term_is_part_of_the_loss(tmp_path: Path) -> None:
     data = {"rlsubnet/surrogate": -0.5, "rlsubnet/kl": 0.25, "actor/entropy": 4.0}
     log = logged(tmp_path / "log.jsonl", (1, data))
-    (row,) = read_metrics(log, {**RECIPE, "kl_coef": 0.1, "entropy_coef": 0.0})
+    (row,) = read_metrics(log, recipe_of(kl_coef=0.1, entropy_coef=0.0))
     assert row["loss"] == pytest.approx(-0.5 + 0.1 * 0.25)
 
 
@@ -59,45 +66,34 @@ def test_a_step_that_was_not_logged_is_an_error(tmp_path: Path) -> None:
     data = {"rlsubnet/surrogate": 0.1}
     log = logged(tmp_path / "log.jsonl", (1, data), (3, data))
     with pytest.raises(ValueError, match=r"expected steps 1 to 2, found 2, the last \[3\]"):
-        read_metrics(log, RECIPE)
+        read_metrics(log, recipe_of())
     with pytest.raises(ValueError, match="expected steps 1 to 5, found 2"):
-        read_metrics(log, {**RECIPE, "steps": 5})
+        read_metrics(log, recipe_of(steps=5))
     with pytest.raises(ValueError, match="no loss of step 1"):
-        read_metrics(logged(log, (1, {"actor/lr": 0.1})), RECIPE)
+        read_metrics(logged(log, (1, {"actor/lr": 0.1})), recipe_of())
 
 
 # Saves and starts.
 
 
-def start_row(mask: str = "") -> dict[str, str]:
-    return {"run": "r", "mask": mask}
-
-
-def test_a_start_that_is_not_bfloat16_is_refused(tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path / "init", make_weights(dtype=torch.float32))
+def test_a_start_is_in_bfloat16_and_the_mask_fits_it(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "single", make_weights(dtype=torch.float32))
     with pytest.raises(ValueError, match="is stored in F32; training in bfloat16 changes all"):
-        check_start(start_row(), folder, None)
+        check_start(folder, None)
+    folder = write_checkpoint(tmp_path / "init", make_weights())
+    check_start(folder, None)
+    mask = tmp_path / "mask.safetensors"
+    save_mask(mask, {"other.weight": np.ones((2, 2), bool)}, {})
+    with pytest.raises(ValueError, match="other.weight"):
+        check_start(folder, mask)
 
 
 def test_a_config_whose_rotary_embeddings_verl_would_not_find_is_refused(tmp_path: Path) -> None:
     of_5 = {"rope_parameters": {"rope_theta": 500000.0}}
     folder = write_checkpoint(tmp_path / "init", make_weights(), config=of_5)
     with pytest.raises(ValueError, match=r"rope_theta is 500000.0 in rope_parameters and None"):
-        check_start(start_row(), folder, None)
-    folder = write_checkpoint(tmp_path / "old", make_weights(), config={"rope_theta": 500000.0})
-    check_start(start_row(), folder, None)
-
-
-def test_mask_and_row_must_agree_and_the_mask_must_fit_the_start(tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path / "init", make_weights())
-    mask = tmp_path / "mask.safetensors"
-    save_mask(mask, {"other.weight": np.ones((2, 2), bool)}, {})
-    with pytest.raises(ValueError, match="run r: the row's mask is '', --mask is"):
-        check_start(start_row(), folder, mask)
-    with pytest.raises(ValueError, match="the row's mask is 'p', --mask is absent"):
-        check_start(start_row("p"), folder, None)
-    with pytest.raises(ValueError, match="other.weight"):
-        check_start(start_row("p"), folder, mask)
+        check_rotary(folder)
+    check_rotary(write_checkpoint(tmp_path / "old", make_weights(), config={"rope_theta": 5e5}))
 
 
 # The process.
@@ -192,7 +188,7 @@ def test_what_is_placed_stays_where_it_was_too(tmp_path: Path, other: bool) -> N
     (made / "weights").write_text("weights")
     with TemporaryDirectory(dir=memory if other else tmp_path) as folder:
         target = Path(folder) / "run" / "final"
-        place(tmp_path / "final", target)
+        link_copy(tmp_path / "final", target)
         found = target / "inside" / "weights"
         assert found.read_text() == (made / "weights").read_text() == "weights"
         assert found.samefile(made / "weights") != other, "no bytes are copied without need"
@@ -201,7 +197,7 @@ def test_what_is_placed_stays_where_it_was_too(tmp_path: Path, other: bool) -> N
 
 def test_rays_workers_find_this_package_and_nothing_asks_the_hub(tmp_path: Path) -> None:
     places = Places(tmp_path / "init", tmp_path / "verl")
-    variables = environment({"wandb": {"mode": "offline"}}, places)
+    variables = environment(SimpleNamespace(wandb={"mode": "offline"}), places)
     assert variables["PYTHONPATH"].split(os.pathsep)[0] == str(tmp_path / "verl" / "package")
     assert variables["HF_HUB_OFFLINE"] == "1"
     assert variables["WANDB_MODE"] == "offline"
@@ -261,9 +257,9 @@ def test_a_prompt_that_verl_could_not_grade_is_named_by_its_line(
         check_prompts(tmp_path / "p.jsonl", prompts_row("grpo", 1, None))
 
 
-def prompts_row(algorithm: str, batch_size: int, steps: int | None) -> dict[str, Any]:
-    recipe = {"batch_size": batch_size, "oversample": 2, "epochs": 3, "steps": steps}
-    return {"algorithm": algorithm, "recipe": recipe}
+def prompts_row(algorithm: str, batch_size: int, steps: int | None) -> Any:
+    recipe = SimpleNamespace(batch_size=batch_size, oversample=2, epochs=3, steps=steps)
+    return SimpleNamespace(algorithm=algorithm, recipe=recipe)
 
 
 def test_prompts_that_end_before_the_run_does_are_found_before_it_starts(tmp_path: Path) -> None:

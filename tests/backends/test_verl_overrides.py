@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from rlsubnet.backends.rows import verl_row
 from rlsubnet.backends.verl.command import NO_CLIP, Places, command, overrides
 from tests.backends import verl_rows
+from tests.sheets_of_row import checked_row
 
 GOLDEN = Path(__file__).parent / "golden" / "verl"
 MASK = Path("/w/masks/prime.safetensors")
@@ -80,9 +80,10 @@ def test_appendix_b_stands_in_the_command_line_of_prime() -> None:
     assert found["+data.gen_batch_size"] == "256"
 
 
-def test_more_settings_of_verl_come_last_and_so_win() -> None:
-    row = verl_rows.row("prime")
-    row["recipe"]["overrides"] = ["data.truncation=left", "+own.key=1"]
+def test_more_settings_of_verl_come_last_and_so_win(tmp_path: Path) -> None:
+    own = {"batch_size": 64, "samples": 4, "lr": 5e-7}
+    own["overrides"] = ["data.truncation=left", "+own.key=1"]
+    row = checked_row(tmp_path, verl_rows.own_row("x", "prime", own))
     assert overrides(row, verl_rows.PLACES)[-2:] == ["data.truncation=left", "+own.key=1"]
 
 
@@ -125,9 +126,9 @@ def test_a_place_with_blanks_and_signs_is_quoted() -> None:
 @pytest.mark.parametrize(
     ("algorithm", "recipe", "message"),
     [
-        ("dpo", {}, "algorithm: expected one of"),
-        ("prime", {"lrr": 1.0}, r"recipe: unknown key 'lrr' \(did you mean 'lr'\?\)"),
-        ("prime", {"lr": "fast"}, "recipe.lr: expected a number"),
+        ("dpo", {}, "is for verl, which trains prime, grpo; the row's algorithm is dpo"),
+        ("prime", {"lrr": 1.0}, r"unknown key 'lrr' \(did you mean 'lr'\?\)"),
+        ("prime", {"lr": "fast"}, "its.lr: expected a number"),
         ("prime", {"kl_coef": 0.1}, "kl_coef: expected 0, PRIME has no such term"),
         ("prime", {"reward_batch": 60}, "reward_batch: expected a divisor of batch_size"),
         ("prime", {"reward_batch": 4}, "reward_batch: expected 4 responses to be a multiple"),
@@ -137,15 +138,15 @@ def test_a_place_with_blanks_and_signs_is_quoted() -> None:
     ],
 )
 def test_a_bad_row_is_refused_before_anything_starts(
-    algorithm: str, recipe: dict[str, Any], message: str
+    tmp_path: Path, algorithm: str, recipe: dict[str, Any], message: str
 ) -> None:
-    text = verl_rows.as_json("x", algorithm, {"batch_size": 64, "samples": 4, "lr": 5e-7, **recipe})
+    own = {"batch_size": 64, "samples": 4, "lr": 5e-7, **recipe}
     with pytest.raises(ValueError, match=message):
-        verl_row("x", text)
+        checked_row(tmp_path, verl_rows.own_row("x", algorithm, own))
 
 
-def test_weight_decay_is_refused_only_where_it_moves_frozen_weights() -> None:
+def test_weight_decay_is_refused_only_where_it_moves_frozen_weights(tmp_path: Path) -> None:
     recipe = {"batch_size": 64, "samples": 4, "lr": 5e-7, "weight_decay": 0.01}
-    verl_row("x", verl_rows.as_json("x", "grpo", recipe))
+    checked_row(tmp_path, verl_rows.own_row("x", "grpo", recipe))
     with pytest.raises(ValueError, match="weight_decay: expected 0 in a run with a mask"):
-        verl_row("x", verl_rows.as_json("x", "grpo", recipe, mask="p"))
+        checked_row(tmp_path, verl_rows.own_row("x", "grpo", recipe, mask="p"))

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from rlsubnet.backends.processes import mark_saved
 from rlsubnet.backends.verl.command import Places
-from rlsubnet.backends.verl.saves import Save, finished_saves, logged_steps, mark_saved, save_folder
-from rlsubnet.backends.verl.training import Keeper, find_package, go_on_or_begin
+from rlsubnet.backends.verl.saves import Save, finished_saves, logged_steps, save_folder
+from rlsubnet.backends.verl.training import Keeper, resume_or_start
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta import PatchedCheckpoint
 from rlsubnet.checkpoints.sources import LocalFiles
@@ -22,7 +23,7 @@ def saved(scratch: Path, *steps: int, resumable: tuple[int, ...] = (), last: int
         folder = save_folder(scratch / "saves", step)
         (folder / "actor").mkdir(parents=True)
         (folder / "actor" / "model.pt").write_text(f"weights of step {step}")
-        mark_saved(folder, resumable=step in resumable, last=step == last)
+        mark_saved(folder, {"resumable": step in resumable, "last": step == last})
     log(scratch, steps[-1])
 
 
@@ -57,9 +58,8 @@ ROW = {"run": "r", "seed": 42, "wandb": {"mode": "disabled"}, "recipe": {"save_e
 def begun(scratch: Path, belongs_to: dict[str, Any] = ROW) -> Save | None:
     """Start or resume a run in ``scratch``."""
     places = Places(scratch / "init", scratch)
-    scratch.mkdir(exist_ok=True)
-    find_package(places)
-    return go_on_or_begin(places, belongs_to)
+    places.package.mkdir(parents=True, exist_ok=True)
+    return resume_or_start(places, belongs_to)
 
 
 def names(folder: Path) -> set[str]:

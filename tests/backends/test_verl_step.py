@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlsubnet.backends.rows import verl_row
 from rlsubnet.backends.verl.command import Places, overrides, write_parquet
 from rlsubnet.backends.verl.saves import merge_step, save_folder
 from rlsubnet.objectives.prime import prime_advantages
 from tests.backends import verl_runs
+from tests.sheets_of_row import checked_row
 
 pytestmark = [
     pytest.mark.verl,
@@ -65,7 +65,7 @@ def clipped_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, clip:
 
 def record(init: Path, update: str) -> tuple[dict[str, Tensor], Path]:
     """Return the batch of a first step, computed in float32, and the policy after it."""
-    text = verl_runs.row(
+    own = verl_runs.row(
         f"step_{update}",
         "prime",
         steps=1,
@@ -75,8 +75,8 @@ def record(init: Path, update: str) -> tuple[dict[str, Tensor], Path]:
         entropy_coef=0.1,
         overrides=["actor_rollout_ref.actor.fsdp_config.dtype=float32"],
     )
-    row = verl_row(f"step_{update}", text)
-    places = Places(init, init.parent / row["run"])
+    row = checked_row(init.parent, own)
+    places = Places(init, init.parent / row.run)
     folder = places.scratch
     folder.mkdir()
     prompts = folder / "toy.jsonl"

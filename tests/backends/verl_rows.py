@@ -1,13 +1,12 @@
 """The paper's rows for verl, out of its sheet, and where their runs would lie."""
 
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rlsubnet.backends.rows import verl_row
 from rlsubnet.backends.verl.command import Places, overrides
-from rlsubnet.config import load_config, load_scale, resolved_row
+from rlsubnet.config import load_config, load_scale
+from rlsubnet.config.model import Row
 from rlsubnet.config.scale import Scale
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -23,24 +22,21 @@ def paper() -> Scale:
     return load_scale(config, REPOSITORY)
 
 
-def row(name: str) -> dict[str, Any]:
-    """Return one row of the sheet, as the rule passes it and the command checks it."""
-    return verl_row(name, json.dumps(resolved_row(paper(), name)))
+def row(name: str) -> Row:
+    """Return one row of the sheet."""
+    return paper().row(name)
 
 
 def overrides_of(name: str) -> list[str]:
     """Return the overrides of one row."""
     given = row(name)
-    mask = Path(f"/w/masks/{given['mask']}.safetensors") if given["mask"] else None
+    mask = Path(f"/w/masks/{given.mask}.safetensors") if given.mask else None
     return overrides(given, PLACES._replace(mask=mask), threads=64)
 
 
-def as_json(run: str, algorithm: str, recipe: dict[str, Any], mask: str = "") -> str:
-    """Return a row of one's own as the rule passes it."""
-    return json.dumps(
-        {
-            **{"run": run, "backend": "verl", "algorithm": algorithm, "init": "start"},
-            **{"data": "math", "recipe": recipe, "seed": 42, "mask": mask, "architecture": None},
-            "wandb": {"mode": "disabled", "project": "rlsubnet"},
-        }
-    )
+def own_row(run: str, algorithm: str, recipe: dict[str, Any], mask: str = "") -> dict[str, Any]:
+    """Return a row of one's own, for the sheets of :func:`tests.sheets_of_row.train_command`."""
+    return {
+        **{"run": run, "backend": "verl", "algorithm": algorithm, "init": "start"},
+        **{"data": "math", "recipe": recipe, "seed": 42, "mask": mask},
+    }

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.backends.verl_rows import as_json
+from tests.backends.verl_rows import own_row
 
 PROCESSES = 2
 RAY_FILES = Path(__file__).parent / "verl_cpu"
@@ -90,8 +90,8 @@ def save_prompts(path: Path, count: int = 64) -> None:
             stream.write(json.dumps(record) + "\n")
 
 
-def row(run: str, algorithm: str, mask: str = "", **recipe: Any) -> str:
-    """Return a row, as the rule passes it, that verl can train here; ``recipe`` changes keys."""
+def row(run: str, algorithm: str, mask: str = "", **recipe: Any) -> dict[str, Any]:
+    """Return a row that verl can train here; ``recipe`` changes keys."""
     extra = recipe.pop("overrides", [])
     values = {
         "processes": PROCESSES,
@@ -111,7 +111,7 @@ def row(run: str, algorithm: str, mask: str = "", **recipe: Any) -> str:
         "overrides": [*ON_CPU, *extra],
         **recipe,
     }
-    return as_json(run, algorithm, values, mask)
+    return own_row(run, algorithm, values, mask)
 
 
 def environment() -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import csv
 import gzip
-import json
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from rlsubnet.tasks.arithmetic import problems
 from rlsubnet.tasks.choices import CHOICE_TASKS, choices
 from rlsubnet.tasks.texts import demonstration_pairs
 from tests.evaluation.tiny_models import save_folder, tiny_model
+from tests.sheets_of_row import write_config
 
 SETTINGS = {
     "suites": ["arith", "mc5", "prefacc"],
@@ -42,8 +42,8 @@ def evaluate(folder: Path, out: Path, *extra: str, settings: dict = SETTINGS) ->
             "evaluate",
             str(folder / "model"),
             *suites,
-            "--settings",
-            json.dumps(settings),
+            "--config",
+            write_config(out.parent / f"{out.name}-sheets", evaluation=settings),
             "--scores",
             str(out / "scores.csv"),
             "--answers",

@@ -1,7 +1,6 @@
 """``rlsubnet evaluate_steps``: each saved step is scored as the full model would be."""
 
 import csv
-import json
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from rlsubnet.files import write_jsonl
 from rlsubnet.tasks.arithmetic import problems
 from rlsubnet.tasks.choices import choices
 from tests.evaluation.tiny_models import save_folder, tiny_model
+from tests.sheets_of_row import write_config
 
 SETTINGS = {
     "samples": 3,
@@ -49,7 +49,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def options(run: Path) -> list[str]:
     suites = [f"--suite={name}={run / name}.jsonl" for name in ("arith", "mc")]
-    return [*suites, "--settings", json.dumps(SETTINGS), "--device", "cpu"]
+    block = {**SETTINGS, "step_samples": SETTINGS["samples"]}
+    return [*suites, "--config", write_config(run, evaluation=block), "--device", "cpu"]
 
 
 def rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:

@@ -1,6 +1,5 @@
 """``rlsubnet data``: one entry of the config in, one file out; a bad entry is named."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from rlsubnet.evaluation.policy_data import (
 from rlsubnet.files import read_jsonl
 from rlsubnet.tasks.arithmetic import is_correct
 from rlsubnet.tasks.tokenizer import Completion, build_tokenizer
+from tests.sheets_of_row import write_config
 from tests.tasks.independent_arithmetic import totals_of
 
 PREFERENCES = {
@@ -133,10 +133,10 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_preferences_come_from_the_policy_s_samples(
     policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spec = tmp_path / "spec.json"
-    spec.write_text(json.dumps(PREFERENCES | {"prompts": 200, "samples": 16}))
+    spec = PREFERENCES | {"prompts": 200, "samples": 16}
+    config = write_config(tmp_path, data={"preferences": spec})
     out = tmp_path / "preferences.jsonl"
-    command = ["data", "preferences", "--spec", f"@{spec}", "--policy", str(policy), "--out"]
+    command = ["data", "preferences", "--config", config, "--policy", str(policy), "--out"]
     assert main([*command, str(out)]) == 0
     printed = capsys.readouterr().out
     pairs = read_jsonl(out)
@@ -158,7 +158,8 @@ def test_rejection_samples_are_the_correct_ones_of_the_samples_that_preferences_
     common |= {"prompts": 200, "samples": 16}
     spec = {"kind": "rejection_samples", "per_prompt": 2, **common}
     out = tmp_path / "rejection.jsonl"
-    command = ["data", "rejection", "--spec", json.dumps(spec), "--policy", str(policy), "--out"]
+    config = write_config(tmp_path, data={"rejection": spec})
+    command = ["data", "rejection", "--config", config, "--policy", str(policy), "--out"]
     assert main([*command, str(out)]) == 0
     records = read_jsonl(out)
     assert f"rejection: {len(records)} records of kind rejection_samples" in capsys.readouterr().out
@@ -179,20 +180,22 @@ def test_all_kinds_but_those_that_are_fetched_or_joined_have_a_generator() -> No
     assert set(DATA) == {*GENERATORS, *FETCHED_KINDS, MIXTURE}
 
 
-def test_command_reports_a_bad_specification_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("name", "entry", "expected"),
+    [
+        ("y", {"kind": "choices"}, "missing key seed, split, per_task"),
+        ("x", {"kind": "choice"}, "unknown value 'choice' (did you mean 'choices'?)"),
+        ("x", {"kind": "choices", "per_task": 1, "split": "test", "seed": 1}, "unknown data set"),
+    ],
+)
+def test_command_reports_a_fault_of_the_config_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, entry: dict, expected: str
 ) -> None:
-    out = tmp_path / "x.jsonl"
-    assert main(["data", "x", "--spec", "{kind", "--out", str(out)]) == 1
-    assert main(["data", "x", "--spec", "[1]", "--out", str(out)]) == 1
-    assert main(["data", "x", "--spec", '{"kind": "choices"}', "--out", str(out)]) == 1
-    errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 3
-    assert errors[0].startswith("rlsubnet data: error: --spec: not JSON")
-    assert errors[1] == "rlsubnet data: error: --spec: expected a JSON object, found '[1]'"
-    assert errors[2] == (
-        "rlsubnet data: error: data set x, top level: missing key seed, split, per_task"
-    )
+    config, out = write_config(tmp_path, data={"x": entry}), tmp_path / "x.jsonl"
+    asked = "y" if expected == "unknown data set" else name
+    assert main(["data", asked, "--config", config, "--out", str(out)]) == 1
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("rlsubnet data: error: ") and expected in error
     assert not out.exists()
 
 

@@ -30,7 +30,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 def submit(cluster: Cluster, root: Path, folder: str, save_every: int) -> str:
     """Start the masked run as a job; return its number."""
-    words = [sys.executable, "-m", "rlsubnet.cli", *arguments(root, SUB, folder, save_every)]
+    words = [
+        sys.executable,
+        "-m",
+        "rlsubnet.cli",
+        *arguments(root, SUB, folder, save_every, nodes=2),
+    ]
     path = f"{root / 'shims'}{os.pathsep}{cluster.environment['PATH']}"
     exported = variables(root) | {
         "PATH": path,
@@ -40,7 +45,7 @@ def submit(cluster: Cluster, root: Path, folder: str, save_every: int) -> str:
     }
     lines = [f"export {key}={shlex.quote(value)}" for key, value in exported.items()]
     script = root / f"{folder}.sh"
-    script.write_text("\n".join(["#!/bin/sh", *lines, shlex.join([*words, "--nodes", "2"])]))
+    script.write_text("\n".join(["#!/bin/sh", *lines, shlex.join(words)]))
     options = ["--nodes=2", "--ntasks-per-node=1", "--mem=3000", "--no-requeue"]
     log = f"--output={root / folder}.log"
     return cluster.ask("sbatch", "--parsable", *options, "--open-mode=append", log, str(script))
@@ -66,12 +71,12 @@ def test_a_run_on_two_nodes_that_is_killed_ends_with_the_bits_of_one_that_is_not
     assert (root / "whole" / "final").is_dir(), (root / "whole.log").read_text()
 
     killed = submit(cluster, root, "killed", save_every=2)
-    noted = root / "killed" / "scratch" / "records" / "steps.jsonl"
+    noted = root / "killed" / "open_instruct" / "records" / "steps.jsonl"
     wait(lambda: noted.exists() and noted.read_bytes().count(b"\n") > 2)
     cluster.ask("scancel", "--signal=KILL", "--full", killed.strip())
     wait(lambda: ended(killed) and not cluster.job_processes())
     # One marker, by the first process of all, with the parts of both nodes.
-    (save,) = complete_saves(root / "killed" / "scratch" / "output" / "dpo_sub__42")
+    (save,) = complete_saves(root / "killed" / "open_instruct" / "output" / "dpo_sub__42")
     parts = {f"reference_{process}.pt" for process in (0, 1)}
     assert parts < set(read_marker(save)["bytes"]), json.dumps(read_marker(save))
 

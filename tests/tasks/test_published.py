@@ -23,6 +23,7 @@ from rlsubnet.tasks.published import (
 )
 from rlsubnet.tasks.rows import RowSource, read_rows
 from tests.checkpoints.local_hub import COMMIT, REPOSITORY, LocalHub, serve
+from tests.sheets_of_row import write_config
 
 PAIR = {
     "id": "a",
@@ -66,7 +67,7 @@ def test_rows_of_every_format_arrive_in_order(tmp_path: Path, suffix: str) -> No
 
 
 def adapt(tmp_path: Path, spec: dict[str, Any], source: Path) -> int:
-    words = ["--spec", json.dumps(spec), "--source", str(source)]
+    words = ["--config", write_config(tmp_path, data={"d": spec}), "--source", str(source)]
     return main(["adapt", "d", *words, "--out", str(tmp_path / "d.jsonl")])
 
 
@@ -140,7 +141,8 @@ def test_a_file_without_records_is_refused(
 
 
 def fetch(spec: dict[str, Any], out: Path) -> int:
-    return main(["fetch", "--spec", json.dumps(spec), "--out", str(out)])
+    config = write_config(out.parent / "sheets", data={"d": spec})
+    return main(["fetch", "d", "--config", config, "--out", str(out)])
 
 
 @pytest.fixture

@@ -12,9 +12,8 @@ from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.masks import save_mask
 from rlsubnet.config.model import Row
 from rlsubnet.files import write_jsonl
-from rlsubnet.training.run import run_training
 from tests.training.online_runs import PROMPTS
-from tests.training.training_runs import row
+from tests.training.training_runs import row, run_training
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -25,7 +25,7 @@ from rlsubnet.training.credit import ValueHead, noise_seed
 from rlsubnet.training.device import read
 from rlsubnet.training.journal import STATE
 from rlsubnet.training.online import Experience, gather, policy_step
-from rlsubnet.training.run import run_training
+from tests.sheets_of_row import train_command
 from tests.training.online_runs import (
     ALGORITHMS,
     learner,
@@ -34,7 +34,7 @@ from tests.training.online_runs import (
     questions,
     recipe,
 )
-from tests.training.training_runs import as_json, bits, weights
+from tests.training.training_runs import bits, run_training, weights
 
 Train = Callable[..., Path]
 
@@ -320,11 +320,7 @@ def test_a_killed_prime_run_resumes_and_ends_with_the_bits_of_an_undisturbed_one
     undisturbed = train_online(what, "undisturbed", mask)
 
     killed = tmp_path / "killed"
-    arguments = [
-        *("train", "prime", "--row", as_json(what), "--init", str(policy)),
-        *("--data", str(problems), "--mask", str(mask), "--resume", str(killed / "resume")),
-        *("--out", str(killed / "final"), "--metrics", str(killed / "metrics.csv")),
-    ]
+    arguments = train_command(killed, what.as_dict(), problems, policy, mask)
     process = subprocess.Popen(
         [sys.executable, "-m", "rlsubnet.cli", *arguments],
         env=os.environ | {"OMP_NUM_THREADS": "1"},

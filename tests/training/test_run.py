@@ -13,13 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rlsubnet.backends.processes import LOCK
 from rlsubnet.checkpoints.masks import load_mask, save_mask
 from rlsubnet.cli import main
 from rlsubnet.training import loop
 from rlsubnet.training.journal import STATE
 from rlsubnet.training.loop import ALGORITHMS
-from rlsubnet.training.run import run_training, start_model
-from tests.training.training_runs import as_json, bits, column, metrics, row, weights
+from rlsubnet.training.run import start_model
+from tests.sheets_of_row import train_command
+from tests.training.training_runs import bits, column, metrics, row, run_training, weights
 
 Train = Callable[..., Path]
 
@@ -120,14 +122,6 @@ def test_where_the_mask_meets_the_gradient_changes_what_is_clipped(
     assert bits(runs[0])[0] != bits(runs[1])[0]
 
 
-def command(what: str, data: dict[str, Path], base: Path, mask: Path, folder: Path) -> list[str]:
-    return [
-        *("train", "dpo", "--row", what, "--init", str(base), "--data", str(data["dpo"])),
-        *("--mask", str(mask), "--resume", str(folder / "resume")),
-        *("--out", str(folder / "final"), "--metrics", str(folder / "metrics.csv")),
-    ]
-
-
 @pytest.mark.slow
 def test_a_killed_run_resumes_and_ends_with_the_bits_of_an_undisturbed_one(
     train: Train,
@@ -141,7 +135,7 @@ def test_a_killed_run_resumes_and_ends_with_the_bits_of_an_undisturbed_one(
     undisturbed = train(what, "undisturbed", mask)
 
     killed = tmp_path / "killed"
-    arguments = command(as_json(what), data, base, mask, killed)
+    arguments = train_command(killed, what.as_dict(), data["dpo"], base, mask)
     process = subprocess.Popen(
         [sys.executable, "-m", "rlsubnet.cli", *arguments],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -188,7 +182,7 @@ def test_a_run_resumes_from_its_newest_state_alone(
     monkeypatch: pytest.MonkeyPatch, train: Train, tmp_path: Path, algorithm: str
 ) -> None:
     interrupted(monkeypatch, train, "run", 5, algorithm)
-    assert [file.name for file in (tmp_path / "run" / "resume").iterdir()] == [STATE]
+    assert {file.name for file in (tmp_path / "run" / "resume").iterdir()} == {STATE, LOCK}
     assert not (tmp_path / "run" / "final").exists()
     resumed = train(row(algorithm), "run")
     assert bits(resumed) == bits(train(row(algorithm), "undisturbed"))
@@ -240,7 +234,7 @@ def test_a_disk_that_fills_up_is_an_error_that_names_the_file_and_leaves_nothing
             train(row("dpo", save_every=save_every))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [LOCK]
 
 
 def test_a_run_that_diverges_names_its_step_and_leaves_nothing(
@@ -253,15 +247,11 @@ def test_a_run_that_diverges_names_its_step_and_leaves_nothing(
 
 
 def test_combinations_that_make_no_sense_are_refused(train: Train, mask: Path) -> None:
-    with pytest.raises(ValueError, match="the row's mask is 'quarter', --mask is absent"):
-        train(row("sft", mask="quarter"))
-    with pytest.raises(ValueError, match=r"the row's mask is '', --mask is .*quarter"):
-        train(row("sft"), mask=mask)
     with pytest.raises(ValueError, match="weight_decay: expected 0 in a run with a mask"):
         train(row("sft", mask="quarter", weight_decay=0.1), mask=mask)
-    with pytest.raises(ValueError, match="either --init or an architecture .*, found both"):
+    with pytest.raises(ValueError, match="a folder .* or an architecture, found both"):
         train(row("pretrain").but(architecture={}))
-    with pytest.raises(ValueError, match="either --init or an architecture .*, found neither"):
+    with pytest.raises(ValueError, match="a folder .* or an architecture, found neither"):
         start_model(row("sft"), init=None)
     with pytest.raises(ValueError, match="algorithm: expected one of .*, found 'reinforce'"):
         train(row("sft").but(algorithm="reinforce", data="sft"))
@@ -308,13 +298,20 @@ def test_progress_shows_step_loss_rate_and_time_left(
     assert len(lines) <= 22  # every 5 %, and the first
 
 
-def test_the_command_ends_with_one_line_for_a_bad_row(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("run", "recipe", "expected"),
+    [
+        ("dqo", {}, "unknown run 'dqo' (did you mean 'dpo'?); known: dpo"),
+        ("dpo", {"lr": 0.0}, "key recipes.its.lr: "),
+    ],
+)
+def test_the_command_ends_with_one_line_for_a_fault_in_the_sheets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], run: str, recipe: dict, expected: str
 ) -> None:
-    arguments = command('{"run": "dpo"}', {"dpo": tmp_path}, tmp_path, tmp_path, tmp_path)
-    assert main(arguments) == 1
+    what = row("dpo").as_dict()
+    what["recipe"] |= recipe
+    words = train_command(tmp_path, what, tmp_path / "data", tmp_path / "init")
+    assert main([words[0], run, *words[2:]]) == 1
     error = capsys.readouterr().err
-    assert error.startswith(
-        "rlsubnet train: error: run dpo, --row, top level: missing key algorithm,"
-    )
+    assert error.startswith("rlsubnet train: error: ") and expected in error
     assert error.count("\n") == 1

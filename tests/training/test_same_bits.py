@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from rlsubnet.machine import processor
-from tests.training.training_runs import ARCHITECTURE, as_json, bits, row
+from tests.sheets_of_row import train_command
+from tests.training.training_runs import ARCHITECTURE, bits, row
 
 EMULATOR = shutil.which("qemu-x86_64")
 # Of the make that this machine is not; both have AVX2.
@@ -35,17 +36,7 @@ def asked(repository: Path) -> dict[str, str]:
 def train(folder: Path, data: Path, variables: dict[str, str], *emulator: str) -> tuple[bytes, str]:
     """Pretrain a small model in a process of its own and return its bits."""
     what = row("pretrain", steps=4).but(architecture=WIDE)
-    words = [
-        "train",
-        what.run,
-        "--row",
-        as_json(what),
-        "--data",
-        data,
-        "--resume",
-        folder / "resume",
-    ]
-    words += ["--out", folder / "final", "--metrics", folder / "metrics.csv"]
+    words = train_command(folder, what.as_dict(), data)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
     command = [*emulator, sys.executable, "-m", "rlsubnet.cli", *map(str, words)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)

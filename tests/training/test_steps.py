@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from rlsubnet.backends.processes import LOCK
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta import PatchedCheckpoint, find_steps, open_steps, unpack
 from rlsubnet.checkpoints.masks import load_mask
@@ -20,10 +21,10 @@ from rlsubnet.checkpoints.sources import LocalFiles
 from rlsubnet.cli import main
 from rlsubnet.training import loop
 from rlsubnet.training.journal import STATE, StepSaver
-from rlsubnet.training.run import run_training
 from tests.checkpoints.checkpoint_files import write_checkpoint
+from tests.sheets_of_row import train_command
 from tests.training.online_runs import online_row
-from tests.training.training_runs import as_json, bits, row
+from tests.training.training_runs import bits, row, run_training
 
 Train = Callable[..., Path]
 # Step k of such a run does not depend on how many follow.
@@ -110,7 +111,7 @@ def test_until_a_run_is_complete_its_steps_lie_beside_its_state(
     interrupted(monkeypatch, train, what, after=5)
     run = tmp_path / "run"
     assert sorted(path.name for path in run.iterdir()) == ["resume"]
-    assert sorted(path.name for path in (run / "resume").iterdir()) == [STATE, "steps"]
+    assert sorted(path.name for path in (run / "resume").iterdir()) == [LOCK, STATE, "steps"]
     assert list(saved(run / "resume")) == names(1, 2, 3, 4, 5)
     # A kill amid writing leaves a temporary file behind.
     (run / "resume" / "steps" / ".step-000006.delta.1.partial").write_bytes(b"half")
@@ -157,23 +158,14 @@ def test_a_last_step_that_is_not_the_final_model_is_an_error(
     assert not (tmp_path / "run" / "final").exists()
 
 
-def test_combinations_that_make_no_sense_are_refused(
-    train: Train, base: Path, data: dict[str, Path], tmp_path: Path
+@pytest.mark.parametrize(
+    ("every", "fault"), [(4, "a divisor of steps 6 .*, found 4"), (3, "of updates 2, found 3")]
+)
+def test_steps_that_leave_out_the_last_or_lie_amid_a_batch_are_refused(
+    every: int, fault: str
 ) -> None:
-    with pytest.raises(ValueError, match="checkpoint_every: expected 0 in pretraining"):
-        train(row("pretrain", checkpoint_every=2))
-
-    def run(every: int, steps: Path | None, init: Path = base) -> None:
-        places = (tmp_path / "r", tmp_path / "f", tmp_path / "m")
-        run_training(row("sft", checkpoint_every=every), data["sft"], *places, init, steps=steps)
-
-    with pytest.raises(ValueError, match="checkpoint_every is 2, --steps is absent"):
-        run(2, None)
-    with pytest.raises(ValueError, match="checkpoint_every is 0, --steps is .*/s"):
-        run(0, tmp_path / "s")
-    for every, fault in ((4, "a divisor of steps 6 .*, found 4"), (3, "of updates 2, found 3")):
-        with pytest.raises(ValueError, match=f"checkpoint_every: expected .*{fault}"):
-            row("sft", checkpoint_every=every, updates=2)
+    with pytest.raises(ValueError, match=f"checkpoint_every: expected .*{fault}"):
+        row("sft", checkpoint_every=every, updates=2)
 
 
 def test_an_init_that_is_not_stored_in_bfloat16_is_refused(
@@ -204,12 +196,7 @@ def test_a_killed_run_ends_with_the_steps_of_an_undisturbed_one(
     undisturbed = train_online(what, "undisturbed")
 
     killed = tmp_path / "killed"
-    arguments = [
-        *("train", "grpo", "--row", as_json(what), "--init", str(policy)),
-        *("--data", str(problems), "--resume", str(killed / "resume")),
-        *("--steps", str(killed / "steps"), "--out", str(killed / "final")),
-        *("--metrics", str(killed / "metrics.csv")),
-    ]
+    arguments = train_command(killed, what.as_dict(), problems, policy)
     process = subprocess.Popen(
         [sys.executable, "-m", "rlsubnet.cli", *arguments],
         env=os.environ | {"OMP_NUM_THREADS": "1"},

@@ -1,14 +1,16 @@
 """Rows of runs on a model of a few thousand weights, and what is compared of two runs."""
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rlsubnet.backends import trainers
 from rlsubnet.checkpoints.checkpoint import Checkpoint
+from rlsubnet.config.layout import RunFiles
 from rlsubnet.config.model import Recipe, Row
+from rlsubnet.training.run import NativeTrainer
 
 ARCHITECTURE = {
     "hidden_size": 16,
@@ -49,9 +51,20 @@ def bits(folder: Path) -> tuple[bytes, str]:
     )
 
 
-def as_json(what: Row) -> str:
-    """Return a row as the workflow passes it."""
-    return json.dumps(what.as_dict())
+def run_training(
+    what: Row,
+    data: Path,
+    resume: Path,
+    out: Path,
+    metrics: Path,
+    init: Path | None = None,
+    mask: Path | None = None,
+    steps: Path | None = None,
+    device: str = "auto",
+) -> None:
+    """Train a row from and into files wherever they lie."""
+    files = RunFiles(data, resume, out, metrics, init, mask, steps)
+    trainers.run_training(what, files, NativeTrainer(what, files, device))
 
 
 def metrics(folder: Path) -> list[dict[str, str]]:

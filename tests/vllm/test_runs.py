@@ -22,9 +22,8 @@ from rlsubnet.evaluation.score import answer_suites, load_suites
 from rlsubnet.evaluation.vllm import vllm_version
 from rlsubnet.files import write_jsonl
 from rlsubnet.training import online
-from rlsubnet.training.run import run_training
 from tests.training.online_runs import PROMPTS, online_row
-from tests.training.training_runs import bits, column, row, weights
+from tests.training.training_runs import bits, column, row, run_training, weights
 from tests.vllm.models import ARCHITECTURE, NEEDS_VLLM
 
 pytestmark = NEEDS_VLLM

@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-import yaml
 
 from rlsubnet.config import Scale, item_files, load_config, load_scale
 from rlsubnet.items import ITEMS
@@ -52,22 +51,6 @@ def test_a_masked_run_of_verl_waits_for_its_full_run_and_for_the_data_they_share
     assert "rollouts" not in plan["fetch"]
 
 
-def test_the_command_of_verl_carries_row_places_and_cpus(project):
-    target = "work/paper/runs/prime_steps/final"
-    output = project.snakemake("--dry-run", target, scale="paper").stdout
-    line = next(line for line in output.splitlines() if " train_verl prime_steps " in line)
-    words = shlex.split(line.removeprefix("Shell command: "))
-    row = yaml.safe_load(words[words.index("--row") + 1])
-    assert (row["backend"], row["recipe"]["checkpoint_every"]) == ("verl", 42)
-    assert words[words.index("--init") + 1] == "work/paper/models/Eurus-2-7B-SFT"
-    assert words[words.index("--steps") + 1] == "work/paper/runs/prime_steps/steps"
-    assert words[words.index("--scratch") + 1] == "work/paper/runs/prime_steps/verl"
-    # As many as the job asks for, or as there are here.
-    assert 1 <= int(words[words.index("--threads") + 1]) <= 64
-    assert "--mask" not in words
-    assert "--python" not in words
-
-
 def test_no_run_is_evaluated_before_the_report_on_what_it_learned_from(project):
     target = "results/paper/scores/eurus2_dpo.csv"
     output = project.snakemake("--dry-run", target, scale="paper").stdout
@@ -81,22 +64,27 @@ def test_no_run_is_evaluated_before_the_report_on_what_it_learned_from(project):
     assert project.plan(target, scale="paper")["contamination"] == {"rollouts"}
 
 
-def test_the_command_of_open_instruct_carries_row_and_places(project):
-    target = "work/paper/runs/dpo_sub/final"
-    output = project.snakemake("--dry-run", target, scale="paper").stdout
-    line = next(line for line in output.splitlines() if " train_open_instruct dpo_sub " in line)
-    words = shlex.split(line.removeprefix("Shell command: "))
-    row = yaml.safe_load(words[words.index("--row") + 1])
-    assert (row["backend"], row["mask"], row["recipe"]["accumulate"]) == (
-        "open_instruct",
-        "dpo",
-        16,
-    )
-    assert words[words.index("--mask") + 1] == "work/paper/masks/dpo.safetensors"
-    assert words[words.index("--init") + 1] == "work/paper/models/Llama-3.1-Tulu-3-8B-SFT"
-    assert words[words.index("--scratch") + 1] == "work/paper/runs/dpo_sub/open_instruct"
-    # Where the trainer lies is for the environment to say, unless the config does.
-    assert "--checkout" not in words
+def words_of(project, target: str, start: str, *options: str, scale: str) -> list[str]:
+    """Return the words of a planned command that starts with some words."""
+    output = project.snakemake("--dry-run", target, *options, scale=scale).stdout
+    line = next(line for line in output.splitlines() if f" {start} " in line)
+    return shlex.split(line.removeprefix("Shell command: ").partition(" > ")[0])
+
+
+def test_one_command_trains_whatever_trainer_a_run_names(project):
+    for run in ("prime_steps", "dpo_sub"):
+        words = words_of(project, f"work/paper/runs/{run}/final", f"train {run}", scale="paper")
+        assert words[:-1] == [
+            *("rlsubnet", "train", run, "--config", "config/paper/config.yaml", "--threads")
+        ]
+        # As many as the job asks for, or as there are here.
+        assert 1 <= int(words[-1]) <= 64
+
+
+def test_keys_given_to_snakemake_are_given_to_the_command(project):
+    given = ("--config", "work=elsewhere", "cached=False")
+    words = words_of(project, "elsewhere/runs/base/final", "train base", *given, scale="micro")
+    assert words[words.index("--set") + 1 : -2] == ["work=elsewhere", "cached=False"]
 
 
 @pytest.fixture
@@ -197,16 +185,6 @@ def test_a_run_on_a_policy_s_own_answers_waits_for_the_policy(project):
     plan = project.plan("work/micro/runs/rft/final")
     assert plan["train"] == {"base", "sft", "rft"}
     assert plan["data_sampled"] == {"own"}
-
-
-def test_the_train_command_carries_the_resolved_row(project):
-    output = project.snakemake("--dry-run", "work/micro/runs/dpo_sub/final").stdout
-    line = next(line for line in output.splitlines() if "rlsubnet train dpo_sub " in line)
-    words = shlex.split(line.removeprefix("Shell command: "))
-    row = yaml.safe_load(words[words.index("--row") + 1])
-    assert (row["algorithm"], row["mask"], row["recipe"]["steps"]) == ("dpo", "dpo", 3)
-    assert words[words.index("--mask") + 1] == "work/micro/masks/dpo.safetensors"
-    assert words[words.index("--init") + 1] == "work/micro/runs/sft/final"
 
 
 def test_the_overlap_command_gets_the_start_of_both_pairs_and_the_seed(project):

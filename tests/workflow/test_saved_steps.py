@@ -112,21 +112,10 @@ def options(project, *targets: str) -> list[str]:
     return shlex.split(lines[-1].removeprefix("Shell command: "))
 
 
-def test_only_a_run_that_saves_steps_is_told_where_to_put_them(project):
-    words = options(project, "work/micro/runs/dpo_sub/final")
-    assert words[1:3] == ["train", "dpo_sub"]
-    assert "--steps" not in words
-    words = options(project, f"work/micro/runs/{RUN}/steps")
-    assert words[1:3] == ["train", RUN]
-    assert words[words.index("--steps") + 1] == f"work/micro/runs/{RUN}/steps"
-    assert "--mask" not in words
-
-
 def test_steps_are_evaluated_with_samples_of_their_own(project):
     words = options(project, f"results/micro/step_scores/{RUN}.csv")
     assert words[1] == "evaluate_steps"
-    assert '"samples":2,' in words[words.index("--settings") + 1]
-    assert "step" not in words[words.index("--settings") + 1]
+    assert words[words.index("--config") + 1] == "config/micro/config.yaml"
     assert words[words.index("--suite") + 1] == "arith=work/micro/data/arith.jsonl"
 
 

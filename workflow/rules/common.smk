@@ -46,10 +46,14 @@ def needs(kind, **changes):
     return {"mem_mb": memory(kind), **sheets.job_resources(wanted, SITE, kind)}
 
 
-def nodes_of(kind):
-    """Return what a command is told that starts processes on several nodes, nothing for one."""
-    count = config["resources"][kind]["nodes"]
-    return ["--nodes", str(count)] if count > 1 else []
+def sheets_of_scale(wildcards, output):
+    """Return the options that name the sheets; as a function of the output they are no provenance.
+
+    What a job takes from them is a parameter of its rule besides.
+    """
+    given = workflow.config_settings.config.items()
+    laid_over = ["--set", *(f"{key}={value}" for key, value in given)] if given else []
+    return ["--config", *CONFIG_FILES, *laid_over]
 
 
 def threads_of(kind):

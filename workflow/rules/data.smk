@@ -27,9 +27,10 @@ rule data:
         **needs("data", gpus=0),
     params:
         spec=lambda wildcards: canonical(config["data"][wildcards.data]),
+        sheets=sheets_of_scale,
         policy=lambda wildcards, input: option("--policy", input.policy),
     shell:
-        "rlsubnet data {wildcards.data} --spec {params.spec:q} {params.policy:q} --out {output} > {log} 2>&1"
+        "rlsubnet data {wildcards.data} {params.sheets:q} {params.policy:q} --out {output} > {log} 2>&1"
 
 
 # A model's own responses: the only data that a GPU makes.
@@ -62,8 +63,9 @@ rule fetch:
                 for key in ("source", "revision", "files")
             }
         ),
+        sheets=sheets_of_scale,
     shell:
-        "rlsubnet fetch --spec {params.spec:q} --out {output} > {log} 2>&1"
+        "rlsubnet fetch {wildcards.data} {params.sheets:q} --out {output} > {log} 2>&1"
 
 
 rule adapt:
@@ -86,8 +88,9 @@ rule adapt:
         **needs("data"),
     params:
         spec=lambda wildcards: canonical(config["data"][wildcards.data]),
+        sheets=sheets_of_scale,
     shell:
-        "rlsubnet adapt {wildcards.data} --spec {params.spec:q} --source {input} --out {output} > {log} 2>&1"
+        "rlsubnet adapt {wildcards.data} {params.sheets:q} --source {input} --out {output} > {log} 2>&1"
 
 
 # Several data sets of one kind as one.

@@ -22,8 +22,9 @@ rule evaluate:
     params:
         suites=suite_options(),
         settings=evaluation_settings(),
+        sheets=sheets_of_scale,
     shell:
-        "rlsubnet evaluate {input.model} {params.suites:q} --settings {params.settings:q}"
+        "rlsubnet evaluate {input.model} {params.suites:q} {params.sheets:q}"
         " --scores {output.scores} --answers {output.answers} > {log} 2>&1"
 
 
@@ -49,6 +50,7 @@ rule evaluate_steps:
     params:
         suites=suite_options("step_suites"),
         settings=evaluation_settings(samples=config["evaluation"]["step_samples"]),
+        sheets=sheets_of_scale,
     shell:
-        "rlsubnet evaluate_steps {input.init} {input.steps} {params.suites:q} --settings {params.settings:q}"
+        "rlsubnet evaluate_steps {input.init} {input.steps} {params.suites:q} {params.sheets:q}"
         " --out {output} > {log} 2>&1"

@@ -49,12 +49,6 @@ def item_options():
     return [f"{name}={sheets.data_file(SCALE, name)}" for name in items]
 
 
-def installation(backend):
-    """Return where a trainer is installed, as options; it changes no result."""
-    where = config["backends"][backend]
-    return [word for key, path in where.items() if path for word in (f"--{key}", path)]
-
-
 def policy_of(wildcards):
     policy = config["data"][wildcards.data].get("policy")
     return [sheets.checkpoint_folder(SCALE, policy)] if policy else []
@@ -125,14 +119,10 @@ def evaluation_settings(**changes):
 
 
 def olmes_settings(*keys):
-    """Return what olmes is asked; where it is installed changes no answer."""
+    """Return what olmes is asked, as provenance; where it is installed changes no answer."""
     named = [name for key in keys for name in config["evaluation"][key]]
     settings = {"suites": list(dict.fromkeys(named)), **config["evaluation"]["olmes"]}
     return canonical({k: v for k, v in settings.items() if k != "environment"})
-
-
-def olmes_environment(wildcards, output):
-    return option("--environment", config["evaluation"]["olmes"]["environment"])
 
 
 def contamination_option(wildcards, input):

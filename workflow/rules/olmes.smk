@@ -15,10 +15,10 @@ rule prefetch_olmes:
         "../../envs/olmes.yaml"
     params:
         settings=olmes_settings("suites", "step_suites"),
-        environment=olmes_environment,
+        sheets=sheets_of_scale,
         cache=f"{OLMES}/cache",
     shell:
-        "rlsubnet prefetch_olmes --settings {params.settings:q} {params.environment:q}"
+        "rlsubnet prefetch_olmes {params.sheets:q}"
         " --cache {params.cache} --out {output} > {log} 2>&1"
 
 
@@ -45,12 +45,12 @@ rule evaluate_olmes:
         **needs("evaluate"),
     params:
         settings=olmes_settings("suites"),
-        environment=olmes_environment,
+        sheets=sheets_of_scale,
         contamination=contamination_option,
         cache=f"{OLMES}/cache",
         raw=f"{OLMES}/runs/{{run}}",
     shell:
-        "rlsubnet evaluate_olmes {input.model} --settings {params.settings:q} {params.environment:q}"
+        "rlsubnet evaluate_olmes {input.model} {params.sheets:q}"
         " {params.contamination:q} --gpus {resources.gpu_slots} --cache {params.cache} --raw {params.raw}"
         " --scores {output.scores} --answers {output.answers} > {log} 2>&1"
 
@@ -74,11 +74,11 @@ rule evaluate_steps_olmes:
         **needs("evaluate"),
     params:
         settings=olmes_settings("step_suites"),
-        environment=olmes_environment,
+        sheets=sheets_of_scale,
         contamination=contamination_option,
         cache=f"{OLMES}/cache",
         raw=f"{OLMES}/steps/{{run}}",
     shell:
-        "rlsubnet evaluate_steps_olmes {input.init} {input.steps} --settings {params.settings:q}"
-        " {params.environment:q} {params.contamination:q} --gpus {resources.gpu_slots} --cache {params.cache} --raw {params.raw}"
+        "rlsubnet evaluate_steps_olmes {input.init} {input.steps} {params.sheets:q}"
+        " {params.contamination:q} --gpus {resources.gpu_slots} --cache {params.cache} --raw {params.raw}"
         " --out {output} > {log} 2>&1"

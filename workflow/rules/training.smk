@@ -1,16 +1,22 @@
 # Training runs, full and masked. What others wait for has priority over what nothing waits for.
 
 
-SAVING = [run for run in SCALE.runs_of("native") if SCALE.saves_steps(run)]
+def trained_by(trainer, with_steps=False):
+    """Return the pattern of the runs of a trainer: those that save models along their way, or not."""
+    runs = SCALE.runs_of(trainer)
+    return one_of(run for run in runs if SCALE.saves_steps(run) == with_steps)
 
 
 # The text of this command is provenance: changing it repeats every training. So is `provenance`;
-# `row`, as a function of the output, is not, and may hold where to log to.
+# where the sheets lie, a function of the output, is not. An interrupted run goes on from its last
+# saved state, in a folder beside the outputs.
 rule train:
     input:
         init=init_of,
         data=lambda wildcards: sheets.data_file(SCALE, run_of(wildcards).data),
         mask=mask_of,
+        # Read before, so that no run learns what it is evaluated on; a newer report repeats no run.
+        checked=lambda wildcards: ancient(contamination_of(run_of(wildcards).data)),
     output:
         model=directory("<work>/runs/{run}/final"),
         metrics="<results>/metrics/{run}.csv",
@@ -19,7 +25,7 @@ rule train:
     benchmark:
         "<benchmarks>/train/{run}.tsv"
     wildcard_constraints:
-        run=one_of(run for run in SCALE.runs_of("native") if run not in SAVING),
+        run=trained_by("native"),
     priority: 10
     conda:
         ENVIRONMENT
@@ -28,15 +34,9 @@ rule train:
         **needs("train"),
     params:
         provenance=provenance_of,
-        row=lambda wildcards, output: canonical(
-            sheets.resolved_row(SCALE, wildcards.run)
-        ),
-        init=lambda wildcards, input: option("--init", input.init),
-        mask=lambda wildcards, input: option("--mask", input.mask),
-        folder=subpath(output.model, parent=True),
+        sheets=sheets_of_scale,
     shell:
-        "rlsubnet train {wildcards.run} --row {params.row:q} {params.init:q} --data {input.data} {params.mask:q}"
-        " --resume {params.folder}/resume --out {output.model} --metrics {output.metrics} > {log} 2>&1"
+        "rlsubnet train {wildcards.run} {params.sheets:q} --threads {threads} > {log} 2>&1"
 
 
 # A run that saves models along its way has one output more.
@@ -46,13 +46,38 @@ use rule train as train_with_steps with:
         metrics="<results>/metrics/{run}.csv",
         steps=directory("<work>/runs/{run}/steps"),
     wildcard_constraints:
-        run=one_of(SAVING),
-    params:
-        # The option rides on another: the text of the command is that of `train`.
-        mask=lambda wildcards, input, output: [
-            *option("--mask", input.mask),
-            *option("--steps", output.steps),
-        ],
+        run=trained_by("native", with_steps=True),
+
+
+# DPO on the GPUs of one node or several.
+use rule train as train_open_instruct with:
+    wildcard_constraints:
+        run=trained_by("open_instruct"),
+    conda:
+        "../../envs/open-instruct.yaml"
+    threads: threads_of("train_open_instruct")
+    resources:
+        **needs("train_open_instruct"),
+
+
+# PRIME and GRPO on the GPUs of one node or several.
+use rule train as train_verl with:
+    wildcard_constraints:
+        run=trained_by("verl"),
+    conda:
+        "../../envs/verl.yaml"
+    threads: threads_of("train_verl")
+    resources:
+        **needs("train_verl"),
+
+
+use rule train_verl as train_verl_with_steps with:
+    output:
+        model=directory("<work>/runs/{run}/final"),
+        metrics="<results>/metrics/{run}.csv",
+        steps=directory("<work>/runs/{run}/steps"),
+    wildcard_constraints:
+        run=trained_by("verl", with_steps=True),
 
 
 # Where each run was made: other machines give other digits.

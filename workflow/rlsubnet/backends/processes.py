@@ -24,16 +24,28 @@ STAYING = "staying"
 _staying: list[IO[str]] = []
 # What a run's own folder is locked by.
 LOCK = "lock"
+# Where in it this package is found by the trainer.
+PACKAGE = "package"
 # Of Linux: which signal a process gets once the one that started it has ended.
 PR_SET_PDEATHSIG = 1
 
 
-def find_python(option: Path | None, variable: str) -> Path:
+def find_python(option: str, variable: str) -> Path:
     """Return the trainer's interpreter: the option, else the environment variable, else our own.
 
     Links are not followed: what an environment holds is found from the path.
     """
-    return (option or Path(os.environ.get(variable, sys.executable))).absolute()
+    return Path(option or os.environ.get(variable, sys.executable)).absolute()
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder; its files first, without which the rest is no save."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    for file in [entry for entry in path.iterdir() if not entry.is_dir()]:
+        file.unlink()
+    shutil.rmtree(path)
 
 
 def link_package(folder: Path) -> None:
@@ -41,6 +53,7 @@ def link_package(folder: Path) -> None:
 
     The folder that it is installed in may hold another torch than the trainer's environment.
     """
+    remove(folder)
     folder.mkdir()
     (folder / "rlsubnet").symlink_to(Path(rlsubnet.__file__).resolve().parent)
 

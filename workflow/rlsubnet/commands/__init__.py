@@ -39,9 +39,6 @@ GROUPS = {
         },
         "train": {
             "train": "train one run: full, or with a mask only a subnetwork",
-            "train_open_instruct": "train one run by open-instruct: DPO on several GPUs, full or "
-            "only a subnetwork",
-            "train_verl": "train one run with verl: PRIME or GRPO on several GPUs",
         },
         "evaluate": {
             "evaluate": "score a model on all its test suites",

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlsubnet.commands.shared import Subcommands, add_command
+from rlsubnet.commands.shared import Subcommands, add_command, add_config, read_data
 
-EXAMPLE = """rlsubnet data arith500 \\
-      --spec '{"kind": "problems", "per_level": [9, 9, 9, 9, 9], "split": "test", "seed": 999}' \\
+EXAMPLE = """rlsubnet data arith500 --config config/demo/config.yaml \\
       --out work/demo/data/arith500.jsonl"""
 
 
@@ -24,12 +23,7 @@ def _add_data(subcommands: Subcommands) -> None:
         "in the specification; prompts of different splits never coincide.",
     )
     parser.add_argument("name", metavar="NAME", help="name of the data set")
-    parser.add_argument(
-        "--spec",
-        required=True,
-        metavar="JSON",
-        help="its entry in the config's data: as JSON, or @FILE",
-    )
+    add_config(parser)
     parser.add_argument(
         "--policy",
         type=Path,
@@ -42,9 +36,9 @@ def _add_data(subcommands: Subcommands) -> None:
 def run_data(options: argparse.Namespace) -> None:
     """Make the data set and write it."""
     from rlsubnet.evaluation.policy_data import build
-    from rlsubnet.files import read_object, sha256, write_jsonl
+    from rlsubnet.files import sha256, write_jsonl
 
-    records, summary = build(options.name, read_object("--spec", options.spec), options.policy)
+    records, summary = build(options.name, read_data(options), options.policy)
     write_jsonl(options.out, records)
     print(f"{summary}, sha256 {sha256(options.out)[:12]}")
 
@@ -62,28 +56,27 @@ def _add_published(subcommands: Subcommands) -> None:
         subcommands,
         "fetch",
         run_fetch,
-        'rlsubnet fetch --spec \'{"kind": "tulu_preferences", "source":\n'
-        '    "hf:allenai/llama-3.1-tulu-3-8b-preference-mixture", "files": "data/*.parquet"}\'\n'
-        "    --out work/paper/sources/tulu",
+        "rlsubnet fetch tulu --config config/paper/config.yaml --out work/paper/sources/tulu",
         "Fetch or link the files that `source`, `revision` and `files` of an entry name, and\n"
         "record commit, sizes and digests in download.json. HF_TOKEN and HF_ENDPOINT are\n"
         "respected; an interrupted call is continued by the same one.",
     )
-    _add_spec(parser)
+    parser.add_argument("name", metavar="NAME", help="name of the data set")
+    add_config(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
 
     parser = add_command(
         subcommands,
         "adapt",
         run_adapt,
-        "rlsubnet adapt rollouts --spec @spec.json --source work/paper/sources/rollouts\n"
-        "    --out work/paper/data/rollouts.jsonl",
+        "rlsubnet adapt rollouts --config config/paper/config.yaml\n"
+        "    --source work/paper/sources/rollouts --out work/paper/data/rollouts.jsonl",
         "Read the fetched files of a data set (JSON lines, JSON, Parquet, CSV) and write this\n"
         "project's JSON lines. Says first what the rows look like; ends at the first one that the\n"
         "entry's columns do not fit.",
     )
     parser.add_argument("name", metavar="NAME", help="name of the data set")
-    _add_spec(parser)
+    add_config(parser)
     parser.add_argument(
         "--source", type=Path, required=True, metavar="DIR", help="fetched folder, or one file"
     )
@@ -142,30 +135,20 @@ def _add_published(subcommands: Subcommands) -> None:
     )
 
 
-def _add_spec(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--spec",
-        required=True,
-        metavar="JSON",
-        help="the data set's entry in the config's data: as JSON, or @FILE",
-    )
-
-
 def run_fetch(options: argparse.Namespace) -> None:
     """Fetch or link the files of one data set."""
-    from rlsubnet.files import read_object
     from rlsubnet.tasks.rows import fetch
 
     report = functools.partial(print, flush=True)
-    fetch(read_object("--spec", options.spec), options.out, report=report)
+    fetch(read_data(options), options.out, report=report)
 
 
 def run_adapt(options: argparse.Namespace) -> None:
     """Write the records of one data set."""
-    from rlsubnet.files import read_object, sha256, write_jsonl
+    from rlsubnet.files import sha256, write_jsonl
     from rlsubnet.tasks.published import adapt
 
-    spec = read_object("--spec", options.spec)
+    spec = read_data(options)
     report = functools.partial(print, flush=True)
     count = write_jsonl(options.out, adapt(options.name, spec, options.source, report))
     if not count:

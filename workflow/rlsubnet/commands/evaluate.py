@@ -1,31 +1,34 @@
-"""Subcommands ``evaluate`` and ``evaluate_steps``: all suites of a model, or of a run's steps."""
+"""Subcommands that score models: all suites of one, or of a run's steps, also by olmes."""
 
 import argparse
-import csv
-import os
-import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlsubnet.commands.measure import add_saved_steps
-from rlsubnet.commands.shared import Subcommands, add_command
-from rlsubnet.files import read_object
+from rlsubnet.commands.shared import Subcommands, add_command, add_config, read_config
 
-EXAMPLE = """rlsubnet evaluate work/demo/runs/dpo/final \\
-      --suite arith500=work/demo/data/arith500.jsonl --suite mc5=work/demo/data/mc5.jsonl \\
-      --settings '{"samples": 16, "temperature": 1.0, "batch_size": 512,
-                   "max_new_tokens": 12, "seed": 777}' \\
+if TYPE_CHECKING:
+    from rlsubnet.backends.olmes.run import Olmes
+    from rlsubnet.backends.olmes.suites import Settings as OlmesSettings
+    from rlsubnet.config.schema import Sampling
+
+EXAMPLE = """rlsubnet evaluate work/demo/runs/dpo/final --config config/demo/config.yaml \
+      --suite arith500=work/demo/data/arith500.jsonl --suite mc5=work/demo/data/mc5.jsonl \
       --scores scores.csv --answers answers.csv.gz"""
-
-
-STEPS_EXAMPLE = """rlsubnet evaluate_steps work/demo/runs/sft/final work/demo/runs/prime/steps \\
-      --suite arith500=work/demo/data/arith500.jsonl \\
-      --settings '{"samples": 8, "temperature": 1.0, "batch_size": 512,
-                   "max_new_tokens": 12, "seed": 777}' \\
+STEPS_EXAMPLE = """rlsubnet evaluate_steps work/demo/runs/sft/final work/demo/runs/prime/steps \
+      --config config/demo/config.yaml --suite arith500=work/demo/data/arith500.jsonl \
       --out step_scores.csv"""
+OLMES_EXAMPLE = """rlsubnet evaluate_olmes work/paper/runs/dpo/final --gpus 1 \
+      --config config/paper/config.yaml --cache work/paper/olmes/cache \
+      --raw work/paper/olmes/runs/dpo --scores scores.csv --answers answers.csv.gz"""
+OLMES_STEPS_EXAMPLE = """rlsubnet evaluate_steps_olmes work/paper/models/Eurus-2-7B-SFT \
+      work/paper/runs/prime/steps --gpus 1 --config config/paper/config.yaml \
+      --cache work/paper/olmes/cache --raw work/paper/olmes/steps/prime --out step_scores.csv"""
+PREFETCH_EXAMPLE = """rlsubnet prefetch_olmes --config config/paper/config.yaml \
+      --cache work/paper/olmes/cache --out work/paper/olmes/prefetched.json"""
 
 
 def add_commands(subcommands: Subcommands) -> None:
@@ -78,12 +81,7 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=FILE",
         help="test data made by `rlsubnet data` (kinds problems, choices, preferences); repeatable",
     )
-    parser.add_argument(
-        "--settings",
-        required=True,
-        metavar="JSON",
-        help="the config's evaluation block as JSON, or @FILE",
-    )
+    add_config(parser)
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda or auto (default): cuda if there is a GPU"
     )
@@ -97,9 +95,7 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
 
 def run_evaluate(options: argparse.Namespace) -> None:
     """Score the model and write scores and answers."""
-    from rlsubnet.config.schema import read_sampling
-
-    settings = read_sampling(read_object("--settings", options.settings))
+    settings = settings_of(options)
     files = read_suites(options.suite)
 
     import torch
@@ -125,9 +121,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 def run_evaluate_steps(options: argparse.Namespace) -> None:
     """Score the start and every saved step, and write the scores of all."""
-    from rlsubnet.config.schema import read_sampling
-
-    settings = read_sampling(read_object("--settings", options.settings))
+    settings = settings_of(options, samples="step_samples")
     files = read_suites(options.suite)
 
     import torch
@@ -153,6 +147,14 @@ def run_evaluate_steps(options: argparse.Namespace) -> None:
         shown = ", ".join(summary(scores, {}).splitlines())
         print(f"step {step} ({number}/{count}): {shown}; {left} left", file=sys.stderr, flush=True)
     write_csv(options.out, rows, names(StepScoreRow))
+
+
+def settings_of(options: argparse.Namespace, samples: str = "samples") -> "Sampling":
+    """Return the settings of the config's evaluation; ``samples`` is the key that says how many."""
+    from rlsubnet.config.schema import read_sampling
+
+    block = read_config(options)["evaluation"]
+    return read_sampling({**block, "samples": block[samples]})
 
 
 def read_suites(arguments: Sequence[str]) -> dict[str, Path]:
@@ -187,22 +189,6 @@ def summary(rows: Sequence[Mapping[str, Any]], chances: Mapping[str, float]) -> 
                 f"[{low:.2f}, {high:.2f}] ({row['interval']}){guess}"
             )
     return "\n".join(lines)
-
-
-if TYPE_CHECKING:
-    from rlsubnet.backends.olmes.suites import Settings
-    from rlsubnet.columns import Answer
-
-OLMES_SETTINGS = """'{"suites": ["table3a", "math500"], "max_length": 4096}'"""
-OLMES_EXAMPLE = f"""rlsubnet evaluate_olmes work/paper/runs/dpo/final --gpus 1 \\
-      --settings {OLMES_SETTINGS} \\
-      --cache work/paper/olmes/cache --raw work/paper/olmes/runs/dpo \\
-      --scores scores.csv --answers answers.csv.gz"""
-OLMES_STEPS_EXAMPLE = """rlsubnet evaluate_steps_olmes work/paper/models/Eurus-2-7B-SFT \\
-      work/paper/runs/prime/steps --gpus 1 --settings '{"suites": ["math500", "aime2024"]}' \\
-      --cache work/paper/olmes/cache --raw work/paper/olmes/steps/prime --out step_scores.csv"""
-PREFETCH_EXAMPLE = f"""rlsubnet prefetch_olmes --settings {OLMES_SETTINGS} \\
-      --cache work/paper/olmes/cache --out work/paper/olmes/prefetched.json"""
 
 
 def _add_olmes(subcommands: Subcommands) -> None:
@@ -263,20 +249,9 @@ def _add_olmes(subcommands: Subcommands) -> None:
 
 
 def _add_olmes_shared(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--settings",
-        required=True,
-        metavar="JSON",
-        help="suites and the config's evaluation.olmes block as JSON, or @FILE",
-    )
+    add_config(parser)
     parser.add_argument(
         "--cache", required=True, type=Path, metavar="DIR", help="folder with the data of the tasks"
-    )
-    parser.add_argument(
-        "--environment",
-        type=Path,
-        metavar="DIR",
-        help="environment that olmes is installed in (default: the one on the search path)",
     )
 
 
@@ -314,118 +289,54 @@ def run_evaluate_olmes(options: argparse.Namespace) -> None:
     from rlsubnet.evaluation.results import write_answers
     from rlsubnet.files import write_csv
 
-    settings, environment = _checked(options)
-    print(*contamination_lines(options.contamination), sep="\n", flush=True)
-    answers, rows = _scored(options, settings, environment, options.model, options.raw)
+    olmes = _olmes(options, "suites")
+    answers, rows = olmes.evaluate(options.model, options.raw)
     write_answers(options.answers, answers)
     write_csv(options.scores, rows, names(ScoreRow))
-    chances = {task.name: task.chance for task in settings.tasks if task.chance is not None}
-    print(summary(rows, chances))
+    tasks = olmes.settings.tasks
+    print(summary(rows, {task.name: task.chance for task in tasks if task.chance is not None}))
 
 
 def run_evaluate_steps_olmes(options: argparse.Namespace) -> None:
     """Run olmes on the start and on every saved step, and write the scores of all."""
-    from rlsubnet.checkpoints.delta import find_steps, step_file, unpack
-    from rlsubnet.checkpoints.delta_file import is_delta
-    from rlsubnet.checkpoints.sources import LocalFiles
+    from rlsubnet.checkpoints.delta import find_steps
     from rlsubnet.columns import StepScoreRow, names
     from rlsubnet.files import write_csv
 
-    settings, environment = _checked(options)
-    print(*contamination_lines(options.contamination), sep="\n", flush=True)
-    steps = find_steps(options.saved)
-    init = LocalFiles(options.init)
-    whole = options.raw / "unpacked-step"
+    steps, olmes = find_steps(options.saved), _olmes(options, "step_suites")
     rows: list[dict[str, Any]] = []
-    for step, path in {0: options.init, **steps}.items():
-        shutil.rmtree(whole, ignore_errors=True)
-        folder = path
-        if step and is_delta(path):
-            unpack(init, path, whole)
-            folder = whole
-        raw = options.raw / Path(step_file(step)).stem
-        _, scores = _scored(options, settings, environment, folder, raw)
+    for step, scores in olmes.evaluate_steps(options.init, steps, options.raw):
         rows += [{"step": step, **row} for row in scores]
         shown = ", ".join(summary(scores, {}).splitlines())
         print(f"step {step} of {', '.join(map(str, steps))}: {shown}", file=sys.stderr, flush=True)
-    shutil.rmtree(whole, ignore_errors=True)
     write_csv(options.out, rows, names(StepScoreRow))
-
-
-def contamination_lines(reports: Sequence[Path]) -> Iterator[str]:
-    """Yield what the reports of ``rlsubnet contamination`` found, a line a set of items."""
-    for path in reports:
-        with path.open(encoding="utf-8", newline="") as stream:
-            for row in csv.DictReader(stream):
-                yield (
-                    f"trained on {path.stem}: its prompts hold {row['matched']} of the {row['n']} "
-                    f"items of {row['items']} ({path})"
-                )
-
-
-def _checked(options: argparse.Namespace) -> "tuple[Settings, Mapping[str, str]]":
-    """Return the settings and olmes's environment, having checked all that is not the model."""
-    from rlsubnet.backends.olmes.run import check_program, olmes_environment
-    from rlsubnet.backends.olmes.suites import read_settings
-
-    settings = read_settings(read_object("--settings", options.settings))
-    if options.model_type == "vllm" and options.gpus < 1:
-        raise ValueError(f"--gpus {options.gpus}: vLLM needs at least 1, --model-type hf none")
-    cache = options.cache.resolve()
-    if not cache.is_dir():
-        raise ValueError(f"{cache}: no such folder; make it with: rlsubnet prefetch_olmes")
-    environment = olmes_environment(
-        os.environ, cache, options.environment, options.gpus, offline=True
-    )
-    print(check_program(environment, settings.commit), flush=True)
-    return settings, environment
-
-
-def _scored(
-    options: argparse.Namespace,
-    settings: "Settings",
-    environment: Mapping[str, str],
-    model: Path,
-    raw: Path,
-) -> "tuple[list[Answer], list[dict[str, Any]]]":
-    """Return the answers and scores of one model folder, which olmes was run on."""
-    from rlsubnet.backends.olmes.outputs import BACKEND, read_outputs
-    from rlsubnet.backends.olmes.run import (
-        check_model,
-        olmes_arguments,
-        remove_outputs,
-        run_program,
-    )
-    from rlsubnet.evaluation.results import score_rows
-
-    model, raw = model.resolve(), raw.resolve()
-    check_model(model, settings)
-    remove_outputs(raw)
-    words = olmes_arguments(model, settings, raw, options.gpus, options.model_type)
-    run_program(words, environment)
-    answers, digests = read_outputs(raw, settings, model)
-    return answers, score_rows(answers, digests, BACKEND)
 
 
 def run_prefetch_olmes(options: argparse.Namespace) -> None:
     """Let olmes fetch its data and write how many items each task has."""
-    from rlsubnet.backends.olmes.outputs import read_requests
-    from rlsubnet.backends.olmes.run import (
-        check_program,
-        olmes_environment,
-        prefetch_arguments,
-        remove_outputs,
-        run_program,
-    )
-    from rlsubnet.backends.olmes.suites import read_settings
+    from rlsubnet.backends.olmes.run import prefetch
     from rlsubnet.files import write_json
 
-    settings = read_settings(read_object("--settings", options.settings))
-    cache = options.cache.resolve()
-    cache.mkdir(parents=True, exist_ok=True)
-    environment = olmes_environment(os.environ, cache, options.environment, offline=False)
-    found = check_program(environment, settings.commit)
-    requests = cache / "requests"
-    remove_outputs(requests)
-    run_program(prefetch_arguments(settings, requests), environment)
-    write_json(options.out, {"tasks": read_requests(requests, settings), "program": found})
+    settings, folder = _olmes_settings(options, "suites", "step_suites")
+    write_json(options.out, prefetch(settings, options.cache, folder))
+
+
+def _olmes(options: argparse.Namespace, key: str) -> "Olmes":
+    """Return the installed olmes, checked, and print what is known of the training data."""
+    from rlsubnet.backends.olmes.run import contamination_lines, find_olmes
+
+    settings, folder = _olmes_settings(options, key)
+    found = find_olmes(settings, options.cache, folder, options.gpus, options.model_type)
+    print(*contamination_lines(options.contamination), sep="\n", flush=True)
+    return found
+
+
+def _olmes_settings(options: argparse.Namespace, *keys: str) -> "tuple[OlmesSettings, Path | None]":
+    """Return what olmes is asked, the suites of ``keys``, and the environment that it is in."""
+    from rlsubnet.backends.olmes.suites import read_settings
+
+    block = read_config(options)["evaluation"]
+    suites = list(dict.fromkeys(name for key in keys for name in block[key]))
+    how = {key: value for key, value in block["olmes"].items() if key != "environment"}
+    folder = block["olmes"]["environment"]
+    return read_settings({"suites": suites, **how}), Path(folder) if folder else None

@@ -13,6 +13,7 @@ from rlsubnet.threads import MOST_THREADS, checked_threads
 if TYPE_CHECKING:
     from rlsubnet.checkpoints.differ import ProgressCallback
     from rlsubnet.checkpoints.pair import Pair
+    from rlsubnet.config import Scale
     from rlsubnet.measure.kernel import Counts, Request
 
 Subcommands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -47,6 +48,61 @@ def add_command(
     )
     parser.set_defaults(run=run, needs=needs)
     return parser
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where a command reads the sheets: ``--config`` and ``--set``."""
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="config of the scale; later files are laid over earlier ones",
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="keys of its top level laid over the files, as by snakemake's --config",
+    )
+
+
+def read_config(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the config that the options of :func:`add_config` name.
+
+    Raises:
+        ValueError: it is faulty, or an entry of ``--set`` is.
+    """
+    import yaml
+
+    from rlsubnet.config import load_config
+
+    changes = {}
+    for entry in options.set:
+        key, equals, value = entry.partition("=")
+        if not (key and equals):
+            raise ValueError(f"--set {entry}: expected KEY=VALUE")
+        changes[key] = yaml.safe_load(value)
+    return load_config(options.config, changes)
+
+
+def read_scale(options: argparse.Namespace) -> "Scale":
+    """Return the scale that the options of :func:`add_config` name, its sheets checked."""
+    from rlsubnet.config import load_scale
+
+    return load_scale(read_config(options))
+
+
+def read_data(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the config's entry of the data set ``options.name``."""
+    from rlsubnet.config.errors import unknown_name
+
+    data = read_config(options)["data"]
+    if options.name not in data:
+        raise ValueError(unknown_name("data set", options.name, data))
+    return dict(data[options.name])
 
 
 def open_pair(options: argparse.Namespace) -> "Pair":

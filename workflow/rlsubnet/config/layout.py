@@ -1,5 +1,8 @@
 """Where the files of a scale lie, and which of them each table and figure reads."""
 
+from dataclasses import dataclass
+from pathlib import Path
+
 from rlsubnet.columns import results_file
 from rlsubnet.config.model import MESSAGE_PAIR_KINDS, PROMPT_KIND
 from rlsubnet.config.scale import Scale, data_kind
@@ -21,6 +24,45 @@ def data_file(scale: Scale, name: str) -> str:
 def source_folder(scale: Scale, name: str) -> str:
     """Return the folder of a data set's fetched files."""
     return f"{scale.config['work']}/sources/{name}"
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What a training run reads and writes.
+
+    Attributes:
+        data: JSON lines to learn from.
+        scratch: folder of this run alone: what a killed run goes on from. Removed at the end.
+        model: Hugging Face folder to write.
+        metrics: CSV file to write, a row a step.
+        init: Hugging Face folder to start from; None for random weights.
+        mask: of the weights that are trained; None trains all.
+        steps: folder to write of the models saved along the run; None where none are.
+    """
+
+    data: Path
+    scratch: Path
+    model: Path
+    metrics: Path
+    init: Path | None = None
+    mask: Path | None = None
+    steps: Path | None = None
+
+
+def run_files(scale: Scale, name: str) -> RunFiles:
+    """Return where a run reads and writes."""
+    run, folder = scale.runs[name], Path(scale.config["work"]) / "runs" / name
+    backend = scale.backend_of(name)
+    kind = "random" if run.has_random_mask else ""
+    return RunFiles(
+        data=Path(data_file(scale, run.data)),
+        scratch=folder / ("resume" if backend == "native" else backend),
+        model=folder / "final",
+        metrics=Path(_results(scale, "metrics", name)),
+        init=None if run.algorithm == "pretrain" else Path(checkpoint_folder(scale, run.init)),
+        mask=Path(mask_file(scale, run.mask_pair, kind)) if run.mask else None,
+        steps=folder / "steps" if scale.saves_steps(name) else None,
+    )
 
 
 def contamination_file(scale: Scale, name: str) -> str | None:

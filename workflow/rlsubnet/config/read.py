@@ -92,8 +92,14 @@ def complete_config(config: Mapping[str, Any], files: Sequence[Path | str] = ())
     return checked(Config, with_own_model(config), where).model_dump()
 
 
-def load_config(paths: Sequence[Path | str]) -> dict[str, Any]:
+def load_config(
+    paths: Sequence[Path | str], changes: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the config of ``paths``, later files laid over earlier ones, defaults filled.
+
+    Args:
+        paths: the files.
+        changes: keys that are laid over all of them.
 
     Raises:
         SheetError: a file is no config, or together they break the schema.
@@ -101,7 +107,7 @@ def load_config(paths: Sequence[Path | str]) -> dict[str, Any]:
     config: dict[str, Any] = {}
     for path in paths:
         config = merged(config, read_yaml(path))
-    return complete_config(config, paths)
+    return complete_config(merged(config, changes or {}), paths)
 
 
 def _setting_file(contents: Mapping[str, Mapping[str, Any]], path: Sequence[str]) -> str:

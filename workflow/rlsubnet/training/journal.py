@@ -117,12 +117,6 @@ def _values(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def remove_state(folder: Path) -> None:
-    """Remove the folder of a run that is complete."""
-    if folder.exists():
-        shutil.rmtree(folder)
-
-
 class StepSaver:
     """Saves the model whenever ``checkpoint_every`` divides the number of steps done.
 
@@ -209,11 +203,6 @@ class StepSaver:
                 f"{last.path}: expected the weights of the final model, these tensors differ: "
                 f"{', '.join(differing)}"
             )
-
-    def move_to(self, folder: Path) -> None:
-        """Move all files of a complete run to ``folder``, which is complete or absent."""
-        with replacing(folder) as temporary:
-            shutil.move(self._folder, temporary)
 
 
 def save_is_due(recipe: Recipe, step: int) -> bool:

@@ -1,7 +1,7 @@
-"""One run from files to files: what ``rlsubnet train`` does."""
+"""One run on one device, by this package's own trainer."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.masks import load_mask
+from rlsubnet.config.layout import RunFiles
 from rlsubnet.config.model import Row
 from rlsubnet.evaluation.loading import deterministic, load_model, pick_device
-from rlsubnet.files import read_jsonl, replacing, sha256, write_csv, write_json
+from rlsubnet.files import read_jsonl
 from rlsubnet.tasks.tokenizer import build_tokenizer, load_tokenizer, padding_token
 from rlsubnet.training.batches import Example, mismatched_examples
 from rlsubnet.training.credit import make_questions
 from rlsubnet.training.device import ChangedWeights, read_every
-from rlsubnet.training.journal import STATE, Journal, StepSaver, remove_state
+from rlsubnet.training.journal import Journal, StepSaver
 from rlsubnet.training.loop import ONLINE, find_algorithm, make_examples, train
 from rlsubnet.training.masking import attach_mask
 from rlsubnet.training.model import (
@@ -35,7 +36,6 @@ from rlsubnet.training.online import new_learner, train_online
 from rlsubnet.training.optimizer import MasterOptimizer
 from rlsubnet.training.runlog import (
     environment,
-    manifest,
     metrics_columns,
     wandb_logging,
 )
@@ -50,14 +50,14 @@ def start_model(row: Row, init: Path | None) -> tuple[PreTrainedModel, PreTraine
     if (init is None) == (row.architecture is None):
         given = "both" if init is not None else "neither"
         raise ValueError(
-            f"run {row.run}: expected either --init or an architecture in the row, found {given}"
+            f"run {row.run}: expected a folder to start from or an architecture, found {given}"
         )
     if init is None:
         assert row.architecture is not None, "checked above"
         tokenizer = build_tokenizer()
         return new_model(row.architecture, tokenizer, row.seed), tokenizer
     if not init.is_dir():
-        raise ValueError(f"run {row.run}, --init: {init} is not a folder")
+        raise ValueError(f"run {row.run}: the init {init} is not a folder")
     return load_model(init, getattr(torch, row.recipe.compute)), load_tokenizer(init)
 
 
@@ -182,89 +182,57 @@ def learn_online(
     return learn
 
 
-def run_training(
-    row: Row,
-    data: Path,
-    resume: Path,
-    out: Path,
-    metrics: Path,
-    init: Path | None = None,
-    mask: Path | None = None,
-    steps: Path | None = None,
-    device: str = "auto",
-) -> None:
-    """Train one run; what it writes is complete or absent, and ``resume`` is gone at the end.
+class NativeTrainer:
+    """Trains one run in this process, on one device: see :mod:`rlsubnet.backends.trainers`.
 
     Args:
         row: the run.
-        data: JSON-lines file.
-        resume: folder of the state a killed run starts again from.
-        out: Hugging Face folder to write, with ``manifest.json``.
-        metrics: CSV file to write.
-        init: Hugging Face folder to start from; None for random weights.
-        mask: mask file; None trains every weight.
-        steps: folder to write of the models saved along the run; None where there are none.
+        files: where it reads and writes.
         device: ``auto``, ``cpu`` or ``cuda``.
-
-    Raises:
-        ValueError: the row, a file or their combination is wrong; the message names it.
     """
-    if bool(row.mask) != (mask is not None):
-        given = "absent" if mask is None else str(mask)
-        raise ValueError(f"run {row.run}: the row's mask is {row.mask!r}, --mask is {given}")
-    check_steps(row, init, steps)
-    online = row.algorithm in ONLINE
-    if not online:
-        find_algorithm(row.algorithm)  # a name that nothing has fails before anything is read
-    inputs = {
-        "init": None if init is None else Checkpoint(init).digest(),
-        "data": sha256(data),
-        "mask": None if mask is None else sha256(mask),
-    }
-    with deterministic(pick_device(device)):
-        model, tokenizer = start_model(row, init)
-        move_model(model, pick_device(device), getattr(torch, row.recipe.compute))
-        learn = (learn_online if online else learn_offline)(row, data, model, tokenizer)
-        optimizer = MasterOptimizer(dict(model.named_parameters()), row.recipe)
-        changed = ChangedWeights(model) if row.recipe.sparsity_every else None
-        if mask is not None:
-            optimizer.mask = attach_mask(optimizer.inner, optimizer.masters, load_mask(mask))
-        where = environment(model.device, row.recipe.sampler if online else "own")
-        saver = None
-        if init is not None and row.recipe.checkpoint_every:
-            saver = StepSaver(resume / "steps", row.recipe, Checkpoint(init), model)
-        with wandb_logging(row, resume.parent / "wandb") as log:
-            belongs_to = {**row.bits_follow_from(), "inputs_sha256": inputs, **where}
-            columns = metrics_columns(online, sparsity=changed is not None)
-            every = read_every(model.device)
-            journal = Journal(row, resume, belongs_to, log, saver, columns, every)
-            rows = learn(optimizer, journal, changed)
-        with replacing(out) as folder:
-            folder.mkdir()
-            save_model(model, tokenizer, folder, init)
-            if saver is not None:
-                saver.check_final(Checkpoint(folder))
-            write_json(folder / "manifest.json", manifest(row, inputs, where))
-    write_csv(metrics, rows, columns)
-    if saver is not None and steps is not None:
-        # First the state: without the saved steps a run cannot continue from it.
-        (resume / STATE).unlink(missing_ok=True)
-        saver.move_to(steps)
-    remove_state(resume)
 
+    def __init__(self, row: Row, files: RunFiles, device: str = "auto") -> None:
+        self._row, self._files, self._device = row, files, pick_device(device)
+        self._online = row.algorithm in ONLINE
+        self._saver: StepSaver | None = None
+        self.columns = metrics_columns(self._online, bool(row.recipe.sparsity_every))
 
-def check_steps(row: Row, init: Path | None, steps: Path | None) -> None:
-    """Check that a run which saves models along its way can, and is told where to put them.
+    def check(self) -> None:
+        """Check the algorithm's name before anything is read."""
+        if not self._online:
+            find_algorithm(self._row.algorithm)
 
-    Raises:
-        ValueError: it has no init, or ``steps`` is given and not wanted, or the reverse.
-    """
-    every = row.recipe.checkpoint_every
-    if every and init is None:
-        raise ValueError(
-            f"run {row.run}: checkpoint_every is {every}, but saved steps are changes of an init, "
-            "and this run starts from random weights"
-        )
-    if bool(every) != (steps is not None):
-        given = "absent" if steps is None else str(steps)
-        raise ValueError(f"run {row.run}: checkpoint_every is {every}, --steps is {given}")
+    def environment(self) -> dict[str, Any]:
+        """Return machine, threads and versions."""
+        return environment(self._device, self._row.recipe.sampler if self._online else "own")
+
+    def train(self, belongs_to: Mapping[str, Any], lock: int) -> list[dict[str, Any]]:
+        """Train, or go on from the saved state, and return the rows of the metrics."""
+        row, files = self._row, self._files
+        with deterministic(self._device):
+            self._model, self._tokenizer = model, tokenizer = start_model(row, files.init)
+            move_model(model, self._device, getattr(torch, row.recipe.compute))
+            learn = learn_online if self._online else learn_offline
+            trains = learn(row, files.data, model, tokenizer)
+            optimizer = MasterOptimizer(dict(model.named_parameters()), row.recipe)
+            changed = ChangedWeights(model) if row.recipe.sparsity_every else None
+            if files.mask is not None:
+                masked = attach_mask(optimizer.inner, optimizer.masters, load_mask(files.mask))
+                optimizer.mask = masked
+            if files.init is not None and row.recipe.checkpoint_every:
+                init = Checkpoint(files.init)
+                self._saver = StepSaver(files.scratch / "steps", row.recipe, init, model)
+            with wandb_logging(row, files.scratch.parent / "wandb") as log:
+                every = read_every(model.device)
+                journal = Journal(
+                    row, files.scratch, belongs_to, log, self._saver, self.columns, every
+                )
+                return trains(optimizer, journal, changed)
+
+    def collect(self, folder: Path) -> dict[str, Any]:
+        """Make the folder of the trained model."""
+        folder.mkdir()
+        save_model(self._model, self._tokenizer, folder, self._files.init)
+        if self._saver is not None:
+            self._saver.check_final(Checkpoint(folder))
+        return {"steps": self._row.recipe.steps}

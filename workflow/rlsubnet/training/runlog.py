@@ -118,25 +118,6 @@ def environment(device: torch.device, sampler: str = "own") -> dict[str, Any]:
     return {"threads": torch.get_num_threads(), **found}
 
 
-def manifest(
-    row: Row, inputs: Mapping[str, str | None], where: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return what a checkpoint was made from; without clock and host, so that its bits repeat.
-
-    Args:
-        row: the resolved row of the sheet.
-        inputs: SHA-256 digests of ``init``, ``data`` and ``mask``; None where there is none.
-        where: from :func:`environment`.
-    """
-    return {
-        "row": row.as_dict(),
-        "steps": row.recipe.steps,
-        "inputs_sha256": dict(inputs),
-        "git_commit": git_commit(),
-        **where,
-    }
-
-
 def time_left(seconds: float) -> str:
     """Return a duration as hours, minutes and seconds.
 

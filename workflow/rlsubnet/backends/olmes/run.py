@@ -1,5 +1,6 @@
 """The installed olmes: is it the right one, and running it."""
 
+import csv
 import json
 import os
 import shutil
@@ -8,12 +9,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlsubnet.backends.olmes.outputs import BACKEND, read_outputs, read_requests
 from rlsubnet.backends.olmes.suites import Settings
 from rlsubnet.backends.processes import CURE, rotary_faults
-from rlsubnet.checkpoints.sources import read_config, read_tensors
+from rlsubnet.checkpoints.delta import step_file, unpack
+from rlsubnet.checkpoints.delta_file import is_delta
+from rlsubnet.checkpoints.sources import LocalFiles, read_config, read_tensors
+from rlsubnet.evaluation.results import Answer, score_rows
 from rlsubnet.files import read_object
 
 # Where its package lies and which versions would run, told by its own Python; imports none of them.
@@ -334,3 +340,97 @@ def tokenizer_faults(folder: Path, chat_template: str | None) -> Iterator[str]:
             "no chat template: neither chat_template in tokenizer_config.json nor "
             "chat_template.jinja; name one of olmes's in evaluation.olmes.chat_template"
         )
+
+
+@dataclass(frozen=True)
+class Olmes:
+    """The installed olmes, checked, with what it is asked.
+
+    Attributes:
+        settings: what is asked, and how.
+        variables: of the environment that it is started with.
+        gpus: GPUs of this job; one engine spreads over all of them.
+        model_type: its engine, ``vllm`` or ``hf``.
+    """
+
+    settings: Settings
+    variables: Mapping[str, str]
+    gpus: int = 0
+    model_type: str = "vllm"
+
+    def evaluate(self, model: Path, raw: Path) -> tuple[list[Answer], list[dict[str, Any]]]:
+        """Return the answers and the scores of a model folder; ``raw`` holds what olmes wrote."""
+        model, raw = model.resolve(), raw.resolve()
+        check_model(model, self.settings)
+        remove_outputs(raw)
+        words = olmes_arguments(model, self.settings, raw, self.gpus, self.model_type)
+        run_program(words, self.variables)
+        answers, digests = read_outputs(raw, self.settings, model)
+        return answers, score_rows(answers, digests, BACKEND)
+
+    def evaluate_steps(
+        self, init: Path, steps: Mapping[int, Path], raw: Path
+    ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """Yield each step, 0 for the start, and its scores; one delta at a time is unpacked."""
+        whole = raw / "unpacked-step"
+        for step, path in {0: init, **steps}.items():
+            shutil.rmtree(whole, ignore_errors=True)
+            packed = step > 0 and is_delta(path)
+            if packed:
+                unpack(LocalFiles(init), path, whole)
+            own = raw / Path(step_file(step)).stem
+            yield step, self.evaluate(whole if packed else path, own)[1]
+        shutil.rmtree(whole, ignore_errors=True)
+
+
+def find_olmes(
+    settings: Settings, cache: Path, folder: Path | None, gpus: int, model_type: str
+) -> Olmes:
+    """Return the installed olmes once all is checked that is not the model.
+
+    Args:
+        settings: what is asked, and how.
+        cache: folder with the data of its tasks.
+        folder: the environment that it is installed in; None takes the one on the search path.
+        gpus: GPUs of this job.
+        model_type: ``vllm`` or ``hf``.
+
+    Raises:
+        ValueError: no GPU for vLLM, no data, or another olmes than asked for.
+    """
+    if model_type == "vllm" and gpus < 1:
+        raise ValueError(f"--gpus {gpus}: vLLM needs at least 1, --model-type hf none")
+    cache = cache.resolve()
+    if not cache.is_dir():
+        raise ValueError(f"{cache}: no such folder; make it with: rlsubnet prefetch_olmes")
+    variables = olmes_environment(os.environ, cache, folder, gpus, offline=True)
+    print(check_program(variables, settings.commit), flush=True)
+    return Olmes(settings, variables, gpus, model_type)
+
+
+def prefetch(settings: Settings, cache: Path, folder: Path | None) -> dict[str, Any]:
+    """Let olmes fetch the data of its tasks; return the number of items of each, and the program.
+
+    Args:
+        settings: what will be asked.
+        cache: folder for the data.
+        folder: the environment that olmes is installed in; None takes the one on the search path.
+    """
+    cache = cache.resolve()
+    cache.mkdir(parents=True, exist_ok=True)
+    variables = olmes_environment(os.environ, cache, folder, offline=False)
+    found, requests = check_program(variables, settings.commit), cache / "requests"
+    remove_outputs(requests)
+    run_program(prefetch_arguments(settings, requests), variables)
+    return {"tasks": read_requests(requests, settings), "program": found}
+
+
+def contamination_lines(reports: Sequence[Path]) -> Iterator[str]:
+    """Yield what the reports of ``rlsubnet contamination`` found, a line a set of items."""
+    for path in reports:
+        with path.open(encoding="utf-8", newline="") as stream:
+            for row in csv.DictReader(stream):
+                yield (
+                    f"trained on {path.stem}: its prompts hold {row['matched']} of the {row['n']} "
+                    f"items of {row['items']} ({path})"
+                )

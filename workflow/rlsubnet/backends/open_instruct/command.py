@@ -8,10 +8,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlsubnet.backends.launch import launched, processes_per_node
-from rlsubnet.config.model import OpenInstructRecipe, Row
+from rlsubnet.backends.processes import PACKAGE
+
+if TYPE_CHECKING:
+    from rlsubnet.config.model import OpenInstructRecipe, Row
 
 LAUNCHER = "rlsubnet.backends.open_instruct.launcher"
 SCRIPT = "open_instruct/dpo_tune_cache.py"
@@ -50,7 +53,7 @@ class Places:
 
         The folder that it is installed in may hold another torch than open-instruct's environment.
         """
-        return self.scratch / "package"
+        return self.scratch / PACKAGE
 
     @property
     def output(self) -> Path:
@@ -58,16 +61,11 @@ class Places:
         return self.scratch / "output"
 
     @property
-    def belongs_to(self) -> Path:
-        """Return the file that says what the saves follow from."""
-        return self.scratch / "belongs_to.json"
-
-    @property
     def records(self) -> Path:
         """Return the folder of what the launcher writes down."""
         return self.scratch / "records"
 
-    def deepspeed_config(self, recipe: OpenInstructRecipe) -> Path:
+    def deepspeed_config(self, recipe: "OpenInstructRecipe") -> Path:
         """Return DeepSpeed's configuration: the checkout's, or one of ours with another clip."""
         if recipe.clip == AUTO_CLIP:
             return Path(DEEPSPEED_CONFIG)
@@ -78,7 +76,7 @@ def _flags(**values: object) -> list[str]:
     return [word for key, value in values.items() for word in (f"--{key}", str(value))]
 
 
-def accelerate_arguments(recipe: OpenInstructRecipe, places: Places) -> list[str]:
+def accelerate_arguments(recipe: "OpenInstructRecipe", places: Places) -> list[str]:
     """Return what ``accelerate launch`` is told, beside how many processes there are and where."""
     return [
         *_flags(mixed_precision="bf16"),
@@ -90,7 +88,7 @@ def accelerate_arguments(recipe: OpenInstructRecipe, places: Places) -> list[str
     ]
 
 
-def expected_engine(recipe: OpenInstructRecipe) -> dict[str, Any]:
+def expected_engine(recipe: "OpenInstructRecipe") -> dict[str, Any]:
     """Return what the launcher demands of DeepSpeed's engine, so that no default slips in."""
     return {
         "zero_stage": 3,
@@ -101,14 +99,14 @@ def expected_engine(recipe: OpenInstructRecipe) -> dict[str, Any]:
     }
 
 
-def launcher_arguments(recipe: OpenInstructRecipe, places: Places) -> list[str]:
+def launcher_arguments(recipe: "OpenInstructRecipe", places: Places) -> list[str]:
     """Return what our launcher is told, in front of the script."""
     masked = [] if places.mask is None else _flags(mask=places.mask, mask_at=recipe.mask_at)
     engine = json.dumps(expected_engine(recipe), separators=(",", ":"))
     return [*masked, *_flags(records=places.records, engine=engine)]
 
 
-def saving_arguments(recipe: OpenInstructRecipe) -> list[str]:
+def saving_arguments(recipe: "OpenInstructRecipe") -> list[str]:
     """Return what makes the script save what it can go on from; the newest save is kept."""
     if not recipe.save_every:
         return []
@@ -128,7 +126,7 @@ def tracking_arguments(wandb: Mapping[str, str]) -> list[str]:
     return ["--with_tracking", *project, *entity]
 
 
-def script_arguments(row: Row[OpenInstructRecipe], places: Places) -> list[str]:
+def script_arguments(row: "Row[OpenInstructRecipe]", places: Places) -> list[str]:
     """Return what the training script is told."""
     recipe = row.recipe
     return [
@@ -171,7 +169,7 @@ def script_arguments(row: Row[OpenInstructRecipe], places: Places) -> list[str]:
     ]
 
 
-def command(row: Row[OpenInstructRecipe], places: Places) -> list[str]:
+def command(row: "Row[OpenInstructRecipe]", places: Places) -> list[str]:
     """Return the whole command line, to be run in the checkout.
 
     Raises:
@@ -188,7 +186,7 @@ def command(row: Row[OpenInstructRecipe], places: Places) -> list[str]:
     return launched(places.nodes, "accelerate", each, places.python, words)
 
 
-def environment(row: Row[OpenInstructRecipe], places: Places) -> dict[str, str]:
+def environment(row: "Row[OpenInstructRecipe]", places: Places) -> dict[str, str]:
     """Return the variables that the command needs beside those that are set."""
     return {
         # The checkout is not installed; the script imports it as `open_instruct`.

@@ -4,13 +4,16 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlsubnet.backends.launch import launched, processes_per_node
-from rlsubnet.backends.processes import run_checked
+from rlsubnet.backends.processes import PACKAGE, run_checked
 from rlsubnet.backends.verl import VERSION
 from rlsubnet.files import iterate_jsonl, read_jsonl, replacing
 from rlsubnet.machine import describe_environment
+
+if TYPE_CHECKING:
+    from rlsubnet.config.model import Row, VerlRecipe
 
 # verl refuses null: a bound that no gradient reaches clips nothing.
 NO_CLIP = 1.0e9
@@ -38,7 +41,7 @@ class Places(NamedTuple):
     @property
     def package(self) -> Path:
         """Return the folder that this package is imported from in verl's environment."""
-        return self.scratch / "package"
+        return self.scratch / PACKAGE
 
     @property
     def prompts(self) -> Path:
@@ -59,11 +62,6 @@ class Places(NamedTuple):
     def steps(self) -> Path:
         """Return the folder of the deltas, until the run is complete."""
         return self.scratch / "steps"
-
-    @property
-    def belongs_to(self) -> Path:
-        """Return the file that says what the saves follow from."""
-        return self.scratch / "belongs_to.json"
 
 
 def hydra_value(value: Any) -> str:
@@ -87,41 +85,41 @@ def hydra_value(value: Any) -> str:
     return f"'{escaped}'"
 
 
-def _policy(recipe: Mapping[str, Any], init: Path, mask: Path | None, seed: int) -> dict[str, Any]:
+def _policy(recipe: "VerlRecipe", init: Path, mask: Path | None, seed: int) -> dict[str, Any]:
     """Return what the policy's workers are told, below ``actor_rollout_ref``."""
     values = {
         "model.path": init,
-        "model.use_remove_padding": recipe["remove_padding"],
-        "model.enable_gradient_checkpointing": recipe["gradient_checkpointing"],
-        "actor.strategy": recipe["strategy"],
+        "model.use_remove_padding": recipe.remove_padding,
+        "model.enable_gradient_checkpointing": recipe.gradient_checkpointing,
+        "actor.strategy": recipe.strategy,
         "actor.fsdp_config.use_orig_params": True,
-        "actor.fsdp_config.param_offload": recipe["offload"],
-        "actor.fsdp_config.optimizer_offload": recipe["offload"],
-        "actor.optim.lr": recipe["lr"],
-        "actor.optim.weight_decay": recipe["weight_decay"],
-        "actor.grad_clip": NO_CLIP if recipe["clip"] is None else recipe["clip"],
-        "actor.entropy_coeff": recipe["entropy_coef"],
-        "actor.clip_ratio": recipe["clip_ratio"],
-        "actor.clip_ratio_low": recipe["clip_ratio"],
-        "actor.clip_ratio_high": recipe["clip_ratio"],
+        "actor.fsdp_config.param_offload": recipe.offload,
+        "actor.fsdp_config.optimizer_offload": recipe.offload,
+        "actor.optim.lr": recipe.lr,
+        "actor.optim.weight_decay": recipe.weight_decay,
+        "actor.grad_clip": NO_CLIP if recipe.clip is None else recipe.clip,
+        "actor.entropy_coeff": recipe.entropy_coef,
+        "actor.clip_ratio": recipe.clip_ratio,
+        "actor.clip_ratio_low": recipe.clip_ratio,
+        "actor.clip_ratio_high": recipe.clip_ratio,
         "actor.loss_agg_mode": "token-mean",
-        "actor.ppo_mini_batch_size": recipe["batch_size"] // recipe["updates"],
-        "actor.ppo_micro_batch_size_per_gpu": recipe["per_process"],
+        "actor.ppo_mini_batch_size": recipe.batch_size // recipe.updates,
+        "actor.ppo_micro_batch_size_per_gpu": recipe.per_process,
         # The divergence is a term of the loss or nothing; never a part of the reward.
-        "actor.use_kl_loss": recipe["kl_coef"] > 0,
-        "actor.kl_loss_coef": recipe["kl_coef"],
+        "actor.use_kl_loss": recipe.kl_coef > 0,
+        "actor.kl_loss_coef": recipe.kl_coef,
         "actor.kl_loss_type": "low_var_kl",
         # What is loaded; a save holds this or the weights alone, 12 bytes a weight or 4.
         "actor.checkpoint.save_contents": ["model", "optimizer", "extra"],
-        "ref.log_prob_micro_batch_size_per_gpu": recipe["scored_per_process"],
-        "ref.fsdp_config.param_offload": recipe["offload"],
+        "ref.log_prob_micro_batch_size_per_gpu": recipe.scored_per_process,
+        "ref.fsdp_config.param_offload": recipe.offload,
         "rollout.name": "vllm",
         "rollout.mode": "sync",
-        "rollout.n": recipe["samples"],
-        "rollout.temperature": recipe["temperature"],
+        "rollout.n": recipe.samples,
+        "rollout.temperature": recipe.temperature,
         "rollout.tensor_model_parallel_size": 1,
         "rollout.gpu_memory_utilization": 0.6,
-        "rollout.log_prob_micro_batch_size_per_gpu": recipe["scored_per_process"],
+        "rollout.log_prob_micro_batch_size_per_gpu": recipe.scored_per_process,
         # This project's own keys; verl reads neither.
         "+subnetwork.mask": mask,
         "+subnetwork.seed": seed,
@@ -141,39 +139,38 @@ def _below(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _prime(recipe: Mapping[str, Any], init: Path) -> dict[str, Any]:
+def _prime(recipe: "VerlRecipe", init: Path) -> dict[str, Any]:
     """Return what only PRIME is told: the accuracy filter and the implicit reward model."""
     return {
-        "+data.gen_batch_size": recipe["batch_size"] * recipe["oversample"],
+        "+data.gen_batch_size": recipe.batch_size * recipe.oversample,
         "reward_model.enable": True,
-        "reward_model.micro_batch_size_per_gpu": recipe["per_process"],
+        "reward_model.micro_batch_size_per_gpu": recipe.per_process,
         **_below(
             "+prime",
             {
-                "accuracy_low": recipe["accuracy_low"],
-                "accuracy_high": recipe["accuracy_high"],
+                "accuracy_low": recipe.accuracy_low,
+                "accuracy_high": recipe.accuracy_high,
                 "reward.path": init,
-                "reward.updated": recipe["reward_update"],
-                "reward.beta": recipe["reward_beta"],
-                "reward.lr": recipe["reward_lr"],
-                "reward.clip": NO_CLIP if recipe["reward_clip"] is None else recipe["reward_clip"],
-                "reward.batch": recipe["reward_batch"],
+                "reward.updated": recipe.reward_update,
+                "reward.beta": recipe.reward_beta,
+                "reward.lr": recipe.reward_lr,
+                "reward.clip": NO_CLIP if recipe.reward_clip is None else recipe.reward_clip,
+                "reward.batch": recipe.reward_batch,
             },
         ),
     }
 
 
-def overrides(row: Mapping[str, Any], places: Places, threads: int | None = None) -> list[str]:
+def overrides(row: "Row[VerlRecipe]", places: Places, threads: int | None = None) -> list[str]:
     """Return the overrides that make verl train one row.
 
     Args:
-        row: the resolved row of the sheet; its recipe follows ``verl_recipe`` of the config's
-            schema.
+        row: of the sheet.
         places: where it reads and writes.
         threads: CPUs that Ray may count on; None is all of the machine.
     """
-    recipe, algorithm = row["recipe"], row["algorithm"]
-    wandb = row["wandb"]
+    recipe, algorithm = row.recipe, row.algorithm
+    wandb = row.wandb
     values: dict[str, Any] = {
         # For PRIME only a name: its trainer computes the advantages itself.
         "algorithm.adv_estimator": "rloo" if algorithm == "prime" else "grpo",
@@ -182,13 +179,13 @@ def overrides(row: Mapping[str, Any], places: Places, threads: int | None = None
         # verl does not start without prompts to validate on; they are not used.
         "data.val_files": [places.prompts],
         "data.val_max_samples": VALIDATION_PROMPTS,
-        "data.train_batch_size": recipe["batch_size"],
-        "data.max_prompt_length": recipe["max_prompt_tokens"],
-        "data.max_response_length": recipe["max_new_tokens"],
+        "data.train_batch_size": recipe.batch_size,
+        "data.max_prompt_length": recipe.max_prompt_tokens,
+        "data.max_response_length": recipe.max_new_tokens,
         "data.filter_overlong_prompts": True,
         "data.truncation": "error",
-        "data.seed": row["seed"],
-        **_policy(recipe, places.init, places.mask, row["seed"]),
+        "data.seed": row.seed,
+        **_policy(recipe, places.init, places.mask, row.seed),
         **(_prime(recipe, places.init) if algorithm == "prime" else {}),
         "trainer.critic_warmup": 0,
         "trainer.val_before_train": False,
@@ -197,16 +194,16 @@ def overrides(row: Mapping[str, Any], places: Places, threads: int | None = None
         "trainer.resume_from_path": places.resumed,
         "trainer.logger": ["console", "file", *([] if wandb["mode"] == "disabled" else ["wandb"])],
         "trainer.project_name": wandb["project"],
-        "trainer.experiment_name": row["run"],
+        "trainer.experiment_name": row.run,
         "trainer.default_local_dir": places.saves,
-        "trainer.n_gpus_per_node": recipe["processes"] // places.nodes,
+        "trainer.n_gpus_per_node": recipe.processes // places.nodes,
         "trainer.nnodes": places.nodes,
         # verl asks after every step; this project's trainer saves when its own keys say so.
         "trainer.save_freq": 1,
-        "+saves.resumable_every": recipe["save_every"],
-        "+saves.model_every": recipe["checkpoint_every"],
-        "trainer.total_epochs": recipe["epochs"],
-        "trainer.total_training_steps": recipe["steps"],
+        "+saves.resumable_every": recipe.save_every,
+        "+saves.model_every": recipe.checkpoint_every,
+        "trainer.total_epochs": recipe.epochs,
+        "trainer.total_training_steps": recipe.steps,
         **_ray(places.nodes, threads),
         # Hydra's own files would land in the folder that the command is started from.
         "hydra.run.dir": places.scratch / "hydra",
@@ -216,7 +213,7 @@ def overrides(row: Mapping[str, Any], places: Places, threads: int | None = None
         # Sorting by length would tear the groups of a prompt apart.
         values["trainer.balance_batch"] = False
     return [f"{key}={hydra_value(value)}" for key, value in values.items()] + [
-        str(override) for override in recipe["overrides"]
+        str(override) for override in recipe.overrides
     ]
 
 
@@ -230,12 +227,12 @@ def _ray(nodes: int, threads: int | None) -> dict[str, Any]:
 
 
 def command(
-    row: Mapping[str, Any], places: Places, python: str, threads: int | None = None
+    row: "Row[VerlRecipe]", places: Places, python: str, threads: int | None = None
 ) -> list[str]:
     """Return the command line of one row.
 
     Args:
-        row: from :func:`rlsubnet.backends.rows.verl_row`.
+        row: of the sheet.
         places: where everything lies, and on how many nodes it runs.
         python: interpreter of verl's environment.
         threads: CPUs that Ray may count on, on one node; None is all of the machine.
@@ -243,8 +240,8 @@ def command(
     Raises:
         ValueError: the nodes cannot have the same number of processes each.
     """
-    each = processes_per_node(row["run"], row["recipe"]["processes"], places.nodes)
-    module = f"rlsubnet.backends.verl.{row['algorithm']}"
+    each = processes_per_node(row.run, row.recipe.processes, places.nodes)
+    module = f"rlsubnet.backends.verl.{row.algorithm}"
     words = ["-m", module, *overrides(row, places, threads)]
     return launched(places.nodes, "ray", each, python, words)
 
@@ -275,7 +272,7 @@ def check_record(record: Mapping[str, Any]) -> None:
         raise ValueError(f"reward_model: expected a text ground_truth, found {reward!r}")
 
 
-def check_prompts(records: Path, row: Mapping[str, Any]) -> None:
+def check_prompts(records: Path, row: "Row[VerlRecipe]") -> None:
     """Check that verl can read all prompts, and that they are enough for the run's steps.
 
     Raises:
@@ -288,13 +285,13 @@ def check_prompts(records: Path, row: Mapping[str, Any]) -> None:
             check_record(record)
         except ValueError as error:
             raise ValueError(f"{records}, line {count}: {error}") from error
-    recipe = row["recipe"]
-    drawn = recipe["batch_size"] * (recipe["oversample"] if row["algorithm"] == "prime" else 1)
-    steps, wanted = count // drawn * recipe["epochs"], recipe["steps"]
+    recipe = row.recipe
+    drawn = recipe.batch_size * (recipe.oversample if row.algorithm == "prime" else 1)
+    steps, wanted = count // drawn * recipe.epochs, recipe.steps
     if steps < (wanted or 1):
         raise ValueError(
             f"{records}: {count} prompts, {drawn} of them a step, are {steps} steps in "
-            f"{recipe['epochs']} epochs; expected at least {wanted or 1}"
+            f"{recipe.epochs} epochs; expected at least {wanted or 1}"
         )
 
 

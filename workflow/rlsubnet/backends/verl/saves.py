@@ -9,14 +9,16 @@ from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rlsubnet.backends import processes as marked
-from rlsubnet.backends.processes import rotary_faults, run_checked
+from rlsubnet.backends.processes import is_marked, read_marker, rotary_faults, run_checked
 from rlsubnet.checkpoints.pair import export_trained
 from rlsubnet.checkpoints.sources import read_config
 from rlsubnet.files import read_jsonl, replacing
 from rlsubnet.training.runlog import ONLINE_METRICS, metrics_row
+
+if TYPE_CHECKING:
+    from rlsubnet.config.model import VerlRecipe
 
 _FOLDER = "global_step_"
 
@@ -51,11 +53,6 @@ def due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def mark_saved(folder: Path, resumable: bool, last: bool) -> None:
-    """Mark a save as finished, once all of its files are written."""
-    marked.mark_saved(folder, {"resumable": resumable, "last": last})
-
-
 def finished_saves(saves: Path, logged: int) -> list[Save]:
     """Return the saves that are whole, in the order of their steps.
 
@@ -64,8 +61,8 @@ def finished_saves(saves: Path, logged: int) -> list[Save]:
         logged: steps in the log.
     """
     found = []
-    for folder in filter(marked.is_marked, saves.glob(f"{_FOLDER}*")):
-        told, step = marked.read_marker(folder), int(folder.name.removeprefix(_FOLDER))
+    for folder in filter(is_marked, saves.glob(f"{_FOLDER}*")):
+        told, step = read_marker(folder), int(folder.name.removeprefix(_FOLDER))
         if step <= logged:
             found.append(Save(folder, step, told["resumable"], told["last"]))
     return sorted(found, key=lambda save: save.step)
@@ -80,9 +77,7 @@ NAMES = {
 }
 
 
-def step_metrics(
-    step: int, logged: Mapping[str, float], recipe: Mapping[str, Any]
-) -> dict[str, Any]:
+def step_metrics(step: int, logged: Mapping[str, float], recipe: "VerlRecipe") -> dict[str, Any]:
     """Return the row of the metrics of one step: one batch of responses.
 
     The loss is ``surrogate + kl_coef * kl - entropy_coef * entropy``, what is minimized; it and the
@@ -99,9 +94,10 @@ def step_metrics(
     Raises:
         ValueError: there is no loss.
 
+    >>> from types import SimpleNamespace
     >>> logged = {"rlsubnet/surrogate": -0.25, "actor/entropy": 0.5, "critic/score/mean": 0.75,
     ...           "response_length/mean": 7.5, "actor/lr": 5e-07, "actor/grad_norm": 2.0}
-    >>> recipe = {"kl_coef": 0.0, "entropy_coef": 0.001, "batch_size": 2, "samples": 4}
+    >>> recipe = SimpleNamespace(kl_coef=0.0, entropy_coef=0.001, batch_size=2, samples=4)
     >>> row = step_metrics(1, logged, recipe)
     >>> row["loss"], row["reward"], row["kl"], row["tokens"], row["response_length"]
     (-0.2505, 0.75, '', 60, 7.5)
@@ -109,8 +105,8 @@ def step_metrics(
     if "rlsubnet/surrogate" not in logged:
         raise ValueError(f"verl logged no loss of step {step}")
     kl = logged.get("rlsubnet/kl")
-    loss = logged["rlsubnet/surrogate"] + recipe["kl_coef"] * (kl or 0.0)
-    loss -= recipe["entropy_coef"] * logged.get("actor/entropy", 0.0)
+    loss = logged["rlsubnet/surrogate"] + recipe.kl_coef * (kl or 0.0)
+    loss -= recipe.entropy_coef * logged.get("actor/entropy", 0.0)
     length = logged.get("response_length/mean")
     return metrics_row(
         ONLINE_METRICS,
@@ -119,7 +115,7 @@ def step_metrics(
         kl=kl,
         reward=logged.get("prime/reward", logged.get("critic/score/mean")),
         response_length=logged.get("prime/response_length", length),
-        tokens=None if length is None else round(length * recipe["batch_size"] * recipe["samples"]),
+        tokens=None if length is None else round(length * recipe.batch_size * recipe.samples),
         **{column: logged.get(name) for column, name in NAMES.items()},
     )
 
@@ -135,7 +131,7 @@ def keep_steps(log: Path, count: int) -> None:
         temporary.write_bytes(b"".join(islice(stream, count)))
 
 
-def read_metrics(log: Path, recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
+def read_metrics(log: Path, recipe: "VerlRecipe") -> list[dict[str, Any]]:
     """Return the metrics of a whole run.
 
     Args:
@@ -147,7 +143,7 @@ def read_metrics(log: Path, recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     lines = read_jsonl(log)
     steps = [line["step"] for line in lines]
-    expected = len(steps) if recipe["steps"] is None else recipe["steps"]
+    expected = len(steps) if recipe.steps is None else recipe.steps
     if not steps or steps != list(range(1, expected + 1)):
         raise ValueError(
             f"{log}: expected steps 1 to {expected}, found {len(steps)}, the last {steps[-1:]}"
@@ -184,7 +180,7 @@ def merge_step(
             finite weights.
     """
     merger = (str(python), "-m", "verl.model_merger", "merge", "--backend", "fsdp")
-    with replacing(out) as folder, TemporaryDirectory(dir=out.parent) as merged:
+    with replacing(out) as folder, TemporaryDirectory(dir=actor.parent) as merged:
         words = [*merger, "--local_dir", str(actor), "--target_dir", merged]
         run_checked(words, variables, f"{actor}: verl.model_merger")
         folder.mkdir()

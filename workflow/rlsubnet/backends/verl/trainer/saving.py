@@ -13,7 +13,8 @@ from verl.trainer import main_ppo
 from verl.trainer.ppo.ray_trainer import RayPPOTrainer
 from verl.utils import tracking
 
-from rlsubnet.backends.verl.saves import due, mark_saved, save_folder
+from rlsubnet.backends.processes import mark_saved
+from rlsubnet.backends.verl.saves import due, save_folder
 
 # verl's names of what a save of a policy holds.
 WEIGHTS = ("model",)
@@ -41,7 +42,7 @@ class SavingTrainer(RayPPOTrainer):
         if resumable and self.use_rm:
             self.rm_wg.save_checkpoint(str(folder / REWARD), global_step=step)
         super()._save_checkpoint()
-        mark_saved(folder, resumable, last)
+        mark_saved(folder, {"resumable": resumable, "last": last})
 
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
