@@ -68,7 +68,7 @@ def test_a_new_key_with_a_default_changes_no_check_no_plan_and_no_provenance(
 
 @pytest.mark.slow
 def test_a_new_key_with_a_default_plans_nothing_again(finished, with_new_key, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(with_new_key))
+    monkeypatch.setenv("PYTHONPATH", str(with_new_key), prepend=os.pathsep)
     assert finished.plan() == {}
 
 
