@@ -207,14 +207,16 @@ def test_line_ends_and_byte_order_mark_of_other_systems_change_nothing(micro, ne
     assert micro.load() == expected
 
 
-def test_an_unknown_suite_is_refused(micro):
-    micro.replace("config.yaml", "suites: [arith, mc]", "suites: [arith, mcc]")
-    assert "key evaluation.suites: unknown data set 'mcc' (did you mean 'mc'?)" in refusal(micro)
-
-
-def test_training_data_is_no_suite(micro):
-    micro.replace("config.yaml", "suites: [arith, mc]", "suites: [sft_train]")
-    assert "'sft_train' is of kind demonstrations" in refusal(micro)
+@pytest.mark.parametrize(
+    ("suite", "expected"),
+    [
+        ("mcc", "key evaluation.suites: unknown data set 'mcc' (did you mean 'mc'?)"),
+        ("sft_train", "'sft_train' is of kind demonstrations"),
+    ],
+)
+def test_a_suite_is_an_entry_of_data_with_questions(micro, suite, expected):
+    micro.replace("config.yaml", "suites: [arith, mc]", f"suites: [{suite}]")
+    assert expected in refusal(micro)
 
 
 def test_table3_of_a_released_model_is_refused(micro):
