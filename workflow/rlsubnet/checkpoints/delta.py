@@ -20,7 +20,7 @@ from rlsubnet.checkpoints.delta_pack import (
     refuse_init,
 )
 from rlsubnet.checkpoints.formats import NUMPY_TYPES, TensorInfo, encode_header, read_stored
-from rlsubnet.checkpoints.sources import FileSource, copy_companions
+from rlsubnet.checkpoints.sources import FileSource, LocalFiles, copy_companions
 from rlsubnet.files import replacing, sha256
 from rlsubnet.measure.parameters import canonical_name, natural_order
 
@@ -41,7 +41,7 @@ class PatchedCheckpoint(Checkpoint):
         self, init: Checkpoint, path: Path | str, digests: InitDigests | None = None
     ) -> None:
         self.delta = Delta(path)
-        self.path, self.source = self.delta.path, init.source
+        self.path, self.source = self.delta.path, LocalFiles(self.delta.path)
         manifest = self.delta.manifest
         digests = digests or InitDigests(init.source)
         digests.check(manifest, self.path)

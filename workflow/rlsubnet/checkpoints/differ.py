@@ -1,4 +1,8 @@
-"""The differ: every weight of a pair read once, by several threads, in bounded memory."""
+"""The differ: every weight of a pair read once, by several threads, in bounded memory.
+
+A pair is gone through shard by shard. What is counted of a shard is kept beside the result, so that
+an interrupted pass continues after the last shard that it finished.
+"""
 
 import hashlib
 import json
@@ -262,7 +266,7 @@ class ProgressCallback:
         print(text, file=sys.stderr)
 
     def close(self) -> None:
-        """Take that the pass has ended."""
+        """End the display."""
 
 
 def parts_of(pair: Pair) -> list[list[str]]:
