@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import shutil
 import sys
 import threading
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 import rlsubnet
 from rlsubnet.cli import main
 from tests.checkpoints.checkpoint_files import make_weights, nudge, write_checkpoint
+from tests.workflow.projects import Sheets
 
 PACKAGE = Path(rlsubnet.__file__).parent
 
@@ -60,6 +62,33 @@ def test_the_trail_of_a_pair_is_the_order_of_its_calls(page, tmp_path, capsys):
     named = trail(page, "One pair")
     assert [file for file in found if file in named] == named
     assert len(found) <= 20
+
+
+def test_the_trail_of_a_run_is_the_order_of_its_calls(
+    page, base, data, mask, tmp_path, monkeypatch
+):
+    for name in ("imports", "trail"):
+        root = tmp_path / name
+        Sheets(root)
+        work = root / "work" / "micro"
+        shutil.copytree(base, work / "runs/sft/final")
+        for source, target in ((data["dpo"], "data/pairs.jsonl"), (mask, "masks/dpo.safetensors")):
+            (work / target).parent.mkdir()
+            shutil.copy(source, work / target)
+        monkeypatch.chdir(root)
+        found = called(lambda: main(["train", "dpo_sub", "--config", "config/micro/config.yaml"]))
+        assert (work / "runs/dpo_sub/final/manifest.json").exists()
+    named = trail(page, "One run")
+    # Named where it runs, though only a run with responses of its own calls it.
+    named.remove("training/online.py")
+    assert [file for file in found if file in named] == named
+
+
+def test_the_rules_are_named_in_the_order_in_which_they_are_included(page, repository):
+    named = re.findall(r"`(workflow/rules/\w+\.smk)`", page)
+    included = re.findall(r'include: "(.*)"', (repository / "Snakefile").read_text())
+    assert named == [rules for rules in included if rules in named]
+    assert len(named) == 3
 
 
 def test_every_file_and_folder_that_is_named_exists(page, repository):
