@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from benchmarks.device.parts import Finding, Place
 from rlsubnet.config.read import read_yaml
 from rlsubnet.evaluation import sampler
-from rlsubnet.evaluation.generate import Request, generate, noise_generator
+from rlsubnet.evaluation.generate import SampleRequest, generate, noise_generator
 from rlsubnet.evaluation.loading import attention_on, deterministic
 from rlsubnet.evaluation.score import response_logprobs
 from rlsubnet.measure import sparsity
@@ -138,7 +138,7 @@ def drawing(place: Place) -> Iterator[Finding]:
     draw = sampler.StaticSampler(model)
     for longest in (9, 25, 14, 25):
         prompts = [[1, *rng.integers(3, 21, count).tolist()] for count in range(1, longest, 3)]
-        wanted = Request(prompts, 20, **ends)
+        wanted = SampleRequest(prompts, 20, **ends)
         ours, growing = draw(wanted), generate(model, wanted)
         width = min(ours.shape[1], growing.shape[1])
         expect(torch.equal(ours[:, :width], growing[:, :width]), f"up to {longest}: other tokens")
@@ -149,7 +149,7 @@ def drawing(place: Place) -> Iterator[Finding]:
 
     def sampled(prompts: list[list[int]], room: int, count: int) -> Tensor:
         noise = noise_generator(half.device, 5)
-        return sampler.StaticSampler(half)(Request(prompts, room, 1.0, noise, count, **ends))
+        return sampler.StaticSampler(half)(SampleRequest(prompts, room, 1.0, noise, count, **ends))
 
     prompts = [[1, 4, 5], [1, 6, 7, 8, 9]]
     by_graph, again = (sampled(prompts, 12, 8) for _ in range(2))

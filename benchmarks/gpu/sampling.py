@@ -8,7 +8,7 @@ from torch import Tensor
 from benchmarks.figure import Figure, ratio
 from benchmarks.gpu.clock import in_turn
 from benchmarks.gpu.training import Bench
-from rlsubnet.evaluation.generate import Request, generate, noise_generator
+from rlsubnet.evaluation.generate import SampleRequest, generate, noise_generator
 from rlsubnet.evaluation.sampler import Sampler, StaticSampler
 from rlsubnet.evaluation.vllm import VllmSampler, vllm_version
 
@@ -16,7 +16,7 @@ from rlsubnet.evaluation.vllm import VllmSampler, vllm_version
 def _draw(bench: Bench, prompts: list[list[int]], way: Sampler) -> Tensor:
     size, noise = bench.size, noise_generator(bench.device, 1)
     ends = {"eos": size.vocabulary - 2, "pad": size.vocabulary - 1}
-    return way(Request(prompts, size.response, 1.0, noise, size.group, **ends))
+    return way(SampleRequest(prompts, size.response, 1.0, noise, size.group, **ends))
 
 
 def rollout_figures(bench: Bench, repeats: int) -> list[Figure]:

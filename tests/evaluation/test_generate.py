@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rlsubnet.evaluation import sampler as sampling
-from rlsubnet.evaluation.generate import Request, completion, generate, noise_generator
+from rlsubnet.evaluation.generate import SampleRequest, completion, generate, noise_generator
 from rlsubnet.evaluation.sampler import (
     Sampler,
     StaticSampler,
@@ -34,7 +34,7 @@ def way(request: pytest.FixtureRequest) -> Way:
 
 
 def ask(prompts: list[list[int]], tokens: int, *how: object, eos: int = EOS, pad: int = PAD):
-    return Request(prompts, tokens, *how, eos=eos, pad=pad)
+    return SampleRequest(prompts, tokens, *how, eos=eos, pad=pad)
 
 
 def noise(seed: int) -> torch.Generator:

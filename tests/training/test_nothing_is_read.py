@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlsubnet.checkpoints.masks import load_mask
 from rlsubnet.config.model import Recipe
-from rlsubnet.evaluation.generate import Request
+from rlsubnet.evaluation.generate import SampleRequest
 from rlsubnet.evaluation.loading import load_model
 from rlsubnet.evaluation.sampler import StaticSampler
 from rlsubnet.tasks.tokenizer import build_tokenizer
@@ -147,7 +147,7 @@ def test_the_watch_sees_a_step_that_reads_its_norm(
 @pytest.mark.parametrize("how", [(), (1.0, torch.Generator().manual_seed(0), 8)])
 def test_drawing_asks_every_16_tokens_whether_to_go_on(how: tuple) -> None:
     sampler = StaticSampler(tiny_model())
-    endless = Request([[1] * 9, [1] * 5], 40, *how, eos=-1, pad=0)
+    endless = SampleRequest([[1] * 9, [1] * 5], 40, *how, eos=-1, pad=0)
     with Watch(refuses=False) as watch:
         assert sampler(endless).shape[1] == 40
     # Whether a prompt is padded; behind 16, 32 and 40 tokens whether logits are finite, behind the

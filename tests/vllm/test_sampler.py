@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from rlsubnet.evaluation.generate import Request, generate
+from rlsubnet.evaluation.generate import SampleRequest, generate
 from rlsubnet.evaluation.vllm import TOKENS, VllmSampler
 from tests.vllm.models import NEEDS_VLLM, small_model
 
@@ -16,8 +16,8 @@ EOS, PAD = 2, 0
 PROMPTS = [[1, 4, 5, 6], [1, 7, 8], [1, 9, 9, 9, 9, 9, 9, 3], [1]]
 
 
-def ask(prompts: list[list[int]], tokens: int, *how: object) -> Request:
-    return Request(prompts, tokens, *how, eos=EOS, pad=PAD)
+def ask(prompts: list[list[int]], tokens: int, *how: object) -> SampleRequest:
+    return SampleRequest(prompts, tokens, *how, eos=EOS, pad=PAD)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ FORWARD_ATTENTION = (
 
 
 @dataclass(frozen=True)
-class Request:
+class SampleRequest:
     """Responses that are wanted: ``samples`` to each of the prompts.
 
     Attributes:
@@ -50,7 +50,7 @@ class Request:
     pad: int = field(kw_only=True)
 
     def __post_init__(self) -> None:
-        check_prompts(self.prompts)
+        _check_prompts(self.prompts)
         if self.max_new_tokens < 1 or self.samples < 1:
             raise ValueError(
                 f"expected max_new_tokens and samples of at least 1, found {self.max_new_tokens} "
@@ -77,7 +77,7 @@ class Request:
 
 
 @torch.inference_mode()
-def generate(model: PreTrainedModel, wanted: Request) -> Tensor:
+def generate(model: PreTrainedModel, wanted: SampleRequest) -> Tensor:
     """Return the generated token ids, one row per prompt and sample.
 
     A prompt is read once, however many samples are drawn from it. No token is excluded and no
@@ -103,7 +103,7 @@ def generate(model: PreTrainedModel, wanted: Request) -> Tensor:
         return _written(model, state, wanted).cpu()
 
 
-def _written(model: PreTrainedModel, state: "ReadPrompts", wanted: Request) -> Tensor:
+def _written(model: PreTrainedModel, state: "ReadPrompts", wanted: SampleRequest) -> Tensor:
     cache, logits, mask = state
     rows = torch.full((len(logits), wanted.max_new_tokens), wanted.pad, device=model.device)
     alive = torch.arange(len(logits), device=model.device)  # the rows still being written
@@ -151,7 +151,7 @@ class ReadPrompts(NamedTuple):
         return ReadPrompts(self.cache, self.logits[rows], self.mask[rows])
 
 
-def check_prompts(prompts: Sequence[Sequence[int]]) -> None:
+def _check_prompts(prompts: Sequence[Sequence[int]]) -> None:
     if not prompts or min(map(len, prompts)) == 0:
         raise ValueError("expected prompts of at least one token")
 
@@ -162,7 +162,7 @@ def read_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> Re
     Raises:
         ValueError: no prompt, or an empty one.
     """
-    check_prompts(prompts)
+    _check_prompts(prompts)
     width = max(map(len, prompts))
     # Which token pads does not matter: the mask hides it.
     rows = [[prompt[0]] * (width - len(prompt)) + list(prompt) for prompt in prompts]

@@ -10,6 +10,7 @@ from rlsubnet.config.schema import (
     DATA,
     Preferences,
     RejectionSamples,
+    WordData,
     WordDemonstrations,
     WordPreferences,
     WordProblems,
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Records = list[dict[str, Any]]
-Drawn = Preferences | RejectionSamples | WordPreferences
-WordData = WordProblems | WordDemonstrations | WordPreferences
+# What a policy samples, with the keys that say how.
+Sampled = Preferences | RejectionSamples | WordPreferences
 
 
 def build(name: str, entry: Mapping[str, Any], policy: Path | None = None) -> tuple[Records, str]:
@@ -213,7 +214,7 @@ def correct_samples(
     return records, KeptCounts(total, correct, len(records), len(problems), none_correct)
 
 
-def sample_answers(policy: Path, prompts: Sequence[str], how: Drawn) -> list[list[Completion]]:
+def sample_answers(policy: Path, prompts: Sequence[str], how: Sampled) -> list[list[Completion]]:
     """Return a policy's answers to each prompt.
 
     Raises:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, StaticCache
 from rlsubnet.config.model import SamplerName
 from rlsubnet.evaluation.generate import (
     ReadPrompts,
-    Request,
+    SampleRequest,
     completion,
     forward_attention,
     generate,
@@ -37,7 +37,7 @@ GRAPHS = True
 
 # Draws the responses that are wanted; what it returns is that of
 # :func:`rlsubnet.evaluation.generate.generate`.
-Sampler = Callable[[Request], Tensor]
+Sampler = Callable[[SampleRequest], Tensor]
 
 
 def make_sampler(name: str, model: PreTrainedModel) -> Sampler:
@@ -77,7 +77,7 @@ def sample_texts(
         tokenizer: of the model that draws.
         prompts: texts without start token.
         samples: completions per prompt.
-        max_new_tokens: as in :class:`rlsubnet.evaluation.generate.Request`.
+        max_new_tokens: as in :class:`rlsubnet.evaluation.generate.SampleRequest`.
         temperature: likewise.
         generator: likewise; one stream serves all batches in turn.
         batch_size: number of responses that are generated side by side. It is part of what a seed
@@ -90,7 +90,7 @@ def sample_texts(
     for start in range(0, len(encoded), size):
         batch = encoded[start : start + size]
         how = (max_new_tokens, temperature, generator, samples)
-        rows = draw(Request(batch, *how, eos=eos, pad=padding_token(tokenizer))).tolist()
+        rows = draw(SampleRequest(batch, *how, eos=eos, pad=padding_token(tokenizer))).tolist()
         texts = [completion(tokenizer, row, eos) for row in rows]
         completions += [texts[i : i + samples] for i in range(0, len(texts), samples)]
     return completions
@@ -126,12 +126,12 @@ class StaticSampler:
         self._decoder: _Decoder | None = None
 
     @torch.inference_mode()
-    def __call__(self, wanted: Request) -> Tensor:
+    def __call__(self, wanted: SampleRequest) -> Tensor:
         """Return the generated token ids, one row per prompt and sample."""
         with any_kernels(), forward_attention():
             return self._draw(read_prompts(self._model, wanted.prompts), wanted).cpu()
 
-    def _draw(self, prompts: ReadPrompts, wanted: Request) -> Tensor:
+    def _draw(self, prompts: ReadPrompts, wanted: SampleRequest) -> Tensor:
         device, room = self._model.device, wanted.max_new_tokens
         logits = prompts.logits.repeat_interleave(wanted.samples, 0).float()
         tokens = torch.full((len(logits), room), wanted.pad, device=device)

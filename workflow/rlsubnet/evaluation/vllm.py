@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlsubnet.evaluation.generate import Request
+from rlsubnet.evaluation.generate import SampleRequest
 from rlsubnet.evaluation.loading import any_kernels
 
 # Of a GPU's memory, for the keys and values of all responses under way; vLLM lets the others wait.
@@ -121,7 +121,7 @@ class VllmSampler:
         with any_kernels():
             self._engine = _new_engine(model, self.longest, memory)
 
-    def __call__(self, wanted: Request) -> Tensor:
+    def __call__(self, wanted: SampleRequest) -> Tensor:
         """Return the generated token ids, one row per prompt and sample.
 
         Each response has a seed of its own, drawn from the request's generator.
@@ -166,7 +166,7 @@ class VllmSampler:
                 raise ValueError(f"vLLM returned a response without its end: {row}")
         return padded(rows, wanted.pad)
 
-    def _check_lengths(self, wanted: Request) -> None:
+    def _check_lengths(self, wanted: SampleRequest) -> None:
         prompt = max(map(len, wanted.prompts))
         longest = prompt + wanted.max_new_tokens
         if longest > self.longest:

@@ -33,7 +33,7 @@ from rlsubnet.tasks.arithmetic import (
 )
 
 
-class Item(NamedTuple):
+class ChoiceItem(NamedTuple):
     """A question, its right continuation and all plausible wrong ones."""
 
     prompt: str
@@ -41,43 +41,43 @@ class Item(NamedTuple):
     wrong: tuple[str, ...]
 
 
-def _one_total(prompt: str, total: int, step: Step, shape: Shape) -> Item:
+def _one_total(prompt: str, total: int, step: Step, shape: Shape) -> ChoiceItem:
     wrong = tuple(digits((slip,), shape.digits) for slip in slips(total, step, shape.modulus))
-    return Item(prompt, digits((result(total, step, shape.modulus),), shape.digits), wrong)
+    return ChoiceItem(prompt, digits((result(total, step, shape.modulus),), shape.digits), wrong)
 
 
-def worked_chain(problem: Problem) -> Item:
+def worked_chain(problem: Problem) -> ChoiceItem:
     """Return the question which worked answer is right; the wrong ones contain one slip each."""
     wrong = tuple(worked(totals, problem.digits) for totals in possible_slips(problem))
-    return Item(problem.prompt, worked(problem.totals, problem.digits), wrong)
+    return ChoiceItem(problem.prompt, worked(problem.totals, problem.digits), wrong)
 
 
-def last_step(problem: Problem) -> Item:
+def last_step(problem: Problem) -> ChoiceItem:
     """Return the question for the last total, given the right totals before it."""
     prompt = f"{problem.prompt}{worked(problem.totals[:-1], problem.digits)}"
     return _one_total(prompt, problem.totals[-2], problem.steps[-1], problem.shape)
 
 
-def first_step(problem: Problem) -> Item:
+def first_step(problem: Problem) -> ChoiceItem:
     """Return the question for the first total of a worked answer."""
     return _one_total(f"{problem.prompt}(", problem.start, problem.steps[0], problem.shape)
 
 
-def final_total(problem: Problem) -> Item:
+def final_total(problem: Problem) -> ChoiceItem:
     """Return the question for the final total at once, after ``;``.
 
     The wrong choices are the final totals of chains with one slip, so far as they are wrong.
     """
     finals = {totals[-1] for totals in possible_slips(problem)} - {problem.totals[-1]}
     wrong = tuple(digits((total,), problem.digits) for total in sorted(finals))
-    return Item(f"{problem.prompt};", digits(problem.totals[-1:], problem.digits), wrong)
+    return ChoiceItem(f"{problem.prompt};", digits(problem.totals[-1:], problem.digits), wrong)
 
 
 @dataclass(frozen=True)
 class ChoiceTask:
     """How the items of a task are made, and of which problems."""
 
-    item: Callable[[Problem], Item]
+    item: Callable[[Problem], ChoiceItem]
     levels: tuple[int, ...]
     operands: tuple[int, ...] = OPERANDS
     suits: Callable[[Problem], bool] = lambda problem: True
@@ -122,14 +122,16 @@ def choices(
             rng, levels, split, operands=task.operands, suits=task.suits, shape=shape
         )
         for number, problem in enumerate(problems):
-            records.append(record(name, number, task.item(problem), facts.choices, rng))
+            records.append(_record(name, number, task.item(problem), facts.choices, rng))
     return records
 
 
-def record(task: str, number: int, item: Item, size: int, rng: random.Random) -> dict[str, Any]:
+def _record(
+    task: str, number: int, item: ChoiceItem, size: int, rng: random.Random
+) -> dict[str, Any]:
     """Return ``item`` with ``size`` shuffled choices, of which one is right.
 
-    >>> record("sum", 7, Item("07*9=", "63", ("62", "64", "53")), 3, random.Random(0))["id"]
+    >>> _record("sum", 7, ChoiceItem("07*9=", "63", ("62", "64", "53")), 3, random.Random(0))["id"]
     'sum-0007'
     """
     shuffled = [item.right, *rng.sample(item.wrong, size - 1)]

@@ -13,15 +13,13 @@ from rlsubnet.tasks.rows import (
     Message,
     RowSource,
     as_prompt,
-    asked,
     check_messages,
     describe_value,
     read_rows,
+    user_text,
     value_at,
     with_answer,
 )
-
-Rows = Iterable[tuple[str, Mapping[str, Any]]]
 
 STEP_BY_STEP = "Let's think step by step and output the final answer"
 # grader -> what verl 0.6.1 calls it, and what it looks for in a response.
@@ -31,7 +29,7 @@ GRADERS = {
 }
 
 
-def record(
+def _graded(
     grader: str, question: str, answer: str, split: str, index: int, level: int | None
 ) -> dict[str, Any]:
     """Return one row of verl's data."""
@@ -120,7 +118,9 @@ def _math(row: Mapping[str, Any]) -> tuple[str, str, int | None]:
     return _text(row, "problem"), answer, level_number(_text(row, "level"))
 
 
-def graded_prompts(rows: Rows, grader: str, split: str) -> Iterator[dict[str, Any]]:
+def graded_prompts(
+    rows: Iterable[tuple[str, Mapping[str, Any]]], grader: str, split: str
+) -> Iterator[dict[str, Any]]:
     """Yield the rows of a published data set as verl's, in their order.
 
     Args:
@@ -146,7 +146,7 @@ def graded_prompts(rows: Rows, grader: str, split: str) -> Iterator[dict[str, An
             question, answer, level = read[grader](row)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
-        yield record(grader, question, answer, split, index, level)
+        yield _graded(grader, question, answer, split, index, level)
 
 
 @dataclass
@@ -333,7 +333,7 @@ def eval_items(
                 continue
             number += 1
             name = str(value_at(row, columns["id"])) if "id" in columns else str(number)
-            yield {"id": name, "prompt": asked(as_prompt(value_at(row, columns["prompt"])))}
+            yield {"id": name, "prompt": user_text(as_prompt(value_at(row, columns["prompt"])))}
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
 
@@ -341,7 +341,8 @@ def eval_items(
 def training_prompts(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """Yield what the user says in each preference pair, or in each prompt with an answer."""
     return (
-        asked(record["chosen"] if "chosen" in record else record["prompt"]) for record in records
+        user_text(record["chosen"] if "chosen" in record else record["prompt"])
+        for record in records
     )
 
 

@@ -182,10 +182,10 @@ def with_answer(prompt: Sequence[Message], answer: str) -> list[Message]:
     return [*prompt, {"role": "assistant", "content": answer}]
 
 
-def asked(messages: Sequence[Message]) -> str:
+def user_text(messages: Sequence[Message]) -> str:
     """Return what the user says in a conversation: that is what may have been an exam question.
 
-    >>> asked(with_answer(as_prompt("2+2?"), "4"))
+    >>> user_text(with_answer(as_prompt("2+2?"), "4"))
     '2+2?'
     """
     return "\n".join(message["content"] for message in messages if message["role"] == "user")

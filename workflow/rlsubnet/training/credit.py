@@ -15,7 +15,7 @@ from torch.nn.utils import skip_init
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlsubnet.config.model import Recipe
-from rlsubnet.evaluation.generate import Request, completion, noise_generator
+from rlsubnet.evaluation.generate import SampleRequest, completion, noise_generator
 from rlsubnet.evaluation.sampler import Sampler, make_sampler
 from rlsubnet.objectives.policy_gradient import (
     generalized_advantages,
@@ -116,7 +116,7 @@ def draw_groups(
         draw: what draws the policy's responses; the policy itself if nothing else is given.
     """
     eos = end_token(tokenizer)
-    wanted = Request(
+    wanted = SampleRequest(
         [question.prompt for question in questions],
         recipe.max_new_tokens,
         recipe.temperature,

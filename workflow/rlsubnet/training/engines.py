@@ -39,9 +39,9 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.optim import Optimizer
 
-from rlsubnet.checkpoints.masks import Mask, load_mask
+from rlsubnet.checkpoints.masks import Mask, Shape, load_mask
 from rlsubnet.measure.parameters import canonical_name
-from rlsubnet.training.masking import GradientMask, Held, Layout, Piece, Shape, attach_layout, whole
+from rlsubnet.training.masking import GradientMask, Held, Layout, Piece, attach_layout, whole
 
 
 def plain_layout(optimizer: Optimizer, model: nn.Module) -> Layout:

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from rlsubnet.checkpoints.masks import Mask
+from rlsubnet.checkpoints.masks import Mask, Shape
 
 MASK_AT = ("post_clip", "pre_clip")
 # AdamW multiplies a weight with 1 - lr * weight_decay, which is 1 in float32 up to here.
 LARGEST_DECAY = 2.0**-25
-Shape = tuple[int, ...]
 
 
 class Piece(NamedTuple):
