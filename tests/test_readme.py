@@ -193,3 +193,17 @@ def test_headings_that_pages_link_to_exist(repository):
             headings = re.findall(r"^#+ (.*)$", target, re.MULTILINE)
             slugs = [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings]
             assert anchor in slugs, f"{page.name}: {link}#{anchor}"
+
+
+def test_modules_that_pages_name_exist(repository):
+    folders = ("workflow", "tests", "benchmarks", "envs")
+    modules = {p.as_posix() for folder in folders for p in (repository / folder).rglob("*.py")}
+    # Of another project.
+    modules.add("/open_instruct/dpo_tune_cache.py")
+    pages = [*repository.glob("*.md"), *repository.glob("*/README.md"), *repository.glob("docs/*")]
+    # These two speak of their day.
+    for page in pages:
+        if page.name not in ("LOG.md", "CHANGELOG.md"):
+            names = set(re.findall(r"[\w/]+\.py\b", page.read_text(encoding="utf-8")))
+            missing = [name for name in names if not any(m.endswith(f"/{name}") for m in modules)]
+            assert missing == [], page
