@@ -10,8 +10,11 @@ from docutils.core import publish_parts
 from jinja2 import Template
 
 from rlsubnet.cli import build_parser, main
+from rlsubnet.config import item_files, load_config, load_scale
+from rlsubnet.config.plan import item_costs
 from rlsubnet.data import load_published
-from rlsubnet.items import ITEMS
+from rlsubnet.items import ITEMS, Item
+from rlsubnet.report import export
 from rlsubnet.report.results import check_paper_models
 
 RUNS = "run\talgorithm\tinit\tdata\trecipe\tseed\tmask\tset\tlabel\n"
@@ -101,14 +104,41 @@ def test_published_numbers_without_a_table_are_refused(tmp_path: Path):
         load_published(path)
 
 
-def test_reporting_loads_no_torch():
+def test_reporting_loads_no_torch_and_nothing_that_trains():
     code = (
-        "import sys, rlsubnet.report.write, rlsubnet.commands.report; "
-        "heavy = {'torch', 'transformers', 'tokenizers', 'matplotlib.pyplot'} & set(sys.modules); "
+        "import sys, rlsubnet.commands.report, rlsubnet.report.write; "
+        "from importlib import import_module as load; from rlsubnet.items import ITEMS; "
+        "[load('rlsubnet.report.' + i.function.rpartition('.')[0]) for i in ITEMS.values()]; "
+        "heavy = {'torch', 'transformers', 'tokenizers', 'matplotlib.pyplot', 'rlsubnet.tasks', "
+        "'rlsubnet.backends', 'rlsubnet.training', 'rlsubnet.checkpoints'} & set(sys.modules); "
         "sys.exit(f'loaded: {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_new_table_is_a_function_a_caption_and_an_entry(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    function = "tables.updates.table1"
+    new = Item("table9", "a new table", "New", function, "Table 9: new", pair=("updates",))
+    monkeypatch.setitem(ITEMS, "table9", new)
+    captions = config / "captions"
+    captions.mkdir()
+    (captions / "shared_notes.txt").write_text("percent: All are per cent.\n")
+    caption = "**Table 9: new.**\n\n..\n   Below:\n\n   * {percent}\n   * Two\n     lines.\n"
+    (captions / "table9.rst").write_text(caption)
+    monkeypatch.setattr(export, "_CAPTIONS", captions)
+    sheet = config / "pairs.tsv"
+    sheet.write_text(sheet.read_text().replace("table1,fig1", "table9"))
+    scale = load_scale(load_config([config / "base.yaml", config / "over.yaml"]))
+    assert item_files(scale, "table9") == item_files(scale, "verdicts")
+    assert [Path(file).name for file in item_files(scale, "table9")] == ["dpo.csv"]
+    assert "table9" in item_costs(scale)
+    assert call("table9") == 0
+    markdown = (config / "results" / "tables" / "table9.md").read_text()
+    assert markdown.startswith("# Table 9: new\n")
+    assert markdown.endswith("* All are per cent.\n* Two lines.\n")
 
 
 @pytest.mark.parametrize("item", [*ITEMS, "comparison", "workflow"])
