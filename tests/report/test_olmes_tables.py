@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from rlsubnet.report.figures.data import step_accuracies
-from rlsubnet.report.settings import asked
+from rlsubnet.report.settings import suite_facts
 from rlsubnet.report.tables.accuracy import gains, table3
 from rlsubnet.report.verdicts.numbers import Source, gains_of
 from tests.report.small_results import answers_csv, row_of, write_waist
@@ -111,5 +111,5 @@ def test_figure_7_draws_one_answer_a_problem(olmes, results):
 
 
 def test_a_sampled_answer_is_not_called_greedy(olmes):
-    assert asked(olmes.config, "math500-r1").decoded(1) == "sampled once at 0.6"
-    assert asked(olmes.config, "math500").decoded(1) == "greedy"
+    assert suite_facts(olmes.config, "math500-r1").decoded(1) == "sampled once at 0.6"
+    assert suite_facts(olmes.config, "math500").decoded(1) == "greedy"

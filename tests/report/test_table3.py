@@ -114,7 +114,7 @@ def test_no_gain_of_the_paper_is_distinguishable(scale, answered, published):
     paper = table[table["paper_verdict"] != ""]
     assert len(paper) == 12
     assert set(paper["paper_verdict"]) == {"not distinguishable"}
-    lsat = paper.row(paper_task="AGIEval LSAT-AR")
+    lsat = row_of(paper, paper_task="AGIEval LSAT-AR")
     assert (lsat["paper_n"], lsat["paper_full_correct"], lsat["paper_sub_correct"]) == (230, 49, 57)
 
 

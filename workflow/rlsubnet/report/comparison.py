@@ -260,8 +260,8 @@ def summary(frame: pd.DataFrame) -> list[str]:
     lines = []
     facts = frame[frame["part"] == MACHINE].set_index("what")
     for side in ("yours", "reference"):
-        told = [facts.loc[fact, side] for fact in ("device", "arithmetic", "torch")]
-        lines.append(f"  {side:<10} {told[0]}; {told[1]}; torch {told[2]}")
+        device, arithmetic, torch = facts.loc[["device", "arithmetic", "torch"], side]
+        lines.append(f"  {side:<10} {device}; {arithmetic}; torch {torch}")
     lines += [f"  {sentence}" for sentence in sentences(frame)]
     printed = in_print(frame)
     other = printed[(printed["part"] == WORDS) & (printed["comparison"] != SAME)]

@@ -192,7 +192,7 @@ GREEDY, LIKELIHOOD = "greedy", "log-likelihood"
 
 
 @dataclass(frozen=True)
-class Asked:
+class SuiteFacts:
     """How a suite was asked and what of the paper it stands for.
 
     Attributes:
@@ -227,18 +227,18 @@ def decoding_of(samples: int) -> str:
     return GREEDY if samples == 1 else f"sampled, {samples} an item"
 
 
-def asked(config: Mapping[str, Any], suite: str) -> Asked:
+def suite_facts(config: Mapping[str, Any], suite: str) -> SuiteFacts:
     """Return what tables say of a suite that ``evaluation.suites`` names.
 
     >>> olmes = {"evaluation": {"backend": "olmes"}}
-    >>> asked(olmes, "table3a").stands_for["lsat_ar"], asked(olmes, "aime2024").math500
+    >>> suite_facts(olmes, "table3a").stands_for["lsat_ar"], suite_facts(olmes, "aime2024").math500
     ('AGIEval LSAT-AR', False)
     """
     kind = suite_kind(config, suite)
     if config["evaluation"]["backend"] == "olmes":
         found = OLMES_SUITES[suite]
         tasks = {task.name.removeprefix(f"{suite}_"): task for task in found.tasks}
-        return Asked(
+        return SuiteFacts(
             kind,
             found.decoding,
             {name: task.chance for name, task in tasks.items() if task.chance is not None},
@@ -246,9 +246,9 @@ def asked(config: Mapping[str, Any], suite: str) -> Asked:
             math500=any(task.levels for task in tasks.values()),
         )
     if kind in PROBLEM_KINDS:
-        return Asked("problems", math500=kind == "problems")
+        return SuiteFacts("problems", math500=kind == "problems")
     made = MADE_UP_CHOICES if kind == "choices" else {}
-    return Asked(
+    return SuiteFacts(
         kind,
         LIKELIHOOD,
         {name: task.chance for name, task in made.items()},

@@ -16,7 +16,14 @@ from rlsubnet.report.paired import (
     mean_of_tasks,
 )
 from rlsubnet.report.results import NOT_RUN, sparsity, spelling
-from rlsubnet.report.settings import LIKELIHOOD, Asked, asked, decoding_of, seed_groups, seed_text
+from rlsubnet.report.settings import (
+    LIKELIHOOD,
+    SuiteFacts,
+    decoding_of,
+    seed_groups,
+    seed_text,
+    suite_facts,
+)
 from rlsubnet.report.style import method_label
 from rlsubnet.report.tables.common import (
     MEAN_OF_SEEDS,
@@ -179,9 +186,9 @@ def accuracies(scale: Scale, results: Results) -> list[Accuracy]:
             for task, tables in answers.items():
                 suites.setdefault(tables[0]["suite"].iloc[0], {})[task] = tables
             for suite, tasks in suites.items():
-                told = asked(scale.config, suite)
-                of_kind = {"choices": _choices, "problems": _problems}.get(told.kind, _preferences)
-                found += [Accuracy(pairs, row, **one) for one in of_kind(suite, told, tasks)]
+                facts = suite_facts(scale.config, suite)
+                of_kind = {"choices": _choices, "problems": _problems}.get(facts.kind, _preferences)
+                found += [Accuracy(pairs, row, **one) for one in of_kind(suite, facts, tasks)]
     return sorted(found, key=lambda one: _PARTS.index(one.part))
 
 
@@ -202,19 +209,19 @@ def _compare(tables: Sequence[pd.DataFrame]) -> Compared:
 
 
 def _choices(
-    suite: str, told: Asked, tasks: Mapping[str, list[pd.DataFrame]]
+    suite: str, facts: SuiteFacts, tasks: Mapping[str, list[pd.DataFrame]]
 ) -> Iterator[dict[str, Any]]:
-    shared = {"part": CHOICES, "level": "", "decoding": told.decoding, "sampled": told.sampled(1)}
+    shared = {"part": CHOICES, "level": "", "decoding": facts.decoding, "sampled": facts.sampled(1)}
     compared = {task.removeprefix(f"{suite}_"): _compare(tables) for task, tables in tasks.items()}
     for name, one in compared.items():
-        facts = {"chance": told.chances.get(name), "stands_for": told.stands_for.get(name, "")}
-        yield {**shared, **facts, "task": name, "compared": one}
+        known = {"chance": facts.chances.get(name), "stands_for": facts.stands_for.get(name, "")}
+        yield {**shared, **known, "task": name, "compared": one}
     mean = mean_of_tasks(list(compared.values()))
     yield {**shared, "task": AVERAGE, "stands_for": AVERAGE, "compared": mean}
 
 
 def _problems(
-    suite: str, told: Asked, tasks: Mapping[str, list[pd.DataFrame]]
+    suite: str, facts: SuiteFacts, tasks: Mapping[str, list[pd.DataFrame]]
 ) -> Iterator[dict[str, Any]]:
     for tables in tasks.values():
         samples = int(tables[0]["samples"].iloc[0])
@@ -226,16 +233,16 @@ def _problems(
                 "part": PROBLEMS,
                 "task": suite,
                 "level": level,
-                "decoding": told.decoded(samples),
-                "sampled": told.sampled(samples),
+                "decoding": facts.decoded(samples),
+                "sampled": facts.sampled(samples),
                 "compared": _compare(chosen),
                 # The paper's numbers come from one answer a problem.
-                "as_the_paper": told.math500 and samples == 1,
+                "as_the_paper": facts.math500 and samples == 1,
             }
 
 
 def _preferences(
-    suite: str, told: Asked, tasks: Mapping[str, list[pd.DataFrame]]
+    suite: str, facts: SuiteFacts, tasks: Mapping[str, list[pd.DataFrame]]
 ) -> Iterator[dict[str, Any]]:
     shared = {"part": PREFERENCES, "task": suite, "level": "", "decoding": LIKELIHOOD}
     for tables in tasks.values():
@@ -343,9 +350,9 @@ def measured_gains(scale: Scale, results: Results) -> list[Gain]:
         for pairs, row, answers in _each_seed(scale, results, group):
             for tables in answers.values():
                 suite, samples = tables[0]["suite"].iloc[0], int(tables[0]["samples"].iloc[0])
-                told = asked(scale.config, suite)
-                if told.kind == "problems":
-                    how = told.decoded(samples), told.sampled(samples)
+                facts = suite_facts(scale.config, suite)
+                if facts.kind == "problems":
+                    how = facts.decoded(samples), facts.sampled(samples)
                     found.append(Gain(pairs, row, suite, *how, _compare(tables)))
     return sorted(found, key=lambda one: one.decoding == decoding_of(1))
 

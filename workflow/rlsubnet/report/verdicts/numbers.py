@@ -23,11 +23,11 @@ from rlsubnet.report.settings import (
     GREEDY,
     ONLINE,
     all_but_seed,
-    asked,
     distribution_columns,
     is_sft_stage,
     recipe_of,
     runs_between,
+    suite_facts,
 )
 from rlsubnet.report.style import RL_METHODS, method_label
 from rlsubnet.report.tables.accuracy import (
@@ -374,7 +374,7 @@ def random_accuracies(source: Source) -> list[Control]:
         pair = replace(start, pair=f"{start.tuned}+{run.run}", init=start.tuned)
         items = paired_answers(scale, results, replace(pair, tuned=run.run))
         for full in shared:
-            decoding = items["samples"].map(asked(scale.config, full.suite).decoded)
+            decoding = items["samples"].map(suite_facts(scale.config, full.suite).decoded)
             compared = compare_items(
                 items[(items["suite"] == full.suite) & (decoding == full.decoding)]
             )
@@ -487,11 +487,11 @@ class Ablation(NamedTuple):
 def ablations(source: Source, key: str) -> list[Ablation]:
     """Return the pairs of section 6 whose runs differ in `kl_coef` or `clip` alone."""
     updates = [u for u in updates_of(source, "section6") if u.pair.tuned in source.scale.runs]
-    told = [(update, *_told(source.scale, update, key)) for update in updates]
+    settings = [(update, *_settings_but(source.scale, update, key)) for update in updates]
     return [
         Ablation(one, other, *_action(source, one, other, key))
-        for one, rest, value in told
-        for other, same, missing in told
+        for one, rest, value in settings
+        for other, same, missing in settings
         if rest == same and value and not missing
     ]
 
@@ -505,19 +505,19 @@ def seed_spread(source: Source, update: Update) -> float | None:
     return max(same) - min(same) if len(same) > 1 else None
 
 
-def _told(scale: Scale, update: Update, but: str) -> tuple[dict[str, Any], Any]:
-    """Return (all that a run was told that its result hangs on, but one key; that key's value)."""
+def _settings_but(scale: Scale, update: Update, but: str) -> tuple[dict[str, Any], Any]:
+    """Return (all settings that a run's result follows from but one; that one's value)."""
     run = scale.runs[update.pair.tuned]
     recipe = scale.recipe(run.run)
-    told = {"run": (run.algorithm, run.init, run.data, run.seed, run.mask), **recipe.bits()}
-    told.pop(but, None)
-    return told, getattr(recipe, but, None)
+    settings = {"run": (run.algorithm, run.init, run.data, run.seed, run.mask), **recipe.bits()}
+    settings.pop(but, None)
+    return settings, getattr(recipe, but, None)
 
 
 def _action(source: Source, one: Update, other: Update, key: str) -> tuple[float, str]:
     """Return how far a key acted in the first of two runs, per cent, and what it did, in words."""
     metrics, without = (source.results.get("metrics", u.pair.tuned) for u in (one, other))
-    _, value = _told(source.scale, one, key)
+    _, value = _settings_but(source.scale, one, key)
     if key == "clip":
         share = 100 * clipped_share(metrics["grad_norm"], value)
         return share, f"clipping at {value:g} acted at {share:.0f} % of the steps"

@@ -77,8 +77,8 @@ def _table2(source: Source) -> Iterator[Line]:
 
 def _table5(source: Source) -> Iterator[Line]:
     def place(pair: Pair) -> int:
-        told = distribution_columns(source.scale, pair).get("in_distribution", "")
-        return ["yes", "no", ""].index(told)
+        mark = distribution_columns(source.scale, pair).get("in_distribution", "")
+        return ["yes", "no", ""].index(mark)
 
     for row in source.published["table5"]["rows"]:
         kind = "in" if row["in_distribution"] else "out of"
