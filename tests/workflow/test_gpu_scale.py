@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from rlsubnet.config import load_config, load_scale
-from rlsubnet.config.scale import resolved_row
 from rlsubnet.files import read_jsonl
 from rlsubnet.tasks.words import is_correct
 from tests.workflow.miniatures import SCALE, make_miniature, set_cell
@@ -96,7 +95,7 @@ def test_vllm_draws_what_is_sampled_where_its_file_is_laid_over(
 ) -> None:
     def rows(*files: str) -> dict[str, dict[str, Any]]:
         scale = load_scale(load_config([repository / file for file in files]), repository)
-        return {run: resolved_row(scale, run)["recipe"] for run in scale.runs}
+        return {run: scale.row(run).as_dict()["recipe"] for run in scale.runs}
 
     settings = load_config([repository / config, repository / "config/gpu/vllm.yaml"])
     assert settings["evaluation"]["sampler"] == "vllm"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlsubnet.config import load_config, load_scale
-from rlsubnet.config.model import OpenInstructRecipe, Recipe, VerlRecipe, learning_rate, parse_row
+from rlsubnet.config.model import OpenInstructRecipe, Recipe, VerlRecipe, learning_rate
 from rlsubnet.config.schema import Config
 
 KEY = '    clip: Positive | None = key("largest norm of the gradient;'
@@ -96,19 +96,6 @@ def test_saving_and_recomputing_change_nothing_that_a_run_follows_from(repositor
     saving = row.but(recipe=row.recipe.but(checkpoint_every=10, sparsity_every=5))
     assert saving.provenance() != row.provenance()
     assert saving.recipe.bits() == row.recipe.bits()
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "run dpo, --row: not JSON"),
-        ('{"run": "sft"}', r"keys backend, run: expected \('native', 'dpo'\), found"),
-        ('{"run": "dpo", "speed": 1}', "--row, top level: unknown key 'speed'"),
-    ],
-)
-def test_a_bad_row_is_refused_by_name(text, message):
-    with pytest.raises(ValueError, match=message):
-        parse_row("dpo", text)
 
 
 def test_learning_rates_by_hand():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlsubnet.config import Scale, load_config, load_scale, resolved_row
+from rlsubnet.config import Scale, load_config, load_scale
 from tests.workflow.projects import Job, Project
 
 # Rule -> whose `resources` of the config it asks for; others are light, or run on the spot.
@@ -72,5 +72,5 @@ def test_a_training_job_has_a_gpu_for_each_process_of_its_recipe(paper, jobs):
     trained = [job for job in jobs if job.rule.startswith("train")]
     assert len(trained) == len(paper.runs)
     for job in trained:
-        processes = resolved_row(paper, job.wildcards["run"])["recipe"]["processes"]
+        processes = paper.row(job.wildcards["run"]).as_dict()["recipe"]["processes"]
         assert job.resources["gres"] == f"gpu:{processes}"

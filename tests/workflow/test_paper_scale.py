@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from rlsubnet.config import contamination_files, load_config, load_scale, resolved_row
+from rlsubnet.config import contamination_files, load_config, load_scale
 from rlsubnet.suites import tasks_of
 
 
@@ -12,7 +12,7 @@ def paper(repository):
 
 def test_the_paper_scale_names_every_dpo_run_of_the_paper(repository):
     scale = paper(repository)
-    rows = {run: resolved_row(scale, run) for run in scale.runs_of("open_instruct")}
+    rows = {run: scale.row(run).as_dict() for run in scale.runs_of("open_instruct")}
     assert [run for run, row in rows.items() if row["mask"]] == ["dpo_sub"]
     full, sub = rows["dpo"], rows["dpo_sub"]
     assert {**sub, "run": "dpo", "mask": ""} == full
@@ -28,7 +28,7 @@ def test_the_paper_scale_names_every_dpo_run_of_the_paper(repository):
 
 def test_the_paper_scale_names_prime_full_and_sub_and_the_run_of_21_checkpoints(repository):
     scale = paper(repository)
-    full, sub, steps = (resolved_row(scale, run) for run in ("prime", "prime_sub", "prime_steps"))
+    full, sub, steps = (scale.row(run).as_dict() for run in ("prime", "prime_sub", "prime_steps"))
     assert {**sub, "run": "prime", "mask": ""} == full
     assert scale.pairs[sub["mask"]].init == full["init"] == "Qwen2.5-Math-7B"
     assert steps["init"] == "Eurus-2-7B-SFT"
@@ -41,7 +41,7 @@ def test_the_paper_scale_names_prime_full_and_sub_and_the_run_of_21_checkpoints(
 def test_the_runs_of_section_6_differ_in_kl_and_clipping_alone(repository):
     scale = paper(repository)
     names = ("grpo_kl", "grpo_nokl", "grpo_noclip", "grpo_nokl_noclip")
-    rows = [resolved_row(scale, run) for run in names]
+    rows = [scale.row(run).as_dict() for run in names]
     switches = [(row["recipe"].pop("kl_coef"), row["recipe"].pop("clip")) for row in rows]
     assert switches == [(0.001, 1.0), (0.0, 1.0), (0.001, None), (0.0, None)]
     assert all({**row, "run": ""} == {**rows[0], "run": ""} for row in rows)

@@ -11,7 +11,6 @@ from rlsubnet.config import (
     item_files,
     load_config,
     load_scale,
-    resolved_row,
     waist_files,
 )
 
@@ -301,12 +300,12 @@ def test_prime_under_sgd_needs_a_rate_of_its_own_for_the_reward_model(online):
 def test_a_row_spells_out_recipe_overrides_and_architecture(micro):
     micro.set_cell("runs.tsv", "dpo", "set", "lr=1e-6 clip=null")
     scale = micro.load()
-    row = resolved_row(scale, "dpo")
+    row = scale.row("dpo").as_dict()
     assert row["recipe"]["lr"] == 1e-6
     assert row["recipe"]["clip"] is None
     assert row["recipe"]["steps"] == 3
     assert row["architecture"] is None
-    assert resolved_row(scale, "base")["architecture"]["hidden_size"] == 16
+    assert scale.row("base").as_dict()["architecture"]["hidden_size"] == 16
     assert "label" not in row
     assert json.loads(json.dumps(row)) == row
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rlsubnet.config import SheetError, contamination_files, resolved_row
+from rlsubnet.config import SheetError, contamination_files
 from rlsubnet.config.model import OpenInstructRecipe
 
 DATA = """\
@@ -45,12 +45,12 @@ def test_a_row_names_its_trainer_and_has_its_keys(large):
     assert scale.runs_of("open_instruct") == ["big"]
     assert scale.runs_of("verl") == ["prime"]
     assert scale.runs_of("native") == ["base", "sft", "dpo", "dpo_sub", "dpo_seed123"]
-    row = resolved_row(scale, "big")
+    row = scale.row("big").as_dict()
     assert row["backend"] == "open_instruct"
     assert row["recipe"]["accumulate"] == 4
     assert list(row["recipe"]) == list(OpenInstructRecipe.model_fields)[1:]
     assert json.loads(json.dumps(row)) == row
-    assert "backend" not in resolved_row(scale, "dpo")["recipe"]
+    assert "backend" not in scale.row("dpo").as_dict()["recipe"]
 
 
 def test_the_defaults_of_open_instruct_are_those_of_appendix_b():

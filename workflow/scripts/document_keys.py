@@ -9,7 +9,7 @@ kinds of data sets.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,20 @@ SHARED = ("seed", "split", "digits", "slots", "source", "revision", "files")
 def json_schema(block: type[Any]) -> str:
     """Return the schema of a file, for editors."""
     found = block.model_json_schema()
-    for trainer in (model.OpenInstructRecipe, model.VerlRecipe):
-        if recipe := found.get("$defs", {}).get(trainer.__name__):
-            assert "backend" in recipe["required"], "editors tell recipes apart by it"
+    for key, tag, kinds in (("recipes", "backend", model.RECIPES), ("data", "kind", schema.DATA)):
+        for pattern in found["properties"].get(key, {}).get("patternProperties", ()):
+            found["properties"][key]["patternProperties"][pattern] = told_apart(tag, kinds)
     return json.dumps(_without_nulls(found), indent=1) + "\n"
+
+
+def told_apart(tag: str, kinds: Mapping[str, type[Any]]) -> dict[str, Any]:
+    """Return the schema of a block whose kind one key tells, so that editors say what is wrong."""
+    cases = []
+    for value, block in kinds.items():
+        needed = [tag] if block.model_fields[tag].is_required() else []
+        case = {"properties": {tag: {"const": value}}, "required": needed}
+        cases.append({"if": case, "then": {"$ref": f"#/$defs/{block.__name__}"}})
+    return {"properties": {tag: {"enum": [*kinds]}}, "allOf": cases}
 
 
 def _without_nulls(part: Any) -> Any:

@@ -15,7 +15,6 @@ from rlsubnet.config.read import complete_config, job_resources, load_config, lo
 from rlsubnet.config.scale import (
     Scale,
     load_scale,
-    resolved_row,
     suite_kind,
 )
 from rlsubnet.config.schema import WORD_KINDS, Comparison, Pair, Run
@@ -38,7 +37,6 @@ __all__ = [
     "load_scale",
     "load_site",
     "mask_file",
-    "resolved_row",
     "source_folder",
     "suite_kind",
     "waist_files",

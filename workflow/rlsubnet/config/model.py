@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Se
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import TypeVar
 
-from rlsubnet.config.errors import checked, key_at
-from rlsubnet.files import read_object
-
 Whole = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Several = Annotated[int, Field(ge=2)]
@@ -581,22 +578,3 @@ class Row(Model, Generic[R]):
             "recipe": self.recipe.followed_from(),
             "architecture": shape,
         }
-
-
-def parse_row(run: str, text: str, backend: str = "native") -> Row[Any]:
-    """Return the row that ``text`` describes: JSON, or ``@`` and the path of a JSON file.
-
-    Raises:
-        ValueError: naming the run and the key, what was found and what was expected.
-    """
-    source = f"run {run}, --row"
-    values = read_object(source, text)
-    found = (values.pop("backend", "native"), values.get("run"))
-    if found != (backend, run):
-        raise ValueError(f"{source}, keys backend, run: expected {(backend, run)}, found {found}")
-    given = values.get("recipe")
-    if isinstance(given, dict):
-        values["recipe"] = {**given, "backend": backend}
-    kind: Any = Row
-    kind = kind[RECIPES[backend]]
-    return checked(kind, values, lambda path: f"{source}, {key_at(path)}")

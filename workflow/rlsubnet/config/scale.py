@@ -146,12 +146,6 @@ def resolved_recipe(recipe: Mapping[str, Any], overrides: str) -> AnyRecipe:
     return checked(RECIPES[recipe["backend"]], values, lambda path: ".".join(path) or "recipe")
 
 
-def resolved_row(scale: Scale, run: str) -> dict[str, Any]:
-    """Return a run's row as plain values, for ``--row``."""
-    row = scale.row(run)
-    return {"backend": row.backend, **row.model_dump(exclude={"recipe": {"backend"}})}
-
-
 def data_kind(config: Mapping[str, Any], name: str) -> str:
     """Return the kind of a data set; that of a mixture is the kind of its parts."""
     spec = config["data"][name]
