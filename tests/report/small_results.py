@@ -7,16 +7,16 @@ from typing import Any
 
 import pandas as pd
 
-from rlsubnet.config import Pair, Run
+from rlsubnet.columns import Answer, ScoreRow, UpdateRow, names
+from rlsubnet.config import Pair, Run, Scale
 from rlsubnet.config.model import Recipe
 from rlsubnet.items import ITEMS
 
 # The verdicts are not among the tables here: they read the others.
 TABLES = [name for name, item in ITEMS.items() if not item.is_figure and name != "verdicts"]
 FIGURES = [name for name, item in ITEMS.items() if item.is_figure]
-UPDATES_HEADER = (
-    "tensor,layer,matrix,numel,atol,rule,unchanged,bitwise_changed,max_abs_diff,"
-    "dtype_init,dtype_tuned\n"
+UPDATES_HEADER, SCORES_HEADER, ANSWERS_HEADER = (
+    ",".join(names(row)) + "\n" for row in (UpdateRow, ScoreRow, Answer)
 )
 Q, NORM = "model.layers.0.self_attn.q_proj.weight", "model.layers.0.input_layernorm.weight"
 
@@ -97,7 +97,6 @@ STEP_SCORES = (
     "10,arith_sampled,all,40,20,0.45,0.55,clustered,native,00\n"
     "10,arith_greedy,all,10,9,0.6,1.0,wilson,native,00\n"
 )
-ANSWERS_HEADER = "task,level,item_id,samples,correct\n"
 
 
 def answers_csv(rows: list[tuple[str, str, str, int, int]]) -> str:
@@ -131,6 +130,12 @@ def make_recipe(**keys: Any) -> dict[str, Any]:
 def make_pair(pair: str, init: str, tuned: str, method: str, items: str, model: str = "") -> Pair:
     listed = tuple(item for item in items.split(",") if item)
     return Pair(pair, init, tuned, method, listed, model, (), f"label of {pair}")
+
+
+def with_pairs(scale: Scale, **changes: dict[str, Any]) -> Scale:
+    """Return a scale whose pairs of these names have other values."""
+    pairs = {name: dataclasses.replace(scale.pairs[name], **new) for name, new in changes.items()}
+    return dataclasses.replace(scale, pairs={**scale.pairs, **pairs})
 
 
 def row_of(frame: pd.DataFrame, **values: str) -> dict:

@@ -1,16 +1,14 @@
 """Gains: a run against its start on the same problems, worked out by hand."""
 
-import dataclasses
 import math
 
 import pytest
 
 from rlsubnet.report.tables.accuracy import gains, gains_in_print
 from rlsubnet.report.tables.common import MEAN_OF_SEEDS, ONE_OF_THE_SEEDS, ONE_SEED
-from tests.report.small_results import answers_csv, row_of, write_waist
+from tests.report.small_results import SCORES_HEADER, answers_csv, row_of, with_pairs, write_waist
 
-SCORES = (
-    "task,level,n,correct,ci_low,ci_high,interval,backend,data_sha256\n"
+SCORES = SCORES_HEADER + (
     "arith_sampled,all,16,8,0.0,1.0,clustered,native,ab\n"
     "arith_greedy,all,4,1,0.0,1.0,wilson,native,ab\n"
     "choices_last_step,all,1,1,0.0,1.0,wilson,native,cd\n"
@@ -39,9 +37,7 @@ def answered(results):
 
 @pytest.fixture
 def table(scale, answered, published):
-    pairs = dict(scale.pairs)
-    pairs["dpo"] = dataclasses.replace(pairs["dpo"], items=("gains",))
-    return gains(dataclasses.replace(scale, pairs=pairs), answered, published)
+    return gains(with_pairs(scale, dpo={"items": ("gains",)}), answered, published)
 
 
 def test_the_sampled_gain_is_the_mean_difference_of_the_items(table):
@@ -76,10 +72,8 @@ def over_seeds(scale, answered, published):
             "scores/dpo_seed.csv": SCORES,
         },
     )
-    pairs = dict(scale.pairs)
-    for name in ("dpo", "dpo_seed"):
-        pairs[name] = dataclasses.replace(pairs[name], items=("gains",))
-    return gains(dataclasses.replace(scale, pairs=pairs), answered, published)
+    named = {"items": ("gains",)}
+    return gains(with_pairs(scale, dpo=named, dpo_seed=named), answered, published)
 
 
 def test_seeds_are_led_by_their_mean(over_seeds):

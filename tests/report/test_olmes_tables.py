@@ -9,14 +9,12 @@ from rlsubnet.report.figures.data import step_accuracies
 from rlsubnet.report.settings import suite_facts
 from rlsubnet.report.tables.accuracy import gains, table3
 from rlsubnet.report.verdicts.numbers import Source, gains_of
-from tests.report.small_results import answers_csv, row_of, write_waist
+from tests.report.small_results import SCORES_HEADER, answers_csv, row_of, with_pairs, write_waist
 
 TASKS = ("table3a_lsat_ar", "table3a_mmlu_pro_math", "math500", "aime2024")
 FULL = {"table3a_lsat_ar": [1, 0], "table3a_mmlu_pro_math": [0, 0], "math500": [1, 0, 1]}
 SUB = {"table3a_lsat_ar": [1, 1], "table3a_mmlu_pro_math": [0, 1], "math500": [1, 1, 1]}
-SCORES = "task,level,n,correct,ci_low,ci_high,interval,backend,data_sha256\n" + "".join(
-    f"{task},all,3,1,0.0,1.0,wilson,olmes,ab\n" for task in TASKS
-)
+SCORES = SCORES_HEADER + "".join(f"{task},all,3,1,0.0,1.0,wilson,olmes,ab\n" for task in TASKS)
 
 
 def answers(right: dict[str, list[int]]) -> str:
@@ -69,25 +67,20 @@ def test_math500_has_levels_and_aime_has_none(olmes, answered, published):
 
 
 def test_only_math500_of_prime_stands_beside_table_3b(olmes, answered, published):
-    pair = dataclasses.replace(olmes.pairs["dpo_vs_sub"], method="PRIME")
-    prime = dataclasses.replace(olmes, pairs={**olmes.pairs, pair.pair: pair})
+    prime = with_pairs(olmes, dpo_vs_sub={"method": "PRIME"})
     table = table3(prime, answered, published)
     assert row_of(table, task="math500", level="5")["paper_task"] == "MATH500 level 5"
     assert row_of(table, task="aime2024")["paper_task"] == ""
 
 
 def test_gains_are_of_the_problems(olmes, answered, published):
-    pair = dataclasses.replace(olmes.pairs["dpo"], items=("gains",))
-    table = gains(
-        dataclasses.replace(olmes, pairs={**olmes.pairs, pair.pair: pair}), answered, published
-    )
+    table = gains(with_pairs(olmes, dpo={"items": ("gains",)}), answered, published)
     assert set(table["task"]) == {"math500", "aime2024"}
     assert set(table["decoding"]) == {"greedy"}
 
 
 def test_a_greedy_gain_counts_where_nothing_was_sampled(olmes, answered, published):
-    pair = dataclasses.replace(olmes.pairs["dpo"], items=("gains",))
-    shown = dataclasses.replace(olmes, pairs={**olmes.pairs, pair.pair: pair})
+    shown = with_pairs(olmes, dpo={"items": ("gains",)})
     found = gains_of(Source(shown, answered, published), ["dpo"])
     assert [one.name for one in found] == ["dpo, math500", "dpo, aime2024"]
     table = gains(shown, answered, published)
@@ -99,13 +92,8 @@ def test_figure_7_draws_one_answer_a_problem(olmes, results):
         f"{step},math500,all,4,{right},0.1,0.9,wilson,olmes,ab\n"
         for step, right in ((0, 1), (5, 2))
     )
-    write_waist(
-        results.folder, {"step_scores/dpo.csv": "step," + SCORES.split("\n")[0] + "\n" + rows}
-    )
-    pair = dataclasses.replace(olmes.pairs["dpo"], items=("fig7",))
-    table = step_accuracies(
-        dataclasses.replace(olmes, pairs={**olmes.pairs, pair.pair: pair}), results
-    )
+    write_waist(results.folder, {"step_scores/dpo.csv": "step," + SCORES_HEADER + rows})
+    table = step_accuracies(with_pairs(olmes, dpo={"items": ("fig7",)}), results)
     assert table["decoding"].tolist() == ["greedy", "greedy"]
     assert table["accuracy_percent"].tolist() == [25.0, 50.0]
 

@@ -16,10 +16,9 @@ from rlsubnet.report.paired import (
 )
 from rlsubnet.report.tables.accuracy import SUMMARY, table3, table3_in_print
 from rlsubnet.report.tables.common import MEAN_OF_SEEDS, ONE_OF_THE_SEEDS, ONE_SEED
-from tests.report.small_results import answers_csv, row_of, write_waist
+from tests.report.small_results import SCORES_HEADER, answers_csv, row_of, write_waist
 
-SCORES = (
-    "task,level,n,correct,ci_low,ci_high,interval,backend,data_sha256\n"
+SCORES = SCORES_HEADER + (
     "arith_sampled,all,8,4,0.0,1.0,clustered,native,{arith}\n"
     "choices_last_step,all,2,1,0.0,1.0,wilson,native,cd\n"
     "choices_first_step,all,2,1,0.0,1.0,wilson,native,cd\n"

@@ -8,13 +8,12 @@ import pytest
 from rlsubnet.report.paired import CLUSTERED, MCNEMAR, compare_counts, compare_items
 from rlsubnet.report.results import NOT_RUN
 from rlsubnet.report.tables.accuracy import table3
-from tests.report.small_results import answers_csv, row_of, write_waist
+from tests.report.small_results import SCORES_HEADER, answers_csv, row_of, write_waist
 
 # Six items right in sub only, one in full only, one in both: 2 and 7 of 8.
 FULL = [1, 1, 0, 0, 0, 0, 0, 0]
 SUB = [0, 1, 1, 1, 1, 1, 1, 1]
-SCORES = (
-    "task,level,n,correct,ci_low,ci_high,interval,backend,data_sha256\n"
+SCORES = SCORES_HEADER + (
     "arith_greedy,all,8,2,0.0,1.0,wilson,native,{arith}\n"
     "choices_last_step,all,2,1,0.0,1.0,wilson,native,cd\n"
 )

@@ -28,6 +28,7 @@ from tests.report.small_results import (
     make_recipe,
     make_run,
     row_of,
+    with_pairs,
     write_waist,
 )
 
@@ -169,11 +170,8 @@ def test_table6_gives_every_tolerance_and_rule(scale, results, published):
 
 
 def test_table5_matches_model_and_method(scale, results, published):
-    pairs = dict(scale.pairs)
-    pairs["dpo"] = dataclasses.replace(
-        pairs["dpo"], items=("table5",), paper_model="Llama-3.1-8B-SFT"
-    )
-    table = table5(dataclasses.replace(scale, pairs=pairs), results, published)
+    named = {"items": ("table5",), "paper_model": "Llama-3.1-8B-SFT"}
+    table = table5(with_pairs(scale, dpo=named), results, published)
     row = row_of(table, tuned="dpo")
     # The paper has this model with SFT and with DPO, both 6.8; ours is DPO.
     assert (row["paper_stage"], row["paper_sparsity_percent"]) == ("RL", 6.8)
@@ -181,9 +179,8 @@ def test_table5_matches_model_and_method(scale, results, published):
 
 
 def test_table5_knows_the_short_name_of_a_model_of_table1(scale, results, published):
-    pairs = dict(scale.pairs)
-    pairs["dpo"] = dataclasses.replace(pairs["dpo"], items=("table5",))
-    row = row_of(table5(dataclasses.replace(scale, pairs=pairs), results, published), tuned="dpo")
+    named = with_pairs(scale, dpo={"items": ("table5",)})
+    row = row_of(table5(named, results, published), tuned="dpo")
     assert (row["paper_model"], row["paper_sparsity_percent"]) == ("Llama-3.1-8B-DPO", 81.4)
 
 
@@ -221,10 +218,9 @@ def test_section4_prints_the_null_below_full_against_sub(scale, results, publish
 
 
 def test_section4_refuses_a_sub_whose_mask_comes_from_another_run(scale, results, published):
-    pairs = dict(scale.pairs)
-    pairs["dpo_vs_sub"] = dataclasses.replace(pairs["dpo_vs_sub"], init="dpo_seed")
+    other = with_pairs(scale, dpo_vs_sub={"init": "dpo_seed"})
     with pytest.raises(ValueError, match="init is 'dpo_seed', expected 'dpo'"):
-        section4(dataclasses.replace(scale, pairs=pairs), results, published)
+        section4(other, results, published)
 
 
 # Table `gains` has no counterpart in the paper.
