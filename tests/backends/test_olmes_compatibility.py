@@ -11,7 +11,7 @@ from rlsubnet.backends.olmes.run import check_model, config_faults
 from rlsubnet.backends.olmes.suites import Settings
 from rlsubnet.tasks.tokenizer import build_tokenizer
 
-SETTINGS = Settings(("table3a",))
+SETTINGS = Settings(suites=("table3a",))
 SCALING = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}
 # As Llama-3.1's config.json has them.
 CONFIG = {"max_position_embeddings": 131072, "rope_theta": 500000.0, "rope_scaling": SCALING}
@@ -79,7 +79,7 @@ def test_a_context_shorter_than_asked_is_refused(folder):
     edit(folder / "config.json", max_position_embeddings=2048)
     with pytest.raises(ValueError, match="max_position_embeddings is 2048, .* max_length 4096"):
         check_model(folder, SETTINGS)
-    check_model(folder, Settings(("table3a",), max_length=2048))
+    check_model(folder, Settings(suites=("table3a",), max_length=2048))
     edit(folder / "config.json", max_position_embeddings=None)
     with pytest.raises(ValueError, match="max_position_embeddings is None"):
         check_model(folder, SETTINGS)
@@ -89,7 +89,7 @@ def test_a_chat_template_may_lie_in_a_file_or_be_one_of_olmes_s(folder):
     edit(folder / "tokenizer_config.json", chat_template=None)
     with pytest.raises(ValueError, match="no chat template: .* evaluation.olmes.chat_template"):
         check_model(folder, SETTINGS)
-    check_model(folder, Settings(("table3a",), chat_template="tulu"))
+    check_model(folder, Settings(suites=("table3a",), chat_template="tulu"))
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     check_model(folder, SETTINGS)
 

@@ -32,10 +32,10 @@ def test_the_lock_has_the_versions_that_olmes_declares(repository):
 
 
 def test_the_script_checks_out_the_commit_of_the_settings(repository):
-    from rlsubnet.backends.olmes.suites import COMMIT
+    from rlsubnet.config.schema import OLMES_COMMIT
 
     text = (repository / "envs" / "olmes.post-deploy.sh").read_text()
-    assert re.findall(r"^commit=(\w+)$", text, flags=re.MULTILINE) == [COMMIT]
+    assert re.findall(r"^commit=(\w+)$", text, flags=re.MULTILINE) == [OLMES_COMMIT]
 
 
 @pytest.mark.network

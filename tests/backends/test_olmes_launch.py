@@ -17,7 +17,7 @@ MODEL, OUT, CACHE = Path("/work/runs/dpo/final"), Path("/work/olmes/dpo"), Path(
 
 
 def test_the_command_line_of_table_3a():
-    words = olmes_arguments(MODEL, Settings(("table3a",)), OUT, gpus=1)
+    words = olmes_arguments(MODEL, Settings(suites=("table3a",)), OUT, gpus=1)
     told = words.pop(words.index("--model-args") + 1)
     assert words == [
         "olmes",
@@ -49,7 +49,7 @@ def test_the_command_line_of_table_3a():
 
 
 def test_a_trial_without_a_gpu():
-    settings = Settings(("aime2024",), chat_template="tulu", max_length=2048, limit=20)
+    settings = Settings(suites=("aime2024",), chat_template="tulu", max_length=2048, limit=20)
     words = olmes_arguments(MODEL, settings, OUT, gpus=0, model_type="hf")
     assert words[words.index("--limit") + 1] == "20"
     assert words[words.index("--model-type") + 1] == "hf"
@@ -59,7 +59,7 @@ def test_a_trial_without_a_gpu():
 
 
 def test_prefetching_names_the_same_tasks_and_no_model():
-    settings = Settings(("table3a", "math500"), limit=20)
+    settings = Settings(suites=("table3a", "math500"), limit=20)
     words = prefetch_arguments(settings, OUT)
     assert words == ["olmes", "--task", *(t.argument for t in settings.tasks), *words[-2:]]
     assert words[-2:] == ["--output-dir", "/work/olmes/dpo"]

@@ -27,7 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_each_item_is_counted_by_its_metric_level_and_year(folder):
-    answers, digests = read_outputs(folder, Settings(("small",)), MODEL)
+    answers, digests = read_outputs(folder, Settings(suites=("small",)), MODEL)
     assert answers == [
         Answer("small_choice", "", "q0", 1, 1),
         Answer("small_choice", "", "q1", 1, 0),
@@ -60,17 +60,17 @@ def test_each_item_is_counted_by_its_metric_level_and_year(folder):
 def test_requests_alone_tell_the_numbers_of_items(folder, tmp_path):
     alone = tmp_path / "requests"
     write_requests(alone)
-    found = read_requests(alone, Settings(("small",)))
+    found = read_requests(alone, Settings(suites=("small",)))
     assert {name: task["items"] for name, task in found.items()} == {
         "small_choice": 3,
         "small_levels": 4,
         "small_years": 2,
     }
-    _, digests = read_outputs(folder, Settings(("small",)), MODEL)
+    _, digests = read_outputs(folder, Settings(suites=("small",)), MODEL)
     assert {name: task["requests_sha256"] for name, task in found.items()} == digests
     (alone / "task-001-math-requests.jsonl").unlink()
     with pytest.raises(ValueError, match=r"0 files task-001-\*-requests.jsonl, expected one"):
-        read_requests(alone, Settings(("small",)))
+        read_requests(alone, Settings(suites=("small",)))
 
 
 def without_last(lines):
@@ -157,7 +157,7 @@ SUMMARY, CHOICE, MATH = "metrics-all.jsonl", "task-000-choice:0shot_cot", "task-
 def test_damaged_outputs_are_refused_by_file_and_reason(folder, name, change, message):
     edit_lines(folder / name, change)
     with pytest.raises(ValueError, match=message) as error:
-        read_outputs(folder, Settings(("small",)), MODEL)
+        read_outputs(folder, Settings(suites=("small",)), MODEL)
     assert str(error.value).startswith(str(folder / name.partition("-requests")[0][:8]))
 
 
@@ -172,24 +172,24 @@ def test_damaged_outputs_are_refused_by_file_and_reason(folder, name, change, me
 def test_a_missing_file_is_named(folder, name, message):
     (folder / name).unlink()
     with pytest.raises(ValueError, match=f"{name}: {message}"):
-        read_outputs(folder, Settings(("small",)), MODEL)
+        read_outputs(folder, Settings(suites=("small",)), MODEL)
 
 
 def test_a_cut_line_is_named_by_its_number(folder):
     path = folder / f"{CHOICE}-predictions.jsonl"
     path.write_text(path.read_text()[:-20])
     with pytest.raises(ValueError, match=r"predictions\.jsonl, line 3: not JSON"):
-        read_outputs(folder, Settings(("small",)), MODEL)
+        read_outputs(folder, Settings(suites=("small",)), MODEL)
 
 
 def test_tasks_that_were_not_asked_for_are_refused(folder, monkeypatch):
     monkeypatch.setitem(OLMES_SUITES, "small", OlmesSuite(OLMES_SUITES["small"].tasks[:2]))
     with pytest.raises(ValueError, match="tasks that were not asked for: aime::zs_cot"):
-        read_outputs(folder, Settings(("small",)), MODEL)
+        read_outputs(folder, Settings(suites=("small",)), MODEL)
 
 
 def test_a_limit_asks_for_that_many_items_and_no_level_counts(folder):
-    trial = Settings(("small",), limit=2)
+    trial = Settings(suites=("small",), limit=2)
     with pytest.raises(ValueError, match=r"3 items, expected 2 \(limit 2\)"):
         read_outputs(folder, trial, MODEL)
     # Three items are asked of each task, and one of the four with levels is left out.
@@ -198,7 +198,7 @@ def test_a_limit_asks_for_that_many_items_and_no_level_counts(folder):
         edit_lines(path, lambda lines: [line for line in lines if line["doc_id"] != 0])
     edit_lines(folder / SUMMARY, lambda lines: lines[1].update(num_instances=3))
     edit_lines(folder / SUMMARY, lambda lines: lines[1]["metrics"].update(exact_match_flex=2 / 3))
-    answers, _ = read_outputs(folder, Settings(("small",), limit=3), MODEL)
+    answers, _ = read_outputs(folder, Settings(suites=("small",), limit=3), MODEL)
     assert Counter(answer.task for answer in answers) == {
         "small_choice": 3,
         "small_levels": 3,
@@ -211,7 +211,7 @@ def test_a_limit_that_misses_the_year_says_so(folder, monkeypatch):
     edit_lines(folder / SUMMARY, lambda lines: lines[2:])
     edit_lines(folder / "task-002-aime-requests.jsonl", set_in_all("doc", "year", value="2022"))
     with pytest.raises(ValueError, match="no item of 2024 among 3; raise the limit"):
-        read_outputs(folder, Settings(("small",), limit=3), MODEL)
+        read_outputs(folder, Settings(suites=("small",), limit=3), MODEL)
 
 
 # Real outputs of olmes, made on a CPU with a random model; see the README beside them.
@@ -244,7 +244,7 @@ def test_real_choices_give_the_score_that_olmes_states(real, monkeypatch):
     ]
     monkeypatch.setitem(OLMES_SUITES, "table3a", OlmesSuite(tuple(tasks)))
     folder = real("agieval", *(task.olmes for task in tasks))
-    answers, digests = read_outputs(folder, Settings(("table3a",), limit=6), MODEL)
+    answers, digests = read_outputs(folder, Settings(suites=("table3a",), limit=6), MODEL)
     stated = {
         line["task_config"]["metadata"]["alias"]: line["metrics"]["primary_score"]
         for line in read_jsonl(folder / SUMMARY)
@@ -258,7 +258,7 @@ def test_real_choices_give_the_score_that_olmes_states(real, monkeypatch):
 def test_real_math_is_split_by_the_levels_of_its_items(real):
     (task,) = OLMES_SUITES["math500-fewshot"].tasks
     folder = real("math500", task.olmes)
-    answers, _ = read_outputs(folder, Settings(("math500-fewshot",), limit=20), MODEL)
+    answers, _ = read_outputs(folder, Settings(suites=("math500-fewshot",), limit=20), MODEL)
     requests = read_jsonl(folder / "task-000-minerva_math_500-requests.jsonl")
     levels = {str(line["native_id"]): str(line["doc"]["level"]) for line in requests}
     assert {answer.item_id: answer.level for answer in answers} == levels
@@ -269,4 +269,4 @@ def test_real_outputs_with_another_task_beside_are_refused(real):
     aliases = json.dumps(OLMES_SUITES["table3a"].tasks[0].olmes)
     folder = real("agieval", "agi_eval_lsat-ar::olmes", json.loads(aliases))
     with pytest.raises(ValueError, match="tasks missing: agi_eval_logiqa-en"):
-        read_outputs(folder, Settings(("table3a",), limit=6), MODEL)
+        read_outputs(folder, Settings(suites=("table3a",), limit=6), MODEL)

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlsubnet.backends.olmes.run import olmes_arguments
-from rlsubnet.backends.olmes.suites import COMMIT, Settings, read_settings
-from rlsubnet.config.schema import Olmes
+from rlsubnet.backends.olmes.suites import Settings, read_settings
 from rlsubnet.data import load_published
 from rlsubnet.suites import OLMES_SUITES, tasks_of
 
@@ -94,22 +93,19 @@ def test_names_of_suites_cannot_be_taken_for_another_s_tasks():
     [
         ({"suites": ["table3b"]}, "unknown suite 'table3b'; known: table3a"),
         ({"suites": []}, "expected at least one suite"),
-        ({"suites": ["math500"], "limit": 1}, "key limit: expected 2 or more, found 1"),
-        ({"suites": ["math500"], "limit": 2.5}, "key limit: expected a whole number, found 2.5"),
+        (
+            {"suites": ["math500"], "limit": 1},
+            "key limit: expected a whole number of at least 2",
+        ),
+        ({"suites": ["math500"], "limit": 2.5}, "key limit: expected a whole number .* found 2.5"),
         ({"suites": ["math500"], "max_length": "4k"}, "max_length: expected a whole number"),
-        ({"suites": ["math500"], "chat_template": "chatml"}, "expected null or one of tulu"),
-        ({"suites": ["math500"], "gpus": 8}, r"found \['gpus'\]"),
+        ({"suites": ["math500"], "chat_template": "chatml"}, "unknown value 'chatml'; known: tulu"),
+        ({"suites": ["math500"], "gpus": 8}, "unknown key 'gpus'"),
     ],
 )
 def test_bad_settings_name_the_key(block, message):
     with pytest.raises(ValueError, match=message):
         read_settings(block)
-
-
-def test_the_schema_s_defaults_are_the_settings_defaults():
-    defaults = Olmes().model_dump(exclude={"environment"})
-    assert read_settings({"suites": ["math500"], **defaults}) == Settings(("math500",))
-    assert defaults["commit"] == COMMIT
 
 
 def test_a_checkout_at_the_pinned_commit_knows_every_task(checkout):
@@ -119,7 +115,7 @@ def test_a_checkout_at_the_pinned_commit_knows_every_task(checkout):
 
 
 def test_olmes_s_own_launcher_reads_the_command_line(checkout, tmp_path):
-    settings = Settings(tuple(OLMES_SUITES), limit=20, chat_template="tulu")
+    settings = Settings(suites=tuple(OLMES_SUITES), limit=20, chat_template="tulu")
     words = olmes_arguments(tmp_path / "a model", settings, tmp_path / "out", gpus=2)
     printed = launch(checkout, *words[1:], "--dry-run")
     # All nine were found by name: what is not found is only warned of.
