@@ -5,11 +5,10 @@ import pytest
 import torch
 
 from rlsubnet.config import Run
-from rlsubnet.config.model import Recipe
+from rlsubnet.config.model import ONLINE, Recipe
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from rlsubnet.training.loop import (
     ALGORITHMS,
-    ONLINE,
     Scores,
     find_algorithm,
     make_examples,

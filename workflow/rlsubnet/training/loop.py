@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlsubnet.config.model import Recipe, Row, learning_rate
+from rlsubnet.config.model import ONLINE, Recipe, Row, learning_rate
 from rlsubnet.objectives.logps import cross_entropy, response_logps
 from rlsubnet.objectives.preference import (
     PreferenceLoss,
@@ -195,10 +195,6 @@ ALGORITHMS: dict[str, Algorithm] = {
 }
 
 
-# These learn from responses that they draw themselves: :mod:`rlsubnet.training.online`.
-ONLINE = ("grpo", "raft", "ppo", "prime")
-
-
 def find_algorithm(name: str) -> Algorithm:
     """Return the offline algorithm called ``name``.
 
@@ -324,7 +320,6 @@ def train(
     row: Row,
     model: PreTrainedModel,
     optimizer: MasterOptimizer,
-    algorithm: Algorithm,
     examples: Sequence[Example],
     pad: int,
     journal: Journal,
@@ -339,7 +334,6 @@ def train(
         row: the run.
         model: with the weights it starts from, which are also the reference.
         optimizer: of this model; masked if a mask is attached.
-        algorithm: the row's.
         examples: all of the data set.
         pad: token id for padding.
         journal: the run's; takes note of every step.
@@ -349,7 +343,7 @@ def train(
         ValueError: there are too few examples, or the gradient is not finite; the message names
             the step.
     """
-    recipe, done = row.recipe, journal.done
+    recipe, done, algorithm = row.recipe, journal.done, find_algorithm(row.algorithm)
     reference = mismatched_reference = None
     mismatched = mismatched_examples(examples) if algorithm.mismatched else []
     # As many at a time as are trained on at a time: that many fit into memory.

@@ -1,7 +1,7 @@
 """One run on one device, by this package's own trainer."""
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.masks import load_mask
 from rlsubnet.config.layout import RunFiles
-from rlsubnet.config.model import Row
+from rlsubnet.config.model import ONLINE, Row
 from rlsubnet.evaluation.loading import deterministic, load_model, pick_device
 from rlsubnet.files import read_jsonl
 from rlsubnet.tasks.tokenizer import build_tokenizer, load_tokenizer, padding_token
 from rlsubnet.training.batches import Example, mismatched_examples
-from rlsubnet.training.credit import make_questions
+from rlsubnet.training.credit import Question, make_questions
 from rlsubnet.training.device import ChangedWeights, read_every
 from rlsubnet.training.journal import Journal, StepSaver
-from rlsubnet.training.loop import ONLINE, find_algorithm, make_examples, train
+from rlsubnet.training.loop import find_algorithm, make_examples, train
 from rlsubnet.training.masking import attach_mask
 from rlsubnet.training.model import (
     bytes_per_logit,
@@ -61,16 +61,6 @@ def start_model(row: Row, init: Path | None) -> tuple[PreTrainedModel, PreTraine
     return load_model(init, getattr(torch, row.recipe.compute)), load_tokenizer(init)
 
 
-def check_count(examples: list[Example], batch_size: int, data: Path) -> None:
-    """Check that there is at least one batch of examples.
-
-    Raises:
-        ValueError: naming the data file and both numbers.
-    """
-    if len(examples) < batch_size:
-        raise ValueError(f"{data}: {len(examples)} examples, expected a batch of {batch_size}")
-
-
 def check_lengths(lengths: Iterable[int], model: PreTrainedModel, data: Path) -> None:
     """Check that every sequence fits into the model.
 
@@ -90,11 +80,7 @@ def check_lengths(lengths: Iterable[int], model: PreTrainedModel, data: Path) ->
             )
 
 
-# What trains, and returns the rows of the metrics.
-Learn = Callable[[MasterOptimizer, Journal, ChangedWeights | None], list[dict[str, Any]]]
-
-
-def fitted(row: Row, model: PreTrainedModel, longest: int, given: int, sequences: int) -> Row:
+def fitted(row: Row, model: PreTrainedModel, longest: int, given: int, members: int) -> Row:
     """Return the row with its recipe decided where it is left to memory: parts, and recomputing.
 
     Args:
@@ -102,9 +88,10 @@ def fitted(row: Row, model: PreTrainedModel, longest: int, given: int, sequences
         model: on its device.
         longest: tokens of the longest sequence of all data.
         given: tokens of the shortest prompt of all data, whose logits are not computed.
-        sequences: sequences in a batch.
+        members: sequences of each example, or responses to each question.
     """
     recipe, memory = row.recipe, device_memory(model.device)
+    examples = recipe.batch_size // recipe.updates
     logit = bytes_per_logit(recipe, row.algorithm in ONLINE)
 
     def needed(recompute: bool) -> int:
@@ -112,10 +99,9 @@ def fitted(row: Row, model: PreTrainedModel, longest: int, given: int, sequences
 
     recompute, parts = recipe.recompute, recipe.accumulate
     if recompute is None:
-        recompute = not fits(sequences / recipe.batch_size, needed(recompute=False), memory)
+        recompute = not fits(members, needed(recompute=False), memory)
     if parts is None:
-        examples = recipe.batch_size // recipe.updates
-        parts = fewest_parts(sequences // recipe.updates, examples, needed(recompute), memory)
+        parts = fewest_parts(members * examples, examples, needed(recompute), memory)
     if (recompute, parts) == (recipe.recompute, recipe.accumulate):
         return row
     twice = ", activations twice" if recompute else ""
@@ -123,40 +109,31 @@ def fitted(row: Row, model: PreTrainedModel, longest: int, given: int, sequences
     return row.but(recipe=recipe.but(accumulate=parts, recompute=recompute))
 
 
-def learn_offline(
+def read_examples(
     row: Row, data: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> Learn:
-    """Read the examples and return what trains on them.
+) -> list[Example]:
+    """Return what the run's algorithm learns from.
 
     Raises:
-        ValueError: a record is not what the algorithm learns from, or too long for the model.
+        ValueError: a record is not what it learns from, or too long for the model, or there are
+            fewer than a batch.
     """
     algorithm = find_algorithm(row.algorithm)
     try:
         examples = make_examples(read_jsonl(data), algorithm, tokenizer)
     except ValueError as error:
         raise ValueError(f"{data}, {error}") from error
-    check_count(examples, row.recipe.batch_size, data)
+    if len(examples) < (size := row.recipe.batch_size):
+        raise ValueError(f"{data}: {len(examples)} examples, expected a batch of {size}")
     for checked in [examples, *([mismatched_examples(examples)] if algorithm.mismatched else [])]:
         check_lengths((max(len(s.tokens) for s in example) for example in checked), model, data)
-    pad = padding_token(tokenizer)
-    longest = max(len(sample.tokens) for example in examples for sample in example)
-    given = min(sample.given for example in examples for sample in example)
-    decided = fitted(row, model, longest, given, len(examples[0]) * row.recipe.batch_size)
-
-    def learn(
-        optimizer: MasterOptimizer, journal: Journal, changed: ChangedWeights | None
-    ) -> list[dict[str, Any]]:
-        prepare_training(model, decided.recipe)
-        return train(decided, model, optimizer, algorithm, examples, pad, journal, changed)
-
-    return learn
+    return examples
 
 
-def learn_online(
+def read_questions(
     row: Row, data: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> Learn:
-    """Read the questions and return what trains on the model's own responses to them.
+) -> list[Question]:
+    """Return what the model is to answer, to learn from its own responses.
 
     Raises:
         ValueError: a record is no problem with a solution, or the model has no room for a response.
@@ -167,19 +144,7 @@ def learn_online(
         raise ValueError(f"{data}, {error}") from error
     room = row.recipe.max_new_tokens
     check_lengths((len(question.prompt) + room for question in questions), model, data)
-
-    prompts = [len(question.prompt) for question in questions]
-    sequences = row.recipe.samples * row.recipe.batch_size
-    decided = fitted(row, model, max(prompts) + room, min(prompts), sequences)
-
-    def learn(
-        optimizer: MasterOptimizer, journal: Journal, changed: ChangedWeights | None
-    ) -> list[dict[str, Any]]:
-        prepare_training(model, decided.recipe)
-        learner = new_learner(row.algorithm, model, optimizer, tokenizer, decided.recipe)
-        return train_online(decided, learner, questions, journal, changed)
-
-    return learn
+    return questions
 
 
 class NativeTrainer:
@@ -212,8 +177,17 @@ class NativeTrainer:
         with deterministic(self._device):
             self._model, self._tokenizer = model, tokenizer = start_model(row, files.init)
             move_model(model, self._device, getattr(torch, row.recipe.compute))
-            learn = learn_online if self._online else learn_offline
-            trains = learn(row, files.data, model, tokenizer)
+            if self._online:
+                questions = read_questions(row, files.data, model, tokenizer)
+                lengths = [len(question.prompt) for question in questions]
+                longest = max(lengths) + row.recipe.max_new_tokens
+                row = fitted(row, model, longest, min(lengths), row.recipe.samples)
+            else:
+                examples = read_examples(row, files.data, model, tokenizer)
+                samples = [sample for example in examples for sample in example]
+                longest = max(len(sample.tokens) for sample in samples)
+                given = min(sample.given for sample in samples)
+                row = fitted(row, model, longest, given, len(examples[0]))
             optimizer = MasterOptimizer(dict(model.named_parameters()), row.recipe)
             changed = ChangedWeights(model) if row.recipe.sparsity_every else None
             if files.mask is not None:
@@ -222,12 +196,17 @@ class NativeTrainer:
             if files.init is not None and row.recipe.checkpoint_every:
                 init = Checkpoint(files.init)
                 self._saver = StepSaver(files.scratch / "steps", row.recipe, init, model)
-            with wandb_logging(row, files.scratch.parent / "wandb") as log:
+            prepare_training(model, row.recipe)
+            with wandb_logging(self._row, files.scratch.parent / "wandb") as log:
                 every = read_every(model.device)
                 journal = Journal(
                     row, files.scratch, belongs_to, log, self._saver, self.columns, every
                 )
-                return trains(optimizer, journal, changed)
+                if self._online:
+                    learner = new_learner(row.algorithm, model, optimizer, tokenizer, row.recipe)
+                    return train_online(row, learner, questions, journal, changed)
+                pad = padding_token(tokenizer)
+                return train(row, model, optimizer, examples, pad, journal, changed)
 
     def collect(self, folder: Path) -> dict[str, Any]:
         """Make the folder of the trained model."""
