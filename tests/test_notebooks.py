@@ -1,4 +1,4 @@
-"""Notebooks are stored without outputs and run from the waist files of the demo."""
+"""Notebooks are stored without outputs and run from the results files of the demo."""
 
 from pathlib import Path
 

@@ -31,7 +31,7 @@ def results(tmp_path: Path) -> Results:
         "trajectory/dpo.csv": small.TRAJECTORY,
         "step_scores/dpo.csv": small.STEP_SCORES,
     }
-    return Results(small.write_waist(tmp_path / "results", files))
+    return Results(small.write_results(tmp_path / "results", files))
 
 
 @pytest.fixture

@@ -104,8 +104,8 @@ def answers_csv(rows: list[tuple[str, str, str, int, int]]) -> str:
     return ANSWERS_HEADER + "".join(",".join(map(str, row)) + "\n" for row in rows)
 
 
-def write_waist(folder: Path, files: dict[str, str]) -> Path:
-    """Write waist files below `folder`; a name that ends in .gz is compressed."""
+def write_results(folder: Path, files: dict[str, str]) -> Path:
+    """Write results files below `folder`; a name that ends in .gz is compressed."""
     for name, text in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

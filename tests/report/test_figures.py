@@ -23,7 +23,7 @@ from rlsubnet.report.figures import data
 from rlsubnet.report.figures.draw import fig1, fig3, fig4, fig6
 from rlsubnet.report.results import NOT_RUN
 from rlsubnet.report.write import make_item, write_item
-from tests.report.small_results import FIGURES, write_waist
+from tests.report.small_results import FIGURES, write_results
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_fig4_shows_the_difference_and_how_often_sub_is_lower(everything, result
 
 def test_fig4_draws_the_mean_of_the_seeds_over_each_seed(seeded, results, published):
     text = (results.folder / "metrics" / "dpo.csv").read_text()
-    write_waist(
+    write_results(
         results.folder,
         {
             "metrics/dpo_seed.csv": text.replace("1,0.7", "1,0.9"),
@@ -141,7 +141,7 @@ def test_fig4_shows_the_reward_where_responses_are_drawn(everything, results, pu
     online = dataclasses.replace(everything, runs={**everything.runs, "dpo": changed})
     text = "step,loss,reward,kl,grad_norm,grad_norm_masked,lr,tokens\n1,0,{},0,1,,1e-3,64\n"
     for run, reward in (("dpo", 0.5), ("dpo_sub", 0.75)):
-        write_waist(results.folder, {f"metrics/{run}.csv": text.format(reward)})
+        write_results(results.folder, {f"metrics/{run}.csv": text.format(reward)})
     figure = fig4(data.losses(online, results))
     assert figure.axes[0].get_ylabel() == "Training reward"
     assert "mean +0.25; sub higher in 100 % of steps" in words(figure)
@@ -165,7 +165,7 @@ def test_fig1_keeps_controls_apart_and_labels_from_overlapping(everything, resul
     runs = dict(everything.runs)
     for name in ("rft", "sft_again"):
         runs[name] = dataclasses.replace(runs["dpo"], run=name, algorithm="sft")
-        write_waist(
+        write_results(
             results.folder,
             {f"updates/{name}.csv": (results.folder / "updates/dpo.csv").read_text()},
         )

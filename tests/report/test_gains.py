@@ -6,7 +6,7 @@ import pytest
 
 from rlsubnet.report.tables.accuracy import gains, gains_in_print
 from rlsubnet.report.tables.common import MEAN_OF_SEEDS, ONE_OF_THE_SEEDS, ONE_SEED
-from tests.report.small_results import SCORES_HEADER, answers_csv, row_of, with_pairs, write_waist
+from tests.report.small_results import SCORES_HEADER, answers_csv, row_of, with_pairs, write_results
 
 SCORES = SCORES_HEADER + (
     "arith_sampled,all,16,8,0.0,1.0,clustered,native,ab\n"
@@ -23,7 +23,7 @@ def answers(sampled: list[int], greedy: list[int]) -> str:
 
 @pytest.fixture
 def answered(results):
-    write_waist(
+    write_results(
         results.folder,
         {
             "answers/sft.csv.gz": answers([0, 1, 2, 3], [0, 0, 0, 1]),
@@ -65,7 +65,7 @@ def test_the_sparsity_of_the_update_stands_beside_every_gain(table):
 @pytest.fixture
 def over_seeds(scale, answered, published):
     """Return the gains of two seeds; the second gains on one item of four, and nothing greedily."""
-    write_waist(
+    write_results(
         answered.folder,
         {
             "answers/dpo_seed.csv.gz": answers([0, 3, 2, 3], [0, 0, 0, 1]),

@@ -69,7 +69,7 @@ def test_a_table_and_a_figure_are_written_and_listed(config: Path, capsys):
     assert "| DPO | SFT to DPO | sft | dpo | 60.0 |" in (config / listed[1]).read_text()
 
 
-def test_an_absent_waist_file_is_one_line_on_stderr(config: Path, capsys):
+def test_an_absent_results_file_is_one_line_on_stderr(config: Path, capsys):
     (config / "results" / "updates" / "dpo.csv").unlink()
     assert call("table1") == 1
     error = capsys.readouterr().err

@@ -9,7 +9,7 @@ from rlsubnet.report.figures.data import step_accuracies
 from rlsubnet.report.settings import suite_facts
 from rlsubnet.report.tables.accuracy import gains, table3
 from rlsubnet.report.verdicts.numbers import Source, gains_of
-from tests.report.small_results import SCORES_HEADER, answers_csv, row_of, with_pairs, write_waist
+from tests.report.small_results import SCORES_HEADER, answers_csv, row_of, with_pairs, write_results
 
 TASKS = ("table3a_lsat_ar", "table3a_mmlu_pro_math", "math500", "aime2024")
 FULL = {"table3a_lsat_ar": [1, 0], "table3a_mmlu_pro_math": [0, 0], "math500": [1, 0, 1]}
@@ -40,7 +40,7 @@ def answered(results):
     files = {f"scores/{run}.csv": SCORES for run in ("sft", "dpo", "dpo_sub")}
     files |= {f"answers/{run}.csv.gz": answers(FULL) for run in ("sft", "dpo")}
     files["answers/dpo_sub.csv.gz"] = answers(SUB)
-    write_waist(results.folder, files)
+    write_results(results.folder, files)
     return results
 
 
@@ -92,7 +92,7 @@ def test_figure_7_draws_one_answer_a_problem(olmes, results):
         f"{step},math500,all,4,{right},0.1,0.9,wilson,olmes,ab\n"
         for step, right in ((0, 1), (5, 2))
     )
-    write_waist(results.folder, {"step_scores/dpo.csv": "step," + SCORES_HEADER + rows})
+    write_results(results.folder, {"step_scores/dpo.csv": "step," + SCORES_HEADER + rows})
     table = step_accuracies(with_pairs(olmes, dpo={"items": ("fig7",)}), results)
     assert table["decoding"].tolist() == ["greedy", "greedy"]
     assert table["accuracy_percent"].tolist() == [25.0, 50.0]

@@ -7,11 +7,11 @@ import pytest
 
 from rlsubnet.columns import RESULTS_FILES, names, results_file
 from rlsubnet.report.results import Results, read_results
-from tests.report.small_results import DPO_UPDATES, RANKS, TRAJECTORY, answers_csv, write_waist
+from tests.report.small_results import DPO_UPDATES, RANKS, TRAJECTORY, answers_csv, write_results
 
 
 def one_file(tmp_path: Path, kind: str, text: str) -> Results:
-    return Results(write_waist(tmp_path, {results_file(kind, "dpo"): text}))
+    return Results(write_results(tmp_path, {results_file(kind, "dpo"): text}))
 
 
 def test_layers_outside_the_stack_are_empty_and_the_others_integers(tmp_path: Path):

@@ -16,7 +16,7 @@ from rlsubnet.report.paired import (
 )
 from rlsubnet.report.tables.accuracy import SUMMARY, table3, table3_in_print
 from rlsubnet.report.tables.common import MEAN_OF_SEEDS, ONE_OF_THE_SEEDS, ONE_SEED
-from tests.report.small_results import SCORES_HEADER, answers_csv, row_of, write_waist
+from tests.report.small_results import SCORES_HEADER, answers_csv, row_of, write_results
 
 SCORES = SCORES_HEADER + (
     "arith_sampled,all,8,4,0.0,1.0,clustered,native,{arith}\n"
@@ -44,7 +44,7 @@ def answered(results):
         f"scores/{run}.csv": SCORES.format(arith="ab")
         for run in ("dpo", "dpo_sub", "dpo_seed", "dpo_seed_sub")
     }
-    write_waist(results.folder, files)
+    write_results(results.folder, files)
     return results
 
 
@@ -112,14 +112,14 @@ def test_a_method_with_one_seed_has_no_mean(scale, answered, published):
 
 def test_seeds_of_other_items_are_an_error(seeded, answered, published):
     for run in ("dpo_seed", "dpo_seed_sub"):
-        write_waist(answered.folder, {f"answers/{run}.csv.gz": answers([1], [0, 1], [0, 1])})
+        write_results(answered.folder, {f"answers/{run}.csv.gz": answers([1], [0, 1], [0, 1])})
     with pytest.raises(ValueError, match="pairs dpo_vs_sub and dpo_seed_vs_sub are seeds of one"):
         table3(seeded, answered, published)
 
 
 def test_seeds_of_other_data_are_an_error(seeded, answered, published):
     for run in ("dpo_seed", "dpo_seed_sub"):
-        write_waist(answered.folder, {f"scores/{run}.csv": SCORES.format(arith="other")})
+        write_results(answered.folder, {f"scores/{run}.csv": SCORES.format(arith="other")})
     with pytest.raises(
         ValueError, match="seeds dpo_vs_sub and dpo_seed_vs_sub, task arith_sampled"
     ):

@@ -8,7 +8,7 @@ import pytest
 from rlsubnet.report.paired import CLUSTERED, MCNEMAR, compare_counts, compare_items
 from rlsubnet.report.results import NOT_RUN
 from rlsubnet.report.tables.accuracy import table3
-from tests.report.small_results import SCORES_HEADER, answers_csv, row_of, write_waist
+from tests.report.small_results import SCORES_HEADER, answers_csv, row_of, write_results
 
 # Six items right in sub only, one in full only, one in both: 2 and 7 of 8.
 FULL = [1, 1, 0, 0, 0, 0, 0, 0]
@@ -30,7 +30,7 @@ def answers(greedy: list[int], choices: list[int], sampled: list[int]) -> str:
 
 @pytest.fixture
 def answered(results):
-    write_waist(
+    write_results(
         results.folder,
         {
             "answers/dpo.csv.gz": answers(FULL, [1, 0], [4, 0, 2]),
@@ -127,13 +127,13 @@ def test_decoded_counts_round_to_the_printed_percentages(published):
 
 
 def test_items_missing_in_one_run_are_an_error(scale, answered, published):
-    write_waist(answered.folder, {"answers/dpo_sub.csv.gz": answers(SUB, [1], [4, 1, 4])})
+    write_results(answered.folder, {"answers/dpo_sub.csv.gz": answers(SUB, [1], [4, 1, 4])})
     with pytest.raises(ValueError, match=r"dpo\.csv\.gz: 1 items are not in .*item c1"):
         table3(scale, answered, published)
 
 
 def test_runs_evaluated_on_different_data_are_an_error(scale, answered, published):
-    write_waist(answered.folder, {"scores/dpo_sub.csv": SCORES.format(arith="other")})
+    write_results(answered.folder, {"scores/dpo_sub.csv": SCORES.format(arith="other")})
     with pytest.raises(ValueError, match=r"task arith_greedy: .*different data: ab and other"):
         table3(scale, answered, published)
 

@@ -29,7 +29,7 @@ from tests.report.small_results import (
     make_run,
     row_of,
     with_pairs,
-    write_waist,
+    write_results,
 )
 
 
@@ -192,7 +192,7 @@ def test_table5_marks_data_in_distribution_and_prints_them_first(scale, results,
     for name in ("base_sft", "dpo"):
         pairs[name] = dataclasses.replace(pairs[name], items=("table5",))
     runs = {**scale.runs, "cold": make_run("cold", init="base")}
-    write_waist(results.folder, {"updates/cold.csv": SFT_UPDATES})
+    write_results(results.folder, {"updates/cold.csv": SFT_UPDATES})
     table = table5(dataclasses.replace(scale, pairs=pairs, runs=runs), results, published)
     ours = table[table["part"] == MEASURED]
     # Answers of sft teach dpo, which starts from it, in distribution, and `cold` out of it.
@@ -281,7 +281,7 @@ def online(scale, results):
         "5,0.9,0.9,0.05,18,0,2\n10,0.7,0.8,0.1,14,0,6\n15,0.65,0.95,0.05,13,0,7\n"
         "20,0.6,0.85,0.0,11,1,8\n"
     )
-    write_waist(results.folder, files)
+    write_results(results.folder, files)
     config = {**scale.config, "results": "results"}
     config["recipes"] = {**config["recipes"], "saved": {**make_recipe(), "checkpoint_every": 5}}
     return dataclasses.replace(
@@ -355,7 +355,7 @@ def test_parts_that_were_not_run_print_the_paper(scale, results, published):
 
 def test_clipping_after_the_mask_sees_the_masked_gradient(online, results, published):
     masked = METRICS.replace("1.0,,", "1.0,3.0,")
-    write_waist(results.folder, {"metrics/grpo_noclip.csv": masked})
+    write_results(results.folder, {"metrics/grpo_noclip.csv": masked})
     runs = dict(online.runs)
     change = {"mask": "grpo", "set": "mask_at=pre_clip"}
     runs["grpo_noclip"] = dataclasses.replace(runs["grpo_noclip"], **change)

@@ -37,7 +37,7 @@ def full(scale, results, repository: Path):
     """Return the small scale with recipes and answers; full answers 8 of 16, sub and start too."""
     answers = small.answers_csv(ANSWERS)
     runs = ("sft", "dpo", "dpo_sub")
-    small.write_waist(
+    small.write_results(
         results.folder,
         {f"answers/{run}.csv.gz": answers for run in runs}
         | {f"scores/{run}.csv": SCORES for run in runs}
@@ -132,7 +132,7 @@ def test_sft_at_rls_rate_and_steps_decides_whether_rl_is_the_reason(full, result
     control = dataclasses.replace(small.make_run("again"), algorithm="sft")
     pair = small.make_pair("again", "sft", "again", "SFT", "table1")
     for updates, verdict in ((small.DPO_UPDATES, DIFFERS), (small.SFT_UPDATES, AGREES)):
-        small.write_waist(results.folder, {"updates/again.csv": updates})
+        small.write_results(results.folder, {"updates/again.csv": updates})
         fresh = dataclasses.replace(results, _read={})
         found = judged(with_pair(full, pair, control), fresh, published)
         assert word(found, "takeaway1/because_rl") == verdict
@@ -187,7 +187,7 @@ def test_released_checkpoints_of_the_paper_are_compared_number_by_number(full, r
     # Of ten weights, one cannot come nearer than 80: paper 81.4, more than 0.5 away.
     counts = {("1e-05", "official"): 6, ("1e-05", "exact"): 6}
     text = small.updates_csv(counts, q_bitwise=2)
-    small.write_waist(results.folder, {"updates/released.csv": text})
+    small.write_results(results.folder, {"updates/released.csv": text})
     items = "table1,table5"
     pair = small.make_pair("released", f"{tulu}-SFT", f"{tulu}-DPO", "DPO", items, f"{tulu}-DPO")
     found = judged(with_pair(full, pair), results, published)
@@ -206,7 +206,7 @@ def test_released_checkpoints_of_the_paper_are_compared_number_by_number(full, r
 
 
 def test_in_and_out_of_distribution_are_compared_at_equal_rate_and_steps(full, results, published):
-    small.write_waist(
+    small.write_results(
         results.folder,
         {"updates/rft.csv": small.DPO_UPDATES, "updates/ood.csv": small.SFT_UPDATES},
     )
@@ -238,13 +238,13 @@ def test_leaving_out_clipping_says_something_only_if_clipping_acted(full, result
     for run in runs:
         pair = small.make_pair(run.run, "sft", run.run, "GRPO", "section6")
         both = with_pair(both, pair, dataclasses.replace(run, algorithm="grpo"))
-    small.write_waist(
+    small.write_results(
         results.folder,
         {f"updates/{run.run}.csv": small.DPO_UPDATES for run in runs}
         # The gradient's norm is 1.0 at every step.
         | {f"metrics/{run.run}.csv": small.METRICS for run in runs},
     )
-    small.write_waist(results.folder, {"updates/seed.csv": small.SFT_UPDATES})
+    small.write_results(results.folder, {"updates/seed.csv": small.SFT_UPDATES})
     seed = dataclasses.replace(runs[1], run="seed", algorithm="grpo", seed=7)
     both = with_pair(both, small.make_pair("seed", "sft", "seed", "GRPO", "table1"), seed)
     found = judged(both, results, published)
@@ -254,7 +254,7 @@ def test_leaving_out_clipping_says_something_only_if_clipping_acted(full, result
         "steps; seeds alone differ by 40.0 points"
     )
     assert word(found, "takeaway4/kl") == NOT_RUN
-    small.write_waist(
+    small.write_results(
         results.folder, {"metrics/clipped.csv": small.METRICS.replace(",1.0,", ",0.1,")}
     )
     fresh = dataclasses.replace(results, _read={})
@@ -272,7 +272,7 @@ def test_a_random_subnetwork_decides_whether_it_takes_this_one(full, results, pu
     # 0, -1/4, -1/4, -1/4; their mean -3/16, its standard error 1/8 / sqrt(4) = 1/16, z = -3.
     better, half = (small.answers_csv([(*row[:4], right) for row in ANSWERS]) for right in (3, 2))
     half = half.replace(",p0,4,2", ",p0,4,3")
-    small.write_waist(
+    small.write_results(
         results.folder,
         {
             # Full and sub differ in one weight of ten, full and the control in four.
@@ -309,7 +309,7 @@ def test_a_kl_term_says_something_only_if_it_lowered_the_divergence(
     # Without the term the divergence is 0.1, with it a tenth less, or a hundredth.
     metrics = {"free": small.METRICS.replace(",,,", ",,0.1,")}
     metrics["kl"] = small.METRICS.replace(",,,", f",,{kl},")
-    small.write_waist(
+    small.write_results(
         results.folder,
         {f"updates/{run.run}.csv": small.DPO_UPDATES for run in runs}
         | {f"metrics/{name}.csv": text for name, text in metrics.items()},

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.device import results
-from rlsubnet.config import load_config, load_scale, waist_files
+from rlsubnet.config import load_config, load_scale, results_files
 from rlsubnet.items import ITEMS
 from tests.workflow.miniatures import keep_runs, set_cell
 from tests.workflow.projects import Project
@@ -86,7 +86,7 @@ def test_the_whole_command_runs_on_a_cpu_and_its_results_are_unpacked(
     arguments = ["unpack", str(out), "--results", str(unpacked), "--page", str(root / "page.md")]
     results.main(arguments)
     config = load_config([root / CONFIG, root / "benchmarks/device/miniature.yaml"])
-    files = waist_files(load_scale(config, root))
+    files = results_files(load_scale(config, root))
     assert {Path(file).parent.name for file in files} >= {
         *("updates", "ranks", "overlap", "trajectory", "metrics", "scores")
     }

@@ -143,7 +143,7 @@ def test_figure_5_alone_plans_one_run_what_it_starts_from_and_its_trajectory(pro
     }
 
 
-def test_the_verdicts_wait_for_the_waist_of_all_other_items(project):
+def test_the_verdicts_wait_for_the_results_of_all_other_items(project):
     scale = project.sheets.load()
     files = set(item_files(scale, "verdicts"))
     assert files == {file for item in ITEMS for file in item_files(scale, item)}

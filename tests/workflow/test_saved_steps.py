@@ -8,7 +8,7 @@ import pytest
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta import find_steps, open_steps
 from rlsubnet.cli import main
-from rlsubnet.config import SheetError, item_files, waist_files
+from rlsubnet.config import SheetError, item_files, results_files
 
 RUN = "dpo_seed123"
 ITEMS = ("fig2", "fig5", "fig6", "fig7")
@@ -75,16 +75,16 @@ def test_figures_of_saved_steps_read_files_that_target_all_makes(micro):
     for item in ("fig2", "fig5", "fig6"):
         assert item_files(scale, item) == [trajectory]
     assert item_files(scale, "fig7") == [trajectory, scores]
-    assert {trajectory, scores} <= set(waist_files(scale))
+    assert {trajectory, scores} <= set(results_files(scale))
     # Without suites for steps nothing is evaluated, and the figure does not ask for it.
     micro.replace("config.yaml", "step_suites: [arith], ", "")
     assert item_files(micro.load(), "fig7") == [trajectory]
-    assert scores not in waist_files(micro.load())
+    assert scores not in results_files(micro.load())
 
 
 def test_a_run_without_saved_steps_has_no_trajectory(micro):
     scale = micro.load()
-    assert not any("/trajectory/" in file and RUN not in file for file in waist_files(scale))
+    assert not any("/trajectory/" in file and RUN not in file for file in results_files(scale))
 
 
 def test_check_says_which_run_saves_steps_and_what_they_are_evaluated_on(

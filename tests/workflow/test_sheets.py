@@ -11,7 +11,7 @@ from rlsubnet.config import (
     item_files,
     load_config,
     load_scale,
-    waist_files,
+    results_files,
 )
 
 
@@ -148,7 +148,7 @@ def test_sheets_with_only_a_header_are_an_empty_scale(micro):
         micro.edit(name, lambda text: text.splitlines()[0] + "\n")
     scale = micro.load()
     assert (scale.runs, scale.pairs, scale.comparisons) == ({}, {}, {})
-    assert waist_files(scale) == []
+    assert results_files(scale) == []
 
 
 def test_comments_do_not_shift_row_numbers(micro):
@@ -336,7 +336,7 @@ def test_every_item_reads_only_files_that_target_all_makes(repository):
     for item in ("table1", "table2", "table3", "table4", "table6", "section4", "fig1", "fig4"):
         files = item_files(scale, item)
         assert files
-        assert set(files) <= set(waist_files(scale))
+        assert set(files) <= set(results_files(scale))
 
 
 def test_check_prints_counts_and_the_plan(micro, monkeypatch, capsys):

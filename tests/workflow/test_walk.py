@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from rlsubnet.config import load_config, load_scale, waist_files
+from rlsubnet.config import load_config, load_scale, results_files
 from rlsubnet.items import ITEMS
 
 pytestmark = pytest.mark.slow
@@ -20,9 +20,9 @@ def changed(finished, tmp_path):
     return finished.copy_to(tmp_path, "work", "results", ".snakemake")
 
 
-def test_every_item_and_waist_file_is_made(finished):
+def test_every_item_and_results_file_is_made(finished):
     config = load_config([finished.root / "config/micro/config.yaml"])
-    for file in waist_files(load_scale(config, finished.root)):
+    for file in results_files(load_scale(config, finished.root)):
         assert (finished.root / file).stat().st_size > 0
     for item in ITEMS:
         folder, kinds = ("figures", "png pdf") if item.startswith("fig") else ("tables", "csv md")

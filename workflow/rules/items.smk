@@ -53,4 +53,4 @@ def everything():
         return drawn
     models = [sheets.checkpoint_folder(SCALE, run) for run in SCALE.runs]
     compared = [rules.compare.output.csv] if COMPARED else []
-    return [*models, *sheets.waist_files(SCALE), *drawn, *compared]
+    return [*models, *sheets.results_files(SCALE), *drawn, *compared]

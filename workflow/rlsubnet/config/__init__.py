@@ -8,8 +8,8 @@ from rlsubnet.config.layout import (
     data_file,
     item_files,
     mask_file,
+    results_files,
     source_folder,
-    waist_files,
 )
 from rlsubnet.config.read import complete_config, job_resources, load_config, load_site
 from rlsubnet.config.scale import (
@@ -39,5 +39,5 @@ __all__ = [
     "mask_file",
     "source_folder",
     "suite_kind",
-    "waist_files",
+    "results_files",
 ]

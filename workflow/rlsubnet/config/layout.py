@@ -160,8 +160,8 @@ def item_files(scale: Scale, name: str) -> list[str]:
     return list(dict.fromkeys(files))
 
 
-def waist_files(scale: Scale) -> list[str]:
-    """Return every waist file that the scale makes, whether a table reads it or not."""
+def results_files(scale: Scale) -> list[str]:
+    """Return every results file that the scale makes, whether a table reads it or not."""
     files = [f"{scale.config['results']}/machines.csv"] if scale.runs else []
     files += [_results(scale, "updates", pair) for pair in scale.pairs]
     for pair in scale.pairs.values():

@@ -301,7 +301,7 @@ def answers_of_seeds(
 
     Args:
         scale: the sheets.
-        results: the waist files.
+        results: the results files.
         pairs: one pair for each seed, such as those of `settings.seed_groups`.
 
     Raises:
