@@ -43,14 +43,8 @@ def add_commands(subcommands: Subcommands) -> None:
         "pairs by which response is more likely.",
         needs=("torch", "transformers"),
     )
-    parser.add_argument("model", metavar="MODEL", type=Path, help="Hugging Face model folder")
+    _add_model(parser)
     _add_how(parser)
-    parser.add_argument(
-        "--scores", required=True, type=Path, metavar="FILE", help="CSV, a row per task and level"
-    )
-    parser.add_argument(
-        "--answers", required=True, type=Path, metavar="FILE", help="gzipped CSV, a row per item"
-    )
 
     parser = add_command(
         subcommands,
@@ -62,15 +56,29 @@ def add_commands(subcommands: Subcommands) -> None:
         "replaced step by step. Progress goes to stderr.",
         needs=("torch", "transformers"),
     )
+    _add_steps(parser)
+    _add_how(parser)
+    _add_olmes(subcommands)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", type=Path, help="Hugging Face model folder")
+    parser.add_argument(
+        "--scores", required=True, type=Path, metavar="FILE", help="CSV, a row per task and level"
+    )
+    parser.add_argument(
+        "--answers", required=True, type=Path, metavar="FILE", help="gzipped CSV, a row per item"
+    )
+
+
+def _add_steps(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "init", metavar="INIT", type=Path, help="Hugging Face folder that the run started from"
     )
     add_saved_steps(parser)
-    _add_how(parser)
     parser.add_argument(
         "--out", required=True, type=Path, metavar="CSV", help="a row per step, task and level"
     )
-    _add_olmes(subcommands)
 
 
 def _add_how(parser: argparse.ArgumentParser) -> None:
@@ -201,15 +209,9 @@ def _add_olmes(subcommands: Subcommands) -> None:
         "Check a model folder and the installed olmes, run olmes on all its tasks without network\n"
         "and count right answers in what it wrote.",
     )
-    parser.add_argument("model", metavar="MODEL", type=Path, help="Hugging Face model folder")
+    _add_model(parser)
     _add_olmes_shared(parser)
     _add_olmes_how(parser)
-    parser.add_argument(
-        "--scores", required=True, type=Path, metavar="FILE", help="CSV, a row per task and level"
-    )
-    parser.add_argument(
-        "--answers", required=True, type=Path, metavar="FILE", help="gzipped CSV, a row per item"
-    )
 
     parser = add_command(
         subcommands,
@@ -219,19 +221,9 @@ def _add_olmes(subcommands: Subcommands) -> None:
         "Score the model that a run started from (step 0) and every saved step of it, as\n"
         "`rlsubnet evaluate_olmes` scores a model. One step at a time lies on the disk in full.",
     )
-    parser.add_argument(
-        "init", metavar="INIT", type=Path, help="the model that the run started from"
-    )
-    add_saved_steps(parser)
+    _add_steps(parser)
     _add_olmes_shared(parser)
     _add_olmes_how(parser)
-    parser.add_argument(
-        "--out",
-        required=True,
-        type=Path,
-        metavar="FILE",
-        help="CSV, a row per step, task and level",
-    )
 
     parser = add_command(
         subcommands,
