@@ -9,7 +9,6 @@ from rlsubnet.config.layout import (
     item_files,
     mask_file,
     results_files,
-    source_folder,
 )
 from rlsubnet.config.read import complete_config, job_resources, load_config, load_site
 from rlsubnet.config.scale import (
@@ -37,7 +36,6 @@ __all__ = [
     "load_scale",
     "load_site",
     "mask_file",
-    "source_folder",
     "suite_kind",
     "results_files",
 ]

@@ -21,11 +21,6 @@ def data_file(scale: Scale, name: str) -> str:
     return f"{scale.config['work']}/data/{name}.jsonl"
 
 
-def source_folder(scale: Scale, name: str) -> str:
-    """Return the folder of a data set's fetched files."""
-    return f"{scale.config['work']}/sources/{name}"
-
-
 @dataclass(frozen=True)
 class RunFiles:
     """What a training run reads and writes.
