@@ -130,6 +130,12 @@ def contamination_option(wildcards, input):
     return ["--contamination", *files] if files else []
 
 
+def trained_by(trainer, with_steps=False):
+    """Return the pattern of the runs of a trainer: those that save models along their way, or not."""
+    runs = SCALE.runs_of(trainer)
+    return one_of(run for run in runs if SCALE.saves_steps(run) == with_steps)
+
+
 def provenance_of(wildcards):
     """Return what a run's result follows from: a run is repeated when this changes."""
     return canonical(SCALE.row(wildcards.run).provenance())

@@ -1,12 +1,6 @@
 # Training runs, full and masked. What others wait for has priority over what nothing waits for.
 
 
-def trained_by(trainer, with_steps=False):
-    """Return the pattern of the runs of a trainer: those that save models along their way, or not."""
-    runs = SCALE.runs_of(trainer)
-    return one_of(run for run in runs if SCALE.saves_steps(run) == with_steps)
-
-
 # The text of this command is provenance: changing it repeats every training. So is `provenance`;
 # where the sheets lie, a function of the output, is not. An interrupted run goes on from its last
 # saved state, in a folder beside the outputs.
