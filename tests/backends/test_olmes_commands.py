@@ -12,7 +12,7 @@ from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta_pack import write_delta
 from rlsubnet.cli import main
 from tests.backends.olmes_folders import use_small_suite
-from tests.backends.test_olmes_program import script
+from tests.backends.test_olmes_run import script
 from tests.evaluation.tiny_models import save_folder, tiny_model
 from tests.sheets_of_row import write_config
 

@@ -1,0 +1,356 @@
+"""The installed olmes: its checks, its command line, and that a stopped job leaves nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from rlsubnet.backends.olmes.run import (
+    check_model,
+    check_program,
+    config_faults,
+    olmes_arguments,
+    olmes_environment,
+    prefetch_arguments,
+    remove_outputs,
+    run_program,
+    visible_devices,
+)
+from rlsubnet.backends.olmes.suites import Settings
+from rlsubnet.tasks.tokenizer import build_tokenizer
+
+
+def script(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+def git(folder: Path, *words: str) -> str:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    command = ["git", "-C", str(folder), *identity, *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> dict[str, str]:
+    """Return the variables under which a made olmes, in a git checkout, is found."""
+    checkout = tmp_path / "checkout"
+    script(checkout / "oe_eval" / "__init__.py", "")
+    for name, version in (("transformers", "4.50.3"), ("vllm", "0.8.2")):
+        metadata = checkout / f"{name}-{version}.dist-info" / "METADATA"
+        script(metadata, f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    git(checkout, "init", "-q")
+    git(checkout, "add", "-A")
+    git(checkout, "commit", "-q", "-m", "olmes")
+    bin_folder = tmp_path / "bin"
+    script(bin_folder / "olmes", "#!/bin/sh\n")
+    script(bin_folder / "python", f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    return {"PATH": f"{bin_folder}:{os.environ['PATH']}", "PYTHONPATH": str(checkout)}
+
+
+def test_the_program_tells_its_versions_and_commit(installed):
+    checkout = Path(installed["PYTHONPATH"])
+    found = check_program(installed, git(checkout, "rev-parse", "HEAD"))
+    assert found["folder"] == str(checkout / "oe_eval")
+    assert (found["versions"]["vllm"], found["versions"]["transformers"]) == ("0.8.2", "4.50.3")
+
+
+def test_another_commit_or_a_changed_checkout_is_refused(installed):
+    checkout = Path(installed["PYTHONPATH"])
+    head = git(checkout, "rev-parse", "HEAD")
+    with pytest.raises(ValueError, match=f"olmes is at commit {head}, expected 4f04"):
+        check_program(installed, "4f04")
+    (checkout / "oe_eval" / "__init__.py").write_text("changed = True\n")
+    with pytest.raises(ValueError, match=r"was changed after commit .*oe_eval/__init__\.py"):
+        check_program(installed, head)
+    check_program(installed, None)
+
+
+def test_an_install_that_is_no_checkout_is_refused(installed, tmp_path):
+    checkout = Path(installed["PYTHONPATH"])
+    (checkout / ".git").rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="not in a git checkout"):
+        check_program({**installed, "GIT_CEILING_DIRECTORIES": str(tmp_path)}, "4f04")
+
+
+def test_transformers_5_is_refused(installed):
+    checkout = Path(installed["PYTHONPATH"])
+    metadata = checkout / "transformers-4.50.3.dist-info" / "METADATA"
+    metadata.write_text(metadata.read_text().replace("4.50.3", "5.2.0"))
+    with pytest.raises(ValueError, match=r"transformers is 5\.2\.0, expected a version below 5"):
+        check_program(installed, None)
+
+
+def test_a_missing_program_and_a_foreign_python_are_told_apart(installed, tmp_path):
+    with pytest.raises(ValueError, match="olmes: no such program; install it"):
+        check_program({"PATH": "/nowhere"}, None)
+    with pytest.raises(ValueError, match="has no package oe_eval"):
+        check_program({"PATH": installed["PATH"]}, None)
+
+
+def test_old_outputs_are_removed_and_nothing_else(tmp_path):
+    raw = tmp_path / "raw"
+    remove_outputs(raw)  # nothing there: nothing to do
+    for name in ("metrics.json", "metrics-all.jsonl", "task-000-gpqa-predictions.jsonl"):
+        script(raw / name, "{}")
+    remove_outputs(raw)
+    assert not raw.exists()
+    script(raw / "metrics.json", "{}")
+    script(raw / "thesis.tex", "")
+    with pytest.raises(ValueError, match=r"holds thesis\.tex, which olmes does not write"):
+        remove_outputs(raw)
+    assert len(list(raw.iterdir())) == 2
+
+
+def test_a_failure_is_told_by_its_status(tmp_path):
+    fail = script(tmp_path / "fail", "#!/bin/sh\nexit 3\n")
+    with pytest.raises(ValueError, match="olmes ended with status 3"):
+        run_program([str(fail)], dict(os.environ))
+
+
+def test_a_stopped_job_ends_what_the_program_had_started(tmp_path):
+    # olmes is a Python that starts a shell that starts a Python: the last must not be left behind.
+    inner = (
+        f"{sys.executable} -S -c 'import time; time.sleep(60)' & echo $! > {tmp_path}/inner; wait"
+    )
+    outer = script(tmp_path / "olmes", f"#!/bin/sh\n{inner}\n")
+    code = (
+        "import os, signal, sys; from rlsubnet.backends.olmes.run import run_program; "
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); "
+        f"run_program(['{outer}'], dict(os.environ))"
+    )
+    job = subprocess.Popen([sys.executable, "-c", code])
+    wait_for(lambda: (tmp_path / "inner").exists() and (tmp_path / "inner").read_text().strip())
+    inner_id = int((tmp_path / "inner").read_text())
+    os.kill(inner_id, 0)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(30) == 143
+    wait_for(lambda: not Path(f"/proc/{inner_id}").exists())
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen within 20 seconds"
+        time.sleep(0.05)
+
+
+MODEL, OUT, CACHE = Path("/work/runs/dpo/final"), Path("/work/olmes/dpo"), Path("/work/cache")
+
+
+def test_the_command_line_of_table_3a():
+    words = olmes_arguments(MODEL, Settings(suites=("table3a",)), OUT, gpus=1)
+    told = words.pop(words.index("--model-args") + 1)
+    assert words == [
+        "olmes",
+        "--model",
+        "rlsubnet",
+        "--model-type",
+        "vllm",
+        "--model-args",
+        "--task",
+        "agi_eval_lsat-ar:0shot_cot::tulu3",
+        "agi_eval_lsat-lr:0shot_cot::tulu3",
+        "agi_eval_logiqa-en:0shot_cot::tulu3",
+        "gpqa:0shot_cot::tulu3",
+        "mmlu_pro_math:0shot_cot::tulu3",
+        "--gpus",
+        "1",
+        "--num-workers",
+        "1",
+        "--batch-size",
+        "10000",
+        "--output-dir",
+        "/work/olmes/dpo",
+    ]
+    assert json.loads(told) == {
+        "dtype": "bfloat16",
+        "max_length": 4096,
+        "model_path": "/work/runs/dpo/final",
+    }
+
+
+def test_a_trial_without_a_gpu():
+    settings = Settings(suites=("aime2024",), chat_template="tulu", max_length=2048, limit=20)
+    words = olmes_arguments(MODEL, settings, OUT, gpus=0, model_type="hf")
+    assert words[words.index("--limit") + 1] == "20"
+    assert words[words.index("--model-type") + 1] == "hf"
+    assert words[words.index("--batch-size") + 1] == "8"
+    told = json.loads(words[words.index("--model-args") + 1])
+    assert (told["chat_template"], told["max_length"]) == ("tulu", 2048)
+
+
+def test_prefetching_names_the_same_tasks_and_no_model():
+    settings = Settings(suites=("table3a", "math500"), limit=20)
+    words = prefetch_arguments(settings, OUT)
+    assert words == ["olmes", "--task", *(t.argument for t in settings.tasks), *words[-2:]]
+    assert words[-2:] == ["--output-dir", "/work/olmes/dpo"]
+
+
+def test_the_environment_of_a_job_without_network():
+    base = {"PATH": "/usr/bin", "HF_TOKEN": "secret", "HF_HUB_CACHE": "/home/hub"}
+    assert olmes_environment(base, CACHE, None, gpus=1, offline=True) == {
+        "PATH": "/usr/bin",
+        "HF_TOKEN": "secret",
+        "HF_HOME": "/work/cache/huggingface",
+        "TIKTOKEN_CACHE_DIR": "/work/cache/tiktoken",
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "CUDA_VISIBLE_DEVICES": "0",
+    }
+
+
+def test_prefetching_has_the_network_and_no_devices():
+    variables = olmes_environment({"PATH": "/usr/bin"}, CACHE, None, offline=False)
+    absent = {"HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "CUDA_VISIBLE_DEVICES"}
+    assert not absent & set(variables)
+
+
+def test_the_named_environment_s_python_comes_first_and_ours_is_not_seen():
+    base = {"PATH": "/usr/bin", "PYTHONPATH": "/here", "VIRTUAL_ENV": "/venv"}
+    variables = olmes_environment(base, CACHE, Path("/opt/olmes"), offline=True)
+    assert variables["PATH"] == "/opt/olmes/bin:/usr/bin"
+    assert not {"PYTHONPATH", "VIRTUAL_ENV"} & set(variables)
+
+
+@pytest.mark.parametrize(
+    ("given", "gpus", "message"),
+    [
+        ("0,1,2,3", 1, "expected 1 devices, found 4; olmes would use all of them"),
+        ("3", 1, "olmes would move to device 0"),
+        ("2", 2, "expected 2 devices, found 1"),
+    ],
+)
+def test_devices_that_it_would_not_use_are_refused(given, gpus, message):
+    with pytest.raises(ValueError, match=message):
+        visible_devices(given, gpus)
+
+
+SETTINGS = Settings(suites=("table3a",))
+SCALING = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}
+# As Llama-3.1's config.json has them.
+CONFIG = {"max_position_embeddings": 131072, "rope_theta": 500000.0, "rope_scaling": SCALING}
+TOKENIZER = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": "{{ messages }}"}
+
+
+@pytest.fixture(scope="module")
+def saved_by_5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a Llama of a few weights as transformers 5 saves it, with Llama 3.1's rotations."""
+    folder = tmp_path_factory.mktemp("olmes") / "saved"
+    config = LlamaConfig(
+        vocab_size=24,
+        hidden_size=16,
+        num_hidden_layers=1,
+        intermediate_size=16,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=8192,
+        rope_parameters={
+            **SCALING,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 4096,
+            "rope_theta": 500000.0,
+        },
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved_by_5: Path, tmp_path: Path) -> Path:
+    """Return its weights with config and tokenizer as transformers 4 saves them."""
+    for name in ("model.safetensors", "tokenizer.json"):
+        (tmp_path / name).symlink_to(saved_by_5 / name)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(TOKENIZER))
+    return tmp_path
+
+
+def edit(path: Path, **changes: object) -> None:
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+
+
+def test_what_transformers_5_saves_is_refused_with_all_faults_and_the_cure(saved_by_5):
+    with pytest.raises(ValueError) as error:
+        check_model(saved_by_5, SETTINGS)
+    message = str(error.value)
+    assert message.startswith(f"{saved_by_5}: olmes cannot evaluate this checkpoint: ")
+    assert "rope_theta is 500000.0 in rope_parameters and None beside it" in message
+    assert "rope_type llama3 stands in rope_parameters and there is no rope_scaling" in message
+    assert "tokenizer_class TokenizersBackend is unknown to transformers 4" in message
+    assert "copy config.json, generation_config.json and all tokenizer files" in message
+    assert "no chat template" in message
+    assert len(message.split("; ")) >= 4
+
+
+def test_the_start_s_config_and_tokenizer_over_the_trained_weights_are_accepted(folder):
+    check_model(folder, SETTINGS)
+
+
+def test_a_context_shorter_than_asked_is_refused(folder):
+    edit(folder / "config.json", max_position_embeddings=2048)
+    with pytest.raises(ValueError, match="max_position_embeddings is 2048, .* max_length 4096"):
+        check_model(folder, SETTINGS)
+    check_model(folder, Settings(suites=("table3a",), max_length=2048))
+    edit(folder / "config.json", max_position_embeddings=None)
+    with pytest.raises(ValueError, match="max_position_embeddings is None"):
+        check_model(folder, SETTINGS)
+
+
+def test_a_chat_template_may_lie_in_a_file_or_be_one_of_olmes_s(folder):
+    edit(folder / "tokenizer_config.json", chat_template=None)
+    with pytest.raises(ValueError, match="no chat template: .* evaluation.olmes.chat_template"):
+        check_model(folder, SETTINGS)
+    check_model(folder, Settings(suites=("table3a",), chat_template="tulu"))
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    check_model(folder, SETTINGS)
+
+
+def test_a_list_of_extra_tokens_is_refused(folder):
+    # transformers 4.50 ends with: 'list' object has no attribute 'keys'.
+    edit(folder / "tokenizer_config.json", extra_special_tokens=["<tool>"])
+    with pytest.raises(ValueError, match="extra_special_tokens is a list"):
+        check_model(folder, SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["Qwen2Tokenizer", "LlamaTokenizerFast", "GPT2Tokenizer"])
+def test_names_of_transformers_4_are_accepted(folder, name):
+    edit(folder / "tokenizer_config.json", tokenizer_class=name)
+    check_model(folder, SETTINGS)
+
+
+def test_theta_in_two_places_must_be_the_same():
+    base = {"max_position_embeddings": 4096}
+    both = {**base, "rope_theta": 1e6, "rope_parameters": {"rope_theta": 1e6}}
+    assert list(config_faults(both, 4096)) == []
+    apart = {**base, "rope_theta": 1e4, "rope_parameters": {"rope_theta": 1e6}}
+    (fault,) = config_faults(apart, 4096)
+    assert "rope_theta is 1000000.0 in rope_parameters and 10000.0 beside it" in fault
+
+
+def test_an_incomplete_folder_is_refused(folder):
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match="no tokenizer: none of tokenizer.json"):
+        check_model(folder, SETTINGS)
+    (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json: no such file"):
+        check_model(folder, SETTINGS)
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="1 missing: model-00001-of-00002.safetensors"):
+        check_model(folder, SETTINGS)
