@@ -10,7 +10,7 @@ import torch
 
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.masks import save_mask
-from rlsubnet.config.model import Row
+from rlsubnet.config.model import ONLINE, Row
 from rlsubnet.files import write_jsonl
 from tests.training.online_runs import PROMPTS
 from tests.training.training_runs import row, run_training
@@ -76,27 +76,6 @@ def mask(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def train(tmp_path: Path, data: dict[str, Path], base: Path) -> Callable[..., Path]:
-    """Return a function that trains a row into ``tmp_path / name`` and returns that folder."""
-
-    def run(what: Row, name: str = "run", mask: Path | None = None) -> Path:
-        folder = tmp_path / name
-        run_training(
-            what,
-            data[what.data],
-            resume=folder / "resume",
-            out=folder / "final",
-            metrics=folder / "metrics.csv",
-            init=None if what.architecture else base,
-            mask=mask,
-            steps=folder / "steps" if what.recipe.checkpoint_every else None,
-        )
-        return folder
-
-    return run
-
-
 @pytest.fixture(scope="session")
 def policy(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
     """Return the folder of a model that answers each prompt with ``;0`` and any digit."""
@@ -131,18 +110,21 @@ def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def train_online(tmp_path: Path, policy: Path, problems: Path) -> Callable[..., Path]:
+def train(
+    tmp_path: Path, data: dict[str, Path], base: Path, request: pytest.FixtureRequest
+) -> Callable[..., Path]:
     """Return a function that trains a row into ``tmp_path / name`` and returns that folder."""
 
     def run(what: Row, name: str = "run", mask: Path | None = None) -> Path:
-        folder = tmp_path / name
+        folder, online = tmp_path / name, what.algorithm in ONLINE
+        start = request.getfixturevalue("policy") if online else base
         run_training(
             what,
-            problems,
+            request.getfixturevalue("problems") if online else data[what.data],
             resume=folder / "resume",
             out=folder / "final",
             metrics=folder / "metrics.csv",
-            init=policy,
+            init=None if what.architecture else start,
             mask=mask,
             steps=folder / "steps" if what.recipe.checkpoint_every else None,
         )

@@ -38,12 +38,12 @@ def test_metrics_read_later_are_the_same(train: Train, request: pytest.FixtureRe
 
 
 def test_metrics_of_an_online_run_read_later_are_the_same(
-    train_online: Train, request: pytest.FixtureRequest
+    train: Train, request: pytest.FixtureRequest
 ) -> None:
     what = row("prime", samples=4, max_new_tokens=4).but(data="problems")
-    at_once = train_online(what, "at_once")
+    at_once = train(what, "at_once")
     request.getfixturevalue("reads_later")
-    assert bits(train_online(what, "later")) == bits(at_once)
+    assert bits(train(what, "later")) == bits(at_once)
 
 
 @pytest.mark.usefixtures("reads_later")
@@ -86,10 +86,10 @@ def test_activations_are_computed_twice_where_one_example_does_not_fit(
     assert "twice" not in capsys.readouterr().err
 
 
-def test_an_online_run_that_computes_activations_twice_still_decodes(train_online: Train) -> None:
+def test_an_online_run_that_computes_activations_twice_still_decodes(train: Train) -> None:
     what = row("grpo", samples=4, max_new_tokens=4).but(data="problems")
     twice = what.but(recipe=what.recipe.but(recompute=True))
-    assert bits(train_online(twice, "twice")) == bits(train_online(what, "once"))
+    assert bits(train(twice, "twice")) == bits(train(what, "once"))
 
 
 def test_dropout_forbids_computing_activations_twice() -> None:
@@ -100,14 +100,14 @@ def test_dropout_forbids_computing_activations_twice() -> None:
 
 
 def test_compiled_layers_train_to_nearly_the_same_weights(
-    train_online: Train, monkeypatch: pytest.MonkeyPatch
+    train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # All of torch.compile but its code generator, which takes half a minute.
     compiling = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(compiling, backend="aot_eager"))
     what = row("prime", samples=4, max_new_tokens=4, steps=3, lr=1e-2).but(data="problems")
-    plain = train_online(what, "plain")
-    compiled = train_online(what.but(recipe=what.recipe.but(compile=True)), "compiled")
+    plain = train(what, "plain")
+    compiled = train(what.but(recipe=what.recipe.but(compile=True)), "compiled")
     assert column(compiled, "grad_norm") == pytest.approx(column(plain, "grad_norm"), rel=1e-2)
     same = [
         (weights(plain / "final")[name] == found).mean()
@@ -187,11 +187,11 @@ def longest_of_sums() -> int:
 
 @pytest.mark.parametrize("online", [False, True])
 def test_the_sparsity_on_the_way_is_that_of_the_saved_model(
-    train: Train, train_online: Train, base: Path, policy: Path, online: bool
+    train: Train, base: Path, policy: Path, online: bool
 ) -> None:
     if online:
         what = row("grpo", samples=4, max_new_tokens=4, sparsity_every=4).but(data="problems")
-        init, folder = policy, train_online(what)
+        init, folder = policy, train(what)
     else:
         init, folder = base, train(row("dpo", sparsity_every=4))
     cells = [line["sparsity"] for line in metrics(folder)]
@@ -203,13 +203,13 @@ def test_the_sparsity_on_the_way_is_that_of_the_saved_model(
 
 
 def test_an_online_run_draws_from_a_static_cache_as_on_a_gpu(
-    train_online: Train, monkeypatch: pytest.MonkeyPatch
+    train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sampler, "is_static", lambda model: True)
     what: Row = row("grpo", samples=4, max_new_tokens=4, lr=1e-2).but(data="problems")
-    folder = train_online(what)
+    folder = train(what)
     assert max(column(folder, "reward")) > 0.0
-    assert bits(folder) == bits(train_online(what, "again"))
+    assert bits(folder) == bits(train(what, "again"))
 
 
 def test_the_noise_of_a_seed_does_not_depend_on_other_generators() -> None:

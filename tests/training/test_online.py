@@ -1,11 +1,5 @@
 """Whole online runs, and single steps of them against formulas written down a second time."""
 
-import csv
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +10,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlsubnet.checkpoints.checkpoint import Checkpoint
-from rlsubnet.checkpoints.masks import load_mask
-from rlsubnet.cli import main
 from rlsubnet.evaluation.loading import load_model
 from rlsubnet.files import write_jsonl
 from rlsubnet.training import online
@@ -25,7 +17,6 @@ from rlsubnet.training.credit import ValueHead, noise_seed
 from rlsubnet.training.device import read
 from rlsubnet.training.journal import STATE
 from rlsubnet.training.online import Experience, gather, policy_step
-from tests.sheets_of_row import train_command
 from tests.training.online_runs import (
     ALGORITHMS,
     learner,
@@ -34,18 +25,9 @@ from tests.training.online_runs import (
     questions,
     recipe,
 )
-from tests.training.training_runs import bits, run_training, weights
+from tests.training.training_runs import bits, column, metrics, run_training
 
 Train = Callable[..., Path]
-
-
-def metrics(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open(newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def column(folder: Path, name: str) -> list[float]:
-    return [float(line[name]) for line in metrics(folder)]
 
 
 def one_by_one(
@@ -160,10 +142,10 @@ def test_the_divergence_from_the_start_pulls_back(policy: Path, problems: Path) 
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_reward_improves(train_online: Train, algorithm: str) -> None:
+def test_reward_improves(train: Train, algorithm: str) -> None:
     # With a reward model that learns twenty times as fast PRIME forgets to end its responses.
     what = online_row(algorithm, steps=25, samples=8, lr=1e-2, reward_lr=1e-3)
-    folder = train_online(what)
+    folder = train(what)
     rewards = column(folder, "reward")
     # One digit in ten is right at the start; standard error over 64 responses 0.04.
     assert rewards[0] < 0.3
@@ -174,11 +156,11 @@ def test_reward_improves(train_online: Train, algorithm: str) -> None:
 
 @pytest.mark.parametrize("algorithm", ["ppo", "prime"])
 def test_a_second_model_or_head_is_saved_to_resume_and_not_in_the_result(
-    monkeypatch: pytest.MonkeyPatch, train_online: Train, policy: Path, algorithm: str
+    monkeypatch: pytest.MonkeyPatch, train: Train, policy: Path, algorithm: str
 ) -> None:
     what = online_row(algorithm, steps=3, save_every=1)
-    interrupted(monkeypatch, train_online, what, after=2)
-    folder = train_online(what, "undisturbed")
+    interrupted(monkeypatch, train, what, after=2)
+    folder = train(what, "undisturbed")
     assert Checkpoint(folder / "final").tensors.keys() == Checkpoint(policy).tensors.keys()
     state = torch.load(folder.parent / "run" / "resume" / STATE, weights_only=True)
     assert set(state["optimizer"]) == {"policy", "credit"}
@@ -187,17 +169,8 @@ def test_a_second_model_or_head_is_saved_to_resume_and_not_in_the_result(
     )
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_row_trained_twice_gives_the_same_bits_and_another_seed_others(
-    train_online: Train, algorithm: str
-) -> None:
-    one = train_online(online_row(algorithm, steps=3), "one")
-    assert bits(one) == bits(train_online(online_row(algorithm, steps=3), "two"))
-    assert bits(one) != bits(train_online(online_row(algorithm, steps=3, seed=4), "three"))
-
-
-def test_metrics_of_an_online_run_have_two_more_columns(train_online: Train) -> None:
-    lines = metrics(train_online(online_row("grpo", steps=3)))
+def test_metrics_of_an_online_run_have_two_more_columns(train: Train) -> None:
+    lines = metrics(train(online_row("grpo", steps=3)))
     assert list(lines[0]) == [
         *("step", "loss", "reward", "kl", "grad_norm", "grad_norm_masked", "lr", "tokens"),
         *("entropy", "response_length"),
@@ -208,25 +181,7 @@ def test_metrics_of_an_online_run_have_two_more_columns(train_online: Train) -> 
         assert line["grad_norm_masked"] == ""
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_masked_run_moves_the_subnetwork_and_no_other_bit(
-    train_online: Train, policy: Path, mask: Path, algorithm: str
-) -> None:
-    folder = train_online(online_row(algorithm, steps=8, lr=1e-2, mask="quarter"), mask=mask)
-    before, after, inside = weights(policy), weights(folder / "final"), load_mask(mask)
-    moved = 0
-    for name in before:
-        changed = before[name] != after[name]
-        assert not changed[~inside.read(name)].any()
-        moved += changed.sum()
-    assert moved > 0.5 * sum(inside.read(name).sum() for name in before)
-    full, masked = column(folder, "grad_norm"), column(folder, "grad_norm_masked")
-    assert all(part <= whole for part, whole in zip(masked, full, strict=True))
-
-
-def interrupted(
-    monkeypatch: pytest.MonkeyPatch, train_online: Train, what: Any, after: int
-) -> None:
+def interrupted(monkeypatch: pytest.MonkeyPatch, train: Train, what: Any, after: int) -> None:
     """Train ``what`` and fail when batch ``after + 1`` is to be drawn, as a full disk would."""
     calls = []
 
@@ -239,22 +194,22 @@ def interrupted(
     with monkeypatch.context() as patch:
         patch.setattr(online, "gather", failing)
         with pytest.raises(OSError, match="no space left"):
-            train_online(what, "run")
+            train(what, "run")
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_resumed_run_ends_with_the_bits_of_an_undisturbed_one(
-    monkeypatch: pytest.MonkeyPatch, train_online: Train, tmp_path: Path, algorithm: str
+    monkeypatch: pytest.MonkeyPatch, train: Train, tmp_path: Path, algorithm: str
 ) -> None:
     what = online_row(algorithm, steps=6, save_every=2, reward_updates=2)
-    interrupted(monkeypatch, train_online, what, after=5)
+    interrupted(monkeypatch, train, what, after=5)
     assert not (tmp_path / "run" / "final").exists()
-    assert bits(train_online(what, "run")) == bits(train_online(what, "undisturbed"))
+    assert bits(train(what, "run")) == bits(train(what, "undisturbed"))
     assert not (tmp_path / "run" / "resume").exists()
 
 
 def test_prompts_and_noise_of_a_batch_follow_from_seed_and_number(
-    monkeypatch: pytest.MonkeyPatch, train_online: Train
+    monkeypatch: pytest.MonkeyPatch, train: Train
 ) -> None:
     drawn = []
 
@@ -263,19 +218,19 @@ def test_prompts_and_noise_of_a_batch_follow_from_seed_and_number(
         return gather(learner, asked, seed)
 
     monkeypatch.setattr(online, "gather", recording)
-    train_online(online_row("grpo", steps=5, seed=9))
+    train(online_row("grpo", steps=5, seed=9))
     assert [seed for _, seed in drawn] == [noise_seed(9, number) for number in range(1, 6)]
     # 50 problems in batches of 8: no prompt comes twice in the first six.
     assert len({prompt for asked, _ in drawn for prompt in asked}) == 40
 
 
 def test_several_updates_for_a_batch_resume_where_a_batch_ends(
-    monkeypatch: pytest.MonkeyPatch, train_online: Train
+    monkeypatch: pytest.MonkeyPatch, train: Train
 ) -> None:
     what = online_row("ppo", steps=7, updates=2, save_every=1, lr=1e-2)
-    interrupted(monkeypatch, train_online, what, after=2)
-    resumed = train_online(what, "run")
-    assert bits(resumed) == bits(train_online(what, "undisturbed"))
+    interrupted(monkeypatch, train, what, after=2)
+    resumed = train(what, "run")
+    assert bits(resumed) == bits(train(what, "undisturbed"))
     rewards = column(resumed, "reward")
     assert rewards[0::2][:3] == rewards[1::2]  # both updates of a batch have its reward
     # Each learns from its own half of the 32 responses.
@@ -286,59 +241,23 @@ def test_several_updates_for_a_batch_resume_where_a_batch_ends(
 
 
 def test_the_ratio_is_clipped_only_where_the_policy_has_moved_since_it_drew(
-    train_online: Train,
+    train: Train,
 ) -> None:
     def run(name: str, **changes: Any) -> Path:
-        return train_online(online_row("grpo", steps=4, lr=1e-2, **changes), name)
+        return train(online_row("grpo", steps=4, lr=1e-2, **changes), name)
 
     assert bits(run("on", clip_ratio=None)) == bits(run("on_clipped", clip_ratio=1e-3))
     off = {"updates": 2}
     assert bits(run("off", clip_ratio=None, **off)) != bits(run("clip", clip_ratio=1e-3, **off))
 
 
-def test_the_accuracy_filter_chooses_among_more_prompts(train_online: Train) -> None:
+def test_the_accuracy_filter_chooses_among_more_prompts(train: Train) -> None:
     settings = {"steps": 3, "oversample": 3, "samples": 8, "lr": 1e-6}
-    plain = train_online(online_row("grpo", **settings), "plain")
-    mixed = train_online(
-        online_row("grpo", **settings, accuracy_low=0.1, accuracy_high=0.9), "mixed"
-    )
+    plain = train(online_row("grpo", **settings), "plain")
+    mixed = train(online_row("grpo", **settings, accuracy_low=0.1, accuracy_high=0.9), "mixed")
     # The same 24 prompts are drawn at first, the 8 that are learned from differ.
     assert column(plain, "reward")[0] == column(mixed, "reward")[0]
     assert column(plain, "loss")[0] != column(mixed, "loss")[0]
-
-
-@pytest.mark.slow
-def test_a_killed_prime_run_resumes_and_ends_with_the_bits_of_an_undisturbed_one(
-    train_online: Train,
-    policy: Path,
-    problems: Path,
-    mask: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    what = online_row("prime", steps=60, save_every=10, mask="quarter", lr=1e-3)
-    undisturbed = train_online(what, "undisturbed", mask)
-
-    killed = tmp_path / "killed"
-    arguments = train_command(killed, what.as_dict(), problems, policy, mask)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rlsubnet.cli", *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 120
-    while not (killed / "resume" / STATE).exists():
-        assert process.poll() is None, "the run ended before it saved a state"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert not (killed / "final").exists()
-
-    capsys.readouterr()
-    assert main(arguments) == 0
-    assert "prime: resumed after step " in capsys.readouterr().err
-    assert bits(killed) == bits(undisturbed)
 
 
 def test_bad_data_are_refused_by_line(policy: Path, problems: Path, tmp_path: Path) -> None:

@@ -1,11 +1,6 @@
 """The models that a run saves along its way."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,11 +13,9 @@ from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta import PatchedCheckpoint, find_steps, open_steps, unpack
 from rlsubnet.checkpoints.masks import load_mask
 from rlsubnet.checkpoints.sources import LocalFiles
-from rlsubnet.cli import main
 from rlsubnet.training import loop
 from rlsubnet.training.journal import STATE, StepSaver
 from tests.checkpoints.checkpoint_files import write_checkpoint
-from tests.sheets_of_row import train_command
 from tests.training.online_runs import online_row
 from tests.training.training_runs import bits, row, run_training
 
@@ -59,12 +52,12 @@ def test_a_saved_step_is_the_model_of_a_run_that_ends_there(
 
 
 def test_an_online_run_saves_the_steps_after_which_it_draws_again(
-    train_online: Train, policy: Path
+    train: Train, policy: Path
 ) -> None:
     what = {"steps": 4, "updates": 2, "lr": 1e-2, **CONSTANT}
-    whole = train_online(online_row("ppo", checkpoint_every=2, **what), "whole")
+    whole = train(online_row("ppo", checkpoint_every=2, **what), "whole")
     assert list(saved(whole)) == names(2, 4)
-    short = train_online(online_row("ppo", **{**what, "steps": 2}), "short")
+    short = train(online_row("ppo", **{**what, "steps": 2}), "short")
     steps = open_steps(Checkpoint(policy), find_steps([whole / "steps"]))
     assert steps[2].digest() == Checkpoint(short / "final").digest()
     assert steps[4].digest() == Checkpoint(whole / "final").digest()
@@ -186,35 +179,3 @@ def test_an_init_that_is_not_stored_in_bfloat16_is_refused(
             init,
             steps=tmp_path / "s",
         )
-
-
-@pytest.mark.slow
-def test_a_killed_run_ends_with_the_steps_of_an_undisturbed_one(
-    train_online: Train, policy: Path, problems: Path, tmp_path: Path
-) -> None:
-    what = online_row("grpo", steps=60, save_every=20, checkpoint_every=3, lr=1e-3)
-    undisturbed = train_online(what, "undisturbed")
-
-    killed = tmp_path / "killed"
-    arguments = train_command(killed, what.as_dict(), problems, policy)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rlsubnet.cli", *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stderr=subprocess.DEVNULL,
-    )
-    later = killed / "resume" / "steps" / names(27)[0]
-    deadline = time.monotonic() + 120
-    while not later.exists():  # 20 steps are in the state, 21, 24 and 27 are done again
-        assert process.poll() is None, "the run ended before it was killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert (killed / "resume" / STATE).exists()
-    assert not (killed / "steps").exists()
-
-    assert main(arguments) == 0
-    assert list(saved(killed)) == names(*range(3, 61, 3))
-    assert saved(killed) == saved(undisturbed)
-    assert bits(killed) == bits(undisturbed)
-    assert not (killed / "resume").exists()
