@@ -56,7 +56,7 @@ def run_training(row: Row[Any], files: RunFiles, trainer: Trainer) -> None:
     Args:
         row: the run.
         files: where it reads and writes; ``files.scratch`` is gone at the end.
-        trainer: see :func:`trainer_of`.
+        trainer: of the row.
 
     Raises:
         ValueError: a file, the trainer's environment or their combination with the row is wrong,
@@ -80,37 +80,6 @@ def run_training(row: Row[Any], files: RunFiles, trainer: Trainer) -> None:
         if files.steps is not None:
             link_copy(files.scratch / "steps", files.steps)
         remove(files.scratch)
-
-
-def trainer_of(
-    row: Row[Any],
-    files: RunFiles,
-    config: Mapping[str, Any],
-    device: str = "auto",
-    threads: int | None = None,
-) -> Trainer:
-    """Return what trains a row.
-
-    Args:
-        row: the run.
-        files: where it reads and writes.
-        config: of the scale: where trainers are installed, and on how many nodes they run.
-        device: of the native trainer, ``auto``, ``cpu`` or ``cuda``.
-        threads: CPUs that verl may use; None is all of the machine.
-    """
-    if row.backend == "native":
-        from rlsubnet.training.run import NativeTrainer
-
-        return NativeTrainer(row, files, device)
-    nodes = config["resources"][f"train_{row.backend}"]["nodes"]
-    installed = config["backends"][row.backend]
-    if row.backend == "open_instruct":
-        from rlsubnet.backends.open_instruct.training import OpenInstruct
-
-        return OpenInstruct(row, files, installed["checkout"], installed["python"], nodes)
-    from rlsubnet.backends.verl.training import Verl
-
-    return Verl(row, files, installed["python"], nodes, threads)
 
 
 def check_start(init: Path, mask: Path | None) -> None:

@@ -1,8 +1,15 @@
 """Subcommand ``train``: one row of the sheet of runs, by the trainer that it names."""
 
 import argparse
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from rlsubnet.commands.shared import Subcommands, add_command, add_config, read_scale
+
+if TYPE_CHECKING:
+    from rlsubnet.backends.trainers import Trainer
+    from rlsubnet.config.layout import RunFiles
+    from rlsubnet.config.model import Row
 
 DESCRIPTION = """\
 Train one run, of all weights or of a subnetwork. Everything follows from the sheets: the algorithm,
@@ -54,9 +61,40 @@ def run_train(options: argparse.Namespace) -> None:
     if options.name not in scale.runs:
         raise ValueError(unknown_name("run", options.name, scale.runs))
 
-    from rlsubnet.backends.trainers import run_training, trainer_of
+    from rlsubnet.backends.trainers import run_training
     from rlsubnet.config.layout import run_files
 
     row, files = scale.row(options.name), run_files(scale, options.name)
     trainer = trainer_of(row, files, scale.config, options.device, options.threads)
     run_training(row, files, trainer)
+
+
+def trainer_of(
+    row: "Row[Any]",
+    files: "RunFiles",
+    config: Mapping[str, Any],
+    device: str = "auto",
+    threads: int | None = None,
+) -> "Trainer":
+    """Return what trains a row.
+
+    Args:
+        row: the run.
+        files: where it reads and writes.
+        config: of the scale: where trainers are installed, and on how many nodes they run.
+        device: of the native trainer, ``auto``, ``cpu`` or ``cuda``.
+        threads: CPUs that verl may use; None is all of the machine.
+    """
+    if row.backend == "native":
+        from rlsubnet.training.run import NativeTrainer
+
+        return NativeTrainer(row, files, device)
+    nodes = config["resources"][f"train_{row.backend}"]["nodes"]
+    installed = config["backends"][row.backend]
+    if row.backend == "open_instruct":
+        from rlsubnet.backends.open_instruct.training import OpenInstruct
+
+        return OpenInstruct(row, files, installed["checkout"], installed["python"], nodes)
+    from rlsubnet.backends.verl.training import Verl
+
+    return Verl(row, files, installed["python"], nodes, threads)
