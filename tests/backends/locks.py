@@ -11,7 +11,6 @@ UNREACHABLE = ("error sending request", "failed to fetch", "dns error", "request
 
 
 def resolved(lock: Path, *options: str) -> dict[str, str]:
-    """Return the versions that the index gives for a lock, or skip where it cannot be reached."""
     uv = shutil.which("uv")
     if uv is None:
         pytest.skip("needs uv, which resolves without installing: pip install uv")

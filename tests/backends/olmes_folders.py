@@ -36,7 +36,6 @@ def use_small_suite(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_requests(folder: Path, tasks: Sequence[OlmesTask] = TASKS) -> None:
-    """Write what olmes writes before it asks a model."""
     for index, task in enumerate(tasks):
         core = task.olmes.partition("::")[0]
         requests = [
@@ -48,7 +47,6 @@ def write_requests(folder: Path, tasks: Sequence[OlmesTask] = TASKS) -> None:
 
 
 def write_outputs(folder: Path, model: Path, tasks: Sequence[OlmesTask] = TASKS) -> None:
-    """Write what olmes leaves behind after a whole evaluation."""
     write_requests(folder, tasks)
     lines = []
     for index, task in enumerate(tasks):
@@ -80,7 +78,6 @@ def write_outputs(folder: Path, model: Path, tasks: Sequence[OlmesTask] = TASKS)
 
 
 def edit_lines(path: Path, change: Any) -> None:
-    """Let ``change`` alter the list of objects in a JSON-lines file."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     changed = change(lines)
     write_jsonl(path, lines if changed is None else changed)

@@ -50,7 +50,6 @@ def executable(path: Path, text: str) -> Path:
 
 
 def make_bench(root: Path) -> Path:
-    """Fill a folder with a model, pairs, a mask and a shimmed interpreter; return it."""
     write_model(root / "init")
     for pairs in (100, 32):
         write_pairs(root / f"{pairs}.jsonl", pairs)
@@ -85,7 +84,6 @@ EPOCHS = Case("dpo_epochs", mask="dpo", pairs=32, epochs=3)
 
 
 def arguments(root: Path, case: Case, folder: str, save_every: int, nodes: int = 1) -> list[str]:
-    """Return the command that trains a run into a folder."""
     recipe = {"lr": 5e-4, "beta": 5.0, "processes": 2, "accumulate": 8, "epochs": case.epochs}
     recipe |= {"max_length": 64, "flash_attention": False, "save_every": save_every}
     row = {
@@ -104,7 +102,6 @@ def arguments(root: Path, case: Case, folder: str, save_every: int, nodes: int =
 
 
 def variables(root: Path) -> dict[str, str]:
-    """Return what two processes on CPUs need of the environment."""
     return {
         **{"DS_ACCELERATOR": "cpu", "TORCHDYNAMO_DISABLE": "1", "OMP_NUM_THREADS": "1"},
         "PATH": f"{root / 'shims'}{os.pathsep}{os.environ['PATH']}",
@@ -112,7 +109,6 @@ def variables(root: Path) -> dict[str, str]:
 
 
 def changes(bench: Path, run: Path) -> tuple[int, int]:
-    """Return how many weights outside and inside the mask changed a bit."""
     pair = pair_checkpoints(Checkpoint(bench / "init"), Checkpoint(run / "final"))
     counts = [c for _, c in check_frozen(pair, load_mask(bench / "mask.safetensors"))]
     return sum(c.frozen_changed for c in counts), sum(c.subnetwork_changed for c in counts)

@@ -20,7 +20,6 @@ class Changes(NamedTuple):
 
 
 def changes(case: Case, weights: dict[str, Tensor]) -> Changes:
-    """Compare the weights of a case with its start, bit by bit."""
     init, mask = initial_weights(case.tied), make_mask(case.tied)
     assert weights.keys() == init.keys()
     changed = {
@@ -39,13 +38,11 @@ _train_once = cache(train_in_one_process)
 
 
 def reference(case: Case) -> tuple[dict[str, Tensor], list[float]]:
-    """Return what one process makes of a case: its weights and the norms that clip."""
     engine = "zero" if case.is_zero and case.compute == "bfloat16" else ""
     return _train_once(replace(case, name="", engine=engine, fault="", options="{}"))
 
 
 def differences(case: Case, result: dict[str, Any]) -> Tensor:
-    """Return how far each float32 weight is from that of one process."""
     expected, _ = reference(case)
     assert result["masters"].keys() == expected.keys()
     return torch.cat(
@@ -54,5 +51,4 @@ def differences(case: Case, result: dict[str, Any]) -> Tensor:
 
 
 def size(case: Case) -> int:
-    """Return how many weights the case's model has."""
     return sum(weights.numel() for weights in initial_weights(case.tied).values())

@@ -30,7 +30,6 @@ def _environment() -> dict[str, str]:
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Wait until all have ended or one has failed, and end the others."""
     deadline = time.monotonic() + TIMEOUT
     try:
         while any(process.poll() is None for process in processes):

@@ -40,7 +40,6 @@ def write_model(folder: Path, seed: int = 0) -> None:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """Write a tokenizer with one token a byte."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     vocabulary = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
@@ -56,7 +55,6 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def write_pairs(path: Path, count: int = 96) -> None:
-    """Write preference pairs of random letters."""
     draw = random.Random(0)
 
     def message(role: str, length: int) -> dict[str, str]:
@@ -75,7 +73,6 @@ def write_pairs(path: Path, count: int = 96) -> None:
 
 
 def write_random_mask(path: Path, model: Path, density: float = 0.25) -> None:
-    """Write a mask with a share of the weights of every tensor, drawn at random."""
     generator = np.random.default_rng(7)
     tensors = Checkpoint(model).tensors.items()
     bits = {name: generator.random(info.shape) < density for name, info in tensors}

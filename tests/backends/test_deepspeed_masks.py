@@ -18,7 +18,6 @@ pytestmark = [
 
 
 def zero(**settings: Any) -> str:
-    """Return options of a case that change DeepSpeed's section zero_optimization."""
     return json.dumps({"zero_optimization": settings})
 
 
@@ -58,7 +57,6 @@ masked = pytest.mark.parametrize("case", MASKED, ids=lambda case: case.name)
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
-    """Return by case what each of the two processes found."""
     folder = tmp_path_factory.mktemp("zero")
     write_masks(folder)
     # Last, those that stop half-way.

@@ -45,7 +45,6 @@ masked = pytest.mark.parametrize("case", MASKED, ids=lambda case: case.name)
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
-    """Return by case what each of the two processes found."""
     folder = tmp_path_factory.mktemp("fsdp")
     write_masks(folder)
     return run_cases(folder, [*MASKED, *FULL, *FAILING])

@@ -40,7 +40,6 @@ else:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder with a model, a cache and an environment that holds the made program."""
     use_small_suite(monkeypatch)
     folder = save_folder(tiny_model("llama"), tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())

@@ -20,7 +20,6 @@ MODEL = Path("/work/runs/dpo/final")
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the outputs of a whole evaluation of three small tasks."""
     use_small_suite(monkeypatch)
     write_outputs(tmp_path, MODEL)
     return tmp_path
@@ -219,8 +218,6 @@ def test_a_limit_that_misses_the_year_says_so(folder, monkeypatch):
 
 @pytest.fixture
 def real(shared: Path, tmp_path: Path):
-    """Return a function that copies a real output folder as if it were of our model."""
-
     def copy(name: str, *tasks: str) -> Path:
         source = shared / "fixtures" / "olmes" / name
         if not source.is_dir():

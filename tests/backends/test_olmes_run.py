@@ -42,7 +42,6 @@ def git(folder: Path, *words: str) -> str:
 
 @pytest.fixture
 def installed(tmp_path: Path) -> dict[str, str]:
-    """Return the variables under which a made olmes, in a git checkout, is found."""
     checkout = tmp_path / "checkout"
     script(checkout / "oe_eval" / "__init__.py", "")
     for name, version in (("transformers", "4.50.3"), ("vllm", "0.8.2")):

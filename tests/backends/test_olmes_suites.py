@@ -16,7 +16,6 @@ from rlsubnet.suites import OLMES_SUITES, tasks_of
 
 @pytest.fixture(scope="module")
 def checkout() -> Path:
-    """Return the olmes checkout that OLMES_DIR names, or skip."""
     folder = os.environ.get("OLMES_DIR")
     if not folder:
         pytest.skip("OLMES_DIR names no checkout of allenai/olmes")

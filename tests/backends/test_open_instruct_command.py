@@ -43,7 +43,6 @@ def places_of(row: Row[OpenInstructRecipe]) -> Places:
 
 
 def in_lines(row: Row[OpenInstructRecipe]) -> str:
-    """Return environment and command, one word a line."""
     places = places_of(row)
     variables = [f"{key}={value}" for key, value in environment(row, places).items()]
     return "\n".join([*variables, *command(row, places)]) + "\n"

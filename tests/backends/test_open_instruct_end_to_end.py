@@ -43,7 +43,6 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(root: Path, case: Case, folder: str = "", save_every: int = 0) -> Path:
-    """Train to the end; return the folder of the run."""
     with pytest.MonkeyPatch.context() as patch:
         for key, value in variables(root).items():
             patch.setenv(key, value)
@@ -52,7 +51,6 @@ def train(root: Path, case: Case, folder: str = "", save_every: int = 0) -> Path
 
 
 def runs(process: psutil.Process) -> bool:
-    """Return whether a process is there and has not ended."""
     try:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -203,7 +201,6 @@ class Killed:
         return [int(save.name.removeprefix("step_")) for save in complete_saves(self.output)]
 
     def check_goes_on(self, undisturbed: Path, capfd: pytest.CaptureFixture[str]) -> None:
-        """Go on, and compare weights and metrics with those of a run that was not killed."""
         *_, last = self.saved()
         capfd.readouterr()
         resumed = train(self.root, self.case, self.folder, self.save_every)

@@ -112,7 +112,6 @@ class Ended(Exception):
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Engine:
-    """Return the engine that a stand-in for deepspeed gives to the script."""
     engine = Engine()
     modules: dict[str, Any] = {
         name: types.ModuleType(name) for name in ("deepspeed", "accelerate", "transformers")

@@ -59,7 +59,6 @@ class Process:
         epochs: range,
         loader: Sequence[int] = (1, 2, 3),
     ) -> Any:
-        """Ask as the script does."""
         average = True
         return self.script.get_cache_ref_logprobs(
             None, loader, self.accelerator, average, last_save, batches, epochs, None

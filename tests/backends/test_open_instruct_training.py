@@ -105,7 +105,6 @@ class Bench:
         self.metrics = self.run / "metrics.csv"
 
     def words(self, mask: Path | None = None, checkout: str = "", **recipe: Any) -> list[str]:
-        """Return the command that trains the run, and write its sheets."""
         settings = {"commit": self.commit, "lr": 1e-3, "beta": 5.0, "processes": 2, "accumulate": 2}
         row = {
             **{"run": "dpo", "backend": "open_instruct", "algorithm": "dpo_norm", "init": "sft"},
@@ -125,8 +124,6 @@ def bench(tmp_path: Path, model: Path) -> Bench:
 
 @pytest.fixture
 def refused(bench: Bench, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Return a function that runs the command, checks that it leaves nothing, returns its error."""
-
     def run(**options: Any) -> str:
         assert main(bench.words(**options)) == 1
         assert not bench.out.exists()
@@ -267,7 +264,6 @@ def test_another_clip_is_written_into_a_configuration_of_its_own(
 
 
 def runs(process: int) -> bool:
-    """Return whether a process is there and has not ended."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -276,7 +272,6 @@ def runs(process: int) -> bool:
 
 @contextmanager
 def sleeping(bench: Bench) -> Iterator[tuple["subprocess.Popen[bytes]", list[int]]]:
-    """Yield a run under way, and the processes of its trainer; leave none of them."""
     environment = {**os.environ, "STAND_IN": "sleep"}
     command = [sys.executable, "-m", "rlsubnet.cli", *bench.words()]
     trainer: list[int] = []

@@ -137,7 +137,6 @@ def grpo_kl(place: Workplace, quarter: Path) -> Path:
 
 
 def check_masked_grpo(place: Workplace, run: Path, mask: Path) -> list[dict[str, float | None]]:
-    """Check that a run left the frozen weights alone, and return its metrics."""
     frozen, changed, size = place.frozen(run, mask)
     print(f"{run.name}: frozen changed {frozen}, subnetwork moved {changed} of {size}")
     assert frozen == 0
@@ -187,7 +186,6 @@ def once_packed(step: int) -> Moment:
 
 
 def check_completed(place: Workplace, row: str, mask: Path, prompts: int, undisturbed: Path) -> str:
-    """Complete a run that was killed, compare its bits with another's, and return its log."""
     out = place.train(row, mask, prompts)
     assert not (out / "verl").exists()
     names = sorted(path.relative_to(undisturbed) for path in undisturbed.rglob("*.delta"))

@@ -16,7 +16,6 @@ pytestmark = [
 
 
 def composed(name: str) -> Any:
-    """Return the configuration that verl makes of a row, checked as verl checks it."""
     import verl
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf

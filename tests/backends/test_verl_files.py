@@ -39,7 +39,6 @@ PRIME_LOG = Path(__file__).parent / "fixtures" / "verl_prime_steps.jsonl"
 
 
 def recipe_of(**changes: Any) -> SimpleNamespace:
-    """Return the keys of a recipe that the metrics follow from."""
     own = {"kl_coef": 0.0, "entropy_coef": 0.001, "batch_size": 8, "samples": 4, "steps": None}
     return SimpleNamespace(**{**own, **changes})
 
@@ -303,7 +302,6 @@ def test_a_row_becomes_the_command_line_that_was_read_before(name: str) -> None:
 
 
 def changed(name: str, other: str) -> dict[str, tuple[str | None, str | None]]:
-    """Return the keys that two rows differ in, but for names and places."""
     a, b = (as_mapping(verl_rows.overrides_of(each)) for each in (name, other))
     own = ("trainer.experiment_name", "trainer.default_local_dir", "hydra.run.dir")
     keys = [key for key in {**a, **b} if key not in (*own, "data.train_files", "data.val_files")]

@@ -18,7 +18,6 @@ from tests.checkpoints.checkpoint_files import make_weights, nudge, write_checkp
 
 
 def saved(scratch: Path, *steps: int, resumable: tuple[int, ...] = (), last: int = 0) -> None:
-    """Save and log steps as a run does."""
     for step in steps:
         folder = save_folder(scratch / "saves", step)
         (folder / "actor").mkdir(parents=True)
@@ -56,7 +55,6 @@ ROW = {"run": "r", "seed": 42, "wandb": {"mode": "disabled"}, "recipe": {"save_e
 
 
 def begun(scratch: Path, belongs_to: dict[str, Any] = ROW) -> Save | None:
-    """Start or resume a run in ``scratch``."""
     places = Places(scratch / "init", scratch)
     places.package.mkdir(parents=True, exist_ok=True)
     return resume_or_start(places, belongs_to)

@@ -30,7 +30,6 @@ def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def logps_of(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Return the log-probabilities of the responses' tokens, [B, T]."""
     logits = model(
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
@@ -64,7 +63,6 @@ def clipped_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, clip:
 
 
 def record(init: Path, update: str) -> tuple[dict[str, Tensor], Path]:
-    """Return the batch of a first step, computed in float32, and the policy after it."""
     own = verl_runs.row(
         f"step_{update}",
         "prime",

@@ -50,17 +50,14 @@ class Case:
 
     @property
     def is_zero(self) -> bool:
-        """Return whether DeepSpeed trains it."""
         return self.engine.startswith("zero")
 
     @property
     def mask_file(self) -> str:
-        """Return the name of its mask's file."""
         return f"{self.mask}_{'tied' if self.tied else 'untied'}.safetensors"
 
 
 def make_model(tied: bool) -> nn.Module:
-    """Return a tiny model in float32 whose weights are bfloat16 values, as released ones are."""
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(0)
@@ -88,12 +85,10 @@ def make_model(tied: bool) -> nn.Module:
 
 
 def initial_weights(tied: bool) -> dict[str, Tensor]:
-    """Return the weights that every run starts from."""
     return {name: p.detach().clone() for name, p in make_model(tied).named_parameters()}
 
 
 def make_mask(tied: bool) -> dict[str, Tensor]:
-    """Return a mask with about a quarter of the weights."""
     generator = torch.Generator().manual_seed(7)
     mask = {
         name: torch.rand(weights.shape, generator=generator) < 0.25
@@ -104,7 +99,6 @@ def make_mask(tied: bool) -> dict[str, Tensor]:
 
 
 def write_masks(folder: Path) -> None:
-    """Write the masks that cases name."""
     for tied in (False, True):
         mask = {name: bits.numpy() for name, bits in make_mask(tied).items()}
         name = Case("", "", tied=tied).mask_file
@@ -114,14 +108,12 @@ def write_masks(folder: Path) -> None:
 
 
 def batches(accumulate: int) -> Tensor:
-    """Return token ids by step, micro-batch and process."""
     generator = torch.Generator().manual_seed(5)
     size = (STEPS, accumulate, WORLD, SEQUENCES, LENGTH)
     return torch.randint(0, VOCABULARY, size, generator=generator)
 
 
 def loss_of(model: Callable[..., Any], ids: Tensor) -> Tensor:
-    """Return the mean cross-entropy of the next token."""
     logits = model(input_ids=ids, use_cache=False).logits.float()
     return F.cross_entropy(logits[:, :-1].reshape(-1, VOCABULARY), ids[:, 1:].reshape(-1))
 

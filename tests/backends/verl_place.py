@@ -20,7 +20,6 @@ class Workplace:
         verl_runs.save_model(self.init)
 
     def train(self, row: Mapping[str, Any], mask: Path | None = None, prompts: int = 64) -> Path:
-        """Train a row and return its folder: final/, metrics.csv, log and perhaps steps/."""
         out = self.folder / row["run"]
         out.mkdir(exist_ok=True)
         verl_runs.rlsubnet(out / "log", *self._words(row, mask, prompts))
@@ -34,7 +33,6 @@ class Workplace:
         moment: Callable[[Places], bool],
         workers: bool = True,
     ) -> Path:
-        """Begin a row, or go on with it, kill its processes at a moment and return its folder."""
         out = self.folder / row["run"]
         places = Places(self.init, out / "verl")
         out.mkdir(exist_ok=True)
@@ -52,7 +50,6 @@ class Workplace:
         return [*words, "--threads", "3"]
 
     def frozen(self, run: Path, mask: Path) -> tuple[int, int, int]:
-        """Return how many frozen weights changed, how many of the mask did, and its size."""
         out = run / "frozen.csv"
         words = ("frozen", self.init, run / "final", "--mask", mask, "--out", out)
         verl_runs.rlsubnet(run / "log", *words)

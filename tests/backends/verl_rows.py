@@ -17,25 +17,21 @@ PLACES = Places(Path("/w/models/start"), Path("/w/runs/run/verl"))
 
 @cache
 def paper() -> Scale:
-    """Return the paper scale."""
     config = load_config([REPOSITORY / "config" / "paper" / "config.yaml"])
     return load_scale(config, REPOSITORY)
 
 
 def row(name: str) -> Row:
-    """Return one row of the sheet."""
     return paper().row(name)
 
 
 def overrides_of(name: str) -> list[str]:
-    """Return the overrides of one row."""
     given = row(name)
     mask = Path(f"/w/masks/{given.mask}.safetensors") if given.mask else None
     return overrides(given, PLACES._replace(mask=mask), threads=64)
 
 
 def own_row(run: str, algorithm: str, recipe: dict[str, Any], mask: str = "") -> dict[str, Any]:
-    """Return a row of one's own, for the sheets of :func:`tests.sheets_of_row.train_command`."""
     return {
         **{"run": run, "backend": "verl", "algorithm": algorithm, "init": "start"},
         **{"data": "math", "recipe": recipe, "seed": 42, "mask": mask},

@@ -75,7 +75,6 @@ def save_model(folder: Path) -> None:
 
 
 def save_prompts(path: Path, count: int = 64) -> None:
-    """Write additions of two digits, as a data set of kind ``verl_prompts``."""
     numbers = random.Random(0)
     with path.open("w", encoding="utf-8") as stream:
         for index in range(count):
@@ -91,7 +90,6 @@ def save_prompts(path: Path, count: int = 64) -> None:
 
 
 def row(run: str, algorithm: str, mask: str = "", **recipe: Any) -> dict[str, Any]:
-    """Return a row that verl can train here; ``recipe`` changes keys."""
     extra = recipe.pop("overrides", [])
     values = {
         "processes": PROCESSES,
@@ -115,19 +113,16 @@ def row(run: str, algorithm: str, mask: str = "", **recipe: Any) -> dict[str, An
 
 
 def environment() -> dict[str, str]:
-    """Return this environment, with what Ray's processes import for a CPU."""
     path = os.pathsep.join(filter(None, (str(RAY_FILES), os.environ.get("PYTHONPATH"))))
     ray = {"RAY_DEDUP_LOGS": "0", "RAY_worker_niceness": "0"}  # workers wait for all else at 15
     return {**os.environ, **ray, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
 def command(*words: object) -> list[str]:
-    """Return the command line of a subcommand, in this interpreter's environment."""
     return [sys.executable, "-m", "rlsubnet.cli", *map(str, words)]
 
 
 def rlsubnet(log: Path, *words: object) -> None:
-    """Run a subcommand; what it prints is added to a file."""
     with log.open("a") as stream:
         done = subprocess.run(
             command(*words), env=environment(), stdout=stream, stderr=subprocess.STDOUT
@@ -136,7 +131,6 @@ def rlsubnet(log: Path, *words: object) -> None:
 
 
 def start_rlsubnet(log: Path, *words: object) -> "subprocess.Popen[bytes]":
-    """Start a subcommand in a session of its own."""
     with log.open("a") as stream:
         return subprocess.Popen(
             command(*words),

@@ -29,7 +29,6 @@ Result = dict[str, Any]
 
 @contextmanager
 def counting_bits() -> Iterator[list[int]]:
-    """Yield a list to which each read from a mask file adds its number of bits."""
     counts: list[int] = []
     read = Mask.read_range
 
@@ -47,7 +46,6 @@ def counting_bits() -> Iterator[list[int]]:
 def attach(
     case: Case, folder: Path, engine: Any, model: nn.Module
 ) -> tuple[GradientMask | None, int]:
-    """Attach the case's mask, and return how many bits of it were read."""
     if case.mask == "none":
         return None, 0
     with counting_bits() as bits:
@@ -57,7 +55,6 @@ def attach(
 
 # ------------------------------------------------------------------------------------- DeepSpeed
 def deepspeed_engine(case: Case) -> Any:
-    """Return an engine around a new model; its optimizer has two parameter groups."""
     import deepspeed
 
     model = make_model(case.tied)
@@ -92,7 +89,6 @@ def exchange_optimizer(engine: Any) -> None:
 
 
 def train_zero(case: Case, folder: Path, rank: int) -> Result:
-    """Train under DeepSpeed ZeRO."""
     import deepspeed
     from deepspeed.utils import safe_get_full_fp32_param
 
@@ -128,7 +124,6 @@ def train_zero(case: Case, folder: Path, rank: int) -> Result:
 
 # ------------------------------------------------------------------------------------------ FSDP
 def wrap_fsdp1(case: Case, model: Any) -> nn.Module:
-    """Wrap a model and each of its layers by FSDP1."""
     from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision
     from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
@@ -147,7 +142,6 @@ def wrap_fsdp1(case: Case, model: Any) -> nn.Module:
 
 
 def last_even_dimension(parameter: Tensor) -> Any:
-    """Cut a parameter along its last dimension that the processes divide."""
     from torch.distributed.tensor import Shard
 
     even = [i for i, size in enumerate(parameter.shape) if size % WORLD == 0]
@@ -155,7 +149,6 @@ def last_even_dimension(parameter: Tensor) -> Any:
 
 
 def wrap_fsdp2(case: Case, model: Any) -> nn.Module:
-    """Wrap a model and each of its layers by FSDP2."""
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     options = json.loads(case.options)
@@ -185,14 +178,12 @@ def whole_weights(case: Case, model: nn.Module) -> dict[str, Tensor]:
 
 
 def clip(model: Any, largest: float) -> float:
-    """Clip the gradient as the engine's users do, and return its norm before."""
     if hasattr(model, "clip_grad_norm_"):
         return float(model.clip_grad_norm_(largest))
     return float(nn.utils.clip_grad_norm_(model.parameters(), largest).full_tensor())  # type: ignore
 
 
 def train_fsdp(case: Case, folder: Path, rank: int) -> Result:
-    """Train under FSDP1 or FSDP2."""
     wrap = wrap_fsdp1 if case.engine.startswith("fsdp1") else wrap_fsdp2
     model = wrap(case, make_model(case.tied))
     optimizer = torch.optim.AdamW(model.parameters(), **ADAMW)
@@ -228,7 +219,6 @@ def start_deepspeed() -> None:
 
 
 def main(folder: Path, rank: int) -> None:
-    """Train every case and write what came out."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD))
     torch.set_num_threads(1)
     dist.init_process_group(

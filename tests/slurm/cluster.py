@@ -80,12 +80,10 @@ PartitionName=gpu Nodes={names} MaxTime=1-0 DefMemPerCPU=100 State=UP
 
 
 def missing_programs() -> list[str]:
-    """Return which programs of Slurm and munge are not installed."""
     return [name for name in NEEDED if shutil.which(name, path=SEARCH_PATH) is None]
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports of the loopback that nothing listens on."""
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:
         one.bind(("127.0.0.1", 0))
@@ -96,7 +94,6 @@ def free_ports(count: int) -> list[int]:
 
 
 def _die_with_parent() -> None:
-    """Have the kernel end this process when the tests are killed: no daemon outlives them."""
     set_parent_death_signal = 1
     ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 
@@ -124,7 +121,6 @@ class Cluster:
 
     # ------------------------------------------------------------------------------- life
     def start(self) -> None:
-        """Start all daemons and wait until both nodes are idle."""
         self._write_files()
         munge = self.root / "munge"
         words = ["munged", "--foreground", "--force", f"--socket={munge}/socket"]
@@ -139,11 +135,9 @@ class Cluster:
         self._wait(lambda: set(self.node_states().values()) == {"IDLE"}, "idle nodes")
 
     def start_node(self, node: str) -> None:
-        """Start the slurmd of a node."""
         self._start(node, ["slurmd", "-D", "-N", node, "-f", self.environment["SLURM_CONF"]])
 
     def stop(self) -> None:
-        """End all jobs and daemons, and check that nothing is left."""
         try:
             if "slurmctld" in self._daemons:
                 self.ask("scancel", "--user", getpass.getuser())
@@ -172,20 +166,17 @@ class Cluster:
         self.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")
 
     def return_node(self, node: str) -> None:
-        """Start a lost node again and wait until it takes jobs."""
         self.start_node(node)
         self.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
         self._wait(lambda: self.node_states()[node] in ("IDLE", "MIXED"), f"node {node}")
 
     # -------------------------------------------------------------------------- questions
     def ask(self, *words: str) -> str:
-        """Return what a program of Slurm prints."""
         return subprocess.run(
             words, env=self.environment, check=True, capture_output=True, text=True, timeout=30
         ).stdout
 
     def node_states(self) -> dict[str, str]:
-        """Return the state of each node."""
         try:
             lines = self.ask("sinfo", "-h", "-N", "-p", "main", "-o", "%N %T").splitlines()
         except subprocess.CalledProcessError:  # the controller is not up yet
@@ -193,16 +184,13 @@ class Cluster:
         return {name: state.upper() for name, state in map(str.split, lines)}
 
     def job_states(self) -> dict[str, str]:
-        """Return the state of each job that has not ended, by its number."""
         lines = self.ask("squeue", "-h", "-o", "%i %T").splitlines()
         return dict(line.split() for line in lines)  # type: ignore[misc]
 
     def leftovers(self) -> list[psutil.Process]:
-        """Return all processes of jobs of this cluster, and of what watches over them."""
         return [*self._steps(), *self.job_processes()]
 
     def job_processes(self) -> list[psutil.Process]:
-        """Return all processes that jobs of this cluster started."""
         return [p for p in psutil.process_iter() if _mark(p) == str(self.root) and _in_a_job(p)]
 
     def _steps(self) -> list[psutil.Process]:
@@ -281,7 +269,6 @@ class Cluster:
             time.sleep(0.2)
 
     def logs(self) -> str:
-        """Return the end of what the daemons said."""
         return "\n".join(f"--- {path.name}\n{text}" for path, text in self._log_tails())
 
     def _log_tails(self) -> Iterator[tuple[Path, str]]:
@@ -301,7 +288,6 @@ def _kill(process: psutil.Process) -> None:
 
 
 def _open_files(process: psutil.Process) -> set[str]:
-    """Return paths and names of a process's open files; of one that has ended, none."""
     try:
         paths = [Path(file.path) for file in process.open_files()]
     except psutil.Error:

@@ -14,7 +14,6 @@ REQUIRED = "RLSUBNET_REQUIRE_SLURM"
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """Yield two nodes of a real Slurm, started here by process id and stopped at the end."""
     missing = missing_programs()
     if missing:
         reason = f"no {', '.join(missing)}: apt-get install slurm-wlm munge"

@@ -29,11 +29,9 @@ class Drill:
 
     # ----------------------------------------------------------------------------- the trainings
     def folder(self, run: str) -> Path:
-        """Return the folder of a run."""
         return self.on.root / "work/micro/runs" / run
 
     def state(self, run: str) -> Path:
-        """Return the file from which a run would go on."""
         return self.folder(run) / "resume/state.pt"
 
     def held(self, run: str) -> psutil.Process | None:
@@ -65,11 +63,9 @@ class Drill:
 
     # -------------------------------------------------------------------------------- the faults
     def kill(self, process: psutil.Process) -> None:
-        """Kill the training, as a crash would."""
         process.kill()
 
     def cancel(self, process: psutil.Process) -> None:
-        """Cancel its job."""
         self.on.cluster.ask("scancel", job_of(process))
 
     def requeue(self, process: psutil.Process) -> None:
@@ -82,12 +78,9 @@ class Drill:
         self.on.cluster.ask("scontrol", "update", f"JobId={job_of(process)}", "EndTime=now+5")
 
     def lose_node(self, process: psutil.Process) -> None:
-        """Take away its node, and all that runs there."""
         self.on.cluster.lose_node(node_of(process))
 
     def tear(self, run: str) -> Fault:
-        """Return a fault: half of the saved state is lost, and the training is killed."""
-
         def fault(process: psutil.Process) -> None:
             file = self.state(run)
             os.truncate(file, file.stat().st_size // 2)
@@ -97,38 +90,31 @@ class Drill:
 
     # ------------------------------------------------------------------------------ what was done
     def jobs(self, rule: str, run: str) -> list[str]:
-        """Return the numbers of all Slurm jobs that did a rule for a run, the first one first."""
         logs = (self.on.root / "logs/slurm").glob(f"rule_{rule}/{run}/*.log")
         return sorted((log.stem for log in logs), key=int)
 
     def fact(self, job: str, name: str) -> str:
-        """Return what scontrol says of a job."""
         text = self.on.cluster.ask("scontrol", "show", "job", job, "-o")
         found = re.search(rf"\b{name}=(\S+)", text)
         assert found, text
         return found[1]
 
     def ends(self, rule: str, run: str) -> list[str]:
-        """Return how each Slurm job of a rule for a run ended."""
         return [self.fact(job, "JobState") for job in self.jobs(rule, run)]
 
     def has_ended(self, job: tuple[str, str]) -> bool:
-        """Return whether the last Slurm job of a rule for a run ended well."""
         return self.ends(*job)[-1:] == ["COMPLETED"]
 
     def resumed_after(self, run: str) -> int:
-        """Return after which step the last attempt of a run went on; 0 if at none."""
         log = (self.on.root / f"logs/micro/train/{run}.log").read_text(encoding="utf-8")
         found = re.search(rf"^{run}: resumed after step (\d+) of", log, flags=re.MULTILINE)
         return int(found[1]) if found else 0
 
     def result(self, run: str) -> tuple[bytes, str]:
-        """Return the weights and the metrics of a run."""
         weights = (self.folder(run) / "final/model.safetensors").read_bytes()
         return weights, (self.on.root / f"results/micro/metrics/{run}.csv").read_text()
 
     def status(self) -> dict:  # type: ignore[type-arg]
-        """Return what ``rlsubnet status`` says."""
         asked = self.on.start("rlsubnet.cli", "status", "--json")
         assert asked.wait() == 0, asked.said
         report: dict = json.loads(asked.said)  # type: ignore[type-arg]
@@ -136,12 +122,10 @@ class Drill:
 
 
 def job_of(process: psutil.Process) -> str:
-    """Return the number of the Slurm job of a process."""
     return process.environ()["SLURM_JOB_ID"]
 
 
 def node_of(process: psutil.Process) -> str:
-    """Return the node that a process runs on."""
     return process.environ()["SLURMD_NODENAME"]
 
 
@@ -171,10 +155,8 @@ class SmallDisk:
         process.resume()
 
     def make_room(self) -> None:
-        """Take away what fills it."""
         self._filler.unlink()
 
     def unmount(self) -> None:
-        """Take it away, with what is on it."""
         if self.folder.is_mount():
             subprocess.run(["umount", "--lazy", str(self.folder)], check=True)

@@ -19,7 +19,6 @@ CASE = Case("two_nodes", "fsdp2")
 
 
 def main(folder: Path) -> None:
-    """Train and write."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     rank = dist.get_rank()

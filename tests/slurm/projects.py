@@ -40,11 +40,9 @@ class Under:
 
     @property
     def said(self) -> str:
-        """Return what it has said up to now."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def wait(self) -> int:
-        """Return its status."""
         try:
             return self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
@@ -52,7 +50,6 @@ class Under:
             raise AssertionError(f"did not end within {PATIENCE} s:\n{self.said}") from None
 
     def end(self) -> None:
-        """End it, if it has not ended."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
@@ -74,20 +71,16 @@ class ClusterProject:
 
     @property
     def root(self) -> Path:
-        """Return the project folder."""
         return self.project.root
 
     def start(self, *words: str) -> Under:
-        """Start a program of Python, such as ``snakemake`` or ``rlsubnet.cli``, in the project."""
         command = [sys.executable, "-m", *words]
         return Under(command, self.root, self.cluster.environment)
 
     def snakemake(self, *targets: str) -> Under:
-        """Start Snakemake as README says, for all items or some files."""
         return self.start("snakemake", *targets, "--profile", "slurm", "--configfile", CONFIG)
 
     def training(self, run: str) -> psutil.Process | None:
-        """Return the process that trains a run, if there is one now."""
         for process in self.cluster.job_processes():
             try:
                 words = process.cmdline()
@@ -100,7 +93,6 @@ class ClusterProject:
 
 
 def wait_for(condition: Callable[[], object], what: str, running: Under) -> None:
-    """Wait for something to happen while a command runs; its end before that is a failure."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         if running.process.poll() is not None or time.monotonic() > deadline:
@@ -110,7 +102,6 @@ def wait_for(condition: Callable[[], object], what: str, running: Under) -> None
 
 
 def digests(root: Path) -> dict[str, str]:
-    """Return the digest of every result of a project, and of every model."""
     found = [*root.glob("results/**/*"), *root.glob("work/*/runs/*/final/model.safetensors")]
     return {
         str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()

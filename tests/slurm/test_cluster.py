@@ -82,7 +82,6 @@ def test_slurm_logs_lie_where_the_site_file_says(log: Run) -> None:
 
 @pytest.fixture(scope="module")
 def trained(runs: dict[str, tuple[ClusterProject, Under]]) -> list[dict[str, Any]]:
-    """Return what each process of the training on two nodes found."""
     folder = runs["two_nodes"][0].root / "trained"
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 

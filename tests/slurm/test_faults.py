@@ -56,7 +56,6 @@ class Outcome:
 
 
 def make_project(finished: Project, root: Path) -> tuple[Project, bytes]:
-    """Return a project with all runs in its sheet and one of them done, and that one's scores."""
     project = finished.copy_to(root, "work", "results", "logs", ".snakemake")
     for run in (CALM, *RECOVERING, *STOPPING, ORPHAN):
         project.sheets.add_row("runs.tsv", run, "dpo", "sft", "pairs", "rl", "42", "", LONG)
@@ -70,7 +69,6 @@ def make_project(finished: Project, root: Path) -> tuple[Project, bytes]:
 
 
 def disturb(outcome: Outcome, small: SmallDisk) -> None:
-    """Run everything but the orphan, and let a fault happen to each run."""
     drill = outcome.drill
     lost: list[psutil.Process] = []
     faults: dict[str, Fault] = {
@@ -104,7 +102,6 @@ def disturb(outcome: Outcome, small: SmallDisk) -> None:
 
 
 def kill_and_resume(outcome: Outcome, small: SmallDisk) -> None:
-    """Do as the errors said; then kill Snakemake with jobs under way, and resume."""
     drill = outcome.drill
     shutil.rmtree(drill.folder("torn") / "resume")
     targets = ["torn", ORPHAN]
@@ -139,7 +136,6 @@ def kill_and_resume(outcome: Outcome, small: SmallDisk) -> None:
 def outcome(
     cluster: Cluster, finished: Project, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Outcome]:
-    """Return what came of a run with faults and of one that was killed and resumed."""
     project, scores = make_project(finished, tmp_path_factory.mktemp("faults"))
     drill = Drill(ClusterProject(project, cluster, SITE))
     outcome = Outcome(drill, drill.result(CALM), scores)
@@ -154,7 +150,6 @@ def outcome(
 
 
 def check(outcome: Outcome, run: str) -> None:
-    """Check that a run went on from its saved state and has the bits of the undisturbed one."""
     assert outcome.drill.resumed_after(run) >= 20
     assert outcome.drill.result(run) == outcome.undisturbed
     assert not (outcome.drill.folder(run) / "resume").exists()

@@ -29,7 +29,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def submit(cluster: Cluster, root: Path, folder: str, save_every: int) -> str:
-    """Start the masked run as a job; return its number."""
     words = [
         sys.executable,
         "-m",

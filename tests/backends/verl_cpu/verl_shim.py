@@ -47,7 +47,6 @@ def _zero(*args: Any, **kwargs: Any) -> int:
 
 
 def change_torch(torch: ModuleType) -> None:
-    """Add what verl asks of torch.<device> and torch.cpu lacks; use gloo; allow FSDP1 on a CPU."""
     import torch.distributed as dist
     import torch.distributed.fsdp._init_utils as fsdp
 
@@ -83,7 +82,6 @@ def change_workers(workers: ModuleType) -> None:
 
 
 def prepare() -> None:
-    """Set the changes up, once for every process."""
     os.environ["OMP_NUM_THREADS"] = "1"
     sys.meta_path.insert(
         0, Afterwards({"torch": change_torch, "verl.workers.fsdp_workers": change_workers})
