@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rlsubnet.running.run_log import Run, runs_here
-from tests.backends.outcomes import changes
+from tests.backends.tiny import changes
 from tests.slurm.cluster import Cluster
 from tests.slurm.masked_training import CASE
 from tests.slurm.projects import ClusterProject, Under, digests
