@@ -11,7 +11,7 @@ import pytest
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta_pack import write_delta
 from rlsubnet.cli import main
-from tests.backends.olmes_folders import use_small_suite
+from tests.backends.olmes_folders import TASKS, use_small_suite
 from tests.backends.test_olmes_run import script
 from tests.evaluation.tiny_models import save_folder, tiny_model
 from tests.sheets_of_row import write_config
@@ -79,7 +79,9 @@ def test_prefetching_writes_the_numbers_of_items(place):
     written = json.loads((place / "prefetched.json").read_text())
     items = {name: task["items"] for name, task in written["tasks"].items()}
     assert items == {"small_choice": 3, "small_levels": 4, "small_years": 2}
-    ((_, variables),) = calls(place)
+    ((words, variables),) = calls(place)
+    told = [*(t.argument for t in TASKS), "--output-dir", str(place / "cache" / "requests")]
+    assert words == ["--task", *told]  # no model
     assert variables["HF_HUB_OFFLINE"] is None
     assert variables["HF_HOME"] == str(place / "cache" / "huggingface")
     # Once more, with what the first one left.

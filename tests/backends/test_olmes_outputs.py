@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlsubnet.backends.olmes.outputs import read_outputs, read_requests
-from rlsubnet.backends.olmes.suites import Settings
+from rlsubnet.backends.olmes_outputs import Settings, read_outputs, read_requests
 from rlsubnet.columns import Answer
 from rlsubnet.evaluation.results import score_rows, wilson_interval
 from rlsubnet.files import read_jsonl, sha256

@@ -12,18 +12,17 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rlsubnet.backends.olmes.run import (
+from rlsubnet.backends.olmes import (
     check_model,
     check_program,
     config_faults,
     olmes_arguments,
     olmes_environment,
-    prefetch_arguments,
     remove_outputs,
     run_program,
     visible_devices,
 )
-from rlsubnet.backends.olmes.suites import Settings
+from rlsubnet.backends.olmes_outputs import Settings
 from rlsubnet.tasks.tokenizer import build_tokenizer
 
 
@@ -123,7 +122,7 @@ def test_a_stopped_job_ends_what_the_program_had_started(tmp_path):
     )
     outer = script(tmp_path / "olmes", f"#!/bin/sh\n{inner}\n")
     code = (
-        "import os, signal, sys; from rlsubnet.backends.olmes.run import run_program; "
+        "import os, signal, sys; from rlsubnet.backends.olmes import run_program; "
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); "
         f"run_program(['{outer}'], dict(os.environ))"
     )
@@ -186,13 +185,6 @@ def test_a_trial_without_a_gpu():
     assert words[words.index("--batch-size") + 1] == "8"
     told = json.loads(words[words.index("--model-args") + 1])
     assert (told["chat_template"], told["max_length"]) == ("tulu", 2048)
-
-
-def test_prefetching_names_the_same_tasks_and_no_model():
-    settings = Settings(suites=("table3a", "math500"), limit=20)
-    words = prefetch_arguments(settings, OUT)
-    assert words == ["olmes", "--task", *(t.argument for t in settings.tasks), *words[-2:]]
-    assert words[-2:] == ["--output-dir", "/work/olmes/dpo"]
 
 
 def test_the_environment_of_a_job_without_network():

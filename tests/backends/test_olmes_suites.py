@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rlsubnet.backends.olmes.run import olmes_arguments
-from rlsubnet.backends.olmes.suites import Settings, read_settings
+from rlsubnet.backends.olmes import olmes_arguments
+from rlsubnet.backends.olmes_outputs import Settings, read_settings
 from rlsubnet.data import load_published
 from rlsubnet.suites import OLMES_SUITES, tasks_of
 

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from rlsubnet.backends.launch import Node, command_on
-from rlsubnet.backends.open_instruct.command import (
+from rlsubnet.backends.open_instruct.training import (
     Places,
     command,
-    deepspeed_config,
     environment,
     script_arguments,
 )
@@ -86,7 +85,6 @@ def test_another_clip_brings_a_configuration_of_its_own(paper: Scale) -> None:
     assert config == "/project/paper/runs/dpo/open_instruct/deepspeed.json"
     # The launcher demands of the engine what the recipe says; DeepSpeed writes none as 0.
     assert json.loads(words[words.index("--engine") + 1])["clip"] == 0.0
-    assert deepspeed_config({"gradient_clipping": "auto"}, 0.5) == {"gradient_clipping": 0.5}
 
 
 def test_several_nodes_share_the_processes_of_the_recipe(paper: Scale) -> None:

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from rlsubnet.backends.open_instruct.command import SCRIPT
-from rlsubnet.backends.open_instruct.training import OpenInstruct, output_folder
+from rlsubnet.backends.open_instruct.training import SCRIPT, OpenInstruct
 from rlsubnet.backends.processes import mark_saved
 from rlsubnet.config.layout import RunFiles
 from rlsubnet.config.model import Row
@@ -48,7 +47,7 @@ def leave(row: Row, trainer: OpenInstruct) -> Leave:
     assert trainer.resume_or_start(follows_from(row)) == 0
 
     def save(step: int, marked: bool = True) -> Path:
-        folder = output_folder(row, trainer.places) / f"step_{step}"
+        folder = trainer.output / f"step_{step}"
         (folder / "pytorch_model").mkdir(parents=True)
         (folder / "pytorch_model" / "rank_0.pt").write_bytes(b"moments")
         if marked:
@@ -109,7 +108,7 @@ def test_a_save_of_another_row_or_other_inputs_is_refused(
         ValueError, match=f"sha256.data was '2b' and is '3c'; delete {trainer.places.scratch} to"
     ):
         trainer.resume_or_start(follows_from(row, {**INPUTS, "data": "3c"}))
-    assert (output_folder(row, trainer.places) / "step_2" / "saved.json").exists()
+    assert (trainer.output / "step_2" / "saved.json").exists()
 
 
 def test_how_often_a_run_saves_and_logs_may_change(

@@ -152,7 +152,7 @@ def test_prompts_survive_the_way_into_parquet_and_verls_own_data_set(tmp_path: P
 
 
 def test_prompts_that_are_too_few_once_long_ones_are_left_out_end_the_run_at_once() -> None:
-    from rlsubnet.backends.verl.trainer.prime_trainer import PrimeTrainer
+    from rlsubnet.backends.verl.trainer.task import PrimeTrainer
 
     config = composed("prime")
     trainer = object.__new__(PrimeTrainer)  # before Ray, workers and models

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from verl import DataProto
 
-from rlsubnet.backends.verl.trainer.prime_trainer import PrimeTrainer
-from rlsubnet.backends.verl.trainer.task import PrimeTask, main
+from rlsubnet.backends.verl.trainer.task import PrimeTask, PrimeTrainer, main
 
 
 class RecordingTrainer(PrimeTrainer):

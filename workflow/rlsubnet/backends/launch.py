@@ -23,14 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MODULE = "rlsubnet.backends.launch"
-TORCHRUN = "torch.distributed.run"
-ACCELERATE = "accelerate.commands.launch"
+MODULES = {"torchrun": "torch.distributed.run", "accelerate": "accelerate.commands.launch"}
 # Between the ports that a system hands out by itself, in most configurations from 32,768 on, and
 # those of well-known services.
 FIRST_PORT, PORTS = 20_000, 10_000
 RAY_PATIENCE = 300  # seconds for all nodes to join
-
-Ask = Callable[[Sequence[str]], str]
 
 
 @dataclass(frozen=True)
@@ -85,9 +82,6 @@ def srun_arguments(nodes: int) -> list[str]:
 def processes_per_node(run: str, processes: int, nodes: int) -> int:
     """Return how many of a run's processes each node has.
 
-    Raises:
-        ValueError: not all nodes can have the same number.
-
     >>> processes_per_node("dpo", 16, 2)
     8
     """
@@ -104,13 +98,6 @@ def launched(
 ) -> list[str]:
     """Return the command that starts a program on all nodes of a job.
 
-    Args:
-        nodes: of the job.
-        launcher: ``torchrun``, ``accelerate`` or ``ray``.
-        processes: on each node; of no meaning to ``ray``, whose program starts its own.
-        python: interpreter of the program; it must find this package and the launcher.
-        words: what the launcher is told about the program, and the program's own arguments.
-
     >>> " ".join(launched(1, "torchrun", 8, "python", ["train.py", "--lr", "1e-6"]))
     'python -m rlsubnet.backends.launch torchrun --processes 8 --nodes 1 -- train.py --lr 1e-6'
     """
@@ -118,17 +105,8 @@ def launched(
     return [*srun_arguments(nodes), str(python), "-m", MODULE, *options, "--", *words]
 
 
-def this_node(nodes: int, variables: Mapping[str, str], ask: Ask) -> Node:
-    """Return which of a job's nodes this is; asks Slurm where the first one is.
-
-    Args:
-        nodes: how many are expected.
-        variables: the environment of a Slurm step; of no meaning for one node.
-        ask: runs a command and returns what it prints.
-
-    Raises:
-        ValueError: this is no step of so many nodes.
-    """
+def this_node(nodes: int, variables: Mapping[str, str], ask: Callable[..., str]) -> Node:
+    """Return which of a job's nodes this is; asks Slurm where the first one is."""
     job = variables.get("SLURM_JOB_ID", "")
     if nodes == 1:
         return Node(port=port_of(int(job)) if job else FIRST_PORT)
@@ -141,35 +119,30 @@ def this_node(nodes: int, variables: Mapping[str, str], ask: Ask) -> Node:
     return Node(nodes, int(variables["SLURM_NODEID"]), address, port_of(int(job)))
 
 
-def torchrun_arguments(node: Node, processes: int) -> list[str]:
-    """Return what ``torchrun`` is told on a node.
+def launcher_arguments(node: Node, launcher: str, processes: int) -> list[str]:
+    """Return what torchrun or accelerate is told on a node; accelerate counts all processes.
 
-    >>> torchrun_arguments(Node(), 8)
+    >>> launcher_arguments(Node(), "torchrun", 8)
     ['--standalone', '--nproc-per-node', '8']
-    >>> " ".join(torchrun_arguments(Node(2, 1, "10.0.0.1", 20007), 8))
+    >>> second = Node(2, 1, "10.0.0.1", 20007)
+    >>> " ".join(launcher_arguments(second, "torchrun", 8))
     '--nnodes 2 --node-rank 1 --master-addr 10.0.0.1 --master-port 20007 --nproc-per-node 8'
-    """
-    each = ["--nproc-per-node", str(processes)]
-    if node.count == 1:
-        return ["--standalone", *each]
-    places = ["--nnodes", str(node.count), "--node-rank", str(node.rank)]
-    return [*places, "--master-addr", node.address, "--master-port", str(node.port), *each]
-
-
-def accelerate_arguments(node: Node, processes: int) -> list[str]:
-    """Return what ``accelerate launch`` is told on a node; it counts the processes of all nodes.
-
-    >>> accelerate_arguments(Node(), 8)
-    ['--num_machines', '1', '--num_processes', '8']
-    >>> " ".join(accelerate_arguments(Node(2, 1, "10.0.0.1", 20007), 8)[:4])
+    >>> " ".join(launcher_arguments(second, "accelerate", 8)[:4])
     '--num_machines 2 --num_processes 16'
     """
-    in_all = str(node.count * processes)
-    all_of_them = ["--num_machines", str(node.count), "--num_processes", in_all]
-    if node.count == 1:
-        return all_of_them
-    here = ["--machine_rank", str(node.rank), "--main_process_ip", node.address]
-    return [*all_of_them, *here, "--main_process_port", str(node.port)]
+    count, rank, port = str(node.count), str(node.rank), str(node.port)
+    if launcher == "torchrun":
+        places = ["--nnodes", count, "--node-rank", rank]
+        places += ["--master-addr", node.address, "--master-port", port]
+        return [
+            *(places if node.count > 1 else ["--standalone"]),
+            *("--nproc-per-node", str(processes)),
+        ]
+    places = ["--machine_rank", rank, "--main_process_ip", node.address]
+    return [
+        *("--num_machines", count, "--num_processes", str(node.count * processes)),
+        *([*places, "--main_process_port", port] if node.count > 1 else []),
+    ]
 
 
 def ray_arguments(node: Node) -> list[str]:
@@ -193,25 +166,15 @@ def command_on(node: Node, launcher: str, processes: int, words: Sequence[str]) 
     """
     if launcher == "ray":
         return [sys.executable, *words]
-    if launcher == "torchrun":
-        return [sys.executable, "-m", TORCHRUN, *torchrun_arguments(node, processes), *words]
-    return [sys.executable, "-m", ACCELERATE, *accelerate_arguments(node, processes), *words]
+    options = launcher_arguments(node, launcher, processes)
+    return [sys.executable, "-m", MODULES[launcher], *options, *words]
 
 
-# ----------------------------------------------------------------------------------------- acting
 def ask_program(words: Sequence[str]) -> str:
-    """Run a command and return what it prints."""
     return subprocess.run(words, check=True, capture_output=True, text=True).stdout
 
 
-def _start_ray(node: Node) -> "subprocess.Popen[bytes]":
-    # The program `ray` of this interpreter's environment, whatever stands first on the path.
-    ray = Path(sys.executable).with_name("ray")
-    return subprocess.Popen([str(ray), "start", *ray_arguments(node)])
-
-
-def _listens(node: Node) -> bool:
-    """Return whether the first node can be reached."""
+def _first_listens(node: Node) -> bool:
     try:
         socket.create_connection((node.address, node.port), timeout=5).close()
     except OSError:
@@ -228,30 +191,26 @@ def _wait(condition: Callable[[], bool], what: str) -> None:
 
 
 def _all_joined(node: Node) -> bool:
-    """Return whether Ray knows as many nodes as there are."""
     count = "import ray; ray.init('auto', log_to_driver=False); print(len(ray.nodes()))"
     asked = subprocess.run([sys.executable, "-c", count], capture_output=True, text=True)
     return asked.returncode == 0 and asked.stdout.split()[-1:] == [str(node.count)]
 
 
 def run_under_ray(node: Node, words: Sequence[str]) -> int:
-    """Run this node's part of Ray and, on the first, the program; return the program's status.
-
-    Raises:
-        ValueError: not all nodes have joined.
-    """
+    """Run this node's part of Ray and, on the first, the program; return the program's status."""
     if node.rank:
-        _wait(lambda: _listens(node), f"the first node, {node.address}:{node.port}")
-    ray = _start_ray(node)
+        _wait(lambda: _first_listens(node), f"the first node, {node.address}:{node.port}")
+    # The program `ray` of this interpreter's environment, whatever stands first on the path.
+    program = Path(sys.executable).with_name("ray")
+    ray = subprocess.Popen([str(program), "start", *ray_arguments(node)])
     try:
         if node.rank:
-            while ray.poll() is None and _listens(node):
+            while ray.poll() is None and _first_listens(node):
                 time.sleep(5)
             return ray.poll() or 0
         _wait(lambda: _all_joined(node), f"{node.count} nodes to join")
         address = {"RAY_ADDRESS": f"{node.address}:{node.port}"}
-        program = [sys.executable, *words]
-        return subprocess.call(program, env={**os.environ, **address})
+        return subprocess.call([sys.executable, *words], env={**os.environ, **address})
     finally:
         # Not `ray stop`, which would end the Ray of other jobs on this machine, too.
         ray.terminate()

@@ -66,10 +66,6 @@ def alone_in(folder: Path, patience: float = PATIENCE) -> Iterator[int]:
     folder remains the trainer's. So it does while a process lives that called :func:`stay_in`. On a
     file system that cannot lock, nothing is checked.
 
-    Args:
-        folder: in which a run is trained.
-        patience: seconds that another process has to end, which may have been killed just now.
-
     Raises:
         ValueError: another process has the folder.
     """
@@ -115,14 +111,7 @@ def stay_in(folder: Path) -> None:
 def started(
     words: Sequence[str], folder: Path, variables: Mapping[str, str], inherited: Sequence[int] = ()
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """Yield a process in a group of its own; nothing of the group outlives the block.
-
-    Args:
-        words: the command.
-        folder: where it is run.
-        variables: of the environment, beside those that are set.
-        inherited: descriptors that it has, too.
-    """
+    """Yield a process in a group of its own; nothing of the group outlives the block."""
     print(" ".join([f"{key}={value}" for key, value in variables.items()] + [*words]), flush=True)
     process = subprocess.Popen(
         words,
@@ -153,16 +142,7 @@ def end_with_parent() -> None:
 
 
 def run_checked(words: Sequence[str], variables: Mapping[str, str], purpose: str) -> str:
-    """Run a command that takes seconds or minutes and return what it printed.
-
-    Args:
-        words: the command.
-        variables: of the environment, beside those that are set.
-        purpose: what it does, for the message.
-
-    Raises:
-        ValueError: it ended with an error; its last words are in the message.
-    """
+    """Run a command that takes seconds or minutes and return what it printed."""
     done = subprocess.run(
         words,
         env={**os.environ, **variables},
@@ -184,31 +164,20 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def mark_saved(folder: Path, told: Mapping[str, Any]) -> None:
-    """Mark a save as whole, once all of its files are written.
-
-    Args:
-        folder: the save.
-        told: what is to be known of it, beside the sizes of its files; plain values.
-    """
+    """Mark a save as whole, once all of its files are written."""
     write_json(folder / MARKER, {**told, "bytes": _sizes(folder)})
 
 
 def is_marked(folder: Path) -> bool:
-    """Return whether a save was finished."""
     return (folder / MARKER).is_file()
 
 
 def read_marker(folder: Path) -> dict[str, Any]:
-    """Return what was told when a save was marked."""
     return read_object("a save's marker", f"@{folder / MARKER}")
 
 
 def check_whole(folder: Path, scratch: Path) -> None:
     """Check that each file of a marked save has the size it was written with.
-
-    Args:
-        folder: the save.
-        scratch: to delete where the run is to start over, for the message.
 
     Raises:
         ValueError: one has not; the message names it.

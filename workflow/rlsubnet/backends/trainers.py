@@ -51,17 +51,7 @@ class Trainer(Protocol):
 
 
 def run_training(row: Row[Any], files: RunFiles, trainer: Trainer) -> None:
-    """Train one run; what it writes is complete or absent. A run that was killed goes on.
-
-    Args:
-        row: the run.
-        files: where it reads and writes; ``files.scratch`` is gone at the end.
-        trainer: of the row.
-
-    Raises:
-        ValueError: a file, the trainer's environment or their combination with the row is wrong,
-            or the training failed; the message names it.
-    """
+    """Train one run; what it writes is complete or absent. A run that was killed goes on."""
     trainer.check()
     inputs = {
         "init": None if files.init is None else Checkpoint(files.init).digest(),
@@ -104,12 +94,6 @@ def take_up(
     scratch: Path, saves: Iterable[Path], belongs_to: Mapping[str, Any], kept: Iterable[str]
 ) -> bool:
     """Leave in a run's own folder what it goes on from, and return whether there is any.
-
-    Args:
-        scratch: the folder.
-        saves: those that a killed run left; without any nothing else is left either.
-        belongs_to: what the run follows from: the run that was killed must have the same.
-        kept: names of what belongs to the saves.
 
     Raises:
         ValueError: the saves are another run's, or one of them is damaged; the message says what

@@ -11,8 +11,8 @@ from rlsubnet.commands.measure import add_saved_steps
 from rlsubnet.commands.shared import Subcommands, add_command, add_config, read_config
 
 if TYPE_CHECKING:
-    from rlsubnet.backends.olmes.run import Olmes
-    from rlsubnet.backends.olmes.suites import Settings as OlmesSettings
+    from rlsubnet.backends.olmes import Olmes
+    from rlsubnet.backends.olmes_outputs import Settings as OlmesSettings
     from rlsubnet.config.schema import Sampling
 
 EXAMPLE = """rlsubnet evaluate work/demo/runs/dpo/final --config config/demo/config.yaml \
@@ -306,7 +306,7 @@ def run_evaluate_steps_olmes(options: argparse.Namespace) -> None:
 
 def run_prefetch_olmes(options: argparse.Namespace) -> None:
     """Let olmes fetch its data and write how many items each task has."""
-    from rlsubnet.backends.olmes.run import prefetch
+    from rlsubnet.backends.olmes import prefetch
     from rlsubnet.files import write_json
 
     settings, folder = _olmes_settings(options, "suites", "step_suites")
@@ -315,7 +315,7 @@ def run_prefetch_olmes(options: argparse.Namespace) -> None:
 
 def _olmes(options: argparse.Namespace, key: str) -> "Olmes":
     """Return the installed olmes, checked, and print what is known of the training data."""
-    from rlsubnet.backends.olmes.run import contamination_lines, find_olmes
+    from rlsubnet.backends.olmes import contamination_lines, find_olmes
 
     settings, folder = _olmes_settings(options, key)
     found = find_olmes(settings, options.cache, folder, options.gpus, options.model_type)
@@ -325,7 +325,7 @@ def _olmes(options: argparse.Namespace, key: str) -> "Olmes":
 
 def _olmes_settings(options: argparse.Namespace, *keys: str) -> "tuple[OlmesSettings, Path | None]":
     """Return what olmes is asked, the suites of ``keys``, and the environment that it is in."""
-    from rlsubnet.backends.olmes.suites import read_settings
+    from rlsubnet.backends.olmes_outputs import read_settings
 
     block = read_config(options)["evaluation"]
     suites = list(dict.fromkeys(name for key in keys for name in block[key]))

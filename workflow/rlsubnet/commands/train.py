@@ -27,7 +27,6 @@ environment are others, that is refused. Progress goes to stderr."""
 
 
 def add_commands(subcommands: Subcommands) -> None:
-    """Add ``train``."""
     parser = add_command(
         subcommands,
         "train",
@@ -54,7 +53,6 @@ def add_commands(subcommands: Subcommands) -> None:
 
 
 def run_train(options: argparse.Namespace) -> None:
-    """Train and write the model and its metrics."""
     from rlsubnet.config.errors import unknown_name
 
     scale = read_scale(options)  # before torch is loaded: a fault in the sheets fails at once
@@ -76,15 +74,7 @@ def trainer_of(
     device: str = "auto",
     threads: int | None = None,
 ) -> "Trainer":
-    """Return what trains a row.
-
-    Args:
-        row: the run.
-        files: where it reads and writes.
-        config: of the scale: where trainers are installed, and on how many nodes they run.
-        device: of the native trainer, ``auto``, ``cpu`` or ``cuda``.
-        threads: CPUs that verl may use; None is all of the machine.
-    """
+    """Return what trains a row."""
     if row.backend == "native":
         from rlsubnet.training.run import NativeTrainer
 

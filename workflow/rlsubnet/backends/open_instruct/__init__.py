@@ -1,5 +1,5 @@
 """DPO by allenai/open-instruct: its ``dpo_tune_cache.py``, unmodified, under DeepSpeed ZeRO-3.
 
-:mod:`command` says what is run, :mod:`launcher` is what accelerate starts on every GPU,
-:mod:`training` runs it and turns what it leaves into this project's files.
+:mod:`launcher` is what accelerate starts on every GPU; :mod:`training` says what is run, runs it
+and turns what it leaves into this project's files.
 """

@@ -70,11 +70,7 @@ class Watch:
     left_over: int | None = None
 
     def adopt(self, engine: Any) -> None:
-        """Check an engine, and attach the mask to its optimizer.
-
-        Raises:
-            LauncherError: a second engine, or one with other settings.
-        """
+        """Check an engine, and attach the mask to its optimizer."""
         if self.engine is not None:
             raise LauncherError("deepspeed.initialize was called twice; one model is trained")
         found = engine_settings(engine)
@@ -153,12 +149,7 @@ class Watch:
             stream.write(json.dumps(line) + "\n")
 
     def check(self) -> None:
-        """Check, at the end, that this process did what was asked.
-
-        Raises:
-            LauncherError: DeepSpeed was never used, or made no update.
-            ValueError: an update came without its mask.
-        """
+        """Check, at the end, that this process did what was asked."""
         if self.engine is None:
             raise LauncherError("the script never called deepspeed.initialize: not what was asked")
         if not self.engine.global_steps:
@@ -168,7 +159,6 @@ class Watch:
 
 
 def engine_settings(engine: Any) -> dict[str, Any]:
-    """Return what of an engine decides the result."""
     import torch
 
     return {
@@ -198,7 +188,6 @@ class StepHandler(logging.Handler):
         self.watch = watch
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Pass on step and loss."""
         if found := STEP_LINE.match(record.getMessage()):
             self.watch.after_step(int(found[1]), float(found[3]))
 
@@ -249,7 +238,6 @@ def install(watch: Watch) -> None:
 
 
 def write_report(watch: Watch, folder: Path) -> None:
-    """Write what the result depends on beside its inputs."""
     report = {
         "steps": watch.engine.global_steps,
         "engine": {**watch.expected, "optimizer": type(watch.engine.optimizer).__name__},
@@ -259,7 +247,6 @@ def write_report(watch: Watch, folder: Path) -> None:
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """Return our options, the script, and its arguments."""
     parser = argparse.ArgumentParser(prog="launcher", allow_abbrev=False)
     parser.add_argument("--mask", type=Path, help="train only the weights in this mask")
     parser.add_argument("--mask_at", default="post_clip", help="where it meets the gradient")

@@ -45,20 +45,13 @@ class LauncherError(RuntimeError):
 
 
 def complete_saves(output: Path) -> list[Path]:
-    """Return the saves in the script's output folder that are whole, in the order of their steps.
-
-    Args:
-        output: from :func:`without_time`; need not exist.
-    """
+    """Return the saves in the script's output folder that are whole, by their steps."""
     found = [path for path in output.glob("step_*") if is_marked(path)]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
 
 
 def without_time(folder: str) -> str:
     """Return the script's output folder without the time in its name: RUN__SEED.
-
-    Raises:
-        LauncherError: its name is another one.
 
     >>> without_time("output/dpo_sub__42__1747340000")
     'output/dpo_sub__42'
@@ -133,15 +126,7 @@ class Saver:
     reference: dict[str, Any] = field(default_factory=dict)
 
     def adopt(self, engine: Any, script: Any) -> None:
-        """Replace folder and functions of the script, which runs and has yet to look for a save.
-
-        Args:
-            engine: what it trains with.
-            script: its module.
-
-        Raises:
-            LauncherError: it lacks them.
-        """
+        """Replace folder and functions of the script, which runs and has yet to look for a save."""
         if missing := [n for n in ("args", REFERENCE, CLEAN) if not hasattr(script, n)]:
             raise LauncherError(
                 f"the script has no {', '.join(missing)}; "
@@ -206,11 +191,7 @@ class Saver:
         return wrapped
 
     def check_loaded(self, step: int, folder: str) -> None:
-        """Check that engine and moments are those after a step.
-
-        Raises:
-            LauncherError: DeepSpeed loaded nothing, or weights alone; it only warns.
-        """
+        """Check that engine and moments are those after a step."""
         moments = {int(state["step"]) for state in self.engine.optimizer.optimizer.state.values()}
         found = (self.engine.global_steps, moments)
         if found != (step, {step}):
@@ -275,11 +256,7 @@ class Saver:
             )
 
     def saved_reference(self, epoch: int, batches: int) -> tuple[Reference, Reference]:
-        """Return log-probabilities of the save, without those of an epoch's first batches.
-
-        Raises:
-            LauncherError: the script says that it went on from a save, and loaded none.
-        """
+        """Return log-probabilities of the save, without those of an epoch's first batches."""
         import torch
 
         if self.loaded is None:
@@ -290,7 +267,6 @@ class Saver:
 
 
 def reference_file() -> str:
-    """Return the name of the file in a save that holds this process's log-probabilities."""
     import torch
 
     return f"reference_{torch.distributed.get_rank()}.pt"

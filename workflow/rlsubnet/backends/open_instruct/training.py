@@ -1,25 +1,30 @@
-"""One run by open-instruct: what is checked, started, gone on from and collected."""
+"""One run by open-instruct: its command line, and what is checked, gone on from and collected.
+
+Names and values of arguments are those of ``open_instruct/dpo_tune_cache.py`` at commit c35cd715
+(2025-05-15). Where a value is neither in the row nor the script's own default, a comment says why.
+"""
 
 import itertools
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlsubnet.backends.open_instruct.command import (
-    AUTO_CLIP,
-    DEEPSPEED_CONFIG,
-    SCRIPT,
-    Places,
-    command,
-    deepspeed_config,
-    environment,
-)
+from rlsubnet.backends.launch import launched, processes_per_node
 from rlsubnet.backends.open_instruct.launcher import REPORT, STEPS
 from rlsubnet.backends.open_instruct.saving import SCRIPT_MARKER, complete_saves
-from rlsubnet.backends.processes import find_python, link_package, read_marker, remove, started
+from rlsubnet.backends.processes import (
+    PACKAGE,
+    find_python,
+    link_package,
+    read_marker,
+    remove,
+    started,
+)
 from rlsubnet.backends.trainers import check_start, take_up
 from rlsubnet.checkpoints.pair import export_trained
 from rlsubnet.config.layout import RunFiles
@@ -28,10 +33,161 @@ from rlsubnet.files import iterate_jsonl, read_jsonl, read_object, write_json
 from rlsubnet.tasks.rows import check_messages
 from rlsubnet.training.runlog import METRICS, metrics_row
 
+LAUNCHER = "rlsubnet.backends.open_instruct.launcher"
+SCRIPT = "open_instruct/dpo_tune_cache.py"
+# Relative to the checkout. bfloat16 and stage 3 without offloading are appendix B's.
+DEEPSPEED_CONFIG = "configs/ds_configs/stage3_no_offloading_accelerate.conf"
+# What accelerate fills in for `"gradient_clipping": "auto"` of that file.
+AUTO_CLIP = 1.0
 
-def output_folder(row: Row[OpenInstructRecipe], places: Places) -> Path:
-    """Return the folder that the script writes saves and weights to, as the launcher names it."""
-    return places.output / f"{row.run}__{row.seed}"
+
+@dataclass(frozen=True)
+class Places:
+    """Where one run finds and leaves its files; every path is absolute.
+
+    Attributes:
+        checkout: clone of open-instruct; the working directory.
+        python: interpreter of open-instruct's environment.
+        init: Hugging Face folder to start from.
+        data: JSON lines of ``{"chosen", "rejected"}``.
+        scratch: folder of this run alone; what it needs to go on after it was killed lies here.
+            Removed at the end.
+        mask: mask file, or None to train every weight.
+        nodes: machines that train together, all of which see the same files.
+    """
+
+    checkout: Path
+    python: Path
+    init: Path
+    data: Path
+    scratch: Path
+    mask: Path | None = None
+    nodes: int = 1
+
+    @property
+    def package(self) -> Path:
+        return self.scratch / PACKAGE
+
+    @property
+    def output(self) -> Path:
+        """Return the folder in which the script makes one of its own."""
+        return self.scratch / "output"
+
+    @property
+    def records(self) -> Path:
+        """Return the folder of what the launcher writes down."""
+        return self.scratch / "records"
+
+    @property
+    def deepspeed(self) -> Path:
+        """Return DeepSpeed's configuration where the run clips otherwise than the checkout's."""
+        return self.scratch / "deepspeed.json"
+
+
+def _flags(**values: object) -> list[str]:
+    return [word for key, value in values.items() for word in (f"--{key}", str(value))]
+
+
+def _tracking(wandb: Mapping[str, str]) -> list[str]:
+    """Return what turns Weights & Biases on; losses are recorded without it.
+
+    Offline, the script would still ask the server for its teams if no entity was given;
+    ``wandb sync --entity`` names the real one.
+    """
+    if wandb["mode"] == "disabled":
+        return []
+    project = _flags(report_to="wandb", wandb_project_name=wandb["project"])
+    entity = _flags(wandb_entity="offline") if wandb["mode"] == "offline" else []
+    return ["--with_tracking", *project, *entity]
+
+
+def script_arguments(row: Row[OpenInstructRecipe], places: Places) -> list[str]:
+    """Return what the training script is told."""
+    recipe = row.recipe
+    saves = {"checkpointing_steps": recipe.save_every, "keep_last_n_checkpoints": 1}
+    return [
+        # Model and data are local: a hub's `revision` says nothing about them.
+        *_flags(exp_name=row.run, model_name_or_path=places.init, model_revision="main"),
+        *_flags(tokenizer_name_or_path=places.init, tokenizer_revision="main"),
+        # Without effect at this commit; the authors of the recipe pass it.
+        "--use_slow_tokenizer",
+        # A name that the script does not know makes it take the tokenizer's own template.
+        *([] if recipe.chat_template == "tulu" else _flags(chat_template_name="own")),
+        # All of it: "1" would mean one pair.
+        *("--dataset_mixer_list", str(places.data), "1.0"),
+        *_flags(
+            max_seq_length=recipe.max_length,
+            per_device_train_batch_size=recipe.per_process,
+            gradient_accumulation_steps=recipe.accumulate,
+            learning_rate=recipe.lr,
+            lr_scheduler_type=recipe.schedule,
+            warmup_ratio=recipe.warmup_ratio,
+            weight_decay=recipe.weight_decay,
+            num_train_epochs=recipe.epochs,
+            dpo_loss_type=row.algorithm,
+            dpo_beta=recipe.beta,
+            use_flash_attn=recipe.flash_attention,
+        ),
+        "--gradient_checkpointing",
+        *(_flags(**saves) if recipe.save_every else []),
+        *_tracking(row.wandb),
+        *_flags(logging_steps=1, seed=row.seed, output_dir=places.output),
+        # Of this run alone: the cache knows a file by name and length, not by content.
+        *_flags(dataset_local_cache_dir=places.scratch / "tokenized"),
+        # Seconds that processes wait for the one that tokenizes; the recipe's 1,800 can be short.
+        *_flags(timeout=7200),
+        # All three are on by default and reach for accounts of the script's authors.
+        *_flags(
+            push_to_hub=False,
+            try_launch_beaker_eval_jobs=False,
+            try_auto_save_to_beaker=False,
+        ),
+    ]
+
+
+def command(row: Row[OpenInstructRecipe], places: Places) -> list[str]:
+    """Return the whole command line, to be run in the checkout."""
+    recipe = row.recipe
+    # What the launcher demands of DeepSpeed's engine, so that no default slips in.
+    engine = {
+        "zero_stage": 3,
+        "bf16": True,
+        "clip": recipe.clip or 0.0,
+        "accumulate": recipe.accumulate,
+        "processes": recipe.processes,
+    }
+    words = [
+        *_flags(mixed_precision="bf16"),
+        "--use_deepspeed",
+        *_flags(
+            deepspeed_config_file=(
+                DEEPSPEED_CONFIG if recipe.clip == AUTO_CLIP else places.deepspeed
+            ),
+            deepspeed_multinode_launcher="standard",
+        ),
+        *("--module", LAUNCHER),
+        *([] if places.mask is None else _flags(mask=places.mask, mask_at=recipe.mask_at)),
+        *_flags(records=places.records, engine=json.dumps(engine, separators=(",", ":"))),
+        SCRIPT,
+        *script_arguments(row, places),
+    ]
+    each = processes_per_node(row.run, recipe.processes, places.nodes)
+    return launched(places.nodes, "accelerate", each, places.python, words)
+
+
+def environment(row: Row[OpenInstructRecipe], places: Places) -> dict[str, str]:
+    """Return the variables that the command needs beside those that are set."""
+    return {
+        # The checkout is not installed; the script imports it as `open_instruct`.
+        "PYTHONPATH": f"{places.checkout}:{places.package}",
+        # Its caches belong to the run. A configuration of accelerate in the usual place would
+        # silently take precedence over the command line, too.
+        "HF_HOME": str(places.scratch / "huggingface"),
+        # Whatever is not here is an error, never a download.
+        "HF_HUB_OFFLINE": "1",
+        "WANDB_MODE": row.wandb["mode"],
+        "WANDB_DIR": str(places.scratch.parent),
+    }
 
 
 def _leave_only(kept: Path) -> None:
@@ -42,11 +198,7 @@ def _leave_only(kept: Path) -> None:
 
 
 def find_checkout(option: str) -> Path:
-    """Return the absolute folder of open-instruct: the option, else ``$OPEN_INSTRUCT_DIR``.
-
-    Raises:
-        ValueError: neither is set, or there is no training script.
-    """
+    """Return the absolute folder of open-instruct: the option, else ``$OPEN_INSTRUCT_DIR``."""
     named = Path(option or os.environ.get("OPEN_INSTRUCT_DIR", ""))
     if named == Path():
         raise ValueError(
@@ -58,37 +210,28 @@ def find_checkout(option: str) -> Path:
     return named.resolve()
 
 
-def _git(checkout: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(checkout), *arguments], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise ValueError(f"{checkout}: git {arguments[0]} failed: {done.stderr.strip()}")
-    return done.stdout.strip()
-
-
 def check_checkout(checkout: Path, commit: str) -> None:
-    """Check that a checkout is at a commit and its code is unmodified.
+    """Check that a checkout is at a commit and its code is unmodified."""
 
-    Raises:
-        ValueError: it is not; says how to get there.
-    """
-    if (found := _git(checkout, "rev-parse", "HEAD")) != commit:
+    def git(*arguments: str) -> str:
+        words = ["git", "-C", str(checkout), *arguments]
+        done = subprocess.run(words, capture_output=True, text=True)
+        if done.returncode:
+            raise ValueError(f"{checkout}: git {arguments[0]} failed: {done.stderr.strip()}")
+        return done.stdout.strip()
+
+    if (found := git("rev-parse", "HEAD")) != commit:
         raise ValueError(
             f"{checkout}: expected commit {commit}, found {found}; run git checkout {commit} "
             "there, or name another one in the recipe's key commit"
         )
     code = ("--", "open_instruct", "configs")
-    if changed := _git(checkout, "status", "--porcelain", "--untracked-files=no", *code):
+    if changed := git("status", "--porcelain", "--untracked-files=no", *code):
         raise ValueError(f"{checkout}: files differ from commit {commit}: {changed.split()[1::2]}")
 
 
 def check_pairs(data: Path, batch_size: int) -> None:
-    """Check that there is one batch of pairs, so that no GPU waits for nothing.
-
-    Raises:
-        ValueError: naming the line of the file, or the number of pairs.
-    """
+    """Check that there is one batch of pairs, so that no GPU waits for nothing."""
     first = list(itertools.islice(iterate_jsonl(data), batch_size))
     if len(first) < batch_size:
         raise ValueError(f"{data}: {len(first)} pairs, expected a batch of {batch_size}")
@@ -129,9 +272,10 @@ class OpenInstruct:
             mask=None if files.mask is None else files.mask.absolute(),
             nodes=nodes,
         )
+        # Where the script writes saves and weights, as the launcher names it.
+        self.output = self.places.output / f"{row.run}__{row.seed}"
 
     def check(self) -> None:
-        """Check checkout, start, mask and the first pairs."""
         places, recipe = self.places, self._row.recipe
         check_checkout(places.checkout, recipe.commit)
         check_start(places.init, places.mask)
@@ -146,7 +290,14 @@ class OpenInstruct:
         row, places = self._row, self.places
         if step := self.resume_or_start(belongs_to):
             print(f"{row.run}: resumed after step {step}", file=sys.stderr, flush=True)
-        self._prepare()
+        places.records.mkdir(parents=True)
+        link_package(places.package)
+        if row.recipe.clip != AUTO_CLIP:
+            settings = read_object(
+                "DeepSpeed's configuration", f"@{places.checkout / DEEPSPEED_CONFIG}"
+            )
+            # 0 is DeepSpeed's word for none.
+            write_json(places.deepspeed, {**settings, "gradient_clipping": row.recipe.clip or 0.0})
         words, variables = command(row, places), environment(row, places)
         with started(words, places.checkout, variables, [lock]) as process:
             status = process.wait()
@@ -154,8 +305,15 @@ class OpenInstruct:
             raise ValueError(
                 f"run {row.run}: open-instruct ended with status {status}; its words are above"
             )
-        rows, self._report = read_metrics(places.records)
-        return rows
+        self._report = read_object("the launcher's report", f"@{places.records / REPORT}")
+        lines, last = read_jsonl(places.records / STEPS), self._report["steps"]
+        steps = [line["step"] for line in lines]
+        if steps != list(range(1, last + 1)):
+            raise ValueError(
+                f"{places.records / STEPS}: expected steps 1 to {last}, found {len(steps)}, "
+                f"the last {steps[-1:] or 'none'}"
+            )
+        return [metrics_row(METRICS, **line) for line in lines]
 
     def resume_or_start(self, belongs_to: Mapping[str, Any]) -> int:
         """Return the step after which the run goes on, 0 where it begins; no more is left of it.
@@ -175,38 +333,10 @@ class OpenInstruct:
         (save / SCRIPT_MARKER).touch()
         return int(read_marker(save)["step"])
 
-    def _prepare(self) -> None:
-        places, recipe = self.places, self._row.recipe
-        places.records.mkdir(parents=True)
-        link_package(places.package)
-        if recipe.clip != AUTO_CLIP:
-            template = read_object(
-                "DeepSpeed's configuration", f"@{places.checkout / DEEPSPEED_CONFIG}"
-            )
-            write_json(places.deepspeed_config(recipe), deepspeed_config(template, recipe.clip))
-
     def collect(self, folder: Path) -> dict[str, Any]:
         """Make the folder of the trained weights, with all else from the start."""
-        output = output_folder(self._row, self.places)
-        if not output.is_dir():
-            raise ValueError(f"{output}: open-instruct ended well and wrote no weights there")
+        if not self.output.is_dir():
+            raise ValueError(f"{self.output}: open-instruct ended well and wrote no weights there")
         folder.mkdir()
-        export_trained(self.places.init, output, folder)
+        export_trained(self.places.init, self.output, folder)
         return {"batch_size": self._row.recipe.batch_size, **self._report}
-
-
-def read_metrics(records: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return rows of the metrics, and the launcher's report.
-
-    Raises:
-        ValueError: a step is missing: the records are not those of a whole run.
-    """
-    report = read_object("the launcher's report", f"@{records / REPORT}")
-    lines = read_jsonl(records / STEPS)
-    steps = [line["step"] for line in lines]
-    if steps != list(range(1, report["steps"] + 1)):
-        raise ValueError(
-            f"{records / STEPS}: expected steps 1 to {report['steps']}, found {len(steps)}, "
-            f"the last {steps[-1:] or 'none'}"
-        )
-    return [metrics_row(METRICS, **line) for line in lines], report

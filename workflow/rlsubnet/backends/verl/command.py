@@ -40,27 +40,22 @@ class Places(NamedTuple):
 
     @property
     def package(self) -> Path:
-        """Return the folder that this package is imported from in verl's environment."""
         return self.scratch / PACKAGE
 
     @property
     def prompts(self) -> Path:
-        """Return the Parquet file of the prompts."""
         return self.scratch / "prompts.parquet"
 
     @property
     def saves(self) -> Path:
-        """Return the folder that verl saves into."""
         return self.scratch / "saves"
 
     @property
     def log(self) -> Path:
-        """Return the file that verl logs every step in."""
         return self.scratch / "steps.jsonl"
 
     @property
     def steps(self) -> Path:
-        """Return the folder of the deltas, until the run is complete."""
         return self.scratch / "steps"
 
 
@@ -162,13 +157,7 @@ def _prime(recipe: "VerlRecipe", init: Path) -> dict[str, Any]:
 
 
 def overrides(row: "Row[VerlRecipe]", places: Places, threads: int | None = None) -> list[str]:
-    """Return the overrides that make verl train one row.
-
-    Args:
-        row: of the sheet.
-        places: where it reads and writes.
-        threads: CPUs that Ray may count on; None is all of the machine.
-    """
+    """Return the overrides that make verl train one row."""
     recipe, algorithm = row.recipe, row.algorithm
     wandb = row.wandb
     values: dict[str, Any] = {
@@ -229,17 +218,7 @@ def _ray(nodes: int, threads: int | None) -> dict[str, Any]:
 def command(
     row: "Row[VerlRecipe]", places: Places, python: str, threads: int | None = None
 ) -> list[str]:
-    """Return the command line of one row.
-
-    Args:
-        row: of the sheet.
-        places: where everything lies, and on how many nodes it runs.
-        python: interpreter of verl's environment.
-        threads: CPUs that Ray may count on, on one node; None is all of the machine.
-
-    Raises:
-        ValueError: the nodes cannot have the same number of processes each.
-    """
+    """Return the command line of one row."""
     each = processes_per_node(row.run, row.recipe.processes, places.nodes)
     module = f"rlsubnet.backends.verl.{row.algorithm}"
     words = ["-m", module, *overrides(row, places, threads)]
@@ -251,9 +230,6 @@ KEYS = ("data_source", "prompt", "ability", "reward_model", "extra_info")
 
 def check_record(record: Mapping[str, Any]) -> None:
     """Check one record.
-
-    Raises:
-        ValueError: it is not of the form that verl's reward managers read.
 
     >>> question = [{"role": "user", "content": "1 + 1?"}]
     >>> answer = {"style": "rule", "ground_truth": "2"}
@@ -309,10 +285,6 @@ PACKAGES = ("verl", "torch", "transformers", "vllm", "flash-attn", "ray", "tenso
 
 def read_report(python: Path, variables: Mapping[str, str]) -> dict[str, Any]:
     """Return device and versions of verl's environment.
-
-    Args:
-        python: its interpreter.
-        variables: with which this package is found there.
 
     Raises:
         ValueError: it cannot say so, or verl is absent or another release than the one whose

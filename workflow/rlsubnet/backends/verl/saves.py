@@ -38,9 +38,13 @@ class Save(NamedTuple):
     resumable: bool
     last: bool
 
+    @property
+    def actor(self) -> Path:
+        """Return where the policy's files lie."""
+        return self.folder / "actor"
+
 
 def save_folder(saves: Path, step: int) -> Path:
-    """Return where verl saves a step."""
     return saves / f"{_FOLDER}{step}"
 
 
@@ -54,27 +58,13 @@ def due(step: int, every: int) -> bool:
 
 
 def finished_saves(saves: Path, logged: int) -> list[Save]:
-    """Return the saves that are whole, in the order of their steps.
-
-    Args:
-        saves: folder that verl saves into.
-        logged: steps in the log.
-    """
+    """Return the saves that are whole, in the order of their steps."""
     found = []
     for folder in filter(is_marked, saves.glob(f"{_FOLDER}*")):
         told, step = read_marker(folder), int(folder.name.removeprefix(_FOLDER))
         if step <= logged:
             found.append(Save(folder, step, told["resumable"], told["last"]))
     return sorted(found, key=lambda save: save.step)
-
-
-# column -> what verl or this project's workers call it.
-NAMES = {
-    "grad_norm": "actor/grad_norm",
-    "grad_norm_masked": "rlsubnet/grad_norm_masked",
-    "lr": "actor/lr",
-    "entropy": "actor/entropy",
-}
 
 
 def step_metrics(step: int, logged: Mapping[str, float], recipe: "VerlRecipe") -> dict[str, Any]:
@@ -90,9 +80,6 @@ def step_metrics(step: int, logged: Mapping[str, float], recipe: "VerlRecipe") -
         step: counted from 1.
         logged: by verl.
         recipe: of the run: coefficients and the number of responses.
-
-    Raises:
-        ValueError: there is no loss.
 
     >>> from types import SimpleNamespace
     >>> logged = {"rlsubnet/surrogate": -0.25, "actor/entropy": 0.5, "critic/score/mean": 0.75,
@@ -116,7 +103,10 @@ def step_metrics(step: int, logged: Mapping[str, float], recipe: "VerlRecipe") -
         reward=logged.get("prime/reward", logged.get("critic/score/mean")),
         response_length=logged.get("prime/response_length", length),
         tokens=None if length is None else round(length * recipe.batch_size * recipe.samples),
-        **{column: logged.get(name) for column, name in NAMES.items()},
+        grad_norm=logged.get("actor/grad_norm"),
+        grad_norm_masked=logged.get("rlsubnet/grad_norm_masked"),
+        lr=logged.get("actor/lr"),
+        entropy=logged.get("actor/entropy"),
     )
 
 
@@ -137,9 +127,6 @@ def read_metrics(log: Path, recipe: "VerlRecipe") -> list[dict[str, Any]]:
     Args:
         log: what verl's logger ``file`` wrote, one line ``{"step", "data"}`` a step.
         recipe: of the run.
-
-    Raises:
-        ValueError: a step is missing, or there are other ones than the recipe asks for.
     """
     lines = read_jsonl(log)
     steps = [line["step"] for line in lines]
@@ -167,13 +154,6 @@ def merge_step(
     """Write one saved step as a Hugging Face folder: weights in bfloat16, all else from ``init``.
 
     ``verl.model_merger`` joins the processes' shards and rounds their float32 masters.
-
-    Args:
-        actor: the policy's files of one save; they stay.
-        init: folder that the run started from.
-        out: folder to make.
-        python: interpreter of verl's environment.
-        variables: of the environment, beside those that are set.
 
     Raises:
         ValueError: the merger failed, or what it wrote is not a whole model like ``init``, with

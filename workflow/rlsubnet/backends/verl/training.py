@@ -35,8 +35,7 @@ from rlsubnet.config.layout import RunFiles
 from rlsubnet.config.model import Row, VerlRecipe
 from rlsubnet.training.runlog import ONLINE_METRICS
 
-# Writes a save's actor folder as a Hugging Face folder.
-Merge = Callable[[Path, Path], None]
+INTERVAL = 5.0  # seconds between two looks at what verl has saved
 
 
 class Keeper:
@@ -44,15 +43,7 @@ class Keeper:
 
     The disk holds the newest save, the newest that can be resumed from, and the one under way. At
     7.6e9 weights these are 30 GB each, or 91 (PRIME: 183) where they can be resumed from; a merged
-    model is 15 GB and a delta about 1.5 GB.
-
-    Args:
-        init: what the run started from.
-        saves: folder that verl saves into.
-        log: steps that verl has logged.
-        steps: folder of the deltas, or None where only the last step is wanted.
-        every: steps between two deltas; the last step is one, too.
-        merge: writes one save as a model folder.
+    model is 15 GB and a delta about 1.5 GB. Without ``steps`` only the last model is wanted.
     """
 
     def __init__(
@@ -62,7 +53,7 @@ class Keeper:
         log: Path,
         steps: Path | None,
         every: int,
-        merge: Merge,
+        merge: Callable[[Path, Path], None],
     ) -> None:
         self._init, self._saves, self._log = init, saves, log
         self._steps, self._every, self._merge = steps, every, merge
@@ -89,7 +80,7 @@ class Keeper:
         if not (finished and finished[-1].last):
             raise ValueError(f"{self._saves}: verl ended well and did not save its last step")
         if not self._pack(finished[-1], out):
-            self._merge(actor_folder(finished[-1]), out)
+            self._merge(finished[-1].actor, out)
         self._check_steps(finished[-1].step)
         return finished[-1].step
 
@@ -111,26 +102,14 @@ class Keeper:
         """Merge a save and write its delta; return whether that was still to be done."""
         if self._steps is None or (self._steps / step_file(save.step)).exists():
             return False
-        self._merge(actor_folder(save), merged)
+        self._merge(save.actor, merged)
         pack(self._init, LocalFiles(merged), self._steps / step_file(save.step))
         return True
-
-
-def actor_folder(save: Save) -> Path:
-    """Return where the policy's files of a save lie."""
-    return save.folder / "actor"
-
-
-# Seconds between two looks at what verl has saved.
-INTERVAL = 5.0
-# What verl's interpreter runs to write prompts.
-COMMAND = "rlsubnet.backends.verl.command"
 
 
 def environment(row: Row[VerlRecipe], places: Places) -> dict[str, str]:
     """Return the variables that verl, and the processes that Ray starts for it, need besides."""
     path = os.pathsep.join(filter(None, (str(places.package), os.environ.get("PYTHONPATH"))))
-    wandb = row.wandb["mode"]
     return {
         "PYTHONPATH": path,
         "PYTHONUNBUFFERED": "1",
@@ -141,21 +120,13 @@ def environment(row: Row[VerlRecipe], places: Places) -> dict[str, str]:
         # Whatever is not here is an error, never a download.
         "HF_HUB_OFFLINE": "1",
         "VERL_FILE_LOGGER_PATH": str(places.log),
-        "WANDB_MODE": wandb,
+        "WANDB_MODE": row.wandb["mode"],
         "WANDB_DIR": str(places.scratch.parent),
     }
 
 
 class Verl:
-    """Trains one run by verl: see :class:`rlsubnet.backends.trainers.Trainer`.
-
-    Args:
-        row: the run.
-        files: where it reads and writes.
-        python: interpreter of verl's environment, or empty for ``$VERL_PYTHON``, else ours.
-        nodes: of the Slurm job that this runs in; they share the recipe's processes.
-        threads: CPUs that Ray may count on; None is all of the machine.
-    """
+    """Trains one run by verl: see :class:`rlsubnet.backends.trainers.Trainer`."""
 
     columns = ONLINE_METRICS
 
@@ -175,7 +146,6 @@ class Verl:
         self._deltas = None if files.steps is None else self.places.steps
 
     def check(self) -> None:
-        """Check start, mask and prompts."""
         check_start(self.places.init, self.places.mask)
         check_rotary(self.places.init)
         check_prompts(self._data, self._row)
@@ -190,7 +160,8 @@ class Verl:
         """Train, and keep what is saved meanwhile; verl's output goes where ours goes."""
         run, places = self._row.run, self.places
         save = resume_or_start(places, belongs_to)
-        words = [str(self._python), "-m", COMMAND, str(self._data), str(places.prompts)]
+        words = [str(self._python), "-m", "rlsubnet.backends.verl.command"]
+        words += [str(self._data), str(places.prompts)]
         run_checked(words, self._variables, f"{self._data}: writing it as Parquet")
         init, every = LocalFiles(places.init), self._row.recipe.checkpoint_every
         self._keeper = Keeper(init, places.saves, places.log, self._deltas, every, self._merge)

@@ -77,7 +77,6 @@ class ResumableOrder(RandomSampler):
         return {"began": self._began, "drawn": self._drawn}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a place."""
         self._began, self._drawn = state["began"], state["drawn"]
         self.generator.set_state(self._began)
         self._skipped = self._drawn
@@ -115,7 +114,6 @@ class StepLog(tracking.FileLogger):
         self._path = log_path()
 
     def log(self, data: Mapping[str, Any], step: int) -> None:
-        """Write one step."""
         line = {"step": step, "data": {name: float(value) for name, value in data.items()}}
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")

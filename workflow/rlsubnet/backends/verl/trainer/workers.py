@@ -159,9 +159,6 @@ def reward_engine(config: DictConfig) -> DictConfig:
 
     Both are sharded, offloaded and computed in the same way. The reward model has its own start,
     AdamW at a constant rate without decay, its own clip, and it counts its batch in responses.
-
-    Args:
-        config: the resolved configuration of the run.
     """
     engine = OmegaConf.create(OmegaConf.to_container(config.actor_rollout_ref, resolve=True))
     with open_dict(engine):
@@ -291,10 +288,6 @@ class RewardWorker(ActorRolloutRefWorker):
     @register(dispatch_mode=Dispatch.DP_COMPUTE_PROTO)
     def learn_and_score(self, data: DataProto) -> DataProto:
         """Learn the outcomes and return what the model says about every token.
-
-        Args:
-            data: ``prompts``, ``responses``, ``response_mask``, ``outcomes`` and what goes with
-                them.
 
         Returns:
             ``reward_logps`` and ``reference_logps``, ``[B, T]``, 0 outside the responses. The first

@@ -1,17 +1,46 @@
-"""What olmes wrote: which items were right, its files checked against each other."""
+"""What olmes is asked, and which items were right: its files, checked against each other."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from rlsubnet.backends.olmes.suites import Settings
+from pydantic import model_validator
+
 from rlsubnet.columns import Answer
+from rlsubnet.config.errors import checked, key_at
+from rlsubnet.config.schema import Olmes
 from rlsubnet.files import read_jsonl, sha256
-from rlsubnet.suites import OlmesTask
+from rlsubnet.suites import OlmesTask, tasks_of
 
 BACKEND = "olmes"
 SUMMARY = "metrics-all.jsonl"
+
+
+class Settings(Olmes):
+    """Settings of one evaluation: those of the config, and the suites that are asked."""
+
+    suites: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _knows_its_suites(self) -> Self:
+        if not tasks_of(self.suites):
+            raise ValueError("suites: expected at least one suite")
+        return self
+
+    @property
+    def tasks(self) -> tuple[OlmesTask, ...]:
+        return tasks_of(self.suites)
+
+
+def read_settings(block: Mapping[str, Any]) -> Settings:
+    """Return the settings in ``block``: ``suites`` and the keys of ``evaluation.olmes``.
+
+    >>> read_settings({"suites": ["table3a"], "limit": 20}).limit
+    20
+    """
+    values = {**block, "suites": tuple(block.get("suites", ()))}
+    return checked(Settings, values, lambda path: f"olmes settings, {key_at(path)}")
 
 
 def read_outputs(
@@ -21,15 +50,6 @@ def read_outputs(
 
     The requests are written before the model's chat template is laid on: they tell items, prompts
     and limits of generation, and are the same for every model.
-
-    Args:
-        folder: the folder that olmes wrote.
-        settings: what it was asked.
-        model: the model folder that it was to evaluate.
-
-    Raises:
-        ValueError: a task is missing, unexpected or of another model, a file is damaged, or the
-            numbers in different files, or of items, do not agree.
     """
     answers: list[Answer] = []
     digests: dict[str, str] = {}
@@ -60,15 +80,7 @@ def read_outputs(
 
 
 def read_requests(folder: Path, settings: Settings) -> dict[str, dict[str, Any]]:
-    """Return for each task how many items count and the digest of its requests; no model was asked.
-
-    Args:
-        folder: the folder that olmes wrote when it was given no model.
-        settings: what it was asked; a limit plays no part.
-
-    Raises:
-        ValueError: a file is missing or damaged, or other than all items are in it.
-    """
+    """Return for each task how many items count and its requests' digest; no model was asked."""
     found = {}
     for index, task in enumerate(settings.tasks):
         paths = sorted(folder.glob(f"task-{index:03d}-*-requests.jsonl"))
@@ -98,11 +110,6 @@ def task_file(folder: Path, line: Mapping[str, Any], ending: str) -> Path:
 
 
 def check_count(path: Path, task: OlmesTask, found: int, limit: int | None) -> None:
-    """Check how many items olmes asks of a task.
-
-    Raises:
-        ValueError: not all of them, or with a limit not as many as that.
-    """
     expected = task.requests if limit is None else min(limit, task.requests)
     if found != expected:
         why = "" if limit is None else f" (limit {limit})"

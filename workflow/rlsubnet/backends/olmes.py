@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlsubnet.backends.olmes.outputs import BACKEND, read_outputs, read_requests
-from rlsubnet.backends.olmes.suites import Settings
+from rlsubnet.backends.olmes_outputs import BACKEND, Settings, read_outputs, read_requests
 from rlsubnet.backends.processes import CURE, rotary_faults
 from rlsubnet.checkpoints.delta import step_file, unpack
 from rlsubnet.checkpoints.delta_file import is_delta
@@ -41,10 +40,6 @@ _GRACE = 20.0  # seconds between asking a stopped job's processes to end and end
 
 def check_program(environment: Mapping[str, str], commit: str | None) -> dict[str, Any]:
     """Return where olmes lies and the versions it would run with, having checked them.
-
-    Args:
-        environment: variables that olmes will be started with; ``PATH`` finds it.
-        commit: the commit that its checkout must be at, without changes; None asks nothing of it.
 
     Raises:
         ValueError: no olmes, transformers 5 or later, or another commit than asked for.
@@ -129,9 +124,6 @@ def run_program(words: Sequence[str], environment: Mapping[str, str]) -> None:
     """Run olmes to its end; what it prints goes where ours goes.
 
     It starts a shell, that a Python, and that an engine: when this process is stopped, all end.
-
-    Raises:
-        ValueError: it ended with a status other than 0.
     """
     sys.stdout.flush()
     program = str(shutil.which(words[0], path=environment.get("PATH")) or words[0])
@@ -166,19 +158,6 @@ _OTHER_CACHES = ("HF_DATASETS_CACHE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "
 _OTHER_PYTHON = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 
 
-def model_arguments(model: Path, settings: Settings) -> dict[str, str | int]:
-    """Return what olmes is told about a model, beside its name."""
-    told: dict[str, str | int] = {
-        "model_path": str(model),
-        "max_length": settings.max_length,  # olmes's default is 2048
-        # "auto" reads `torch_dtype`, which transformers 5 does not write; vLLM then takes float16.
-        "dtype": "bfloat16",
-    }
-    if settings.chat_template:
-        told["chat_template"] = settings.chat_template
-    return told
-
-
 def olmes_arguments(
     model: Path, settings: Settings, out: Path, gpus: int, model_type: str = "vllm"
 ) -> list[str]:
@@ -187,21 +166,22 @@ def olmes_arguments(
     One engine at a time: with several GPUs it is spread over them (tensor parallelism). At this
     commit olmes's own ``--num-workers`` cannot share a node's GPUs: a worker that sees one GPU
     calls it number 0, and vLLM 0.8 starts processes, which a daemon such as a worker may not.
-
-    Args:
-        model: absolute path of a Hugging Face folder.
-        settings: what is asked, and how.
-        out: absolute path of the folder that olmes writes.
-        gpus: GPUs that the job has.
-        model_type: ``vllm``, or ``hf`` (transformers; works without a GPU).
     """
     limit = [] if settings.limit is None else ["--limit", str(settings.limit)]
+    template = settings.chat_template
+    told = {
+        "model_path": str(model),
+        "max_length": settings.max_length,  # olmes's default is 2048
+        # "auto" reads `torch_dtype`, which transformers 5 does not write; vLLM then takes float16.
+        "dtype": "bfloat16",
+        **({"chat_template": template} if template else {}),
+    }
     return [
         "olmes",
         # A name of olmes's model library would bring that model's settings along.
         *("--model", "rlsubnet"),
         *("--model-type", model_type),
-        *("--model-args", json.dumps(model_arguments(model, settings), sort_keys=True)),
+        *("--model-args", json.dumps(told, sort_keys=True)),
         *("--task", *(task.argument for task in settings.tasks)),
         *limit,
         *("--gpus", str(gpus)),
@@ -209,12 +189,6 @@ def olmes_arguments(
         *("--batch-size", str(BATCH_SIZES[model_type])),
         *("--output-dir", str(out)),
     ]
-
-
-def prefetch_arguments(settings: Settings, out: Path) -> list[str]:
-    """Return the command line that writes all requests and asks no model; data come on the way."""
-    tasks = (task.argument for task in settings.tasks)
-    return ["olmes", "--task", *tasks, "--output-dir", str(out)]
 
 
 def olmes_environment(
@@ -228,9 +202,6 @@ def olmes_environment(
         folder: the environment that olmes is installed in; None takes the one on the search path.
         gpus: GPUs that the job has; 0 leaves the visible devices as they are.
         offline: whether data come from ``cache`` alone.
-
-    Raises:
-        ValueError: the visible devices are not ``gpus`` in number, or not ones it would use.
     """
     variables = {key: value for key, value in base.items() if key not in _OTHER_CACHES}
     if folder is not None:
@@ -284,12 +255,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 def check_model(folder: Path, settings: Settings) -> None:
-    """Check a Hugging Face folder; return nothing if olmes can evaluate it.
-
-    Raises:
-        ValueError: weights are incomplete, or one or more of the faults that
-            :func:`config_faults` and :func:`tokenizer_faults` find; the message names all.
-    """
+    """Check that olmes can evaluate a Hugging Face folder; the error names all faults."""
     read_tensors(folder)
     for name in ("config.json", "tokenizer_config.json"):
         if not (folder / name).is_file():
@@ -344,14 +310,7 @@ def tokenizer_faults(folder: Path, chat_template: str | None) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Olmes:
-    """The installed olmes, checked, with what it is asked.
-
-    Attributes:
-        settings: what is asked, and how.
-        variables: of the environment that it is started with.
-        gpus: GPUs of this job; one engine spreads over all of them.
-        model_type: its engine, ``vllm`` or ``hf``.
-    """
+    """The installed olmes, checked, with what it is asked."""
 
     settings: Settings
     variables: Mapping[str, str]
@@ -388,13 +347,6 @@ def find_olmes(
 ) -> Olmes:
     """Return the installed olmes once all is checked that is not the model.
 
-    Args:
-        settings: what is asked, and how.
-        cache: folder with the data of its tasks.
-        folder: the environment that it is installed in; None takes the one on the search path.
-        gpus: GPUs of this job.
-        model_type: ``vllm`` or ``hf``.
-
     Raises:
         ValueError: no GPU for vLLM, no data, or another olmes than asked for.
     """
@@ -409,19 +361,15 @@ def find_olmes(
 
 
 def prefetch(settings: Settings, cache: Path, folder: Path | None) -> dict[str, Any]:
-    """Let olmes fetch the data of its tasks; return the number of items of each, and the program.
-
-    Args:
-        settings: what will be asked.
-        cache: folder for the data.
-        folder: the environment that olmes is installed in; None takes the one on the search path.
-    """
+    """Let olmes fetch the data of its tasks; return the items of each, and the program."""
     cache = cache.resolve()
     cache.mkdir(parents=True, exist_ok=True)
     variables = olmes_environment(os.environ, cache, folder, offline=False)
     found, requests = check_program(variables, settings.commit), cache / "requests"
     remove_outputs(requests)
-    run_program(prefetch_arguments(settings, requests), variables)
+    # It writes all requests and asks no model; data come on the way.
+    tasks = (task.argument for task in settings.tasks)
+    run_program(["olmes", "--task", *tasks, "--output-dir", str(requests)], variables)
     return {"tasks": read_requests(requests, settings), "program": found}
 
 
