@@ -11,7 +11,7 @@ import pytest
 
 from rlsubnet.report.export import column, latex, markdown, write_table
 from rlsubnet.report.results import NOT_RUN
-from rlsubnet.report.tables.common import make_frame
+from rlsubnet.report.tables import make_frame
 from rlsubnet.report.write import make_item, write_item
 from tests.report.small_results import TABLES
 

@@ -17,10 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from rlsubnet.config import Pair
-from rlsubnet.report import style
+from rlsubnet.report import figure_data, style
 from rlsubnet.report.export import write_figure
-from rlsubnet.report.figures import data
-from rlsubnet.report.figures.draw import fig1, fig3, fig4, fig6
+from rlsubnet.report.figures import draw_fig1, draw_fig3, draw_fig4, draw_fig6
 from rlsubnet.report.results import NOT_RUN
 from rlsubnet.report.write import make_item, write_item
 from tests.report.small_results import FIGURES, write_results
@@ -56,7 +55,7 @@ def bars(figure: Figure) -> list[tuple[float, float, str]]:
 
 
 def test_fig1_bars_are_densities_in_the_algorithms_colors(everything, results, published):
-    figure = fig1(data.densities(everything, results, published))
+    figure = draw_fig1(figure_data.densities(everything, results, published))
     # SFT left 2 of 10 weights unchanged, DPO 6 of 10.
     expected = [(0, 80.0, style.method_color("SFT")), (0, 40.0, style.method_color("DPO"))]
     for (start, end, color), (wanted_start, wanted_end, wanted_color) in zip(
@@ -68,7 +67,7 @@ def test_fig1_bars_are_densities_in_the_algorithms_colors(everything, results, p
 
 
 def test_fig1_draws_the_papers_sft_range_as_a_hatched_span(everything, results, published):
-    figure = fig1(data.densities(everything, results, published))
+    figure = draw_fig1(figure_data.densities(everything, results, published))
     first = figure.axes[1].patches[0]
     assert (first.get_x(), first.get_x() + first.get_width()) == (85, 94)
     assert all(bar.get_hatch() for bar in figure.axes[1].patches)
@@ -76,7 +75,7 @@ def test_fig1_draws_the_papers_sft_range_as_a_hatched_span(everything, results, 
 
 
 def test_fig3_average_is_black_and_weighted(everything, results, published):
-    figure = fig3(data.layers(everything, results))
+    figure = draw_fig3(figure_data.layers(everything, results))
     axes = figure.axes[0]
     lines = {colors.to_hex(line.get_color()): line for line in axes.get_lines()}
     assert lines["#000000"].get_ydata().tolist() == [60.0]
@@ -88,22 +87,22 @@ def test_fig3_average_is_black_and_weighted(everything, results, published):
 
 def test_fig3_shows_the_lowest_point_of_every_panel():
     rows = [("a", "DPO", 0, "average", 90.0), ("b", "DPO", 0, "average", 10.0)]
-    figure = fig3(pd.DataFrame(rows, columns=data.LAYER_COLUMNS))
+    figure = draw_fig3(pd.DataFrame(rows, columns=figure_data.LAYER_COLUMNS))
     assert all(axes.get_ylim()[0] < 10 < 90 < axes.get_ylim()[1] for axes in figure.axes)
 
 
 def test_pairs_that_share_a_label_stay_apart(everything, results, published):
     pair = dataclasses.replace(everything.pairs["dpo"], items=("fig3",))
     pairs = {name: dataclasses.replace(pair, pair=name) for name in ("dpo", "dpo_seed")}
-    table = data.layers(dataclasses.replace(everything, pairs=pairs), results)
+    table = figure_data.layers(dataclasses.replace(everything, pairs=pairs), results)
     assert table["label"].unique().tolist() == ["label of dpo (dpo)", "label of dpo (dpo_seed)"]
 
 
 def test_fig4_shows_the_difference_and_how_often_sub_is_lower(everything, results, published):
-    table = data.losses(everything, results)
+    table = figure_data.losses(everything, results)
     # full 0.7, 0.6, 0.5; sub 0.7, 0.4, 0.5.
     assert table["difference"].round(12).tolist() == [0.0, -0.2, 0.0]
-    figure = fig4(table)
+    figure = draw_fig4(table)
     top, bottom = figure.axes
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "full finetuning",
@@ -122,15 +121,15 @@ def test_fig4_draws_the_mean_of_the_seeds_over_each_seed(seeded, results, publis
             "metrics/dpo_seed_sub.csv": text.replace("1,0.7", "1,0.8"),
         },
     )
-    table = data.losses(seeded, results)
+    table = figure_data.losses(seeded, results)
     assert table["label"].unique().tolist() == ["label of dpo_vs_sub"]
-    assert table["seed"].unique().tolist() == ["42", "123", data.MEAN]
+    assert table["seed"].unique().tolist() == ["42", "123", figure_data.MEAN]
     # Seed 42: sub 0.2 lower at step 2; seed 123: 0.1 lower at step 1. Of six steps two are lower.
-    mean = table[table["seed"] == data.MEAN]
+    mean = table[table["seed"] == figure_data.MEAN]
     assert mean["difference"].round(12).tolist() == [-0.05, -0.1, 0.0]
     assert table["mean_difference"].iloc[0] == pytest.approx(-0.05)
     assert table["share_better_percent"].iloc[0] == pytest.approx(100 / 3)
-    figure = fig4(table)
+    figure = draw_fig4(table)
     assert "label of dpo_vs_sub\nmean of 2 seeds" in words(figure)
     # Two light lines and a strong one for each of full and sub.
     assert [line.get_alpha() for line in figure.axes[0].get_lines()] == [0.25, 0.25, None] * 2
@@ -142,16 +141,16 @@ def test_fig4_shows_the_reward_where_responses_are_drawn(everything, results, pu
     text = "step,loss,reward,kl,grad_norm,grad_norm_masked,lr,tokens\n1,0,{},0,1,,1e-3,64\n"
     for run, reward in (("dpo", 0.5), ("dpo_sub", 0.75)):
         write_results(results.folder, {f"metrics/{run}.csv": text.format(reward)})
-    figure = fig4(data.losses(online, results))
+    figure = draw_fig4(figure_data.losses(online, results))
     assert figure.axes[0].get_ylabel() == "Training reward"
     assert "mean +0.25; sub higher in 100 % of steps" in words(figure)
 
 
 @pytest.mark.parametrize("settings", [2, 3, 5])
 def test_fig4_keeps_several_settings_apart(settings, everything, results, published):
-    one = data.losses(everything, results)
+    one = figure_data.losses(everything, results)
     labels = [f"setting {number}, of full against its subnetwork" for number in range(settings)]
-    figure = fig4(pd.concat([one.assign(label=label) for label in labels]))
+    figure = draw_fig4(pd.concat([one.assign(label=label) for label in labels]))
     assert len(figure.axes) == 2 * settings
     FigureCanvasAgg(figure).draw()
     boxes = [axes.get_tightbbox() for axes in figure.axes]
@@ -178,11 +177,11 @@ def test_fig1_keeps_controls_apart_and_labels_from_overlapping(everything, resul
         label="from the start to SFT at RL's learning rate, out of distribution",
     )
     changed = dataclasses.replace(everything, pairs=pairs, runs=runs)
-    table = data.densities(changed, results, published)
+    table = figure_data.densities(changed, results, published)
     ours = table[table["origin"] == "ours"].set_index("method")["stage"]
-    assert ours["RFT"] == data.CONTROL_STAGE and ours["DPO"] == data.RL_STAGE
-    assert ours["SFT"].tolist() == [data.SFT_STAGE, data.CONTROL_STAGE]
-    figure = fig1(table)
+    assert ours["RFT"] == figure_data.CONTROL_STAGE and ours["DPO"] == figure_data.RL_STAGE
+    assert ours["SFT"].tolist() == [figure_data.SFT_STAGE, figure_data.CONTROL_STAGE]
+    figure = draw_fig1(table)
     assert {"SFT", "RL", "Controls"} <= set(words(figure))
     for axes in figure.axes:
         texts = [*axes.get_yticklabels(), *axes.texts]
@@ -192,15 +191,15 @@ def test_fig1_keeps_controls_apart_and_labels_from_overlapping(everything, resul
 
 
 def test_fig1_shows_every_model_of_the_papers_table_1(nothing, results, published):
-    table = data.densities(nothing, results, published)
-    paper = table[(table["origin"] == "paper") & (table["stage"] == data.RL_STAGE)]
+    table = figure_data.densities(nothing, results, published)
+    paper = table[(table["origin"] == "paper") & (table["stage"] == figure_data.RL_STAGE)]
     assert len(paper) == len(published["table1"]["rows"])
 
 
 def test_fig3_of_four_pairs_is_a_square(everything, results, published):
-    one = data.layers(everything, results)
+    one = figure_data.layers(everything, results)
     four = pd.concat([one.assign(label=f"pair {number}") for number in range(4)])
-    places = [axes.get_subplotspec().get_geometry()[:2] for axes in fig3(four).axes]
+    places = [axes.get_subplotspec().get_geometry()[:2] for axes in draw_fig3(four).axes]
     assert places == [(2, 2)] * 4
 
 
@@ -208,7 +207,7 @@ def test_fig4_refuses_runs_of_different_length(everything, results, published):
     path = results.folder / "metrics" / "dpo_sub.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(ValueError, match=r"dpo_sub\.csv: 2 steps, expected the 3 steps"):
-        data.losses(everything, results)
+        figure_data.losses(everything, results)
 
 
 def test_fig2_takes_the_last_saved_step(everything, results, published):
@@ -229,7 +228,7 @@ def test_trajectory_figures_draw_per_cent_in_the_algorithms_color(everything, re
 
 def test_fig6_prints_the_papers_claim_from_the_published_file():
     entry = {"ever_updated_outside_final": 12.5, "trend": "goes up and down"}
-    figure = fig6(pd.DataFrame(columns=data.TRAJECTORY_COLUMNS), entry)
+    figure = draw_fig6(pd.DataFrame(columns=figure_data.TRAJECTORY_COLUMNS), entry)
     assert "paper: goes up and down;\nabout 12.5 % ever updated outside" in words(figure)
 
 
@@ -240,7 +239,7 @@ def test_fig6_says_how_many_weights_were_ever_updated_outside(everything, result
 
 
 def test_fig7_draws_accuracy_below_sparsity(everything, results, published):
-    table = data.step_accuracies(everything, results)
+    table = figure_data.step_accuracies(everything, results)
     assert set(table["label"]) == {"label of dpo"}
     sampled = table[table["decoding"] == "sampled"]
     # All levels together: 10, 12 and 20 of 40 right; step 0 is the start.
@@ -275,7 +274,7 @@ def test_fig7_refuses_steps_that_were_not_evaluated_on_a_suite(everything, resul
     evaluation = {"backend": "native", "step_suites": ["other"]}
     config = {**everything.config, "evaluation": evaluation}
     with pytest.raises(ValueError, match=r"step_scores/dpo\.csv: no task other_sampled; found"):
-        data.step_accuracies(dataclasses.replace(everything, config=config), results)
+        figure_data.step_accuracies(dataclasses.replace(everything, config=config), results)
 
 
 @pytest.mark.parametrize("item", FIGURES)
@@ -309,15 +308,15 @@ def test_files_repeat_bit_by_bit(item, everything, results, published, tmp_path:
 
 
 def test_files_repeat_in_another_process(everything, results, published, tmp_path: Path):
-    figure = fig3(data.layers(everything, results))
+    figure = draw_fig3(figure_data.layers(everything, results))
     paths = write_figure(figure, tmp_path / "here")
-    data.layers(everything, results).to_json(tmp_path / "layers.json", orient="table")
+    figure_data.layers(everything, results).to_json(tmp_path / "layers.json", orient="table")
     code = (
         "import sys, pandas; from pathlib import Path; "
-        "from rlsubnet.report.figures.draw import fig3; "
+        "from rlsubnet.report.figures import draw_fig3; "
         "from rlsubnet.report.export import write_figure; folder = Path(sys.argv[1]); "
         "table = pandas.read_json(folder / 'layers.json', orient='table'); "
-        "write_figure(fig3(table), folder / 'there')"
+        "write_figure(draw_fig3(table), folder / 'there')"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"}
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=environment)

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from rlsubnet.report.tables import MEAN_OF_SEEDS, ONE_OF_THE_SEEDS, ONE_SEED
 from rlsubnet.report.tables.accuracy import gains, gains_in_print
-from rlsubnet.report.tables.common import MEAN_OF_SEEDS, ONE_OF_THE_SEEDS, ONE_SEED
 from tests.report.small_results import SCORES_HEADER, answers_csv, row_of, with_pairs, write_results
 
 SCORES = SCORES_HEADER + (

@@ -120,7 +120,7 @@ def test_reporting_loads_no_torch_and_nothing_that_trains():
 def test_a_new_table_is_a_function_a_caption_and_an_entry(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    function = "tables.updates.table1"
+    function = "tables.weights.table1"
     new = Item("table9", "a new table", "New", function, "Table 9: new", pair=("updates",))
     monkeypatch.setitem(ITEMS, "table9", new)
     captions = config / "captions"

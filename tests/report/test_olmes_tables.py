@@ -5,7 +5,7 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from rlsubnet.report.figures.data import step_accuracies
+from rlsubnet.report.figure_data import step_accuracies
 from rlsubnet.report.settings import suite_facts
 from rlsubnet.report.tables.accuracy import gains, table3
 from rlsubnet.report.verdicts.numbers import Source, gains_of

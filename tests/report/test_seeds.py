@@ -14,8 +14,8 @@ from rlsubnet.report.paired import (
     compare_seeds,
     mean_of_tasks,
 )
+from rlsubnet.report.tables import MEAN_OF_SEEDS, ONE_OF_THE_SEEDS, ONE_SEED
 from rlsubnet.report.tables.accuracy import SUMMARY, table3, table3_in_print
-from rlsubnet.report.tables.common import MEAN_OF_SEEDS, ONE_OF_THE_SEEDS, ONE_SEED
 from tests.report.small_results import SCORES_HEADER, answers_csv, row_of, write_results
 
 SCORES = SCORES_HEADER + (

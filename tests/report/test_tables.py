@@ -8,8 +8,8 @@ import pytest
 
 from rlsubnet.config import item_files
 from rlsubnet.report.results import NOT_RUN, late_fall
-from rlsubnet.report.tables.common import CONTROL, MEAN_OF_SEEDS, MEASURED, ONE_OF_THE_SEEDS
-from rlsubnet.report.tables.sections import (
+from rlsubnet.report.tables import CONTROL, MEAN_OF_SEEDS, MEASURED, ONE_OF_THE_SEEDS
+from rlsubnet.report.tables.weights import (
     COURSE,
     FULL_AGAINST_SUB,
     NULL,
@@ -17,8 +17,12 @@ from rlsubnet.report.tables.sections import (
     section4,
     section6,
     section6_in_print,
+    table1,
+    table2,
+    table4,
+    table5,
+    table6,
 )
-from rlsubnet.report.tables.updates import table1, table2, table4, table5, table6
 from rlsubnet.report.write import make_item
 from tests.report.small_results import (
     METRICS,

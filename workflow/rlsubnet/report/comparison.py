@@ -13,8 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from rlsubnet.columns import MachineRow, names
-from rlsubnet.report.export import column, notes_of, write_table, write_text
-from rlsubnet.report.page import document, table
+from rlsubnet.report.export import column, document, html_table, notes_of, write_table, write_text
 
 MACHINE, WORDS, NUMBERS = "Where they were made", "Verdicts", "Headline numbers"
 SAME, OTHER, INSIDE, OUTSIDE, NO_INTERVAL = "same", "other", "inside", "outside", "no interval"
@@ -307,4 +306,4 @@ def _part(part: object, rows: pd.DataFrame) -> Iterator[str]:
     shown = rows.loc[order.sort_values(kind="stable").index, filled]
     headers = [column(name).header for name in shown.columns]
     cells = ([escape(cell) for cell in row] for row in shown.itertuples(index=False, name=None))
-    yield from table(headers, cells, word=len(headers) - 1)
+    yield from html_table(headers, cells, word=len(headers) - 1)

@@ -1,9 +1,10 @@
-"""Tables as CSV, Markdown and LaTeX, figures as PNG and PDF; every file is complete or absent."""
+"""Tables as CSV, Markdown, LaTeX and HTML, figures as PNG and PDF; each file complete or absent."""
 
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import pandas as pd
@@ -511,3 +512,69 @@ def _cell(value: object, kind: Column) -> str:
     text = f"{value:,.{kind.digits}f}"
     # A small negative number rounds to "-0.0".
     return text.removeprefix("-") if not text.strip("-0.,") else text
+
+
+_PAGE_STYLE = """
+body { font: 14px/1.45 sans-serif; color: #222; margin: 1.5em; max-width: 90em; }
+h1 { font-size: 1.4em; } h2 { font-size: 1.1em; margin-top: 2em; }
+table { border-collapse: collapse; width: 100%; }
+th, td { text-align: left; vertical-align: top; padding: .4em .7em; border-top: 1px solid #ddd;
+  overflow-wrap: anywhere; }
+th { font-weight: 600; border-top: 0; white-space: nowrap; }
+.word { color: #fff; border-radius: .3em; padding: .1em .5em; white-space: nowrap; }
+small { color: #666; }
+"""
+
+
+def document(
+    title: str,
+    lead: Sequence[str],
+    notes: Sequence[str],
+    body: Iterable[str],
+    colors: Mapping[str, str],
+    style: str = "",
+) -> str:
+    """Return one HTML page.
+
+    Args:
+        title: heading of the page.
+        lead: what it says first, a paragraph each.
+        notes: what its words mean and what to read beside them.
+        body: lines of HTML.
+        colors: of the words that `html_table` sets off.
+        style: CSS beside what all pages share.
+    """
+    words = "".join(
+        f".{_class(word)} {{ background: {color}; }}\n" for word, color in colors.items()
+    )
+    return "\n".join(
+        [
+            "<!doctype html>",
+            f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
+            f"<style>{_PAGE_STYLE}{style}{words}</style></head><body>",
+            f"<h1>{escape(title)}</h1>",
+            *(f"<p>{escape(sentence)}</p>" for sentence in lead),
+            "<ul>",
+            *(f"<li>{escape(note)}</li>" for note in notes),
+            "</ul>",
+            *body,
+            "</body></html>",
+            "",
+        ]
+    )
+
+
+def html_table(
+    headers: Sequence[str], rows: Iterable[Sequence[str]], word: int = 0
+) -> Iterator[str]:
+    """Yield the lines of a table; cells are HTML, that of column ``word`` is set off in color."""
+    yield f"<table><tr>{''.join(f'<th>{escape(header)}</th>' for header in headers)}</tr>"
+    for row in rows:
+        cells = list(row)
+        cells[word] = f'<span class="word {_class(cells[word])}">{cells[word]}</span>'
+        yield f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    yield "</table>"
+
+
+def _class(word: str) -> str:
+    return word.replace(" ", "-")

@@ -4,15 +4,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from rlsubnet.config import Scale
 from rlsubnet.data import Published
 from rlsubnet.items import ITEMS, VERDICTS
-from rlsubnet.report.export import notes_of, write_figure, write_table, write_text
-from rlsubnet.report.page import verdicts_page
+from rlsubnet.report.export import notes_of, write_figure, write_table
 from rlsubnet.report.results import Results, check_paper_models
-from rlsubnet.report.verdicts import counted
+from rlsubnet.report.verdicts import write_verdicts
 
 
 def make_item(item: str, scale: Scale, results: Results, published: Published) -> Any:
@@ -35,7 +32,7 @@ def write_item(name: str, scale: Scale, results: Results, published: Published) 
         return write_figure(made, paths["png"].with_suffix(""))
     stem = paths["csv"].with_suffix("")
     if name == VERDICTS:
-        return _write_verdicts(made, paths)
+        return write_verdicts(made, paths)
     printed = _function(item.in_print)(made) if item.in_print else made
     return write_table(made, stem, item.title, notes_of(name), printed)
 
@@ -43,14 +40,3 @@ def write_item(name: str, scale: Scale, results: Results, published: Published) 
 def _function(name: str) -> Any:
     module, _, function = name.rpartition(".")
     return getattr(import_module(f"rlsubnet.report.{module}"), function)
-
-
-def _write_verdicts(frame: pd.DataFrame, paths: dict[str, Path]) -> list[Path]:
-    """Write the verdicts as a table, as a page of the report, and as CSV at the top of results."""
-    title, notes = ITEMS[VERDICTS].title, notes_of(VERDICTS)
-    words = ", ".join(f"{word} {count}" for word, count in counted(frame))
-    counts = f"{len(frame)} claims and rows: {words}."
-    written = write_table(frame, paths["csv"].with_suffix(""), title, [counts, *notes])
-    write_text(paths["html"], verdicts_page(frame, title, counts, notes))
-    write_text(paths["top"], paths["csv"].read_text(encoding="utf-8"))
-    return [*written, paths["html"], paths["top"]]

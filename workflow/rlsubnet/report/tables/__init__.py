@@ -1,1 +1,136 @@
-"""One function per table of the paper: a scale and its results in, a DataFrame out."""
+"""One function per table of the paper: a scale and its results in, a DataFrame out.
+
+Here is what they share: which pairs feed an item, and how rows become a table.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from rlsubnet.config import Pair, Scale
+from rlsubnet.report.export import column
+from rlsubnet.report.paired import Compared
+from rlsubnet.report.results import NOT_RUN
+from rlsubnet.report.style import RL_METHODS, method_label
+
+MEASURED = "measured"
+CONTROL = "control, no reinforcement learning"
+# What a row of a table with seeds is.
+MEAN_OF_SEEDS = "mean of seeds"
+ONE_OF_THE_SEEDS = "one of the seeds"
+ONE_SEED = "one seed"
+
+Row = dict[str, Any]
+
+
+def pairs_of(scale: Scale, item: str) -> list[Pair]:
+    """Return the pairs whose column `items` names the table or figure, RL first, sheet order."""
+    chosen = [pair for pair in scale.pairs.values() if item in pair.items]
+    return sorted(chosen, key=lambda pair: pair.method not in RL_METHODS)
+
+
+def part_of(pair: Pair) -> str:
+    """Return the part of a table in which a pair stands."""
+    return MEASURED if pair.method in RL_METHODS else CONTROL
+
+
+def names_of(pair: Pair) -> Row:
+    """Return the columns that say which two checkpoints a row compares."""
+    return {"algorithm": method_label(pair.method), "init": pair.init, "tuned": pair.tuned}
+
+
+class PaperRows:
+    """What the paper prints in a table, by key: beside our rows, or alone below them."""
+
+    def __init__(self, rows: Mapping[Any, Row]) -> None:
+        self._rows = rows
+        self._beside: set[Any] = set()
+
+    def beside(self, key: Any) -> Row:
+        """Return the paper's columns beside a row of ours, none where it prints nothing."""
+        if key not in self._rows:
+            return {}
+        self._beside.add(key)
+        return self._rows[key]
+
+    def alone(self) -> Iterator[tuple[Any, Row]]:
+        """Yield the keys and rows that stand beside nothing of ours."""
+        for key, row in self._rows.items():
+            if key not in self._beside:
+                yield key, {"part": NOT_RUN, **row}
+
+
+def compared_columns(compared: Compared) -> Row:
+    """Return counts, shares in per cent with intervals, and their difference in points."""
+    return {
+        "n": compared.n,
+        "full_correct": compared.full_correct,
+        "sub_correct": compared.sub_correct,
+        "full_percent": 100 * compared.full,
+        "sub_percent": 100 * compared.sub,
+        "full_interval": interval_text(compared.full_interval),
+        "sub_interval": interval_text(compared.sub_interval),
+        "delta_points": 100 * compared.delta,
+        "delta_se_points": 100 * compared.se,
+    }
+
+
+def interval_text(ends: tuple[float, float] | None) -> str:
+    """Return an interval in per cent as printed.
+
+    >>> interval_text((0.161, 0.272))
+    '16.1 to 27.2'
+    """
+    return "" if ends is None else f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}"
+
+
+def p_text(p_value: float) -> str:
+    """Return a p in print, never as zero.
+
+    >>> p_text(0.21875), p_text(1e-9)
+    ('0.219', '< 0.001')
+    """
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+def make_frame(rows: Sequence[Row], columns: Sequence[str]) -> pd.DataFrame:
+    """Return rows as a table with the given columns; counts stay integers beside empty cells.
+
+    Raises:
+        ValueError: a row holds a column that is not in `columns`.
+    """
+    for row in rows:
+        if unknown := set(row) - set(columns):
+            raise ValueError(f"columns not declared: {sorted(unknown)}")
+    frame = pd.DataFrame(list(rows), columns=list(columns))
+    for name in columns:
+        digits = column(name).digits
+        if digits is None:
+            frame[name] = frame[name].astype(object).where(frame[name].notna(), "")
+        else:
+            frame[name] = frame[name].astype("Int64" if digits == 0 else "float64")
+    return frame
+
+
+def short_seeds(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table that counts the seeds of a mean: they are named in rows of their own.
+
+    >>> short_seeds(pd.DataFrame({"seed": ["mean of 42, 7", "42"]}))["seed"].tolist()
+    ['mean of 2', '42']
+    """
+    counted = [
+        f"mean of {seed.count(',') + 1}" if seed.startswith("mean of ") else seed
+        for seed in frame["seed"]
+    ]
+    return frame.assign(seed=counted)
+
+
+def hidden(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Return a table with these columns empty.
+
+    >>> hidden(pd.DataFrame({"label": ["DPO"], "n": [500]}), ["n"])["n"].isna().tolist()
+    [True]
+    """
+    return frame.assign(**{name: "" if column(name).digits is None else math.nan for name in names})

@@ -6,7 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from rlsubnet.config import Pair
+from rlsubnet.config import Pair, Scale
+from rlsubnet.data import Published
 from rlsubnet.report.paired import (
     Compared,
     answers_of_seeds,
@@ -15,7 +16,7 @@ from rlsubnet.report.paired import (
     compare_seeds,
     mean_of_tasks,
 )
-from rlsubnet.report.results import NOT_RUN, sparsity, spelling
+from rlsubnet.report.results import NOT_RUN, Results, sparsity, spelling
 from rlsubnet.report.settings import (
     LIKELIHOOD,
     SuiteFacts,
@@ -25,14 +26,11 @@ from rlsubnet.report.settings import (
     suite_facts,
 )
 from rlsubnet.report.style import method_label
-from rlsubnet.report.tables.common import (
+from rlsubnet.report.tables import (
     MEAN_OF_SEEDS,
     ONE_OF_THE_SEEDS,
     ONE_SEED,
-    Published,
-    Results,
     Row,
-    Scale,
     compared_columns,
     hidden,
     make_frame,

@@ -1,15 +1,19 @@
 """For each claim of the paper: what it says, what this scale shows, and one of four words.
 
-`rules` decides, from plain numbers alone; `numbers` brings them, the two modules of claims put them
-into words, and `page` shows them in the HTML report.
+`rules` decides, from plain numbers alone; `numbers` brings them, `claims` puts them into words, and
+here they become a table and a page of the HTML report.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from html import escape
+from pathlib import Path
 
 import pandas as pd
 
 from rlsubnet.config import Scale
 from rlsubnet.data import Published
+from rlsubnet.items import ITEMS, VERDICTS
+from rlsubnet.report.export import document, html_table, notes_of, write_table, write_text
 from rlsubnet.report.results import Results
 from rlsubnet.report.verdicts.claims import (
     course_claims,
@@ -17,12 +21,10 @@ from rlsubnet.report.verdicts.claims import (
     reason_claims,
     sparsity_claims,
     subnetwork_claims,
+    table_claims,
 )
 from rlsubnet.report.verdicts.numbers import Source
-from rlsubnet.report.verdicts.rules import WORDS, Line
-from rlsubnet.report.verdicts.table_claims import table_claims
-
-__all__ = ["WORDS", "counted", "verdicts"]
+from rlsubnet.report.verdicts.rules import AGREES, DIFFERS, NOT_COMPARABLE, NOT_RUN, WORDS, Line
 
 PARTS = {
     "Section 3: RL's updates are sparse and of full rank (Takeaways 1 and 2)": sparsity_claims,
@@ -52,3 +54,37 @@ def counted(frame: pd.DataFrame) -> Iterator[tuple[str, int]]:
     """Yield each of the four words with the number of claims that it is said of."""
     for word in WORDS:
         yield word, int((frame["verdict"] == word).sum())
+
+
+# Okabe and Ito's green and vermilion, and greys; the word itself stands beside its color.
+_COLORS = {AGREES: "#009E73", DIFFERS: "#D55E00", NOT_COMPARABLE: "#6e6e6e", NOT_RUN: "#b8b8b8"}
+_STYLE = """
+table { table-layout: fixed; }
+th:nth-child(1) { width: 9em; } th:nth-child(3), th:nth-child(5) { width: 17%; }
+th:nth-child(4) { width: 28%; }
+"""
+_HEADERS = ("Verdict", "Claim", "Paper", "Here", "Decided by")
+
+
+def write_verdicts(frame: pd.DataFrame, paths: dict[str, Path]) -> list[Path]:
+    """Write the verdicts as a table, as a page of the report, and as CSV at the top of results."""
+    title, notes = ITEMS[VERDICTS].title, notes_of(VERDICTS)
+    words = ", ".join(f"{word} {count}" for word, count in counted(frame))
+    counts = f"{len(frame)} claims and rows: {words}."
+    written = write_table(frame, paths["csv"].with_suffix(""), title, [counts, *notes])
+    write_text(paths["html"], document(title, [counts], notes, _tables(frame), _COLORS, _STYLE))
+    write_text(paths["top"], paths["csv"].read_text(encoding="utf-8"))
+    return [*written, paths["html"], paths["top"]]
+
+
+def _tables(frame: pd.DataFrame) -> Iterator[str]:
+    for part, rows in frame.groupby("part", sort=False):
+        yield f"<h2>{escape(str(part))}</h2>"
+        yield from html_table(_HEADERS, map(_cells, rows.to_dict("records")))
+
+
+def _cells(row: dict) -> Sequence[str]:
+    text = {str(name): escape(str(cell)) for name, cell in row.items()}
+    claim = f"{text['claim']}<br><small>{text['where']} &middot; {text['id']}</small>"
+    here = text["here"].replace("; ", "<br>")
+    return text["verdict"], claim, text["paper"], here, text["decided_by"]

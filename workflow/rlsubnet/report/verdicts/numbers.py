@@ -30,6 +30,7 @@ from rlsubnet.report.settings import (
     suite_facts,
 )
 from rlsubnet.report.style import RL_METHODS, method_label
+from rlsubnet.report.tables import MEAN_OF_SEEDS, ONE_OF_THE_SEEDS, pairs_of
 from rlsubnet.report.tables.accuracy import (
     PREFERENCES,
     Accuracy,
@@ -37,8 +38,7 @@ from rlsubnet.report.tables.accuracy import (
     accuracies,
     measured_gains,
 )
-from rlsubnet.report.tables.common import MEAN_OF_SEEDS, ONE_OF_THE_SEEDS, pairs_of
-from rlsubnet.report.tables.sections import masked_pairs
+from rlsubnet.report.tables.weights import masked_pairs
 
 SPARSE_ITEMS = ("table1", "fig1")
 OFFLINE_WITHOUT_KL = ("simpo", "orpo")

@@ -1,4 +1,4 @@
-"""One function per figure of the paper: a tidy table in, a matplotlib figure out."""
+"""One function per figure of the paper; `figure_data` computes its tidy table, here it is drawn."""
 
 import math
 import textwrap
@@ -13,9 +13,17 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from rlsubnet.report import style
-from rlsubnet.report.figures.data import CONTROL_STAGE, LOSS, MEAN, RL_STAGE, SFT_STAGE
-from rlsubnet.report.results import NOT_RUN
+from rlsubnet.config import Scale
+from rlsubnet.data import Published
+from rlsubnet.report import figure_data, style
+from rlsubnet.report.figure_data import (
+    CONTROL_STAGE,
+    LOSS,
+    MEAN,
+    RL_STAGE,
+    SFT_STAGE,
+)
+from rlsubnet.report.results import NOT_RUN, Results
 
 _LEGEND_ROW = 0.16  # inches
 # Column of the table, words in the legend, color of the part that is not an algorithm's.
@@ -25,12 +33,42 @@ _PARTS = (
 )
 
 
+def fig1(scale: Scale, results: Results, published: Published) -> Figure:
+    return draw_fig1(figure_data.densities(scale, results, published))
+
+
+def fig2(scale: Scale, results: Results, published: Published) -> Figure:
+    return draw_fig2(figure_data.trajectories("fig2", scale, results), published["figures"]["fig2"])
+
+
+def fig3(scale: Scale, results: Results, published: Published) -> Figure:
+    return draw_fig3(figure_data.layers(scale, results))
+
+
+def fig4(scale: Scale, results: Results, published: Published) -> Figure:
+    return draw_fig4(figure_data.losses(scale, results))
+
+
+def fig5(scale: Scale, results: Results, published: Published) -> Figure:
+    return draw_fig5(figure_data.trajectories("fig5", scale, results), published["figures"]["fig5"])
+
+
+def fig6(scale: Scale, results: Results, published: Published) -> Figure:
+    return draw_fig6(figure_data.trajectories("fig6", scale, results), published["figures"]["fig6"])
+
+
+def fig7(scale: Scale, results: Results, published: Published) -> Figure:
+    steps = figure_data.trajectories("fig7", scale, results)
+    accuracies = figure_data.step_accuracies(scale, results)
+    return draw_fig7(steps, accuracies, published["figures"]["fig7"])
+
+
 @style.styled
-def fig2(table: pd.DataFrame, paper: Mapping[str, Any]) -> Figure:
+def draw_fig2(table: pd.DataFrame, paper: Mapping[str, Any]) -> Figure:
     """Draw the shares of weights never updated, updated but cancelled, and in the subnetwork.
 
     Args:
-        table: see `figures.data.trajectories`; the last saved step of each run counts.
+        table: see `figure_data.trajectories`; the last saved step of each run counts.
         paper: entry `fig2` of the published figures.
     """
     last = table.sort_values("step").groupby("label", sort=False).tail(1)
@@ -67,11 +105,11 @@ def fig2(table: pd.DataFrame, paper: Mapping[str, Any]) -> Figure:
 
 
 @style.styled
-def fig5(table: pd.DataFrame, paper: Mapping[str, Any]) -> Figure:
+def draw_fig5(table: pd.DataFrame, paper: Mapping[str, Any]) -> Figure:
     """Draw update sparsity of the saved steps against the start.
 
     Args:
-        table: see `figures.data.trajectories`.
+        table: see `figure_data.trajectories`.
         paper: entry `fig5` of the published figures.
     """
     figure, axes = _single()
@@ -85,13 +123,13 @@ def fig5(table: pd.DataFrame, paper: Mapping[str, Any]) -> Figure:
 
 
 @style.styled
-def fig6(table: pd.DataFrame, paper: Mapping[str, Any]) -> Figure:
+def draw_fig6(table: pd.DataFrame, paper: Mapping[str, Any]) -> Figure:
     """Draw the share of all weights updated by a step and outside the final subnetwork.
 
     The legend gives the share ever updated outside, which is what Figure 2 calls cancelled.
 
     Args:
-        table: see `figures.data.trajectories`.
+        table: see `figure_data.trajectories`.
         paper: entry `fig6` of the published figures.
     """
     figure, axes = _single(2.7)
@@ -111,12 +149,12 @@ def fig6(table: pd.DataFrame, paper: Mapping[str, Any]) -> Figure:
 
 
 @style.styled
-def fig7(table: pd.DataFrame, accuracies: pd.DataFrame, paper: Mapping[str, Any]) -> Figure:
+def draw_fig7(table: pd.DataFrame, accuracies: pd.DataFrame, paper: Mapping[str, Any]) -> Figure:
     """Draw saved steps: (a) sparsity against the start, with accuracy; (b) against the step before.
 
     Args:
-        table: see `figures.data.trajectories`.
-        accuracies: see `figures.data.step_accuracies`; without rows their panel is left out.
+        table: see `figure_data.trajectories`.
+        accuracies: see `figure_data.step_accuracies`; without rows their panel is left out.
         paper: entry `fig7` of the published figures.
     """
     evaluated = not accuracies.empty
@@ -242,11 +280,11 @@ _GROUPS = {
 
 
 @style.styled
-def fig1(table: pd.DataFrame) -> Figure:
+def draw_fig1(table: pd.DataFrame) -> Figure:
     """Draw update density of SFT and RL: measured here as solid bars, the paper's as hatched.
 
     Args:
-        table: see `figures.data.densities`.
+        table: see `figure_data.densities`.
     """
     panels = {"ours": "Measured here", "paper": "Paper (Table 1, Section 3)"}
     blocks = {origin: _ordered(table[table["origin"] == origin]) for origin in panels}
@@ -383,11 +421,11 @@ _OTHERS = Family((), ("#555555", "#8A8A8A", "#B5B5B5"), "<>p*hH", ":")
 
 
 @style.styled
-def fig3(table: pd.DataFrame) -> Figure:
+def draw_fig3(table: pd.DataFrame) -> Figure:
     """Draw sparsity over layers, one line a matrix, the whole layer in black; a panel a pair.
 
     Args:
-        table: see `figures.data.layers`.
+        table: see `figure_data.layers`.
     """
     labels = list(dict.fromkeys(table["label"]))
     if not labels:
@@ -480,14 +518,14 @@ _SUB_DASHES = (0, (4, 2))
 
 
 @style.styled
-def fig4(table: pd.DataFrame) -> Figure:
+def draw_fig4(table: pd.DataFrame) -> Figure:
     """Draw loss or reward of both runs, and their difference below; a column a setting.
 
     Light lines are the single steps of one seed, or the moving means of several; the strong line is
     the moving mean, of all seeds.
 
     Args:
-        table: see `figures.data.losses`.
+        table: see `figure_data.losses`.
     """
     labels = list(dict.fromkeys(table["label"]))
     rows = math.ceil(len(labels) / _COLUMNS) or 1

@@ -2,11 +2,12 @@
 
 import pandas as pd
 
-from rlsubnet.config import Pair
-from rlsubnet.report.results import layer_sparsity, rows_of, sparsity
+from rlsubnet.config import Pair, Scale
+from rlsubnet.data import Published
+from rlsubnet.report.results import Results, layer_sparsity, rows_of, sparsity
 from rlsubnet.report.settings import ONLINE, distribution_columns, is_sft_stage, seed_groups
 from rlsubnet.report.style import RL_METHODS
-from rlsubnet.report.tables.common import Published, Results, Scale, pairs_of
+from rlsubnet.report.tables import pairs_of
 
 SFT_STAGE, RL_STAGE, CONTROL_STAGE = "SFT", "RL", "controls"
 LOSS, REWARD = "Training loss", "Training reward"
