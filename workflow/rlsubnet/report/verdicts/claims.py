@@ -1,8 +1,11 @@
-"""The claims of sections 3 to 6, each with what the paper says and what is measured here."""
+"""What is measured of each claim of sections 3 to 6 and of each row that Tables 1 to 6 print."""
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import yaml
 
 from rlsubnet.config import Pair
 from rlsubnet.report.export import tolerance_name
@@ -20,7 +23,6 @@ from rlsubnet.report.tables.accuracy import Accuracy, beside_the_papers
 from rlsubnet.report.verdicts import rules
 from rlsubnet.report.verdicts.numbers import (
     Ablation,
-    Course,
     Layers,
     Overlap,
     Source,
@@ -58,6 +60,10 @@ from rlsubnet.report.verdicts.rules import (
     on_same_model,
 )
 
+_CLAIMS = yaml.safe_load(Path(__file__).with_name("claims.yaml").read_text(encoding="utf-8"))
+# Axis as the paper prints it -> its name in ids
+_AXES = {"Seed": "seed", "Data": "data", "Seed + Data + Algo.": "algorithm"}
+
 
 def sparsity_claims(source: Source) -> Iterator[Line]:
     """Yield Takeaway 1, observation and explanation apart, then Takeaway 2."""
@@ -65,172 +71,151 @@ def sparsity_claims(source: Source) -> Iterator[Line]:
     stages, controls = supervised(source)
     yield from _rl_is_sparse(source, rl)
     yield from _sft_is_dense(source, rl, stages, controls)
-    yield _without_regularization(source)
+    printed = source.published["table1"]["rows"]
+    free = named([(row["algo"], row["sparsity"]) for row in printed if not row["kl"]])
+    yield _each(
+        source, "takeaway1/no_regularization", rules.sparse, without_kl(source), without_kl=free
+    )
     yield _larger_models(source, rl)
     yield from _where(source, [*stages, *controls])
     yield from _rank(source)
 
 
+def _line(source: Source, id: str, here: str, ruling: rules.Ruling, **more: object) -> Line:
+    """Return a claim of claims.yaml; its texts may name published numbers and what `more` holds."""
+    texts = {name: text.format(**source.published, **more) for name, text in _CLAIMS[id].items()}
+    return line(id, **texts, here=here, ruling=ruling)
+
+
+def _each(
+    source: Source,
+    id: str,
+    rule: Callable[[list[float]], rules.Ruling],
+    updates: list[Update],
+    **more: object,
+) -> Line:
+    """Return a claim about the sparsity of several updates."""
+    return _line(source, id, _said(updates), rule(_shares(updates)), **more)
+
+
+def _shares(updates: list[Update]) -> list[float]:
+    return [update.sparsity for update in updates]
+
+
+def _said(updates: list[Update]) -> str:
+    return named([(update.pair.pair, update.sparsity) for update in updates])
+
+
 def _rl_is_sparse(source: Source, rl: list[Update]) -> Iterator[Line]:
-    headline = source.published["headline"]
-    low, high = (headline["rl_sparsity_range"][end] for end in ("low", "high"))
-    yield line(
-        "takeaway1/sparse",
-        "RL leaves most of the weights unchanged.",
-        "Takeaway 1, Section 3",
-        f"{low} to {high} % unchanged (Table 1)",
-        named(_sparsities(rl)),
-        rules.sparse([update.sparsity for update in rl]),
-    )
+    headline, printed = source.published["headline"], source.published["table1"]["rows"]
+    yield _each(source, "takeaway1/sparse", rules.sparse, rl)
     methods = headline["n_algorithms"]["names"]
     least: dict[str, float] = {}
     for update in rl:
         method = "DPO" if update.pair.method == "DPO_NORM" else update.pair.method
         least[method] = min(update.sparsity, least.get(method, 100.0))
-    yield line(
+    yield _line(
+        source,
         "takeaway1/seven_algorithms",
-        f"RL's updates are sparse with each of seven algorithms: {', '.join(methods)}.",
-        "Abstract, Section 1",
-        "all seven",
         ", ".join(f"{method} {value:.1f} %" for method, value in least.items()),
         rules.sparse_with_all(least, methods),
+        methods=", ".join(methods),
     )
     # A level is a number of the paper's models; where they are measured, only they are asked.
     released = [update for update in rl if update.own]
-    shown, printed = released or rl, source.published["table1"]["rows"]
-    level = headline["rl_often_above"]["value"]
-    yield line(
+    shown, level = released or rl, headline["rl_often_above"]["value"]
+    yield _line(
+        source,
         "takeaway1/often_above_70",
-        f"RL often leaves more than {level} % of the weights unchanged.",
-        "Takeaway 1",
-        f"{sum(row['sparsity'] > level for row in printed)} of the {len(printed)} models of "
-        f"Table 1 above {level} %",
-        named(_sparsities(shown)),
-        on_same_model(bool(released), rules.often_above([u.sparsity for u in shown], level)),
+        _said(shown),
+        on_same_model(bool(released), rules.often_above(_shares(shown), level)),
+        above=sum(row["sparsity"] > level for row in printed),
+        models=len(printed),
     )
-    least_updated, most_updated = (headline["updated_fraction_range"][e] for e in ("low", "high"))
+    updated = headline["updated_fraction_range"]
     densities = [(update.pair.pair, 100 - update.sparsity) for update in shown]
-    yield line(
+    ruling = rules.within([value for _, value in densities], updated["low"], updated["high"])
+    yield _line(
+        source,
         "abstract/5_to_30_percent",
-        f"RL updates {least_updated} to {most_updated} % of the weights.",
-        "Abstract, Section 8",
-        f"{least_updated} to {most_updated} %, though Table 1 goes up to {100 - low:.1f} %",
         named(densities),
-        on_same_model(
-            bool(released),
-            rules.within([value for _, value in densities], least_updated, most_updated),
-        ),
+        on_same_model(bool(released), ruling),
+        most=100 - headline["rl_sparsity_range"]["low"],
     )
 
 
 def _sft_is_dense(
     source: Source, rl: list[Update], stages: list[Update], controls: list[Update]
 ) -> Iterator[Line]:
-    printed = source.published["headline"]["sft_sparsity_range"]
-    text = f"{printed['low']} to {printed['high']} % unchanged"
-    yield line(
-        "takeaway1/sft_dense",
-        "The SFT stage updates most of the weights.",
-        "Takeaway 1, Section 3",
-        text,
-        named(_sparsities(stages)),
-        rules.dense([update.sparsity for update in stages]),
-    )
-    yield line(
+    yield _each(source, "takeaway1/sft_dense", rules.dense, stages)
+    yield _line(
+        source,
         "fig1",
-        "RL's updates are sparser than those of the SFT stage.",
-        "Figure 1, Takeaway 1",
-        f"RL {source.published['headline']['rl_sparsity_range']['low']} % and more, SFT {text}",
-        joined(labeled("RL", named(_sparsities(rl))), labeled("SFT", named(_sparsities(stages)))),
-        rules.sparser([u.sparsity for u in rl], [u.sparsity for u in stages]),
+        joined(labeled("RL", _said(rl)), labeled("SFT", _said(stages))),
+        rules.sparser(_shares(rl), _shares(stages)),
     )
     paces = {control.pace for control in controls}
     matched = [update for update in rl if update.pace in paces]
-    yield line(
+    yield _line(
+        source,
         "takeaway1/because_rl",
-        "The difference comes from RL, not from its learning rate and number of steps.",
-        "Takeaway 1, Section 3",
-        "no SFT at RL's learning rate",
         joined(
-            labeled("SFT at RL's rate and steps", named(_sparsities(controls))),
-            labeled("RL at that rate", named(_sparsities(matched))),
+            labeled("SFT at RL's rate and steps", _said(controls)),
+            labeled("RL at that rate", _said(matched)),
         ),
-        rules.caused_by([u.sparsity for u in matched], [u.sparsity for u in controls]),
-    )
-
-
-def _without_regularization(source: Source) -> Line:
-    free = without_kl(source)
-    printed = [
-        (row["algo"], row["sparsity"])
-        for row in source.published["table1"]["rows"]
-        if not row["kl"]
-    ]
-    return line(
-        "takeaway1/no_regularization",
-        "RL's updates are sparse without regularization or constraint: no KL term, decay or mask.",
-        "Takeaway 1, Section 3",
-        f"without KL (Table 1): {named(printed)}",
-        named(_sparsities(free)),
-        rules.sparse([update.sparsity for update in free]),
+        rules.caused_by(_shares(matched), _shares(controls)),
     )
 
 
 def _larger_models(source: Source, rl: list[Update]) -> Line:
-    sizes = {size: f"Llama-3.1-Tulu-3-{size}-DPO" for size in ("8B", "70B")}
+    names = {size: f"Llama-3.1-Tulu-3-{size}-DPO" for size in ("8B", "70B")}
     printed = rows_of(source.published, "table1", "rl")
-    found = {
-        size: [u for u in rl if u.own and u.pair.paper_model == name]
-        for size, name in sizes.items()
-    }
-    return line(
+    small, large = (
+        [update for update in rl if update.own and update.pair.paper_model == name]
+        for name in names.values()
+    )
+    return _line(
+        source,
         "section3/larger_models",
-        "Within a family, larger models are updated more sparsely.",
-        "Section 3",
-        f"Tulu 3: {named([(size, printed[name]['sparsity']) for size, name in sizes.items()])}",
-        named(_sparsities([*found["8B"], *found["70B"]])),
-        rules.sparser(*([u.sparsity for u in found[size]] for size in ("70B", "8B"))),
+        _said([*small, *large]),
+        rules.sparser(_shares(large), _shares(small)),
+        sizes=named([(size, printed[name]["sparsity"]) for size, name in names.items()]),
     )
 
 
 def _where(source: Source, supervised: list[Update]) -> Iterator[Line]:
     models = layers_of(source, pairs_of(source.scale, "fig3"))
-    yield line(
+    yield _line(
+        source,
         "takeaway2/layers",
-        "All layers are updated about as sparsely as each other.",
-        "Takeaway 2, Figure 3",
-        "layers alike (no number)",
         labeled("densest / least dense layer", named([_ratio(m) for m in models], "", 2)),
         rules.even([model.layers for model in models]),
     )
-    yield line(
+    matrices = ", ".join(
+        f"{min(m.matrices):.1f} to {max(m.matrices):.1f} %, layers {m.whole:.1f} % ({m.pair.pair})"
+        for m in models
+    )
+    yield _line(
+        source,
         "takeaway2/matrices",
-        "Nearly all weight matrices are updated about as sparsely as each other.",
-        "Takeaway 2, Section 3",
-        "matrices alike (no number)",
-        labeled(
-            "updated share of the matrices",
-            ", ".join(
-                f"{min(m.matrices):.1f} to {max(m.matrices):.1f} %, layers {m.whole:.1f} % "
-                f"({m.pair.pair})"
-                for m in models
-            ),
-        ),
+        labeled("updated share of the matrices", matrices),
         rules.nearly_all_alike([(model.whole, model.matrices) for model in models]),
     )
-    norms = [(model.pair.pair, model.norms) for model in models]
     control = layers_of(source, [update.pair for update in supervised]) if models else []
-    yield line(
-        "takeaway2/norms",
-        "Layer norms are almost never updated.",
-        "Takeaway 2, Figure 3",
-        "little to no updates (no number)",
-        joined(
-            labeled("unchanged weights of norms", named(norms)),
-            labeled("SFT", named([(model.pair.pair, model.norms) for model in control])),
-        ),
-        rules.nearly_complete([share for _, share in norms]),
+    norms, of_sft = (
+        named([(model.pair.pair, model.norms) for model in found]) for found in (models, control)
     )
+    yield _line(
+        source,
+        "takeaway2/norms",
+        joined(labeled("unchanged weights of norms", norms), labeled("SFT", of_sft)),
+        rules.nearly_complete([model.norms for model in models]),
+    )
+
+
+def _ratio(model: Layers) -> tuple[str, float]:
+    least = min(model.layers)
+    return model.pair.pair, max(model.layers) / least if least else float("inf")
 
 
 def _rank(source: Source) -> Iterator[Line]:
@@ -239,45 +224,25 @@ def _rank(source: Source) -> Iterator[Line]:
     ranks = [(one.pair.pair, one.update) for one in rl]
     random = [(one.pair.pair, one.random) for one in rl]
     supervised = [(one.pair.pair, one.update) for one in sft]
-    yield line(
+    shares = [rank for _, rank in ranks]
+    yield _line(
+        source,
         "takeaway2/full_rank",
-        "The updates are nearly of full rank.",
-        "Takeaway 2, Table 2",
-        f"{min(printed)} to {max(printed)} % of the full rank",
         named(ranks),
-        rules.nearly_complete([rank for _, rank in ranks]),
+        rules.nearly_complete(shares),
+        least=min(printed),
+        most=max(printed),
     )
-    yield line(
+    yield _line(
+        source,
         "takeaway2/full_rank_of_rl",
-        "The full rank says something of RL, beyond that its changes are scattered.",
-        "Section 3",
-        "no control printed",
         joined(
             labeled("update", named(ranks)),
             labeled("the same changes at random positions", named(random)),
             labeled("SFT", named(supervised)),
         ),
-        rules.beyond_control(
-            [rank for _, rank in ranks], [rank for _, rank in random + supervised]
-        ),
+        rules.beyond_control(shares, [rank for _, rank in random + supervised]),
     )
-
-
-def _sparsities(updates: list[Update]) -> list[tuple[str, float]]:
-    return [(update.pair.pair, update.sparsity) for update in updates]
-
-
-def _ratio(model: Layers) -> tuple[str, float]:
-    least = min(model.layers)
-    return model.pair.pair, max(model.layers) / least if least else float("inf")
-
-
-# Axis as the paper prints it -> (name in ids, what two runs differ in)
-AXES = {
-    "Seed": ("seed", "two seeds"),
-    "Data": ("data", "two data sets"),
-    "Seed + Data + Algo.": ("algorithm", "two seeds, data sets and algorithms"),
-}
 
 
 def subnetwork_claims(source: Source) -> Iterator[Line]:
@@ -286,11 +251,9 @@ def subnetwork_claims(source: Source) -> Iterator[Line]:
     yield from _accuracy(source)
     yield from _random(source)
     runs = loss_differences(source)
-    yield line(
+    yield _line(
+        source,
         "fig4",
-        "Training the subnetwork alone has consistently lower loss (DPO).",
-        "Figure 4, Section 4",
-        "consistently lower (no number)",
         ", ".join(
             f"lower at {share:.0f} % of the steps, by {-change:.4f} % of the loss ({pair})"
             for pair, share, change in runs
@@ -300,40 +263,25 @@ def subnetwork_claims(source: Source) -> Iterator[Line]:
 
 
 def _weights(source: Source) -> Iterator[Line]:
-    printed = source.published["conjecture1"]
     fine, coarse = (same_weights(source, tolerance) for tolerance in (1e-5, 1e-4))
-    yield line(
-        "conjecture1/weights_1e-5",
-        "Finetuning the subnetwork alone gives nearly the same weights.",
-        "Conjecture 1, Section 4",
-        f"the same at 1e-5: {printed['dpo_same_weights_at_1e-5']} % (DPO), "
-        f"{printed['prime_same_weights_at_1e-5']} % (PRIME)",
+    fine_here, coarse_here = (
         joined(
-            named([(one.sub, one.same) for one in fine], digits=3),
-            labeled("null, start against full", named([(one.sub, one.null) for one in fine])),
-        ),
-        rules.closer([(100 - one.same, 100 - one.null) for one in fine], "start and full"),
+            named([(one.sub, one.same) for one in found], digits=digits),
+            labeled("null, start against full", named([(one.sub, one.null) for one in found])),
+        )
+        for found, digits in ((fine, 3), (coarse, 4))
     )
-    yield line(
-        "conjecture1/weights_1e-4",
-        "At tolerance 1e-4 the two models are identical.",
-        "Conjecture 1, Section 4",
-        f"{printed['both_same_weights_at_1e-4']} %",
-        joined(
-            named([(one.sub, one.same) for one in coarse], digits=4),
-            labeled("null, start against full", named([(one.sub, one.null) for one in coarse])),
-        ),
-        rules.identical([(one.same, one.null) for one in coarse]),
-    )
+    ruling = rules.closer([(100 - one.same, 100 - one.null) for one in fine], "start and full")
+    yield _line(source, "conjecture1/weights_1e-5", fine_here, ruling)
+    ruling = rules.identical([(one.same, one.null) for one in coarse])
+    yield _line(source, "conjecture1/weights_1e-4", coarse_here, ruling)
 
 
 def _random(source: Source) -> Iterator[Line]:
     weights, controls = random_subnetworks(source), random_accuracies(source)
-    yield line(
+    yield _line(
+        source,
         "conjecture1/this_subnetwork_weights",
-        "It takes this subnetwork: a random one of its size does not give the same weights.",
-        "Conjecture 1, Section 4",
-        "no random subnetwork printed",
         "; ".join(
             f"the same at 1e-5: {other:.3f} % for full and {run}, {same:.3f} % for full and sub"
             for run, same, other in weights
@@ -343,11 +291,9 @@ def _random(source: Source) -> Iterator[Line]:
             "full and a random subnetwork",
         ),
     )
-    yield line(
+    yield _line(
+        source,
         "conjecture1/this_subnetwork_accuracy",
-        "It takes this subnetwork: a random one of its size does not recover the accuracy.",
-        "Conjecture 1, Section 4",
-        "no random subnetwork printed",
         "; ".join(
             f"{one.run} - {one.full.name}: {one.delta:+.1f} points (SE {one.se:.1f}, "
             f"p {p_text(one.p)}), where {one.full.name} gained {one.full.points:.1f} on its start"
@@ -363,14 +309,9 @@ def _random(source: Source) -> Iterator[Line]:
 def _accuracy(source: Source) -> Iterator[Line]:
     averages, tasks = judged_accuracies(source)
     gains = gains_of(source, [pair.init for one in averages for pair in one.pairs])
-    part_a, part_b = (
-        source.published[part]["rows"][-1]["delta"] for part in ("table3a", "table3b")
-    )
-    yield line(
+    yield _line(
+        source,
         "conjecture1/accuracy",
-        "Finetuning the subnetwork alone gives nearly the same test accuracy.",
-        "Conjecture 1, Section 4",
-        f"sub - full: {part_a:+} points (DPO, mean of five tasks), {part_b:+} (PRIME, MATH500)",
         joined(
             labeled("sub - full, points", _ends(averages)),
             labeled("full - start", named([(one.name, one.points) for one in gains], " points")),
@@ -378,12 +319,12 @@ def _accuracy(source: Source) -> Iterator[Line]:
         rules.as_accurate(
             [_delta_and_p(one) for one in averages], [(one.points, one.se) for one in gains]
         ),
+        choices=source.published["table3a"]["rows"][-1]["delta"],
+        problems=source.published["table3b"]["rows"][-1]["delta"],
     )
-    yield line(
+    yield _line(
+        source,
         "section4/no_task_worse",
-        "Sub matches or outperforms full on every task.",
-        "Section 4, Table 3",
-        "no difference below 0; by decoded counts none exceeds 2 standard errors",
         labeled(f"{len(tasks)} tasks and levels, sub - full, points", _ends(tasks)),
         rules.nowhere_worse([_delta_and_p(one) for one in tasks]),
     )
@@ -406,35 +347,21 @@ def _ends(rows: list[Accuracy]) -> str:
 
 def overlap_claims(source: Source) -> Iterator[Line]:
     """Yield Takeaway 3 axis by axis: above uniform chance, then above what weight sizes explain."""
-    printed = {row["axis"]: (row["i1"], row["i2"]) for row in source.published["table4"]["rows"]}
-    for axis, (name, differ) in AXES.items():
-        one, two = printed[axis]
-        for null, suffix, claim, paper in (
-            (
-                "uniform",
-                "",
-                f"Subnetworks of {differ} overlap more than random ones of their size.",
-                f"o1/o2 {one['o1']}/{two['o2']} %, random {one['random_o1']}/{two['random_o2']} %",
-            ),
-            (
-                "per_magnitude",
-                "_structure",
-                f"Those of {differ} share structure: more overlap than weight sizes explain.",
-                "no such null printed",
-            ),
-        ):
+    printed = {row["axis"]: row for row in source.published["table4"]["rows"]}
+    for axis, name in _AXES.items():
+        for null, suffix in (("uniform", ""), ("per_magnitude", "_structure")):
             found = overlaps_of(source, axis, null)
             control = overlaps_with_sft(source, null) if found and suffix else []
-            yield line(
+            yield _line(
+                source,
                 f"takeaway3/{name}{suffix}",
-                claim,
-                "Takeaway 3, Table 4",
-                paper,
                 joined(
                     *map(_overlap, found),
                     labeled("control, RL and SFT", "; ".join(map(_overlap, control))),
                 ),
                 rules.above_null([(each.lift, each.low) for each in found]),
+                one=printed[axis]["i1"],
+                two=printed[axis]["i2"],
             )
 
 
@@ -449,87 +376,52 @@ def _overlap(one: Overlap) -> str:
 def reason_claims(source: Source) -> Iterator[Line]:
     """Yield Takeaway 4: the data's distribution, KL, clipping, SFT before RL."""
     yield from _data(source)
-    printed = source.published["section6"]
-    with_kl, without_kl = (printed[f"grpo_{kind}_kl"]["sparsity"] for kind in ("with", "without"))
-    yield _ablation(
-        source,
-        "takeaway4/kl",
-        "KL regularization has limited impact on sparsity.",
-        f"GRPO: {with_kl} % with, {without_kl} % without",
-        ablations(source, "kl_coef"),
-    )
-    yield _ablation(
-        source,
-        "takeaway4/clipping",
-        "Gradient clipping has limited impact on sparsity.",
-        "GRPO: comparable (no number)",
-        ablations(source, "clip"),
-    )
+    yield _ablation(source, "takeaway4/kl", ablations(source, "kl_coef"))
+    yield _ablation(source, "takeaway4/clipping", ablations(source, "clip"))
     simpo = [update for update in reinforced(source) if update.pair.method == "SimPO"]
-    yield line(
-        "section6/simpo",
-        "SimPO, which has no KL term, gives sparse updates, too.",
-        "Section 6",
-        "86.5 % (Table 1)",
-        named([(update.pair.pair, update.sparsity) for update in simpo]),
-        rules.sparse([update.sparsity for update in simpo]),
-    )
-    zero = without_sft(source)
-    yield line(
-        "section6/without_sft",
-        "RL without SFT before it gives sparse updates, too.",
-        "Section 6",
-        "DeepSeek-R1-Zero 86.0 %",
-        named([(update.pair.pair, update.sparsity) for update in zero]),
-        rules.sparse([update.sparsity for update in zero]),
-    )
+    yield _each(source, "section6/simpo", rules.sparse, simpo)
+    yield _each(source, "section6/without_sft", rules.sparse, without_sft(source))
 
 
 def _data(source: Source) -> Iterator[Line]:
     inside, outside = distributions(source)
     rows = source.published["table5"]["rows"]
     sampled = [update for update in inside if update.pair.method in ("RFT", "RAFT++")]
-    rl = [update for update in outside if update.is_rl]
-    yield line(
+    yield _each(
+        source,
         "takeaway4/sft_in_distribution",
-        "SFT on in-distribution data (rejection sampling) gives sparse updates.",
-        "Takeaway 4, Table 5",
-        named([(r["method"], r["sparsity"]) for r in rows if r["kind"] == "SFT" and _inside(r)]),
-        _said(sampled),
-        rules.sparse([update.sparsity for update in sampled]),
+        rules.sparse,
+        sampled,
+        inside=named(
+            [(r["method"], r["sparsity"]) for r in rows if r["kind"] == "SFT" and _inside(r)]
+        ),
     )
-    yield line(
+    yield _each(
+        source,
         "takeaway4/rl_out_of_distribution",
-        "DPO on out-of-distribution data gives dense updates.",
-        "Takeaway 4, Table 5",
-        named([(r["model"], r["sparsity"]) for r in rows if r["kind"] == "RL" and not _inside(r)]),
-        _said(rl),
-        rules.dense([update.sparsity for update in rl]),
+        rules.dense,
+        [update for update in outside if update.is_rl],
+        outside=named(
+            [(r["model"], r["sparsity"]) for r in rows if r["kind"] == "RL" and not _inside(r)]
+        ),
     )
     paces = {u.pace for u in inside if u.pace} & {u.pace for u in outside if u.pace}
     one, other = ([u for u in part if u.pace in paces] for part in (inside, outside))
-    yield line(
+    yield _line(
+        source,
         "takeaway4/data_decides",
-        "At equal learning rate and steps, in-distribution data gives sparser updates than other "
-        "data, with SFT as with RL.",
-        "Takeaway 4, Table 5",
-        "no rates or steps printed",
         joined(
             labeled("in distribution", _said(one)), labeled("out of distribution", _said(other))
         ),
-        rules.sparser([u.sparsity for u in one], [u.sparsity for u in other]),
+        rules.sparser(_shares(one), _shares(other)),
     )
 
 
-def _inside(row: dict[str, object]) -> bool:
+def _inside(row: Mapping[str, object]) -> bool:
     return bool(row["in_distribution"])
 
 
-def _said(updates: list[Update]) -> str:
-    return named([(update.pair.pair, update.sparsity) for update in updates])
-
-
-def _ablation(source: Source, id: str, claim: str, paper: str, found: list[Ablation]) -> Line:
+def _ablation(source: Source, id: str, found: list[Ablation]) -> Line:
     here = [
         f"{a.with_it.sparsity:.1f} % with ({a.with_it.pair.pair}), "
         f"{a.without_it.sparsity:.1f} % without ({a.without_it.pair.pair}), {a.detail}"
@@ -540,62 +432,37 @@ def _ablation(source: Source, id: str, claim: str, paper: str, found: list[Ablat
     )
     spreads = [spread for a in found if (spread := seed_spread(source, a.without_it)) is not None]
     seeds = [f"seeds alone differ by {max(spreads):.1f} points"] if spreads else []
-    return line(id, claim, "Takeaway 4, Section 6", paper, "; ".join([*here, *seeds]), ruling)
+    return _line(source, id, "; ".join([*here, *seeds]), ruling)
 
 
 def course_claims(source: Source) -> Iterator[Line]:
     """Yield what Figures 2, 5, 6 and 7 show of a run's saved steps."""
-    figures = source.published["figures"]
-    fig2, fig5, fig6, fig7 = (figures[name] for name in ("fig2", "fig5", "fig6", "fig7"))
     runs = list(courses_of(source, "fig2"))
-    yield line(
-        "fig2",
-        "Most weights are never updated, fewer make up the subnetwork, fewer still cancel out.",
-        "Figure 2, Section 1",
-        f"never {fig2['never_updated']} %, subnetwork {fig2['subnetwork']} %, cancelled "
-        f"{fig2['cancelled']} % (PRIME)",
-        "; ".join(
-            "never {:.1f} %, subnetwork {:.1f} %, cancelled {:.1f} %".format(*course.parts)
-            + f" ({course.run})"
-            for course in runs
-        ),
-        rules.ordered([course.parts for course in runs]),
+    here = "; ".join(
+        "never {:.1f} %, subnetwork {:.1f} %, cancelled {:.1f} %".format(*course.parts)
+        + f" ({course.run})"
+        for course in runs
     )
+    yield _line(source, "fig2", here, rules.ordered([course.parts for course in runs]))
     runs = list(courses_of(source, "fig5"))
-    yield line(
-        "fig5/decay",
-        "Sparsity slowly decays as training goes on.",
-        "Figure 5, Section 6",
-        fig5["trend"],
-        _along(runs),
-        every(rules.decays(course.sparsity) for course in runs),
-    )
-    yield line(
-        "fig5/convergence",
-        f"Sparsity converges during training, to about {fig5['converges_to']} %.",
-        "Figure 5, Section 6",
-        f"signs of convergence to around {fig5['converges_to']} %",
-        _along(runs),
-        rules.levels_off([course.late_fall for course in runs]),
-    )
-    yield from _figure6(list(courses_of(source, "fig6")), fig6)
-    yield from _figure7(list(courses_of(source, "fig7")), fig7)
-
-
-def _along(runs: list[Course]) -> str:
-    return "; ".join(
+    here = "; ".join(
         f"{c.sparsity[0]:.1f} % after step {c.steps[0]}, {c.sparsity[len(c.steps) // 2]:.1f} % "
         f"after {c.steps[len(c.steps) // 2]}, {c.sparsity[-1]:.1f} % after {c.steps[-1]} ({c.run})"
         for c in runs
     )
+    decays = every(rules.decays(course.sparsity) for course in runs)
+    yield _line(source, "fig5/decay", here, decays)
+    levels_off = rules.levels_off([course.late_fall for course in runs])
+    yield _line(source, "fig5/convergence", here, levels_off)
+    yield from _figure6(source)
+    yield from _figure7(source)
 
 
-def _figure6(runs: list[Course], printed: dict[str, object]) -> Iterator[Line]:
-    yield line(
+def _figure6(source: Source) -> Iterator[Line]:
+    runs = list(courses_of(source, "fig6"))
+    yield _line(
+        source,
         "fig6",
-        "Updates outside the final subnetwork rise early, then steadily decline.",
-        "Figure 6, Section 6",
-        str(printed["trend"]),
         "; ".join(
             f"highest {max(c.outside):.2f} % after step {c.steps[c.outside.index(max(c.outside))]} "
             f"of {c.steps[-1]} ({c.run}); 0 at the end by definition"
@@ -604,38 +471,18 @@ def _figure6(runs: list[Course], printed: dict[str, object]) -> Iterator[Line]:
         every(rules.rises_then_declines(course.outside) for course in runs),
     )
     ever = [(c.run, 100 * c.parts[2] / (c.parts[1] + c.parts[2])) for c in runs if sum(c.parts[1:])]
-    yield line(
-        "fig6/ever_outside",
-        "Few of the weights that are ever updated lie outside the final subnetwork.",
-        "Figure 6, Section 6",
-        f"about {printed['ever_updated_outside_final']} % of those ever updated (8 of 28 in "
-        "Figure 2 would be 28.6 %)",
-        named(ever),
-        another_model(bool(ever)),
-    )
+    yield _line(source, "fig6/ever_outside", named(ever), another_model(bool(ever)))
 
 
-def _figure7(runs: list[Course], printed: dict[str, object]) -> Iterator[Line]:
+def _figure7(source: Source) -> Iterator[Line]:
+    runs = list(courses_of(source, "fig7"))
     lowest = [(course.run, min(course.sparsity)) for course in runs]
-    yield line(
-        "fig7/all_steps_sparse",
-        "All intermediate checkpoints are sparse.",
-        "Figure 7(a), Appendix D",
-        f"{printed['n_checkpoints']} checkpoints (no number)",
-        labeled("lowest", named(lowest)),
-        rules.sparse([value for _, value in lowest]),
-    )
+    ruling = rules.sparse([value for _, value in lowest])
+    yield _line(source, "fig7/all_steps_sparse", labeled("lowest", named(lowest)), ruling)
     moved = [(c.run, 100 - sum(c.step_sparsity) / len(c.step_sparsity)) for c in runs]
-    yield line(
-        "fig7/step_to_step",
-        "From one saved step to the next few weights change.",
-        "Figure 7(b), Appendix D",
-        f"{printed['mean_updated_per_consecutive_pair']} % on average",
-        joined(
-            named(moved),
-            ", ".join(f"{len(c.steps)} steps saved, {c.steps[-1]} in all" for c in runs),
-        ),
-        another_model(bool(moved)),
+    saved = ", ".join(f"{len(c.steps)} steps saved, {c.steps[-1]} in all" for c in runs)
+    yield _line(
+        source, "fig7/step_to_step", joined(named(moved), saved), another_model(bool(moved))
     )
 
 
