@@ -57,7 +57,7 @@ def bars(figure: Figure) -> list[tuple[float, float, str]]:
 def test_fig1_bars_are_densities_in_the_algorithms_colors(everything, results, published):
     figure = draw_fig1(figure_data.densities(everything, results, published))
     # SFT left 2 of 10 weights unchanged, DPO 6 of 10.
-    expected = [(0, 80.0, style.method_color("SFT")), (0, 40.0, style.method_color("DPO"))]
+    expected = [(0, 80.0, style.METHODS["SFT"].color), (0, 40.0, style.METHODS["DPO"].color)]
     for (start, end, color), (wanted_start, wanted_end, wanted_color) in zip(
         bars(figure), expected, strict=True
     ):
@@ -223,7 +223,7 @@ def test_trajectory_figures_draw_per_cent_in_the_algorithms_color(everything, re
     for item, values in expected.items():
         line = make_item(item, everything, results, published).axes[0].get_lines()[0]
         assert line.get_ydata() == pytest.approx(values)
-        assert line.get_color() == style.method_color("DPO")
+        assert line.get_color() == style.METHODS["DPO"].color
 
 
 def test_fig6_prints_the_papers_claim_from_the_published_file():
@@ -251,7 +251,7 @@ def test_fig7_draws_accuracy_below_sparsity(everything, results, published):
     first, second = axes.get_lines()
     assert first.get_ydata().tolist() == [25.0, 30.0, 50.0]
     assert second.get_ydata().tolist() == [10.0, 50.0, 90.0]
-    assert first.get_color() == style.method_color("DPO")
+    assert first.get_color() == style.METHODS["DPO"].color
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "arith, sampled (95 % interval)",
         "arith, greedy",

@@ -92,11 +92,7 @@ class Number:
 
 
 def read_table(results: Path, item: str) -> pd.DataFrame:
-    """Return a table of a results folder, every cell as the text it is.
-
-    Raises:
-        FileNotFoundError: it is not there; the message says what makes it.
-    """
+    """Return a table of a results folder, every cell as the text it is."""
     path = results / "tables" / f"{item}.csv"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; {item} is made by: snakemake {item}")
@@ -157,16 +153,11 @@ def compare_number(yours: Number | None, reference: Number | None) -> str:
 
 
 def _alone(yours: object) -> str:
-    """Return the word for what one of the two folders lacks."""
     return HERE_ONLY if yours else REFERENCE_ONLY
 
 
 def compare(yours: Path, reference: Path) -> pd.DataFrame:
-    """Return all that is compared of two results folders, one row each, as text; see `COLUMNS`.
-
-    Raises:
-        FileNotFoundError: a table is missing in one of them.
-    """
+    """Return all that is compared of two results folders, one row each, as text; see `COLUMNS`."""
     rows = [*_machines(yours, reference), *_verdicts(yours, reference)]
     rows += _numbers(yours, reference)
     return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -229,7 +220,6 @@ def _in_print(row: Mapping[str, str]) -> dict[str, str]:
 
 
 def counted(frame: pd.DataFrame, part: str) -> dict[str, int]:
-    """Return how often each word of column `comparison` stands in a part."""
     return frame.loc[frame["part"] == part, "comparison"].value_counts().to_dict()
 
 
@@ -255,7 +245,6 @@ def sentences(frame: pd.DataFrame) -> list[str]:
 
 
 def summary(frame: pd.DataFrame) -> list[str]:
-    """Return the comparison for a terminal, a dozen lines or two."""
     lines = []
     facts = frame[frame["part"] == MACHINE].set_index("what")
     for side in ("yours", "reference"):
@@ -284,7 +273,6 @@ def summary(frame: pd.DataFrame) -> list[str]:
 
 
 def write_comparison(frame: pd.DataFrame, stem: Path) -> list[Path]:
-    """Write a comparison as `stem`.csv, .md, .tex and .html and return the paths."""
     printed = in_print(frame)
     notes = notes_of("comparison")
     paths = write_table(frame, stem, TITLE, [*sentences(frame), *notes], printed)

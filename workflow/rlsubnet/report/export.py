@@ -43,9 +43,6 @@ _AT_TOLERANCE = re.compile(r"(paper_)?sparsity_(1e-\d+)_percent")
 def column(name: str) -> Column:
     """Return heading and decimals of a column.
 
-    Raises:
-        ValueError: nothing is declared for it.
-
     >>> column("paper_sparsity_1e-8_percent").header
     'Paper: 1e-8 (%)'
     """
@@ -134,7 +131,6 @@ def write_table(
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write a text file, complete or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
 
@@ -273,7 +269,6 @@ def _latex_prose(
 
 
 def _width(block: pd.DataFrame) -> int:
-    """Return how many characters wide a part is, with two between columns."""
     headers = [_lines(column(name).header, _HEADER_WIDTH) for name in block.columns]
     cells = zip(*_printed(block), strict=True)
     return sum(max(map(len, (*a, *b))) + 2 for a, b in zip(headers, cells, strict=True))
@@ -379,16 +374,7 @@ def document(
     colors: Mapping[str, str],
     style: str = "",
 ) -> str:
-    """Return one HTML page.
-
-    Args:
-        title: heading of the page.
-        lead: what it says first, a paragraph each.
-        notes: what its words mean and what to read beside them.
-        body: lines of HTML.
-        colors: of the words that `html_table` sets off.
-        style: CSS beside what all pages share.
-    """
+    """Return one HTML page."""
     words = "".join(
         f".{_class(word)} {{ background: {color}; }}\n" for word, color in colors.items()
     )

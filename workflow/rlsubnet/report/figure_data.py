@@ -104,14 +104,19 @@ def losses(scale: Scale, results: Results) -> pd.DataFrame:
     return _joined(tables, LOSS_COLUMNS)
 
 
-def _training(scale: Scale, results: Results, pair: Pair) -> pd.DataFrame:
-    """Return one seed of Figure 4."""
+def logs_of(results: Results, pair: Pair) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return what the two runs of a pair logged at the same steps."""
     full, sub = results.get("metrics", pair.init), results.get("metrics", pair.tuned)
     if full["step"].tolist() != sub["step"].tolist():
         raise ValueError(
             f"{sub.attrs['path']}: {len(sub)} steps, expected the {len(full)} steps of "
             f"{full.attrs['path']}"
         )
+    return full, sub
+
+
+def _training(scale: Scale, results: Results, pair: Pair) -> pd.DataFrame:
+    full, sub = logs_of(results, pair)
     run = scale.runs[pair.init]
     quantity, column = (REWARD, "reward") if run.algorithm in ONLINE else (LOSS, "loss")
     difference = sub[column] - full[column]

@@ -63,16 +63,10 @@ def fig7(scale: Scale, results: Results, published: Published) -> Figure:
     return draw_fig7(steps, accuracies, published["figures"]["fig7"])
 
 
-@style.styled
+@style.paper_style()
 def draw_fig2(table: pd.DataFrame, paper: Mapping[str, Any]) -> Figure:
-    """Draw the shares of weights never updated, updated but cancelled, and in the subnetwork.
-
-    Args:
-        table: see `figure_data.trajectories`; the last saved step of each run counts.
-        paper: entry `fig2` of the published figures.
-    """
+    """Draw the shares of weights never updated, updated but cancelled, and in the subnetwork."""
     last = table.sort_values("step").groupby("label", sort=False).tail(1)
-    bars = [_share_bar(row._asdict()) for row in last.itertuples(index=False)]
     printed = {
         "label": f"Paper ({paper['algo']})",
         "method": paper["algo"],
@@ -80,7 +74,7 @@ def draw_fig2(table: pd.DataFrame, paper: Mapping[str, Any]) -> Figure:
         "cancelled_percent": paper["cancelled"],
         "subnetwork_percent": paper["subnetwork"],
     }
-    bars = [printed, *bars]
+    bars = [printed, *last.to_dict("records")]
     rows = len(bars) + (0 if len(bars) > 1 else 1)
     figure = Figure(figsize=(style.TEXT_WIDTH, 0.95 + 0.3 * rows))
     axes = figure.subplots()
@@ -104,14 +98,9 @@ def draw_fig2(table: pd.DataFrame, paper: Mapping[str, Any]) -> Figure:
     return figure
 
 
-@style.styled
+@style.paper_style()
 def draw_fig5(table: pd.DataFrame, paper: Mapping[str, Any]) -> Figure:
-    """Draw update sparsity of the saved steps against the start.
-
-    Args:
-        table: see `figure_data.trajectories`.
-        paper: entry `fig5` of the published figures.
-    """
+    """Draw update sparsity of the saved steps against the start."""
     figure, axes = _single()
     _curves(axes, table, "sparsity_percent", NOT_RUN)
     _paper_line(
@@ -122,7 +111,7 @@ def draw_fig5(table: pd.DataFrame, paper: Mapping[str, Any]) -> Figure:
     return figure
 
 
-@style.styled
+@style.paper_style()
 def draw_fig6(table: pd.DataFrame, paper: Mapping[str, Any]) -> Figure:
     """Draw the share of all weights updated by a step and outside the final subnetwork.
 
@@ -148,7 +137,7 @@ def draw_fig6(table: pd.DataFrame, paper: Mapping[str, Any]) -> Figure:
     return figure
 
 
-@style.styled
+@style.paper_style()
 def draw_fig7(table: pd.DataFrame, accuracies: pd.DataFrame, paper: Mapping[str, Any]) -> Figure:
     """Draw saved steps: (a) sparsity against the start, with accuracy; (b) against the step before.
 
@@ -189,13 +178,8 @@ def _single(height: float = 2.4) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _share_bar(row: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("label", "method", "never_percent", "cancelled_percent", "subnetwork_percent")
-    return {name: row[name] for name in names}
-
-
 def _stack(axes: Axes, height: int, bar: Mapping[str, Any], hatched: bool) -> None:
-    color = style.method_color(bar["method"])
+    color = style.METHODS[bar["method"]].color
     parts: list[tuple[float, str, str | None]]
     parts = [(bar[column], shade, None) for column, _, shade in _PARTS]
     parts.append((bar["subnetwork_percent"], color, "/////" if hatched else None))
@@ -224,8 +208,8 @@ def _curves(axes: Axes, table: pd.DataFrame, column: str, not_run: str) -> None:
         axes.plot(
             run["step"],
             run[column],
-            color=style.method_color(method),
-            marker=style.method_marker(method),
+            color=style.METHODS[method].color,
+            marker=style.METHODS[method].marker,
             label=label,
             clip_on=False,
         )
@@ -233,16 +217,12 @@ def _curves(axes: Axes, table: pd.DataFrame, column: str, not_run: str) -> None:
 
 
 def _accuracies(axes: Axes, table: pd.DataFrame) -> list[Line2D]:
-    """Draw sampled accuracy with its 95 % interval as a band, greedy accuracy as a lighter line.
-
-    Returns:
-        What the legend shows: a line for each suite and decoding. Colors are those of the runs.
-    """
+    """Draw sampled accuracy with its 95 % interval as a band, greedy accuracy as a lighter line."""
     lines = dict(zip(dict.fromkeys(table["suite"]), ("-", (0, (4, 2)), ":"), strict=False))
     handles = {}
     for (_, suite, decoding), rows in table.groupby(["label", "suite", "decoding"], sort=False):
         run = rows.sort_values("step")
-        color = style.method_color(run["method"].iloc[0])
+        color = style.METHODS[run["method"].iloc[0]].color
         sampled = decoding == "sampled"
         if sampled:
             band = (run["low_percent"], run["high_percent"])
@@ -279,13 +259,9 @@ _GROUPS = {
 }
 
 
-@style.styled
+@style.paper_style()
 def draw_fig1(table: pd.DataFrame) -> Figure:
-    """Draw update density of SFT and RL: measured here as solid bars, the paper's as hatched.
-
-    Args:
-        table: see `figure_data.densities`.
-    """
+    """Draw update density of SFT and RL: measured here as solid bars, the paper's as hatched."""
     panels = {"ours": "Measured here", "paper": "Paper (Table 1, Section 3)"}
     blocks = {origin: _ordered(table[table["origin"] == origin]) for origin in panels}
     places = {origin: _places(block) for origin, block in blocks.items()}
@@ -302,7 +278,6 @@ def draw_fig1(table: pd.DataFrame) -> Figure:
 
 
 def _ordered(block: pd.DataFrame) -> pd.DataFrame:
-    """Return SFT above RL above controls, each in the order of the table."""
     order = list(_GROUPS)
     return block.sort_values("stage", key=lambda stages: stages.map(order.index), kind="stable")
 
@@ -348,7 +323,7 @@ def _wrapped(label: str) -> list[str]:
 
 def _bars(axes: Axes, block: pd.DataFrame, places: _Places, hatched: bool, rows: float) -> None:
     for bar in block.itertuples():
-        color = style.method_color(bar.method)
+        color = style.METHODS[bar.method].color
         face = "white" if hatched else color
         # A printed range becomes a bar between its ends; a single value a bar from zero.
         start = bar.low_percent if bar.high_percent > bar.low_percent else 0.0
@@ -385,11 +360,6 @@ def _bars(axes: Axes, block: pd.DataFrame, places: _Places, hatched: bool, rows:
 
 
 def _value(low: float, high: float) -> str:
-    """Return a bar's value in print.
-
-    >>> _value(37.94, 37.94), _value(85, 94)
-    ('37.9', '85-94')
-    """
     return f"{low:.1f}" if low == high else f"{low:.0f}-{high:.0f}"
 
 
@@ -420,13 +390,9 @@ _NORMS = Family((), ("#6A4C93", "#A58BC4", "#3F2A5E", "#C9B8DE"), "sx+1", "--")
 _OTHERS = Family((), ("#555555", "#8A8A8A", "#B5B5B5"), "<>p*hH", ":")
 
 
-@style.styled
+@style.paper_style()
 def draw_fig3(table: pd.DataFrame) -> Figure:
-    """Draw sparsity over layers, one line a matrix, the whole layer in black; a panel a pair.
-
-    Args:
-        table: see `figure_data.layers`.
-    """
+    """Draw sparsity over layers, one line a matrix, the whole layer in black; a panel a pair."""
     labels = list(dict.fromkeys(table["label"]))
     if not labels:
         figure = Figure(figsize=(style.TEXT_WIDTH, 1.6))
@@ -517,7 +483,7 @@ _FIG4_TITLE_WIDTH = {1: 44, 2: 44, 3: 28}  # characters
 _SUB_DASHES = (0, (4, 2))
 
 
-@style.styled
+@style.paper_style()
 def draw_fig4(table: pd.DataFrame) -> Figure:
     """Draw loss or reward of both runs, and their difference below; a column a setting.
 
@@ -554,7 +520,7 @@ def draw_fig4(table: pd.DataFrame) -> Figure:
 def _column(top: Axes, bottom: Axes, setting: pd.DataFrame, columns: int) -> None:
     """Draw one setting, its label wrapped to what a column of so many holds."""
     seeds = [seed for seed in dict.fromkeys(setting["seed"]) if seed != MEAN]
-    color = style.method_color(setting["method"].iloc[0])
+    color = style.METHODS[setting["method"].iloc[0]].color
     _lines(top, setting, "full", color, 2.2, "-")
     _lines(top, setting, "sub", style.darker(color, 0.6), 1.0, _SUB_DASHES)
     top.set_ylabel(setting["quantity"].iloc[0])

@@ -64,12 +64,10 @@ class Compared:
 
     @property
     def delta(self) -> float:
-        """Return sub - full, the paper's Delta."""
         return self.sub - self.full
 
     @property
     def seeds(self) -> int:
-        """Return the number of seeds."""
         return len(self.parts) or 1
 
     @property
@@ -78,7 +76,6 @@ class Compared:
         return self.deviation_of("delta")
 
     def deviation_of(self, name: str) -> float:
-        """Return the sample standard deviation over seeds of `full`, `sub` or `delta`."""
         values = [getattr(part, name) for part in self.parts]
         return stdev(values) if len(values) > 1 else math.nan
 
@@ -338,7 +335,6 @@ def _check_same_data(results: Results, owner: str, one: str, other: str) -> None
 
 
 def _suite_of(task: str, scale: Scale, path: str) -> str:
-    """Return the suite whose name a task starts with, such as `mc5` for `mc5_first_step`."""
     for suite in scale.config["evaluation"]["suites"]:
         if task == suite or task.startswith(f"{suite}_"):
             return suite

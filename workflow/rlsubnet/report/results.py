@@ -94,11 +94,7 @@ def _check(frame: pd.DataFrame, marks: Mapping[str, Sequence[Any]], path: Path) 
 
 @dataclass(frozen=True)
 class Results:
-    """The files of one scale's results folder, each read when first asked for.
-
-    Args:
-        folder: `results/{scale}`.
-    """
+    """The files of one scale's results folder, each read when first asked for."""
 
     folder: Path
     _read: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict, repr=False)
@@ -111,16 +107,11 @@ class Results:
         return self._read[key]
 
     def updates(self, pair: str) -> pd.DataFrame:
-        """Return one row per tensor, tolerance and rule of a checkpoint pair."""
         return self.get("updates", pair)
 
 
 def at_tolerance(updates: pd.DataFrame, atol: float, rule: str = "official") -> pd.DataFrame:
-    """Return the rows of one tolerance and rule, one per tensor.
-
-    Raises:
-        ValueError: the file holds no such rows, or they leave out a tensor.
-    """
+    """Return the rows of one tolerance and rule, one per tensor."""
     path = updates.attrs.get("path", "updates")
     close = np.isclose(updates["atol"].to_numpy(float), atol, rtol=1e-9, atol=0.0)
     rows = updates[close & (updates["rule"] == rule).to_numpy()]
@@ -158,7 +149,6 @@ def bitwise_sparsity(updates: pd.DataFrame) -> float:
 
 
 def parameters(updates: pd.DataFrame) -> int:
-    """Return the number of compared parameters."""
     return int(updates.drop_duplicates("tensor")["numel"].sum())
 
 
@@ -198,11 +188,7 @@ def mean_rank_share(ranks: pd.DataFrame, column: str = "rank") -> float:
 
 
 def clipped_share(norms: pd.Series, clip: float | None) -> float:
-    """Return the share of optimizer steps at which the gradient was clipped.
-
-    Args:
-        norms: of the gradient before clipping, a value a step.
-        clip: largest norm that is let through; None clips nothing.
+    """Return the share of steps whose gradient norm was clipped; None clips nothing.
 
     >>> clipped_share(pd.Series([0.5, 1.0, 1.5, 3.0]), 1.0)
     0.5
@@ -273,15 +259,7 @@ def paper_models(published: Published) -> set[str]:
 
 
 def check_paper_models(models: Iterable[tuple[str, str]], published: Published) -> None:
-    """Refuse a `paper_model` that the paper has no number for, such as a misspelt one.
-
-    Args:
-        models: (pair, paper_model) of the sheet; an empty paper_model claims nothing.
-        published: see `load_published`.
-
-    Raises:
-        ValueError: names the pair, the model and the known models.
-    """
+    """Refuse a `paper_model` that the paper has no number for, such as a misspelt one."""
     known = paper_models(published)
     for pair, model in models:
         if model and model_name(model) not in known:

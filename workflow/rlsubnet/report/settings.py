@@ -210,11 +210,9 @@ class SuiteFacts:
     math500: bool = False
 
     def decoded(self, samples: int) -> str:
-        """Return how items with so many samples were answered, in print."""
         return self.decoding or decoding_of(samples)
 
     def sampled(self, samples: int) -> bool:
-        """Return whether items with so many samples were answered at random."""
         return self.decoding not in (GREEDY, LIKELIHOOD) if self.decoding else samples > 1
 
 

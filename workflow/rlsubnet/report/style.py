@@ -1,15 +1,13 @@
 """Sizes, colors and markers of all figures: an algorithm looks the same in every one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
-from typing import ParamSpec
+from typing import NamedTuple
 
 from matplotlib import colors
 from matplotlib import style as mpl_style
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 COLUMN_WIDTH = 3.25  # inches
 TEXT_WIDTH = 6.75
@@ -18,26 +16,33 @@ STYLE_FILE = Path(__file__).with_name("paper.mplstyle")
 PAPER_GREY = "#6e6e6e"
 NOT_RUN_GREY = "#f2f2f2"
 
-# Method -> (name in print, color, marker). Okabe and Ito's palette first, then darker and lighter
-# companions of it; the marker tells apart what a printer without color cannot.
-METHODS: dict[str, tuple[str, str, str]] = {
-    "SFT": ("SFT", "#E69F00", "s"),
-    "DPO": ("DPO", "#0072B2", "o"),
-    "DPO_NORM": ("DPO-norm", "#56B4E9", "D"),
-    "PRIME": ("PRIME", "#D55E00", "^"),
-    "GRPO": ("GRPO", "#009E73", "v"),
-    "PPO": ("PPO", "#CC79A7", "P"),
-    "KTO": ("KTO", "#5B2A86", "X"),
-    "SimPO": ("SimPO", "#7A1F3D", "<"),
-    "ORPO": ("ORPO", "#0B3954", ">"),
-    "RFT": ("RFT", "#C9B458", "p"),
-    "RAFT++": ("RAFT++", "#5C4A00", "h"),
-    "PRETRAIN": ("pretraining", "#BBBBBB", "*"),
+
+class Look(NamedTuple):
+    """How an algorithm is named and drawn, the same in every figure."""
+
+    label: str
+    color: str
+    marker: str
+
+
+# Okabe and Ito's palette first, then darker and lighter companions of it; the marker tells apart
+# what a printer without color cannot.
+METHODS = {
+    "SFT": Look("SFT", "#E69F00", "s"),
+    "DPO": Look("DPO", "#0072B2", "o"),
+    "DPO_NORM": Look("DPO-norm", "#56B4E9", "D"),
+    "PRIME": Look("PRIME", "#D55E00", "^"),
+    "GRPO": Look("GRPO", "#009E73", "v"),
+    "PPO": Look("PPO", "#CC79A7", "P"),
+    "KTO": Look("KTO", "#5B2A86", "X"),
+    "SimPO": Look("SimPO", "#7A1F3D", "<"),
+    "ORPO": Look("ORPO", "#0B3954", ">"),
+    "RFT": Look("RFT", "#C9B458", "p"),
+    "RAFT++": Look("RAFT++", "#5C4A00", "h"),
+    "PRETRAIN": Look("pretraining", "#BBBBBB", "*"),
 }
 # Methods that learn from a reward or a preference; the others are controls beside them.
 RL_METHODS = frozenset(METHODS) - {"SFT", "RFT", "RAFT++", "PRETRAIN"}
-
-Parameters = ParamSpec("Parameters")
 
 
 @contextmanager
@@ -47,47 +52,13 @@ def paper_style() -> Iterator[None]:
         yield
 
 
-def styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
-    """Return `draw` wrapped so that it runs under the paper's style."""
-
-    @wraps(draw)
-    def inside(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Figure:
-        with paper_style():
-            return draw(*args, **kwargs)
-
-    return inside
-
-
-def method_label(method: str) -> str:
-    """Return a method's name in print.
-
-    Raises:
-        ValueError: the method has no color yet.
-
-    >>> method_label("DPO_NORM")
-    'DPO-norm'
-    """
-    return _entry(method)[0]
-
-
-def method_color(method: str) -> str:
-    """Return a method's color, the same in every figure."""
-    return _entry(method)[1]
-
-
-def method_marker(method: str) -> str:
-    """Return a method's marker, the same in every figure."""
-    return _entry(method)[2]
-
-
 def darker(color: str, share: float = 0.45) -> str:
     """Return `color` mixed with black; tells the subnetwork's run from the full one.
 
     >>> darker("#ffffff", 0.5)
     '#808080'
     """
-    red, green, blue = colors.to_rgb(color)
-    return colors.to_hex((red * (1 - share), green * (1 - share), blue * (1 - share)))
+    return colors.to_hex([part * (1 - share) for part in colors.to_rgb(color)])
 
 
 def lighter(color: str, share: float = 0.45) -> str:
@@ -96,26 +67,11 @@ def lighter(color: str, share: float = 0.45) -> str:
     >>> lighter("#000000", 0.5)
     '#808080'
     """
-    red, green, blue = colors.to_rgb(color)
-    return colors.to_hex(
-        (red + (1 - red) * share, green + (1 - green) * share, blue + (1 - blue) * share)
-    )
+    return colors.to_hex([part + (1 - part) * share for part in colors.to_rgb(color)])
 
 
 def say_not_run(axes: Axes, text: str, height: float = 0.5) -> None:
-    """Write plain text into a panel that has nothing measured to show.
-
-    Args:
-        axes: the panel.
-        text: what to say.
-        height: where, from 0 (bottom) to 1 (top).
-    """
+    """Write plain text into a panel that has nothing measured to show."""
     axes.set_facecolor(NOT_RUN_GREY)
     axes.grid(False)
     axes.text(0.5, height, text, transform=axes.transAxes, ha="center", va="center")
-
-
-def _entry(method: str) -> tuple[str, str, str]:
-    if method not in METHODS:
-        raise ValueError(f"no color for method {method!r}; known: {sorted(METHODS)}")
-    return METHODS[method]

@@ -13,7 +13,7 @@ from rlsubnet.config import Pair, Scale
 from rlsubnet.report.export import column
 from rlsubnet.report.paired import Compared
 from rlsubnet.report.results import NOT_RUN
-from rlsubnet.report.style import RL_METHODS, method_label
+from rlsubnet.report.style import METHODS, RL_METHODS
 
 MEASURED = "measured"
 CONTROL = "control, no reinforcement learning"
@@ -32,13 +32,22 @@ def pairs_of(scale: Scale, item: str) -> list[Pair]:
 
 
 def part_of(pair: Pair) -> str:
-    """Return the part of a table in which a pair stands."""
     return MEASURED if pair.method in RL_METHODS else CONTROL
 
 
 def names_of(pair: Pair) -> Row:
-    """Return the columns that say which two checkpoints a row compares."""
-    return {"algorithm": method_label(pair.method), "init": pair.init, "tuned": pair.tuned}
+    return {"algorithm": METHODS[pair.method].label, "init": pair.init, "tuned": pair.tuned}
+
+
+def paper_row(source: str, **values: Any) -> Row:
+    """Return what the paper prints, in columns of its own; check marks become words.
+
+    >>> paper_row("Table 1", sparsity_percent=81.4, kl=True, online=None)
+    {'paper_sparsity_percent': 81.4, 'paper_kl': 'yes', 'paper_online': '', 'source': 'Table 1'}
+    """
+    words = {None: "", True: "yes", False: "no"}
+    marks = {n: words[value] for n, value in values.items() if isinstance(value, bool | None)}
+    return {f"paper_{name}": value for name, value in (values | marks).items()} | {"source": source}
 
 
 class PaperRows:
@@ -49,14 +58,12 @@ class PaperRows:
         self._beside: set[Any] = set()
 
     def beside(self, key: Any) -> Row:
-        """Return the paper's columns beside a row of ours, none where it prints nothing."""
         if key not in self._rows:
             return {}
         self._beside.add(key)
         return self._rows[key]
 
     def alone(self) -> Iterator[tuple[Any, Row]]:
-        """Yield the keys and rows that stand beside nothing of ours."""
         for key, row in self._rows.items():
             if key not in self._beside:
                 yield key, {"part": NOT_RUN, **row}
@@ -96,11 +103,7 @@ def p_text(p_value: float) -> str:
 
 
 def make_frame(rows: Sequence[Row], columns: Sequence[str]) -> pd.DataFrame:
-    """Return rows as a table with the given columns; counts stay integers beside empty cells.
-
-    Raises:
-        ValueError: a row holds a column that is not in `columns`.
-    """
+    """Return rows as a table with the given columns; counts stay integers beside empty cells."""
     for row in rows:
         if unknown := set(row) - set(columns):
             raise ValueError(f"columns not declared: {sorted(unknown)}")

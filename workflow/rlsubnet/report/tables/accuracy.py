@@ -25,7 +25,7 @@ from rlsubnet.report.settings import (
     seed_text,
     suite_facts,
 )
-from rlsubnet.report.style import method_label
+from rlsubnet.report.style import METHODS
 from rlsubnet.report.tables import (
     MEAN_OF_SEEDS,
     ONE_OF_THE_SEEDS,
@@ -37,6 +37,7 @@ from rlsubnet.report.tables import (
     names_of,
     p_text,
     pairs_of,
+    paper_row,
     part_of,
     short_seeds,
 )
@@ -45,77 +46,45 @@ AVERAGE, OVERALL = "Avg", "Overall"
 _BESIDE = ["paper_task", "paper_full_percent", "paper_sub_percent", "paper_delta_points", "source"]
 
 
-class PublishedAccuracy:
-    """The paper's Table 3: what stands beside our rows, and its own rows with decoded counts."""
-
-    def __init__(self, published: Published) -> None:
-        decoded = published["table3_counts"]
-        tasks = {row["task"]: _counted(row) for row in decoded["table3a"]}
-        tasks[AVERAGE] = mean_of_tasks(list(tasks.values()))
-        levels = {str(row["level"]): _counted(row) for row in decoded["table3b"]}
-        part_a, part_b = published["table3a"], published["table3b"]
-        self._tasks = {
-            spelling(row["task"]): _printed(part_a, row, row["task"], tasks[row["task"]])
-            for row in part_a["rows"]
-        }
-        self._levels = {
-            str(row["level"]): _printed(
-                part_b, row, _level_name(part_b, row["level"]), levels[str(row["level"])]
-            )
-            for row in part_b["rows"]
-        }
-        self._used: set[str] = set()
-
-    def task(self, method: str, stands_for: str) -> Row:
-        """Return the paper's printed DPO accuracies on the task that ours stands for."""
-        found = [row for key, row in self._tasks.items() if key.endswith(spelling(stands_for))]
-        return self._beside(found[0]) if found and method in ("DPO", "DPO_NORM") else {}
-
-    def level(self, method: str, level: str) -> Row:
-        """Return the paper's printed PRIME accuracies at a difficulty level."""
-        return self._beside(self._levels[level]) if method == "PRIME" else {}
-
-    def rows(self) -> list[Row]:
-        """Return the paper's rows with decoded counts, marked where nothing of ours has them."""
-        rows = []
-        for printed in [*self._tasks.values(), *self._levels.values()]:
-            source = printed["source"]
-            missing = "" if source in self._used else f", {NOT_RUN}"
-            rows.append({"part": f"paper, {source}{missing}", **printed})
-        return rows
-
-    def _beside(self, printed: Row) -> Row:
-        self._used.add(printed["source"])
-        return {name: printed[name] for name in _BESIDE}
-
-
 def _counted(row: Mapping[str, Any]) -> Compared:
     return compare_counts(row["n"], row["full"], row["sub"])
 
 
-def _level_name(table: Mapping[str, Any], level: object) -> str:
-    return f"{table['benchmark']} {'' if level == OVERALL else 'level '}{level}"
+def _published_rows(published: Published) -> tuple[dict[str, Row], dict[str, Row]]:
+    """Return the paper's rows of Table 3 with decoded counts: (by task, by level)."""
+    decoded, part_a, part_b = (published[name] for name in ("table3_counts", "table3a", "table3b"))
+    counts = {row["task"]: _counted(row) for row in decoded["table3a"]}
+    counts[AVERAGE] = mean_of_tasks(list(counts.values()))
+    by_level = {row["level"]: _counted(row) for row in decoded["table3b"]}
+    levels = {}
+    for row in part_b["rows"]:
+        level = row["level"]
+        name = f"{part_b['benchmark']} {'' if level == OVERALL else 'level '}{level}"
+        levels[str(level)] = _printed(part_b, row, name, by_level[level])
+    tasks = {
+        spelling(row["task"]): _printed(part_a, row, row["task"], counts[row["task"]])
+        for row in part_a["rows"]
+    }
+    return tasks, levels
 
 
 def _printed(table: Mapping[str, Any], row: Mapping[str, Any], name: str, counts: Compared) -> Row:
     """Return a row of the paper: printed values as they are, tests from the decoded counts."""
     columns = compared_columns(counts)
-    if counts.full_interval is None:
-        # A mean of tasks has no counts of its own.
-        columns |= {"n": None, "full_correct": None, "sub_correct": None}
-    computed = ("n", "full_correct", "sub_correct", "full_interval", "sub_interval")
-    return {
-        "paper_algorithm": table["algo"],
-        "paper_task": name,
-        "paper_full_percent": row["full"],
-        "paper_sub_percent": row["sub"],
-        "paper_delta_points": row["delta"],
-        **{f"paper_{column}": columns[column] for column in computed},
-        "paper_delta_se_points": columns["delta_se_points"],
-        "paper_p_value": counts.p_value,
-        "paper_verdict": counts.verdict,
-        "source": table["source"],
-    }
+    computed = ["full_interval", "sub_interval", "delta_se_points"]
+    if counts.full_interval is not None:  # a mean of tasks has no counts of its own
+        computed += ["n", "full_correct", "sub_correct"]
+    return paper_row(
+        table["source"],
+        algorithm=table["algo"],
+        task=name,
+        full_percent=row["full"],
+        sub_percent=row["sub"],
+        delta_points=row["delta"],
+        **{column: columns[column] for column in computed},
+        p_value=counts.p_value,
+        verdict=counts.verdict,
+    )
 
 
 CHOICES = "(a) multiple choice"
@@ -167,7 +136,6 @@ class Accuracy:
 
     @property
     def is_whole(self) -> bool:
-        """Return whether it takes all tasks, or all levels, together."""
         return self.task == AVERAGE or self.level == OVERALL
 
 
@@ -250,17 +218,27 @@ def _preferences(
 def beside_the_papers(
     found: Sequence[Accuracy], published: Published
 ) -> tuple[list[Row], list[Row]]:
-    """Return (what the paper prints beside each accuracy, its own rows with decoded counts)."""
-    paper = PublishedAccuracy(published)
-    beside = [
-        paper.task(one.pairs[0].method, one.stands_for)
-        if one.stands_for
-        else paper.level(one.pairs[0].method, one.level)
-        if one.as_the_paper
-        else {}
-        for one in found
-    ]
-    return beside, paper.rows()
+    """Return (what the paper prints beside each accuracy, its own rows with decoded counts).
+
+    A part of the paper's table that nothing of ours stands beside is marked as not run.
+    """
+    tasks, levels = _published_rows(published)
+    printed = [_row_beside(one, tasks, levels) for one in found]
+    beside = [{name: row[name] for name in _BESIDE if row} for row in printed]
+    used = {row["source"] for row in beside if row}
+    own = []
+    for row in [*tasks.values(), *levels.values()]:
+        missing = "" if row["source"] in used else f", {NOT_RUN}"
+        own.append({"part": f"paper, {row['source']}{missing}", **row})
+    return beside, own
+
+
+def _row_beside(one: Accuracy, tasks: Mapping[str, Row], levels: Mapping[str, Row]) -> Row:
+    method = one.pairs[0].method
+    if one.stands_for and method in ("DPO", "DPO_NORM"):
+        name = spelling(one.stands_for)
+        return next((row for task, row in tasks.items() if task.endswith(name)), {})
+    return levels[one.level] if one.as_the_paper and method == "PRIME" else {}
 
 
 def table3(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
@@ -275,7 +253,7 @@ def _row(scale: Scale, one: Accuracy) -> Row:
     compared = one.compared
     row = {
         "part": one.part,
-        "algorithm": method_label(one.pairs[0].method),
+        "algorithm": METHODS[one.pairs[0].method].label,
         "row": one.row,
         "seed": seed_text(scale, one.pairs, "init"),
         "full": ", ".join(pair.init for pair in one.pairs),
@@ -327,7 +305,6 @@ class Gain:
 
     @property
     def se(self) -> float:
-        """Return the standard error of `points` for other problems and these seeds."""
         return 100 * self.compared.se
 
     @property

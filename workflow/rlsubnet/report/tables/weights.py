@@ -33,7 +33,7 @@ from rlsubnet.report.settings import (
     seed_text,
     steps_columns,
 )
-from rlsubnet.report.style import RL_METHODS, method_label
+from rlsubnet.report.style import METHODS, RL_METHODS
 from rlsubnet.report.tables import (
     MEAN_OF_SEEDS,
     MEASURED,
@@ -45,6 +45,7 @@ from rlsubnet.report.tables import (
     make_frame,
     names_of,
     pairs_of,
+    paper_row,
     part_of,
     short_seeds,
 )
@@ -70,7 +71,19 @@ def table1(scale: Scale, results: Results, published: Published) -> pd.DataFrame
     """
     printed = rows_of(published, "table1", "rl")
     source = published["table1"]["source"]
-    paper = PaperRows({name: _printed_table1(row, source) for name, row in printed.items()})
+    marks = ("on_policy", "kl", "online")
+    paper = PaperRows(
+        {
+            name: paper_row(
+                source,
+                init=row["init"],
+                model=name,
+                sparsity_percent=row["sparsity"],
+                **{mark: row.get(mark) for mark in marks},
+            )
+            for name, row in printed.items()
+        }
+    )
     sft_range = published["headline"]["sft_sparsity_range"]
     rows: list[Row] = []
     for pair in pairs_of(scale, "table1"):
@@ -99,7 +112,13 @@ def table5(scale: Scale, results: Results, published: Published) -> pd.DataFrame
     source = published["table5"]["source"]
     paper = PaperRows(
         {
-            (row["model"], row["method"]): _printed_table5(row, source)
+            (row["model"], row["method"]): paper_row(
+                source,
+                model=row["model"],
+                stage=row["kind"],
+                in_distribution=row.get("in_distribution"),
+                sparsity_percent=row["sparsity"],
+            )
             for row in published["table5"]["rows"]
         }
     )
@@ -136,7 +155,12 @@ def table6(scale: Scale, results: Results, published: Published) -> pd.DataFrame
     printed_at = [float(atol) for atol in published["table6"]["tolerances"]]
     paper = PaperRows(
         {
-            name: _printed_table6(name, row, printed_at, source)
+            name: paper_row(
+                source,
+                algorithm=row["algo"],
+                model=name,
+                **dict(zip(map(_at, printed_at), row["sparsity"], strict=True)),
+            )
             for name, row in rows_of(published, "table6", "rl").items()
         }
     )
@@ -172,44 +196,8 @@ def _measured(scale: Scale, results: Results, pair: str) -> Row:
     }
 
 
-def _printed_table1(printed: Published, source: str) -> Row:
-    return {
-        "paper_init": printed["init"],
-        "paper_model": model_name(printed["rl"]),
-        "paper_sparsity_percent": printed["sparsity"],
-        **{
-            f"paper_{mark}": _yes_or_no(printed.get(mark)) for mark in ("on_policy", "kl", "online")
-        },
-        "source": source,
-    }
-
-
-def _printed_table5(printed: Published, source: str) -> Row:
-    return {
-        "paper_model": printed["model"],
-        "paper_stage": printed["kind"],
-        "paper_in_distribution": _yes_or_no(printed.get("in_distribution")),
-        "paper_sparsity_percent": printed["sparsity"],
-        "source": source,
-    }
-
-
-def _printed_table6(name: str, printed: Published, tolerances: list[float], source: str) -> Row:
-    values = zip(tolerances, printed["sparsity"], strict=True)
-    return {
-        "paper_algorithm": printed["algo"],
-        "paper_model": name,
-        **{f"paper_{_at(atol)}": value for atol, value in values},
-        "source": source,
-    }
-
-
 def _at(atol: float) -> str:
     return f"sparsity_{tolerance_name(atol)}_percent"
-
-
-def _yes_or_no(mark: bool | None) -> str:
-    return "" if mark is None else ("yes" if mark else "no")
 
 
 _TABLE2 = [
@@ -227,7 +215,12 @@ def table2(scale: Scale, results: Results, published: Published) -> pd.DataFrame
     """
     source = published["table2"]["source"]
     printed = {TABLE2_MODELS[row["model"]]: row for row in published["table2"]["rows"]}
-    paper = PaperRows({name: _printed_table2(row, source) for name, row in printed.items()})
+    paper = PaperRows(
+        {
+            name: paper_row(source, model=row["model"], update_rank_percent=row["update_rank"])
+            for name, row in printed.items()
+        }
+    )
     rows: list[Row] = []
     for pair in pairs_of(scale, "table2"):
         ranks = results.get("ranks", pair.pair)
@@ -243,14 +236,6 @@ def table2(scale: Scale, results: Results, published: Published) -> pd.DataFrame
         rows.append(row | paper.beside(model_name(pair.paper_model)))
     rows += [row | {"algorithm": printed[name]["algo"]} for name, row in paper.alone()]
     return make_frame(rows, _TABLE2)
-
-
-def _printed_table2(printed: Published, source: str) -> Row:
-    return {
-        "paper_model": printed["model"],
-        "paper_update_rank_percent": printed["update_rank"],
-        "source": source,
-    }
 
 
 _SETTINGS = ["setting1", "setting2", "sparsity1_percent", "sparsity2_percent"]
@@ -271,7 +256,18 @@ def table4(scale: Scale, results: Results, published: Published) -> pd.DataFrame
     """
     source = published["table4"]["source"]
     printed = {spelling(row["axis"]): row for row in published["table4"]["rows"]}
-    paper = PaperRows({axis: _printed_table4(row, source) for axis, row in printed.items()})
+    paper = PaperRows(
+        {
+            axis: paper_row(
+                source,
+                **{f"setting{n}": str(row[f"i{n}"]["setting"]) for n in (1, 2)},
+                **{f"sparsity{n}_percent": row[f"i{n}"]["sparsity"] for n in (1, 2)},
+                **{f"o{n}_percent": row[f"i{n}"][f"o{n}"] for n in (1, 2)},
+                **{f"o{n}_random_percent": row[f"i{n}"][f"random_o{n}"] for n in (1, 2)},
+            )
+            for axis, row in printed.items()
+        }
+    )
     atol = float(scale.config["measure"]["table_tolerance"])
     rows: list[Row] = []
     for comparison in scale.comparisons.values():
@@ -318,21 +314,6 @@ def _nulls(overlaps: pd.DataFrame) -> Iterator[Row]:
             "lift_ci_low": overlap.ci_low,
             "lift_ci_high": overlap.ci_high,
         }
-
-
-def _printed_table4(printed: Published, source: str) -> Row:
-    first, second = printed["i1"], printed["i2"]
-    return {
-        "paper_setting1": str(first["setting"]),
-        "paper_setting2": str(second["setting"]),
-        "paper_sparsity1_percent": first["sparsity"],
-        "paper_sparsity2_percent": second["sparsity"],
-        "paper_o1_percent": first["o1"],
-        "paper_o2_percent": second["o2"],
-        "paper_o1_random_percent": first["random_o1"],
-        "paper_o2_random_percent": second["random_o2"],
-        "source": source,
-    }
 
 
 REGULARIZATION = "(a) KL regularization and gradient clipping"
@@ -432,16 +413,18 @@ def _one_run(scale: Scale, results: Results, pair: Pair) -> Row:
 
 
 def _with_and_without_kl(published: Published) -> dict[str, Row]:
-    """Return the paper's two GRPO runs by whether they had a KL term."""
     return {
-        kl: {
-            "paper_algorithm": "GRPO",
-            "paper_model": published["section6"][entry]["model"],
-            "paper_kl": kl,
-            "paper_sparsity_percent": published["section6"][entry]["sparsity"],
-            "source": published["section6"][entry]["source"],
-        }
-        for kl, entry in (("yes", "grpo_with_kl"), ("no", "grpo_without_kl"))
+        kl: paper_row(
+            run["source"],
+            algorithm="GRPO",
+            model=run["model"],
+            kl=kl,
+            sparsity_percent=run["sparsity"],
+        )
+        for kl, run in (
+            ("yes", published["section6"]["grpo_with_kl"]),
+            ("no", published["section6"]["grpo_without_kl"]),
+        )
     }
 
 
@@ -486,14 +469,14 @@ def _course(scale: Scale, results: Results, pair: Pair) -> Row:
 def _printed_course(published: Published) -> Row:
     figures = published["figures"]
     parts = {"never": "never_updated", "cancelled": "cancelled", "subnetwork": "subnetwork"}
-    return {
-        "paper_algorithm": figures["fig2"]["algo"],
-        "paper_sparsity_percent": figures["fig5"]["converges_to"],
-        **{f"paper_{part}_percent": figures["fig2"][name] for part, name in parts.items()},
-        "paper_outside_percent": figures["fig6"]["ever_updated_outside_final"],
-        "paper_step_updated_percent": figures["fig7"]["mean_updated_per_consecutive_pair"],
-        "source": "Sec 6, Figures 2, 5, 6 and 7",
-    }
+    return paper_row(
+        "Sec 6, Figures 2, 5, 6 and 7",
+        algorithm=figures["fig2"]["algo"],
+        sparsity_percent=figures["fig5"]["converges_to"],
+        **{f"{part}_percent": figures["fig2"][name] for part, name in parts.items()},
+        outside_percent=figures["fig6"]["ever_updated_outside_final"],
+        step_updated_percent=figures["fig7"]["mean_updated_per_consecutive_pair"],
+    )
 
 
 FULL_AGAINST_SUB = "full against sub"
@@ -517,7 +500,6 @@ def section4(scale: Scale, results: Results, published: Published) -> pd.DataFra
     compared; only the distance between the two rows says something about the subnetwork. A run with
     a random mask of the same size is a control, without a null of its own.
     """
-    source = published["conjecture1"]["source"]
     rows: list[Row] = []
     measured = set()
     for pair, start in masked_pairs(scale):
@@ -530,19 +512,13 @@ def section4(scale: Scale, results: Results, published: Published) -> pd.DataFra
         row = {
             **_same(results, pair, start.method, FULL_AGAINST_SUB),
             **_frozen(results, pair.tuned),
-            **_printed(published, paper, source),
+            **_printed(published, paper),
         }
         rows += [row, _same(results, start, start.method, NULL)]
     for paper, algorithm in (("dpo", "DPO"), ("prime", "PRIME")):
         if paper not in measured:
-            rows.append(
-                {
-                    "part": NOT_RUN,
-                    "algorithm": algorithm,
-                    "compared": FULL_AGAINST_SUB,
-                    **_printed(published, paper, source),
-                }
-            )
+            row = {"part": NOT_RUN, "algorithm": algorithm, "compared": FULL_AGAINST_SUB}
+            rows.append({**row, **_printed(published, paper)})
     return make_frame(rows, _SECTION4)
 
 
@@ -571,7 +547,7 @@ def _same(results: Results, pair: Pair, method: str, compared: str) -> Row:
     updates = results.updates(pair.pair)
     row: Row = {
         "part": MEASURED,
-        "algorithm": method_label(method),
+        "algorithm": METHODS[method].label,
         "compared": compared,
         "init": pair.init,
         "tuned": pair.tuned,
@@ -587,12 +563,9 @@ def _same(results: Results, pair: Pair, method: str, compared: str) -> Row:
 
 def _frozen(results: Results, run: str) -> Row:
     counts = results.get("frozen", run)
-    return {
-        "frozen_weights": int(counts["frozen"].sum()),
-        "frozen_changed": int(counts["frozen_changed"].sum()),
-        "subnetwork_weights": int(counts["subnetwork"].sum()),
-        "subnetwork_changed": int(counts["subnetwork_changed"].sum()),
-    }
+    kinds = ("frozen", "subnetwork")
+    weights = {f"{kind}_weights": int(counts[kind].sum()) for kind in kinds}
+    return weights | {f"{kind}_changed": int(counts[f"{kind}_changed"].sum()) for kind in kinds}
 
 
 def _paper_key(method: str) -> str:
@@ -600,12 +573,12 @@ def _paper_key(method: str) -> str:
     return {"DPO": "dpo", "DPO_NORM": "dpo", "PRIME": "prime"}.get(method, "")
 
 
-def _printed(published: Published, paper: str, source: str) -> Row:
+def _printed(published: Published, paper: str) -> Row:
     if not paper:
         return {}
     values = published["conjecture1"]
-    return {
-        "paper_same_1e-5_percent": values[f"{paper}_same_weights_at_1e-5"],
-        "paper_same_1e-4_percent": values["both_same_weights_at_1e-4"],
-        "source": source,
+    shares = {
+        "same_1e-5_percent": values[f"{paper}_same_weights_at_1e-5"],
+        "same_1e-4_percent": values["both_same_weights_at_1e-4"],
     }
+    return paper_row(values["source"], **shares)

@@ -51,7 +51,6 @@ def _table_of(row: Line) -> str:
 
 
 def counted(frame: pd.DataFrame) -> Iterator[tuple[str, int]]:
-    """Yield each of the four words with the number of claims that it is said of."""
     for word in WORDS:
         yield word, int((frame["verdict"] == word).sum())
 

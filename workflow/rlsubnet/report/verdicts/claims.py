@@ -94,7 +94,6 @@ def _each(
     updates: list[Update],
     **more: object,
 ) -> Line:
-    """Return a claim about the sparsity of several updates."""
     return _line(source, id, _said(updates), rule(_shares(updates)), **more)
 
 
@@ -581,7 +580,6 @@ def _table6(source: Source) -> Iterator[Line]:
 
 
 def _pairs_beside(source: Source, item: str, model: str) -> list[Pair]:
-    """Return the pairs of a table that a model of the paper stands beside."""
     pairs = pairs_of(source.scale, item)
     return [pair for pair in pairs if pair.paper_model and model_name(pair.paper_model) == model]
 
@@ -600,17 +598,7 @@ def _numbers(
     measured: Sequence[tuple[Pair, Sequence[float | None]]],
     digits: int = 1,
 ) -> Line:
-    """Return the line of a row of numbers; only the paper's own checkpoints can agree or differ.
-
-    Args:
-        source: for the paper's models.
-        id: of the claim.
-        claim: what the numbers are.
-        where: the table.
-        printed: the paper's numbers.
-        measured: ours of each pair, None where this scale does not measure one.
-        digits: decimals in print.
-    """
+    """Return the line of a row of numbers; only the paper's own checkpoints can agree or differ."""
     own = [(pair, numbers) for pair, numbers in measured if is_papers(source, pair)]
     shown = own or measured
     compared = [

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from rlsubnet.config import Comparison, Pair, Scale
+from rlsubnet.report.figure_data import logs_of
 from rlsubnet.report.paired import compare_items, paired_answers
 from rlsubnet.report.results import (
     TABLE5_NAMES,
@@ -29,7 +30,7 @@ from rlsubnet.report.settings import (
     runs_between,
     suite_facts,
 )
-from rlsubnet.report.style import RL_METHODS, method_label
+from rlsubnet.report.style import METHODS, RL_METHODS
 from rlsubnet.report.tables import MEAN_OF_SEEDS, ONE_OF_THE_SEEDS, pairs_of
 from rlsubnet.report.tables.accuracy import (
     PREFERENCES,
@@ -72,7 +73,6 @@ class Update:
 
     @property
     def is_rl(self) -> bool:
-        """Return whether a reward or a preference made it."""
         return self.pair.method in RL_METHODS
 
 
@@ -235,16 +235,16 @@ def layers_of(source: Source, pairs: list[Pair]) -> list[Layers]:
         inside, norms = rows[rows["layer"].notna()], rows[rows["matrix"].str.contains("norm")]
         if inside.empty or norms.empty:
             continue
-        counts = {"inside": inside[["unchanged", "numel"]].sum()}
-        counts["norms"] = norms[["unchanged", "numel"]].sum()
-        shares = {name: 100 * count["unchanged"] / count["numel"] for name, count in counts.items()}
+        whole, unmoved = (
+            100 * float(part["unchanged"].sum() / part["numel"].sum()) for part in (inside, norms)
+        )
         found.append(
             Layers(
                 pair,
                 table["density"][average].tolist(),
                 table["density"][~average & ~vector].tolist(),
-                100 - float(shares["inside"]),
-                float(shares["norms"]),
+                100 - whole,
+                unmoved,
             )
         )
     return found
@@ -326,7 +326,7 @@ def summed_accuracies(source: Source) -> list[Accuracy]:
 def seeds_name(one: Accuracy) -> str:
     """Return what an accuracy is about: one masked run, or how many seeds of an algorithm."""
     first, seeds = one.pairs[0], len(one.pairs)
-    return first.tuned if seeds == 1 else f"{method_label(first.method)}, {seeds} seeds"
+    return first.tuned if seeds == 1 else f"{METHODS[first.method].label}, {seeds} seeds"
 
 
 def gains_of(source: Source, runs: Iterable[str]) -> list[Gain]:
@@ -391,9 +391,7 @@ def loss_differences(source: Source) -> list[tuple[str, float, float]]:
     found = []
     for pair in pairs_of(source.scale, "fig4"):
         if pair.method in ("DPO", "DPO_NORM"):
-            full, sub = (source.results.get("metrics", run) for run in (pair.init, pair.tuned))
-            if full["step"].tolist() != sub["step"].tolist():
-                raise ValueError(f"{sub.attrs['path']}: other steps than in {full.attrs['path']}")
+            full, sub = logs_of(source.results, pair)
             change = sub["loss"] - full["loss"]
             mean = 100 * float(change.mean() / full["loss"].abs().mean())
             found.append((pair.pair, 100 * float((change < 0).mean()), mean))
