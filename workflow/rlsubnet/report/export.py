@@ -354,16 +354,7 @@ def _cell(value: object, kind: Column) -> str:
     return text.removeprefix("-") if not text.strip("-0.,") else text
 
 
-_PAGE_STYLE = """
-body { font: 14px/1.45 sans-serif; color: #222; margin: 1.5em; max-width: 90em; }
-h1 { font-size: 1.4em; } h2 { font-size: 1.1em; margin-top: 2em; }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; vertical-align: top; padding: .4em .7em; border-top: 1px solid #ddd;
-  overflow-wrap: anywhere; }
-th { font-weight: 600; border-top: 0; white-space: nowrap; }
-.word { color: #fff; border-radius: .3em; padding: .1em .5em; white-space: nowrap; }
-small { color: #666; }
-"""
+_PAGE_STYLE = Path(__file__).with_name("page.css")
 
 
 def document(
@@ -374,7 +365,8 @@ def document(
     colors: Mapping[str, str],
     style: str = "",
 ) -> str:
-    """Return one HTML page."""
+    """Return one HTML page; `colors` are those of the words that `html_table` sets off."""
+    page_style = _PAGE_STYLE.read_text(encoding="utf-8")
     words = "".join(
         f".{_class(word)} {{ background: {color}; }}\n" for word, color in colors.items()
     )
@@ -382,7 +374,7 @@ def document(
         [
             "<!doctype html>",
             f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
-            f"<style>{_PAGE_STYLE}{style}{words}</style></head><body>",
+            f"<style>\n{page_style}{style}{words}</style></head><body>",
             f"<h1>{escape(title)}</h1>",
             *(f"<p>{escape(sentence)}</p>" for sentence in lead),
             "<ul>",

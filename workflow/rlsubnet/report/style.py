@@ -58,7 +58,8 @@ def darker(color: str, share: float = 0.45) -> str:
     >>> darker("#ffffff", 0.5)
     '#808080'
     """
-    return colors.to_hex([part * (1 - share) for part in colors.to_rgb(color)])
+    red, green, blue = (part * (1 - share) for part in colors.to_rgb(color))
+    return colors.to_hex((red, green, blue))
 
 
 def lighter(color: str, share: float = 0.45) -> str:
@@ -67,7 +68,8 @@ def lighter(color: str, share: float = 0.45) -> str:
     >>> lighter("#000000", 0.5)
     '#808080'
     """
-    return colors.to_hex([part + (1 - part) * share for part in colors.to_rgb(color)])
+    red, green, blue = (part + (1 - part) * share for part in colors.to_rgb(color))
+    return colors.to_hex((red, green, blue))
 
 
 def say_not_run(axes: Axes, text: str, height: float = 0.5) -> None:
