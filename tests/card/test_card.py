@@ -13,8 +13,7 @@ import torch
 from rlsubnet.card.facts import Facts, measure_facts
 from rlsubnet.card.page import Model, card_page, paper_models
 from rlsubnet.checkpoints.checkpoint import Checkpoint
-from rlsubnet.checkpoints.delta_codec import HEADER
-from rlsubnet.checkpoints.delta_file import Delta
+from rlsubnet.checkpoints.delta_file import HEADER, Delta
 from rlsubnet.checkpoints.delta_pack import pack
 from rlsubnet.checkpoints.pair import pair_checkpoints
 from rlsubnet.checkpoints.sources import LocalFiles

@@ -37,10 +37,8 @@ def pair_hub(
     """Serve both sides from one hub, whose address everything takes from the environment."""
     monkeypatch.setenv("RLSUBNET_CACHE", str(tmp_path / "cache"))
     tuned = LocalHub(contents(hub_folders[1]), name=TUNED)
-    with serve(
-        LocalHub(contents(hub_folders[0]), name=INIT, others=[tuned]), monkeypatch, tmp_path
-    ) as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.address)
+    init = LocalHub(contents(hub_folders[0]), name=INIT, others=[tuned])
+    with serve(init, monkeypatch, tmp_path) as hub:
         yield hub
 
 

@@ -45,13 +45,9 @@ class LocalHub:
         return [name for name, _ in self.requests]
 
     def siblings(self) -> list[dict[str, Any]]:
-        entries = []
+        entries: list[dict[str, Any]] = []
         for name, content in self.files.items():
-            entry: dict[str, Any] = {
-                "rfilename": name,
-                "size": len(content),
-                "blobId": git_sha1(content),
-            }
+            entry = {"rfilename": name, "size": len(content), "blobId": git_sha1(content)}
             if name.endswith((".safetensors", ".bin", ".pth", ".gguf")):
                 digest = hashlib.sha256(content).hexdigest()
                 digest = "0" * 64 if name == self.wrong_digest else digest
@@ -130,9 +126,8 @@ def make_handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
             self.send_response(206 if ranged else 200)
             self.send_header("Content-Length", str(len(content) - start))
             if ranged:
-                self.send_header(
-                    "Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}"
-                )
+                place = f"bytes {start}-{len(content) - 1}/{len(content)}"
+                self.send_header("Content-Range", place)
             self.end_headers()
             kind, count = fault or ("whole", len(content))
             self.wfile.write(content[start : start + count])
@@ -173,6 +168,7 @@ def serve(
     server = ThreadingHTTPServer(("127.0.0.1", 0), make_handler(hub))
     server.daemon_threads = True
     hub.address = f"http://127.0.0.1:{server.server_address[1]}"
+    monkeypatch.setenv("HF_ENDPOINT", hub.address)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     close_session()  # the library shares one client, which remembers the proxy settings

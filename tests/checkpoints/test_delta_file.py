@@ -17,16 +17,17 @@ from safetensors.torch import load_file
 
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta import open_steps, unpack
-from rlsubnet.checkpoints.delta_codec import (
+from rlsubnet.checkpoints.delta_file import (
     BLOCK,
     HEADER,
+    Delta,
     decode_block,
     encode_block,
     folded_steps,
+    is_delta,
     moved,
     ordered,
 )
-from rlsubnet.checkpoints.delta_file import Delta, is_delta
 from rlsubnet.checkpoints.delta_pack import pack
 from rlsubnet.checkpoints.sources import LocalFiles
 from rlsubnet.cli import main

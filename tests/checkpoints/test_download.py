@@ -5,9 +5,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 
@@ -40,16 +40,11 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "models" / "tiny"
 
 
-def fetch(hub: LocalHub, out: Path, revision: str = "main", **options: Any) -> list[str]:
+def fetch(out: Path, revision: str = "main", waits: Sequence[float] = ()) -> list[str]:
     lines: list[str] = []
-    download(
-        f"hf:{REPOSITORY}",
-        revision,
-        out,
-        endpoint=hub.address,
-        report=lines.append,
-        **{"waits": (), **options},
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(downloading, "WAITS", waits)
+        download(f"hf:{REPOSITORY}", revision, out, lines.append)
     return lines
 
 
@@ -60,16 +55,12 @@ def assert_complete(hub: LocalHub, out: Path) -> None:
     assert not out.with_name("tiny.partial").exists()
 
 
-def test_fetches_the_needed_files_with_identical_bytes(hub, out):
-    lines = fetch(hub, out)
+def test_fetches_what_is_needed_records_it_and_asks_the_network_nothing_more(hub, out):
+    lines = fetch(out)
     assert_complete(hub, out)
     assert sorted(hub.fetched()) == sorted(EXPECTED)
     assert sum("was here" in line for line in lines) == 1  # the index, read to choose the shards
     assert lines[-1].startswith(f"[5/5] {SHARDS[1]}: 0.1 MB, fetched at ")
-
-
-def test_records_commit_sizes_and_digests(hub, out):
-    fetch(hub, out)
     record = json.loads((out / "download.json").read_text())
     assert record["commit"] == COMMIT
     assert (record["source"], record["revision"]) == ("hf:org/tiny", "main")
@@ -79,24 +70,23 @@ def test_records_commit_sizes_and_digests(hub, out):
         "algorithm": "sha256",
         "digest": hashlib.sha256(hub.files[SHARDS[0]]).hexdigest(),
     }
-    assert record["files"]["tokenizer.json"] == {
-        "size": 2,
-        "algorithm": "git-sha1",
-        # printf '{}' | git hash-object --stdin
-        "digest": "9e26dfeeb6e641a33dae4961196235bdb965b21b",
-    }
-
-
-def test_second_call_asks_the_network_nothing(hub, out):
-    fetch(hub, out)
+    # printf '{}' | git hash-object --stdin
+    digest = "9e26dfeeb6e641a33dae4961196235bdb965b21b"
+    small = {"size": 2, "algorithm": "git-sha1", "digest": digest}
+    assert record["files"]["tokenizer.json"] == small
     hub.authorizations.clear()
-    assert fetch(hub, out) == [f"{out}: complete, nothing to do"]
+    assert fetch(out) == [f"{out}: complete, nothing to do"]
     assert hub.authorizations == []
+    with pytest.raises(ValueError, match=r"'revision': 'main'.* expected .*" + COMMIT):
+        fetch(out, revision=COMMIT)
+    os.truncate(out / SHARDS[0], 10)
+    with pytest.raises(ValueError, match=rf"{SHARDS[0]}: 10 bytes, expected 65\d+ bytes"):
+        fetch(out)
 
 
 def test_token_reaches_the_hub_but_not_the_storage_it_redirects_to(hub, out):
     hub.faults[SHARDS[0]] = ["moved"]
-    fetch(hub, out)
+    fetch(out)
     assert_complete(hub, out)
     sent = dict(hub.authorizations)
     assert sent[f"/{REPOSITORY}/resolve/{COMMIT}/{SHARDS[0]}"] == "Bearer hf_secret"
@@ -105,7 +95,7 @@ def test_token_reaches_the_hub_but_not_the_storage_it_redirects_to(hub, out):
 
 def test_connection_cut_in_the_middle_is_continued(hub, out, pauses):
     hub.faults[SHARDS[0]] = [("cut", 20_000), ("cut", 20_000)]
-    fetch(hub, out)
+    fetch(out)
     assert_complete(hub, out)
     ranges = [header for name, header in hub.requests if name == SHARDS[0]]
     # 20,000 bytes arrive in whole chunks of 1,024: 19 x 1,024 = 19,456, twice.
@@ -135,7 +125,7 @@ def test_killed_process_leaves_no_folder_and_the_next_call_continues(hub, out, t
     assert not out.exists()
     size = gathered.stat().st_size
     hub.requests.clear()
-    lines = fetch(hub, out)
+    lines = fetch(out)
     assert_complete(hub, out)
     assert hub.requests == [(SHARDS[1], f"bytes={size}-")]
     assert sum("was here" in line for line in lines) == 5  # the index is looked at twice
@@ -143,7 +133,7 @@ def test_killed_process_leaves_no_folder_and_the_next_call_continues(hub, out, t
 
 def test_too_many_requests_and_server_errors_are_asked_again(hub, out, pauses):
     hub.faults = {"listing": [429, 503], "config.json": [429], SHARDS[0]: [500, 502]}
-    lines = fetch(hub, out, waits=WAITS)
+    lines = fetch(out, waits=WAITS)
     assert_complete(hub, out)
     # Listing: 1 s, 2 s. The library itself waits 1 s after the 429 on a file. Shard: 1 s, 2 s.
     assert pauses == [1.0, 2.0, 1.0, 1.0, 2.0]
@@ -152,7 +142,7 @@ def test_too_many_requests_and_server_errors_are_asked_again(hub, out, pauses):
 
 def test_failures_between_which_bytes_arrive_do_not_add_up(hub, out, pauses):
     hub.faults[SHARDS[0]] = [("cut", 10_000), 503, ("cut", 10_000), 503, ("cut", 10_000), 503]
-    fetch(hub, out, waits=(9.0,))  # one failure in a row is forgiven, here three times
+    fetch(out, waits=(9.0,))  # one failure in a row is forgiven, here three times
     assert_complete(hub, out)
     assert pauses.count(9.0) == 3
 
@@ -160,32 +150,34 @@ def test_failures_between_which_bytes_arrive_do_not_add_up(hub, out, pauses):
 def test_gives_up_after_the_last_wait_and_keeps_what_arrived(hub, out, pauses):
     hub.faults[SHARDS[1]] = [503, 503, 503]
     with pytest.raises(OSError, match=rf"hf:org/tiny: {SHARDS[1]}: gave up after 3 failures"):
-        fetch(hub, out, waits=(5.0, 7.0))
+        fetch(out, waits=(5.0, 7.0))
     assert pauses == [5.0, 7.0]
     assert not out.exists()
     hub.requests.clear()
-    fetch(hub, out)
+    fetch(out)
     assert hub.fetched() == [SHARDS[1]]
 
 
 def test_wrong_digest_is_refused_and_fetched_anew_next_time(hub, out):
     hub.wrong_digest = SHARDS[0]
     with pytest.raises(OSError, match=rf"{SHARDS[0]}: downloaded 65\d+ bytes with sha256"):
-        fetch(hub, out)
+        fetch(out)
     assert not out.exists()
     assert hub.fetched().count(SHARDS[0]) == 3
     hub.wrong_digest = ""
     hub.requests.clear()
-    fetch(hub, out)
+    fetch(out)
     assert_complete(hub, out)
     assert (SHARDS[0], None) in hub.requests
 
 
-def test_damaged_complete_file_is_found_when_the_download_goes_on(hub, out):
+def test_what_an_earlier_attempt_left_is_checked_or_removed(hub, out):
     partial = out.with_name("tiny.partial")
     partial.mkdir(parents=True)
-    (partial / SHARDS[0]).write_bytes(bytes(len(hub.files[SHARDS[0]])))
-    fetch(hub, out)
+    (partial / SHARDS[0]).write_bytes(bytes(len(hub.files[SHARDS[0]])))  # damaged
+    (partial / "model-00003-of-00003.safetensors").write_bytes(b"old")
+    (partial / f"{SHARDS[0]}.{'0' * 16}.incomplete").write_bytes(b"of another commit")
+    fetch(out)
     assert_complete(hub, out)
 
 
@@ -202,38 +194,40 @@ def test_what_the_hugging_face_cache_holds_is_not_fetched_again(hub, out, tmp_pa
     cut.write_bytes(b"{")
     before = contents(blobs)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    lines = fetch(hub, out)
+    lines = fetch(out)
     assert_complete(hub, out)
     assert sorted(hub.fetched()) == sorted(EXPECTED - {SHARDS[0], "config.json"})
     assert f"hf:org/tiny: {SHARDS[0]}: taken from the Hugging Face cache" in lines
     assert contents(blobs) == before
 
 
-def test_leftovers_of_another_attempt_do_not_enter_the_folder(hub, out):
-    partial = out.with_name("tiny.partial")
-    partial.mkdir(parents=True)
-    (partial / "model-00003-of-00003.safetensors").write_bytes(b"old")
-    (partial / f"{SHARDS[0]}.{'0' * 16}.incomplete").write_bytes(b"of another commit")
-    fetch(hub, out)
-    assert_complete(hub, out)
+OUTSIDE = {"weight_map": {"a": SHARDS[0], "b": "../../etc/passwd"}}
+INDEX = "model.safetensors.index.json"
 
 
-def test_missing_shard_is_named(hub, out):
-    del hub.files[SHARDS[1]]
-    with pytest.raises(ValueError, match=rf"names 2 files, 1 missing: {SHARDS[1]}$"):
-        fetch(hub, out)
+@pytest.mark.parametrize(
+    ("change", "message", "fetched"),
+    [
+        (lambda files: files.pop(SHARDS[1]), rf"names 2 files, 1 missing: {SHARDS[1]}$", [INDEX]),
+        (
+            lambda files: files.update({INDEX: json.dumps(OUTSIDE).encode()}),
+            r"expected the name of a shard in this folder, found .*/etc/passwd",
+            [INDEX],
+        ),
+        (
+            lambda files: [files.pop(name) for name in list(files) if name != "config.json"],
+            r"no checkpoint; expected one of model\.safetensors",
+            [],
+        ),
+    ],
+)
+def test_a_repository_without_all_its_weights_is_refused(hub, out, change, message, fetched):
+    hub.files |= {"model.gguf": b"x", "adapter_model.safetensors": b"x"}
+    change(hub.files)
+    with pytest.raises(ValueError, match=message):
+        fetch(out)
     assert not out.exists()
-    assert hub.fetched() == ["model.safetensors.index.json"]
-
-
-def test_index_that_leaves_the_folder_is_refused(hub, out):
-    index = {"weight_map": {"a": SHARDS[0], "b": "../../etc/passwd"}}
-    hub.files["model.safetensors.index.json"] = json.dumps(index).encode()
-    with pytest.raises(
-        ValueError, match=r"expected the name of a shard in this folder, found .*/etc/passwd"
-    ):
-        fetch(hub, out)
-    assert hub.fetched() == ["model.safetensors.index.json"]
+    assert hub.fetched() == fetched
 
 
 @pytest.mark.parametrize(
@@ -246,7 +240,7 @@ def test_index_that_leaves_the_folder_is_refused(hub, out):
 )
 def test_what_does_not_exist_is_named_at_once(hub, out, pauses, source, revision, message):
     with pytest.raises(ValueError, match=message):
-        download(source, revision, out, endpoint=hub.address)
+        download(source, revision, out)
     assert pauses == []
     assert not list(out.parent.glob("*"))
 
@@ -254,24 +248,14 @@ def test_what_does_not_exist_is_named_at_once(hub, out, pauses, source, revision
 def test_gated_repository_says_what_to_do(hub, out, pauses):
     hub.faults["config.json"] = ["gated"]
     with pytest.raises(ValueError, match=r"config\.json: gated; accept its terms on .* HF_TOKEN"):
-        fetch(hub, out)
+        fetch(out)
     assert pauses == []
 
 
-def test_repository_without_weights_is_refused(hub, out):
-    hub.files = {"config.json": b"{}", "model.gguf": b"x", "adapter_model.safetensors": b"x"}
-    with pytest.raises(ValueError, match=r"no checkpoint; expected one of model\.safetensors"):
-        fetch(hub, out)
-    assert not list(out.parent.glob("*"))
-
-
 def test_disk_that_is_too_small_is_noticed_before_the_shards(hub, out, monkeypatch):
-    def full_disk(path: Path) -> Any:
-        return type("Usage", (), {"free": 1000})()
-
-    monkeypatch.setattr(downloading.shutil, "disk_usage", full_disk)
+    monkeypatch.setattr(downloading.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(ValueError, match=r"needs 0\.0 GB more, 0\.0 GB are free"):
-        fetch(hub, out)
+        fetch(out)
     assert hub.fetched() == ["model.safetensors.index.json"]
 
 
@@ -279,24 +263,11 @@ def test_folder_with_other_content_is_not_overwritten(hub, out):
     out.mkdir(parents=True)
     (out / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"tiny: exists, but has no readable download\.json"):
-        fetch(hub, out)
+        fetch(out)
     assert (out / "notes.txt").read_text() == "mine"
 
 
-def test_folder_of_another_revision_is_not_taken_for_this_one(hub, out):
-    fetch(hub, out)
-    with pytest.raises(ValueError, match=r"'revision': 'main'.* expected .*" + COMMIT):
-        fetch(hub, out, revision=COMMIT)
-
-
-def test_shard_that_was_cut_short_later_is_noticed(hub, out):
-    fetch(hub, out)
-    os.truncate(out / SHARDS[0], 10)
-    with pytest.raises(ValueError, match=rf"{SHARDS[0]}: 10 bytes, expected 65\d+ bytes"):
-        fetch(hub, out)
-
-
-def test_local_folder_is_linked_file_by_file(hub, out, tmp_path):
+def test_local_folder_is_linked_file_by_file_if_it_is_whole(hub, out, tmp_path):
     source = tmp_path / "mine"
     (source / "original").mkdir(parents=True)
     for name, content in hub.files.items():
@@ -306,26 +277,16 @@ def test_local_folder_is_linked_file_by_file(hub, out, tmp_path):
     assert (out / SHARDS[0]).resolve() == source / SHARDS[0]
     assert not (source / "download.json").exists()
     download(str(source), "main", out)  # a second call finds it complete
-
-
-def test_local_folder_with_a_truncated_shard_is_refused(hub, out, tmp_path):
-    source = tmp_path / "mine"
-    (source / "original").mkdir(parents=True)
-    for name, content in hub.files.items():
-        (source / name).write_bytes(content)
     os.truncate(source / SHARDS[1], 1000)
     with pytest.raises(ValueError, match=SHARDS[1]):
-        download(str(source), "main", out)
-    assert not list(out.parent.glob("*"))
+        download(str(source), "main", out.with_name("other"))
+    assert list(out.parent.iterdir()) == [out]
 
 
 def test_bin_files_are_taken_only_where_no_safetensors_exist():
-    def no_index(name: str) -> bytes:
-        raise AssertionError(name)
-
     both = ["pytorch_model.bin", "model.safetensors", "model.safetensors.index.json"]
-    assert weight_files(both, no_index, "here")[0] == ["model.safetensors"]
-    assert weight_files([both[0], "a.pth"], no_index, "here")[0] == ["pytorch_model.bin"]
+    assert weight_files(both, lambda name: b"", "here")[0] == ["model.safetensors"]
+    assert weight_files([both[0], "a.pth"], lambda name: b"", "here")[0] == ["pytorch_model.bin"]
 
 
 def test_git_digest_is_that_of_git(tmp_path):

@@ -1,7 +1,6 @@
 """Published data sets: fetched or linked, read, adapted, and compared with evaluation items."""
 
 import csv
-import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,12 +147,9 @@ def fetch(spec: dict[str, Any], out: Path) -> int:
 @pytest.fixture
 def dataset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LocalHub]:
     """Serve a data set with one file in a folder; the command finds it as the hub."""
-    from rlsubnet.tasks import rows
-
     files = {"README.md": b"a card", "data/pairs.jsonl": json.dumps(PAIR).encode() + b"\n"}
     with serve(LocalHub(files, kind="datasets"), monkeypatch, tmp_path) as hub:
-        here = functools.partial(rows.fetch, endpoint=hub.address, waits=(0.0, 0.0))
-        monkeypatch.setattr(rows, "fetch", here)
+        monkeypatch.setattr("rlsubnet.checkpoints.hub.WAITS", (0.0, 0.0))
         yield hub
 
 

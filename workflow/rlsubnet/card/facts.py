@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from rlsubnet.checkpoints.delta_codec import BLOCK, as_codes, encode_block
+from rlsubnet.checkpoints.delta_file import BLOCK, as_codes, encode_block
 from rlsubnet.checkpoints.differ import default_threads, diff_tensors, tensors_by_part
 from rlsubnet.checkpoints.formats import ITEM_BYTES
 from rlsubnet.checkpoints.pair import Pair, pair_notes, read_finite

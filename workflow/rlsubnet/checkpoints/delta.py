@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rlsubnet.checkpoints.checkpoint import DTYPES, Checkpoint, Read
-from rlsubnet.checkpoints.delta_codec import BLOCK, Codes
-from rlsubnet.checkpoints.delta_file import Delta, DeltaFile, is_delta
+from rlsubnet.checkpoints.delta_file import BLOCK, Codes, Delta, DeltaFile, is_delta
 from rlsubnet.checkpoints.delta_pack import (
     InitDigests,
     by_canonical_name,

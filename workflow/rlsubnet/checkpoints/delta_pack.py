@@ -10,21 +10,19 @@ from pathlib import Path
 import numpy as np
 
 from rlsubnet.checkpoints.checkpoint import EMBEDDINGS, HEADS, Checkpoint, Read
-from rlsubnet.checkpoints.delta_codec import (
+from rlsubnet.checkpoints.delta_file import (
     BLOCK,
     HEADER,
     Codes,
-    as_codes,
-    decode_block,
-    encode_block,
-)
-from rlsubnet.checkpoints.delta_file import (
     DeltaFile,
     DeltaTensor,
     DeltaWriter,
     InitTensor,
     Manifest,
     Shape,
+    as_codes,
+    decode_block,
+    encode_block,
     writing_delta,
 )
 from rlsubnet.checkpoints.differ import keep_freed_memory

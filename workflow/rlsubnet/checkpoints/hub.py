@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,7 +30,7 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers
 
 from rlsubnet import __version__
-from rlsubnet.checkpoints.sources import COMPANIONS, RECORD, read_tensors, weight_files
+from rlsubnet.checkpoints.sources import COMPANIONS, PREFIX, RECORD, read_tensors, weight_files
 from rlsubnet.files import sha256, write_json
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 # How often a file is fetched in all whose bytes are not those that the hub lists.
 FETCHES = 3
 TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
-LISTING_TIMEOUT = 30.0
 
 Report = Callable[[str], None]
 T = TypeVar("T")
@@ -71,39 +70,23 @@ class Listing:
 
 
 class Repository:
-    """One repository of the hub at one revision; reads ``HF_TOKEN`` through huggingface_hub.
+    """One repository of the hub at one revision; ``kind`` is ``model`` or ``dataset``.
 
-    ``kind`` is ``model`` or ``dataset``; the hub keeps them apart.
+    ``HF_ENDPOINT`` says where the hub is, ``HF_TOKEN`` is read by huggingface_hub.
     """
 
-    def __init__(
-        self,
-        name: str,
-        revision: str,
-        endpoint: str | None = None,
-        report: Report = print,
-        waits: Sequence[float] = WAITS,
-        kind: str = "model",
-    ):
-        self.name = name
-        self.kind = kind
-        self.revision = revision
-        self.report = report
-        self.waits = waits
-        self.api = HfApi(endpoint=endpoint, library_name="rlsubnet", library_version=__version__)
+    def __init__(self, name: str, revision: str, report: Report, kind: str = "model"):
+        self.name, self.kind, self.revision, self.report = name, kind, revision, report
+        self.api = HfApi(
+            endpoint=os.environ.get("HF_ENDPOINT"),
+            library_name="rlsubnet",
+            library_version=__version__,
+        )
 
     def listing(self) -> Listing:
-        """Return commit, sizes and digests.
-
-        Raises:
-            ValueError: no such repository or revision, no access, or a file without a digest.
-            OSError: the hub cannot be reached.
-        """
         describe = self.api.dataset_info if self.kind == "dataset" else self.api.model_info
         info = self._retrying(
-            lambda: describe(
-                self.name, revision=self.revision, files_metadata=True, timeout=LISTING_TIMEOUT
-            ),
+            lambda: describe(self.name, revision=self.revision, files_metadata=True, timeout=30.0),
             f"hf:{self.name}",
         )
         if info.sha is None:
@@ -112,9 +95,8 @@ class Repository:
         for entry in info.siblings or []:
             digest = entry.blob_id if entry.lfs is None else entry.lfs.sha256
             if entry.size is None or digest is None:
-                raise ValueError(
-                    f"hf:{self.name}: {entry.rfilename}: listed without size or digest"
-                )
+                where = f"hf:{self.name}: {entry.rfilename}"
+                raise ValueError(f"{where}: listed without size or digest")
             algorithm = "git-sha1" if entry.lfs is None else "sha256"
             files[entry.rfilename] = RemoteFile(entry.rfilename, entry.size, algorithm, digest)
         return Listing(info.sha, files)
@@ -123,14 +105,9 @@ class Repository:
         """Make ``folder/file.name`` and check it; return the number of bytes that were fetched.
 
         What the user's Hugging Face cache holds is taken from there. A complete file is not fetched
-        again, but its digest is computed again: the previous call
-        may have ended with the machine. A partial one is continued by a range request. One with a
-        wrong digest is fetched anew, a few times: it may have been damaged on its way.
-
-        Raises:
-            ValueError: the hub refuses the file.
-            OSError: the network failed too often in a row, the digest was wrong every time
-                (``WrongDigest``), or the disk is full.
+        again, but its digest is computed again: the previous call may have ended with the machine.
+        A partial one is continued by a range request. One with a wrong digest is fetched anew, a
+        few times: it may have been damaged on its way.
         """
         path, gathered, fetched = folder / file.name, folder / file.incomplete, 0
         if not path.exists() and not gathered.exists():
@@ -149,6 +126,34 @@ class Repository:
                 here.rename(path)
                 break
         return fetched
+
+    def fetch_all(self, listing: Listing, names: Sequence[str], folder: Path) -> dict[str, Any]:
+        """Fill ``folder`` with these files, a line of report for each; return what to record.
+
+        What an earlier, different attempt left there is removed.
+
+        Raises:
+            ValueError: the disk has no room for them, which is found before the first byte.
+        """
+        files = [listing.files[name] for name in names]
+        folder.mkdir(parents=True, exist_ok=True)
+        wanted = {folder / name for file in files for name in (file.name, file.incomplete)}
+        for path in [path for path in folder.rglob("*") if path.is_file() and path not in wanted]:
+            path.unlink()
+        require_space(folder, files)
+        for number, file in enumerate(files, start=1):
+            self.fetch_reported(file, listing.commit, folder, f"[{number}/{len(files)}]")
+        kept = {file.name: {k: v for k, v in vars(file).items() if k != "name"} for file in files}
+        return {"commit": listing.commit, "files": kept}
+
+    def fetch_reported(self, file: RemoteFile, commit: str, folder: Path, place: str) -> Path:
+        start = time.monotonic()
+        fetched = self.fetch(file, commit, folder)
+        rate = fetched / 1e6 / max(time.monotonic() - start, 1e-3)
+        how = f"fetched at {rate:.1f} MB/s" if fetched else "was here"
+        size = f"{file.size / 1e6:.1f} MB"
+        self.report(f"{place} {file.name}: {size}, {how}, {file.algorithm} matches")
+        return folder / file.name
 
     def _take_cached(self, file: RemoteFile, gathered: Path) -> None:
         """Link or copy a file out of the Hugging Face cache, whose blobs are named by digest."""
@@ -169,10 +174,6 @@ class Repository:
         """Return the first ``count`` bytes of a file, which is not kept.
 
         A part has no digest: what is read here must be compared with the whole file later.
-
-        Raises:
-            ValueError: the hub refuses the file, or does not answer ranges.
-            OSError: the network failed too often in a row.
         """
         gathered = _Limited(count)
 
@@ -191,13 +192,8 @@ class Repository:
         return gathered.getvalue()
 
     def _address(self, file: RemoteFile, commit: str) -> str:
-        return hf_hub_url(
-            self.name,
-            file.name,
-            repo_type=self.kind,
-            revision=commit,
-            endpoint=self.api.endpoint,
-        )
+        place = {"repo_type": self.kind, "revision": commit, "endpoint": self.api.endpoint}
+        return hf_hub_url(self.name, file.name, **place)
 
     def _gather(self, file: RemoteFile, commit: str, gathered: Path) -> int:
         """Append to ``gathered`` until it has the listed size; return the number of new bytes."""
@@ -222,9 +218,7 @@ class Repository:
         gathered.parent.mkdir(parents=True, exist_ok=True)
         gathered.touch()
         start = gathered.stat().st_size
-        self._retrying(
-            append, f"hf:{self.name}: {file.name}", progress=lambda: gathered.stat().st_size
-        )
+        self._retrying(append, f"hf:{self.name}: {file.name}", lambda: gathered.stat().st_size)
         return gathered.stat().st_size - start
 
     def _retrying(
@@ -249,17 +243,16 @@ class Repository:
                 now = progress()
                 failures = 1 if now > before else failures + 1
                 before = now
-                if failures > len(self.waits):
+                if failures > len(WAITS):
                     raise OSError(
                         f"{what}: gave up after {failures} failures in a row, the last: "
                         f"{_one_line(error)}; run the command again to continue"
                     ) from error
-                wait = self.waits[failures - 1]
+                wait = WAITS[failures - 1]
                 self.report(f"{what}: {_one_line(error)}; trying again in {wait:g} s")
                 time.sleep(wait)
 
     def _refusal(self, error: HfHubHTTPError, what: str) -> ValueError:
-        """Return the error for an answer that will be the same when asked again."""
         folder = "datasets/" if self.kind == "dataset" else ""
         page = f"{self.api.endpoint}/{folder}{self.name}"
         status = error.response.status_code
@@ -328,11 +321,7 @@ class WrongDigest(OSError):
 
 
 def verify(path: Path, file: RemoteFile) -> None:
-    """Check size and digest of ``path``; a file that fails is removed, so nothing builds on it.
-
-    Raises:
-        WrongDigest: with what was found and what the hub lists.
-    """
+    """Check size and digest of ``path``; a file that fails is removed, so nothing builds on it."""
     size = path.stat().st_size
     found = sha256(path) if file.algorithm == "sha256" else git_blob_sha1(path)
     if (size, found) != (file.size, file.digest):
@@ -343,48 +332,60 @@ def verify(path: Path, file: RemoteFile) -> None:
         )
 
 
-def download(
-    source: str,
-    revision: str,
-    out: Path,
-    *,
-    endpoint: str | None = None,
-    report: Report = print,
-    waits: Sequence[float] = WAITS,
-) -> None:
+def download(source: str, revision: str, out: Path, report: Report = print) -> None:
     """Make the checkpoint folder ``out`` from ``source``; do nothing where it is there already.
 
     Args:
-        source: ``hf:organization/name``, or the path of a checkpoint folder, whose files are
-            linked.
+        source: ``hf:organization/name``, or a checkpoint folder, whose files are linked.
         revision: branch, tag or commit hash; it is resolved once, and the hash is recorded with all
             sizes and digests in ``download.json``. Not used for a folder.
         out: the folder to make.
-        endpoint: address of the hub; default ``$HF_ENDPOINT``, else huggingface.co.
         report: receives one line per file.
-        waits: seconds to wait after consecutive failures.
 
     Raises:
         ValueError: the source does not exist, is gated, has no weights or misses a shard; a file
             has the wrong digest; or ``out`` holds something else.
-        OSError: the network fails for longer than ``waits`` allows, or the disk is full.
+        OSError: the network fails for longer than ``WAITS`` allows, or the disk is full.
     """
-    request = {"source": source, "revision": revision if source.startswith("hf:") else None}
-    if is_complete(out, request):
+
+    def fill(partial: Path) -> dict[str, Any]:
+        if not source.startswith(PREFIX):
+            return _link_folder(Path(source), partial, report)
+        repository = Repository(source.removeprefix(PREFIX), revision, report)
+        listing = repository.listing()
+        report(f"{source}: revision {revision} is commit {listing.commit}")
+
+        def read(index: str) -> bytes:
+            file = listing.files[index]
+            return repository.fetch_reported(file, listing.commit, partial, "[index]").read_bytes()
+
+        small = _small_files(listing.files, source)
+        weights, _ = weight_files(listing.files.keys(), read, source)
+        return repository.fetch_all(listing, small + weights, partial)
+
+    request = {"source": source, "revision": revision if source.startswith(PREFIX) else None}
+    make_folder(out, request, fill, report)
+
+
+def make_folder(
+    out: Path, request: dict[str, Any], fill: Callable[[Path], dict[str, Any]], report: Report
+) -> None:
+    """Make ``out`` by ``fill(partial folder)``, which returns what download.json is to record.
+
+    A folder under its final name is complete; one that holds what ``request`` asks for stays.
+    """
+    if _is_complete(out, request):
         report(f"{out}: complete, nothing to do")
         return
     partial = out.with_name(f"{out.name}.partial")
-    if source.startswith("hf:"):
-        record = _fetch_repository(source, revision, partial, endpoint, report, waits)
-    else:
-        record = _link_folder(Path(source), partial, report)
+    record = fill(partial)
     write_json(partial / RECORD, request | record)
     if out.is_dir():
         out.rmdir()
     partial.rename(out)
 
 
-def is_complete(out: Path, request: Mapping[str, Any]) -> bool:
+def _is_complete(out: Path, request: Mapping[str, Any]) -> bool:
     """Return whether ``out`` holds what ``request`` asks for; raise if it holds something else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
@@ -420,73 +421,23 @@ def _link_folder(folder: Path, partial: Path, report: Report) -> dict[str, Any]:
     read_tensors(folder)  # raises where a shard is missing or cut short
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     weights, _ = weight_files(names, lambda name: (folder / name).read_bytes(), str(folder))
-    chosen = [*_side_files(names, str(folder)), *weights]
+    chosen = [*_small_files(names, str(folder)), *weights]
     partial.mkdir(parents=True, exist_ok=True)
-    _remove_others(partial, keep=())
+    for path in partial.iterdir():
+        path.unlink()
     for name in chosen:
         (partial / name).symlink_to((folder / name).resolve())
     report(f"{folder}: {len(chosen)} files linked")
     return {"files": {name: {"size": (folder / name).stat().st_size} for name in chosen}}
 
 
-def _fetch_repository(
-    source: str,
-    revision: str,
-    partial: Path,
-    endpoint: str | None,
-    report: Report,
-    waits: Sequence[float],
-) -> dict[str, Any]:
-    """Fill ``partial`` with the checked files of a hub repository; return the record."""
-    repository = Repository(source.removeprefix("hf:"), revision, endpoint, report, waits)
-    listing = repository.listing()
-    report(f"{source}: revision {revision} is commit {listing.commit}")
-
-    def fetch(name: str, position: str) -> Path:
-        partial.mkdir(parents=True, exist_ok=True)
-        file = listing.files[name]
-        start = time.monotonic()
-        fetched = repository.fetch(file, listing.commit, partial)
-        rate = fetched / 1e6 / max(time.monotonic() - start, 1e-3)
-        how = f"fetched at {rate:.1f} MB/s" if fetched else "was here"
-        report(f"{position} {name}: {file.size / 1e6:.1f} MB, {how}, {file.algorithm} matches")
-        return partial / name
-
-    side_files = _side_files(listing.files, source)
-    weights, _ = weight_files(
-        listing.files.keys(), lambda name: fetch(name, "[index]").read_bytes(), source
-    )
-    chosen = side_files + weights
-    files = [listing.files[name] for name in chosen]
-    partial.mkdir(parents=True, exist_ok=True)
-    _remove_others(partial, keep=[*chosen, *(file.incomplete for file in files)])
-    require_space(partial, files)
-    for number, name in enumerate(chosen, start=1):
-        fetch(name, f"[{number}/{len(chosen)}]")
-    return {
-        "commit": listing.commit,
-        "files": {file.name: without_name(file) for file in files},
-    }
-
-
-def _side_files(names: Collection[str], where: str) -> list[str]:
+def _small_files(names: Collection[str], where: str) -> list[str]:
     """Return config.json and the other small files that exist, in a fixed order."""
     chosen = [name for name in COMPANIONS if name in names]
     if "config.json" not in chosen:
         raise ValueError(f"{where}: no config.json; expected a transformers checkpoint")
     # Among them no Python file of the repository, ever.
     return chosen
-
-
-def without_name(file: RemoteFile) -> dict[str, Any]:
-    """Return what the record keeps of a file under its name."""
-    return {key: value for key, value in asdict(file).items() if key != "name"}
-
-
-def _remove_others(folder: Path, keep: Iterable[str]) -> None:
-    """Remove what an earlier, different attempt left behind."""
-    for path in set(folder.iterdir()) - {folder / name for name in keep}:
-        path.unlink()
 
 
 def require_space(folder: Path, files: Iterable[RemoteFile]) -> None:

@@ -17,13 +17,13 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rlsubnet.checkpoints.formats import TensorInfo, parse_header, stored_sha256
-from rlsubnet.checkpoints.hub import WAITS, RemoteFile, Report, Repository, require_space
+from rlsubnet.checkpoints.hub import RemoteFile, Report, Repository, require_space
 from rlsubnet.checkpoints.sources import PREFIX, FileSource, is_side, weight_files
 from rlsubnet.files import sha256
 
@@ -36,9 +36,6 @@ _KEPT = 2
 def parse_source(source: str) -> tuple[str, str]:
     """Return name and revision.
 
-    Raises:
-        ValueError: not of the form ``hf:organization/name`` or ``hf:organization/name@revision``.
-
     >>> parse_source("hf:allenai/Llama-3.1-Tulu-3-8B-DPO@main")
     ('allenai/Llama-3.1-Tulu-3-8B-DPO', 'main')
     """
@@ -50,11 +47,6 @@ def parse_source(source: str) -> tuple[str, str]:
 
 def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def cache_folder() -> Path:
-    """Return where shards lie while they are in use."""
-    return Path(os.environ.get("RLSUBNET_CACHE") or Path.home() / ".cache" / "rlsubnet")
 
 
 def _claim(folder: Path) -> tuple[Path, int]:
@@ -94,25 +86,18 @@ class RemoteShards(FileSource):
         shards: the files of weights by the path that they get.
     """
 
-    def __init__(
-        self,
-        source: str,
-        endpoint: str | None = None,
-        report: Report = _to_stderr,
-        waits: Sequence[float] = WAITS,
-    ) -> None:
+    def __init__(self, source: str, report: Report = _to_stderr) -> None:
         name, revision = parse_source(source)
         self.report = report
-        endpoint = endpoint or os.environ.get("HF_ENDPOINT")
-        self._repository = Repository(name, revision, endpoint, report, waits)
+        self._repository = Repository(name, revision, report)
         self.listing = self._repository.listing()
         self.label = f"{PREFIX}{name}@{self.listing.commit}"
-        plain = name.replace("/", "--")
-        self.folder, lock = _claim(cache_folder() / f"{plain}-{self.listing.commit}")
+        cache = Path(os.environ.get("RLSUBNET_CACHE") or Path.home() / ".cache" / "rlsubnet")
+        self.folder, lock = _claim(cache / f"{name.replace('/', '--')}-{self.listing.commit}")
         self.close = weakref.finalize(self, _release, self.folder, lock)
         self.shards = {self.folder / name: self.listing.files[name] for name in self._names(source)}
         self.headers = {path: self._read_header(file) for path, file in self.shards.items()}
-        self._stored = self._stored_tensors()
+        self.stored = self._stored_tensors()
         if "config.json" in self.listing.files:
             self._side_file("config.json")
         self._lock = threading.RLock()
@@ -133,7 +118,6 @@ class RemoteShards(FileSource):
         return [name for name in chosen if name.endswith(".safetensors")]
 
     def _side_file(self, name: str) -> Path:
-        """Return the path of a small file, which is fetched if it is not here."""
         self._repository.fetch(self.listing.files[name], self.listing.commit, self.folder)
         return self.folder / name
 
@@ -157,10 +141,6 @@ class RemoteShards(FileSource):
                 raise ValueError(f"{self.label}: in more than one shard: {', '.join(twice)}")
             tensors |= {name: replace(info, file=path) for name, info in found.items()}
         return tensors
-
-    @property
-    def stored(self) -> dict[str, TensorInfo]:
-        return self._stored
 
     def sizes(self) -> dict[Path, int]:
         return {path: file.size for path, file in self.shards.items()}
@@ -238,11 +218,8 @@ class RemoteShards(FileSource):
 
     def side_files(self) -> tuple[list[Path], list[str]]:
         """Fetch the small files beside the weights; return them, and names of the others."""
-        files = [
-            file
-            for name, file in sorted(self.listing.files.items())
-            if self.folder / name not in self.shards
-        ]
+        listed = sorted(self.listing.files.items())
+        files = [file for name, file in listed if self.folder / name not in self.shards]
         side = [file.name for file in files if is_side(file.name, file.size)]
         others = [file.name for file in files if file.name not in side]
         return [self._side_file(name) for name in side], others

@@ -7,17 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlsubnet.checkpoints.hub import (
-    WAITS,
-    Report,
-    Repository,
-    is_complete,
-    require_space,
-    without_name,
-)
-from rlsubnet.checkpoints.sources import RECORD
+from rlsubnet.checkpoints.hub import Report, Repository, make_folder
+from rlsubnet.checkpoints.sources import PREFIX, RECORD
 from rlsubnet.extras import how_to_install
-from rlsubnet.files import iterate_jsonl, write_json
+from rlsubnet.files import iterate_jsonl
 
 RowSource = Iterator[tuple[str, dict[str, Any]]]
 
@@ -215,37 +208,6 @@ def _readable(names: Sequence[str], pattern: str, where: str) -> list[str]:
     return chosen
 
 
-def _fetch_repository(
-    source: str,
-    revision: str,
-    pattern: str,
-    partial: Path,
-    endpoint: str | None,
-    report: Report,
-    waits: Sequence[float],
-) -> dict[str, Any]:
-    name = source.removeprefix("hf:")
-    repository = Repository(name, revision, endpoint, report, waits, kind="dataset")
-    listing = repository.listing()
-    report(f"{source}: revision {revision} is commit {listing.commit}")
-    names = _readable(list(listing.files), pattern, f"{source} at {listing.commit}")
-    files = [listing.files[name] for name in names]
-    partial.mkdir(parents=True, exist_ok=True)
-    wanted = {partial / name for file in files for name in (file.name, file.incomplete)}
-    for path in [path for path in partial.rglob("*") if path.is_file() and path not in wanted]:
-        path.unlink()  # left behind by an earlier, different attempt
-    require_space(partial, files)
-    for number, file in enumerate(files, start=1):
-        fetched = repository.fetch(file, listing.commit, partial)
-        how = "fetched" if fetched else "was here"
-        size = f"{file.size / 1e6:.1f} MB"
-        report(f"[{number}/{len(files)}] {file.name}: {size}, {how}, {file.algorithm} matches")
-    return {
-        "commit": listing.commit,
-        "files": {file.name: without_name(file) for file in files},
-    }
-
-
 def _link_files(source: Path, pattern: str, partial: Path, report: Report) -> dict[str, Any]:
     root = source.parent if source.is_file() else source
     if not root.is_dir():
@@ -261,14 +223,7 @@ def _link_files(source: Path, pattern: str, partial: Path, report: Report) -> di
     return {"files": {name: {"size": (root / name).stat().st_size} for name in chosen}}
 
 
-def fetch(
-    spec: Mapping[str, Any],
-    out: Path,
-    *,
-    endpoint: str | None = None,
-    report: Report = print,
-    waits: Sequence[float] = WAITS,
-) -> None:
+def fetch(spec: Mapping[str, Any], out: Path, report: Report = print) -> None:
     """Make the folder ``out`` of a data set's files; do nothing where it is there already.
 
     A folder under its final name is complete and checked; work in progress lives in
@@ -278,27 +233,23 @@ def fetch(
         spec: an entry of the config's ``data``: ``source`` (``hf:organization/name``, a folder or a
             file), ``revision``, and ``files``, a pattern of names.
         out: the folder to make; its ``download.json`` records commit, sizes and digests.
-        endpoint: address of the hub; default ``$HF_ENDPOINT``, else huggingface.co.
         report: receives one line per file.
-        waits: seconds to wait after consecutive failures.
 
     Raises:
         ValueError: the source does not exist, is gated, or the pattern chooses no readable file; a
             file has the wrong digest; or ``out`` holds something else.
-        OSError: the network fails for longer than ``waits`` allows, or the disk is full.
+        OSError: the network fails for too long, or the disk is full.
     """
     source, pattern = spec["source"], spec.get("files", "*")
-    revision = spec.get("revision", "main") if source.startswith("hf:") else None
-    request = {"source": source, "revision": revision, "pattern": pattern}
-    if is_complete(out, request):
-        report(f"{out}: complete, nothing to do")
-        return
-    partial = out.with_name(f"{out.name}.partial")
-    if revision is not None:
-        record = _fetch_repository(source, revision, pattern, partial, endpoint, report, waits)
-    else:
-        record = _link_files(Path(source), pattern, partial, report)
-    write_json(partial / RECORD, request | record)
-    if out.is_dir():
-        out.rmdir()
-    partial.rename(out)
+    revision = spec.get("revision", "main") if source.startswith(PREFIX) else None
+
+    def fill(partial: Path) -> dict[str, Any]:
+        if revision is None:
+            return _link_files(Path(source), pattern, partial, report)
+        repository = Repository(source.removeprefix(PREFIX), revision, report, kind="dataset")
+        listing = repository.listing()
+        report(f"{source}: revision {revision} is commit {listing.commit}")
+        names = _readable(list(listing.files), pattern, f"{source} at {listing.commit}")
+        return repository.fetch_all(listing, names, partial)
+
+    make_folder(out, {"source": source, "revision": revision, "pattern": pattern}, fill, report)
