@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.timing import in_turn
 from rlsubnet.checkpoints.differ import keep_freed_memory
-from rlsubnet.checkpoints.overlap import MASK_CHUNK
+from rlsubnet.checkpoints.structure import MASK_CHUNK
 from rlsubnet.measure.kernels import SharedBits, choose_shared_bits
 from rlsubnet.measure.overlap import OverlapCounts
 

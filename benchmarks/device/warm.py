@@ -27,7 +27,7 @@ HEAVY = (
     "rlsubnet.evaluation.score",
     "rlsubnet.evaluation.policy_data",
     "rlsubnet.measure.rank",
-    "rlsubnet.checkpoints.overlap",
+    "rlsubnet.checkpoints.structure",
     "rlsubnet.report.write",
     "transformers.models.qwen2.modeling_qwen2",
     "torch._dynamo",

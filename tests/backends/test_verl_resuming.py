@@ -13,7 +13,7 @@ from rlsubnet.backends.verl.saves import Save, finished_saves, logged_steps, sav
 from rlsubnet.backends.verl.training import Keeper, resume_or_start
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta import PatchedCheckpoint
-from rlsubnet.checkpoints.sources import LocalFiles
+from rlsubnet.checkpoints.sources import FileSource
 from tests.checkpoints.checkpoint_files import make_weights, nudge, write_checkpoint
 
 
@@ -132,7 +132,7 @@ def keeper_of(tmp_path: Path, every: int) -> tuple[Checkpoint, Keeper]:
 
     places = Places(init.path, tmp_path)
     steps = places.steps if every else None
-    return init, Keeper(LocalFiles(init.path), places.saves, places.log, steps, every, merge)
+    return init, Keeper(FileSource(init.path), places.saves, places.log, steps, every, merge)
 
 
 def test_saves_become_deltas_and_disappear_while_the_newest_stays(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta_file import HEADER, Delta
 from rlsubnet.checkpoints.delta_pack import pack
 from rlsubnet.checkpoints.pair import pair_checkpoints
-from rlsubnet.checkpoints.sources import LocalFiles
+from rlsubnet.checkpoints.sources import FileSource
 from rlsubnet.checkpoints.structure import read_delta
 from rlsubnet.cli import main
 from rlsubnet.data import load_published
@@ -88,7 +88,7 @@ def test_the_facts_are_those_of_the_other_commands(folders: Folders, tmp_path: P
         for rank in tensor.ranks:
             delta = torch.from_numpy(read_delta(pair, tensor.name))
             assert rank.measured.rank == int(torch.linalg.matrix_rank(delta))
-    pack(LocalFiles(folders[0]), LocalFiles(folders[1]), tmp_path / "x.delta")
+    pack(FileSource(folders[0]), FileSource(folders[1]), tmp_path / "x.delta")
     stored = Delta(tmp_path / "x.delta")
     sizes = {t.name: t.delta_bytes for t in facts.tensors if t.counts.bitwise_changed}
     assert sizes == {name: stored.stored_bytes(name) for name in sizes}

@@ -15,7 +15,7 @@ from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta import PatchedCheckpoint, find_steps, open_steps, step_file, unpack
 from rlsubnet.checkpoints.delta_file import Delta, Manifest
 from rlsubnet.checkpoints.delta_pack import pack, write_delta
-from rlsubnet.checkpoints.sources import LocalFiles
+from rlsubnet.checkpoints.sources import FileSource
 from tests.checkpoints.checkpoint_files import contents, make_weights, nudge, write_checkpoint
 
 QUERY = "model.layers.0.self_attn.q_proj.weight"
@@ -23,14 +23,14 @@ HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
 def packed(folder: Path, init: Path, tuned: Path) -> Path:
-    pack(LocalFiles(init), LocalFiles(tuned), folder / "x.delta")
+    pack(FileSource(init), FileSource(tuned), folder / "x.delta")
     return folder / "x.delta"
 
 
 def round_trip(folder: Path, init: Path, tuned: Path) -> Manifest:
     """Pack and unpack, compare every byte of every file, and return what the delta holds."""
     path = packed(folder, init, tuned)
-    unpack(LocalFiles(init), path, folder / "out")
+    unpack(FileSource(init), path, folder / "out")
     assert contents(folder / "out") == contents(tuned)
     return Delta(path).manifest
 
@@ -131,7 +131,7 @@ def test_bin_files_come_back_as_safetensors(tmp_path):
     before, after = awkward(torch.bfloat16)
     init = write_checkpoint(tmp_path / "init", before, "sharded-bin")
     path = packed(tmp_path, init, write_checkpoint(tmp_path / "tuned", after, "sharded-bin"))
-    unpack(LocalFiles(init), path, tmp_path / "out")
+    unpack(FileSource(init), path, tmp_path / "out")
     found = load_file(tmp_path / "out" / "model.safetensors")
     assert {name: tensor.view(torch.int16).tolist() for name, tensor in found.items()} == {
         name: tensor.view(torch.int16).tolist() for name, tensor in after.items()
@@ -156,7 +156,7 @@ def test_weights_in_memory_are_packed_as_those_on_disk(pair, tmp_path):
     arrays = {name: tuned.read(name) for name in tuned.tensors}
     write_delta(tmp_path / "memory.delta", init, arrays.__getitem__)
     (pair[0] / "tokenizer.json").write_text("{}")
-    unpack(LocalFiles(pair[0]), tmp_path / "memory.delta", tmp_path / "out")
+    unpack(FileSource(pair[0]), tmp_path / "memory.delta", tmp_path / "out")
     assert Checkpoint(tmp_path / "out").digest() == tuned.digest()
     names = ["config.json", "model.safetensors", "tokenizer.json"]
     assert sorted(contents(tmp_path / "out")) == names
@@ -208,7 +208,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path):
         del weights
         tracemalloc.start()
         path = packed(folder, init, tuned)
-        unpack(LocalFiles(init), path, folder / "out")
+        unpack(FileSource(init), path, folder / "out")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert contents(folder / "out") == contents(tuned)
@@ -249,14 +249,14 @@ def test_an_init_that_differs_is_refused_with_the_names(pair, tmp_path):
     save_file(weights, init / "model.safetensors")
     names = f"another init than {init}: tensors differ: {HEAD} .*expected digest.*{QUERY} "
     with pytest.raises(ValueError, match=names):
-        unpack(LocalFiles(init), path, tmp_path / "out")
+        unpack(FileSource(init), path, tmp_path / "out")
     with pytest.raises(ValueError, match=names):
         PatchedCheckpoint(Checkpoint(init), path)
     del weights[HEAD]
     weights[QUERY] = weights[QUERY][:2].clone()
     save_file(weights, init / "model.safetensors")
     with pytest.raises(ValueError, match=rf"lm_head.weight \(missing\), {QUERY} \(expected BF16"):
-        unpack(LocalFiles(init), path, tmp_path / "out")
+        unpack(FileSource(init), path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -265,19 +265,19 @@ def test_a_file_that_init_must_have_is_missed_by_name(pair, tmp_path):
     path = packed(tmp_path, init, tuned)
     (init / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"init/config\.json: expected config\.json of digest"):
-        unpack(LocalFiles(init), path, tmp_path / "out")
+        unpack(FileSource(init), path, tmp_path / "out")
     (init / "config.json").unlink()
     with pytest.raises(ValueError, match=r"needs files that .*init lacks: config\.json"):
-        unpack(LocalFiles(init), path, tmp_path / "out")
+        unpack(FileSource(init), path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_holds_something_is_not_replaced(pair, tmp_path):
     path = packed(tmp_path, *pair)
     with pytest.raises(ValueError, match="tuned: exists; expected the path of a new folder"):
-        unpack(LocalFiles(pair[0]), path, pair[1])
+        unpack(FileSource(pair[0]), path, pair[1])
     (tmp_path / "empty").mkdir()
-    unpack(LocalFiles(pair[0]), path, tmp_path / "empty")
+    unpack(FileSource(pair[0]), path, tmp_path / "empty")
     assert contents(tmp_path / "empty") == contents(pair[1])
 
 
@@ -285,7 +285,7 @@ def test_a_folder_of_step_files_stands_for_all_of_them(pair, tmp_path):
     init, tuned = map(Checkpoint, pair)
     for step, checkpoint in ((20, init), (100, tuned)):
         path = tmp_path / "steps" / step_file(step)
-        pack(LocalFiles(init.path), LocalFiles(checkpoint.path), path)
+        pack(FileSource(init.path), FileSource(checkpoint.path), path)
     steps = find_steps([tmp_path / "steps"])
     found = {step: path.name for step, path in steps.items()}
     assert found == {20: "step-000020.delta", 100: "step-000100.delta"}

@@ -29,7 +29,7 @@ from rlsubnet.checkpoints.delta_file import (
     ordered,
 )
 from rlsubnet.checkpoints.delta_pack import pack
-from rlsubnet.checkpoints.sources import LocalFiles
+from rlsubnet.checkpoints.sources import FileSource
 from rlsubnet.cli import main
 from tests.checkpoints.checkpoint_files import contents, make_weights, write_checkpoint
 from tests.checkpoints.test_delta import HEAD, QUERY, packed
@@ -41,7 +41,7 @@ def path(pair: tuple[Path, Path], tmp_path: Path) -> Path:
 
 
 def test_a_damaged_byte_is_refused_or_changes_nothing(pair, path, tmp_path):
-    init, data = LocalFiles(pair[0]), path.read_bytes()
+    init, data = FileSource(pair[0]), path.read_bytes()
     refused = 0
     for place in [*range(0, len(data), 7), len(data) - 1]:
         path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
@@ -112,7 +112,7 @@ def rewritten(path: Path, change: Callable[[dict], object]) -> Path:
 def test_a_wrong_manifest_is_refused(pair, path, tmp_path, change, message):
     other = rewritten(path, change)
     with pytest.raises(ValueError, match=message):
-        unpack(LocalFiles(pair[0]), other, tmp_path / "out")
+        unpack(FileSource(pair[0]), other, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -154,11 +154,11 @@ def test_a_file_is_rebuilt_from_what_the_documentation_says(pair, path):
 def test_a_delta_does_not_take_the_name_of_a_checkpoint(pair, tmp_path):
     with pytest.raises(ValueError, match="a delta is no .safetensors file; name it x.delta"):
         packed_as = tmp_path / "x.safetensors"
-        pack(LocalFiles(pair[0]), LocalFiles(pair[1]), packed_as)
+        pack(FileSource(pair[0]), FileSource(pair[1]), packed_as)
 
 
 def test_packing_twice_gives_the_same_bytes(pair, path, tmp_path):
-    pack(LocalFiles(pair[0]), LocalFiles(pair[1]), tmp_path / "again.delta")
+    pack(FileSource(pair[0]), FileSource(pair[1]), tmp_path / "again.delta")
     assert (tmp_path / "again.delta").read_bytes() == path.read_bytes()
 
 

@@ -12,7 +12,7 @@ import torch
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.formats import read_header
 from rlsubnet.checkpoints.masks import Mask, load_mask, save_mask
-from rlsubnet.checkpoints.overlap import pair_masks, tensor_overlaps, unite_masks
+from rlsubnet.checkpoints.structure import pair_masks, tensor_overlaps, unite_masks
 from rlsubnet.cli import main
 from rlsubnet.columns import OverlapRow, names
 from rlsubnet.measure.overlap import OverlapCounts, TensorOverlap

@@ -8,7 +8,7 @@ import torch
 
 from rlsubnet.checkpoints.delta import step_file
 from rlsubnet.checkpoints.delta_pack import pack
-from rlsubnet.checkpoints.sources import LocalFiles
+from rlsubnet.checkpoints.sources import FileSource
 from rlsubnet.cli import main
 from rlsubnet.columns import ScoreRow, StepScoreRow, names
 from rlsubnet.config.schema import read_sampling
@@ -39,8 +39,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             moved = torch.rand(weight.shape, generator=generator) < 0.2
             weight.data[moved] *= -1
         save_folder(model, folder / f"full-{step}")
-        tuned = LocalFiles(folder / f"full-{step}")
-        pack(LocalFiles(folder / "init"), tuned, folder / "steps" / step_file(step))
+        tuned = FileSource(folder / f"full-{step}")
+        pack(FileSource(folder / "init"), tuned, folder / "steps" / step_file(step))
     # What a model of random weights answers is never right; whatever it picks is a choice.
     write_jsonl(folder / "mc.jsonl", choices(12, "test", 1))
     write_jsonl(folder / "arith.jsonl", problems([1, 1, 1, 1, 1], "test", 1))

@@ -12,7 +12,7 @@ from rlsubnet.backends.processes import LOCK
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta import PatchedCheckpoint, find_steps, open_steps, unpack
 from rlsubnet.checkpoints.masks import load_mask
-from rlsubnet.checkpoints.sources import LocalFiles
+from rlsubnet.checkpoints.sources import FileSource
 from rlsubnet.training import loop
 from rlsubnet.training.journal import STATE, StepSaver
 from tests.checkpoints.checkpoint_files import write_checkpoint
@@ -44,7 +44,7 @@ def test_a_saved_step_is_the_model_of_a_run_that_ends_there(
         short = train(row(algorithm, steps=count, **CONSTANT), f"short{count}")
         assert steps[count].digest() == Checkpoint(short / "final").digest()
     path = find_steps([whole / "steps"])[6]
-    unpack(LocalFiles(base), path, tmp_path / "unpacked")
+    unpack(FileSource(base), path, tmp_path / "unpacked")
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         assert (tmp_path / "unpacked" / name).read_bytes() == (
             whole / "final" / name

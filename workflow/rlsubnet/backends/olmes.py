@@ -17,7 +17,7 @@ from rlsubnet.backends.olmes_outputs import BACKEND, Settings, read_outputs, rea
 from rlsubnet.backends.processes import CURE, rotary_faults
 from rlsubnet.checkpoints.delta import step_file, unpack
 from rlsubnet.checkpoints.delta_file import is_delta
-from rlsubnet.checkpoints.sources import LocalFiles, read_config, read_tensors
+from rlsubnet.checkpoints.sources import FileSource, read_config, read_tensors
 from rlsubnet.evaluation.results import Answer, score_rows
 from rlsubnet.files import read_object
 
@@ -336,7 +336,7 @@ class Olmes:
             shutil.rmtree(whole, ignore_errors=True)
             packed = step > 0 and is_delta(path)
             if packed:
-                unpack(LocalFiles(init), path, whole)
+                unpack(FileSource(init), path, whole)
             own = raw / Path(step_file(step)).stem
             yield step, self.evaluate(whole if packed else path, own)[1]
         shutil.rmtree(whole, ignore_errors=True)

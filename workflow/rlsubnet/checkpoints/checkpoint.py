@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from rlsubnet.checkpoints.formats import CHUNK, TensorInfo, read_stored
-from rlsubnet.checkpoints.sources import PREFIX, FileSource, LocalFiles, config_file, read_config
+from rlsubnet.checkpoints.sources import PREFIX, FileSource, config_file, read_config
 from rlsubnet.measure.formats import count_not_finite, dequantize, scale_of_each
 from rlsubnet.measure.parameters import canonical_name, natural_order
 
@@ -45,7 +45,6 @@ class BlockScales:
 
 
 def _block_size(config: Mapping[str, Any], config_file: Path, name: str) -> tuple[int, int]:
-    """Return rows and columns of a block; ``name`` is the tensor that needs them."""
     where = f"{config_file}: quantization_config, needed by tensor {name}"
     settings = config.get("quantization_config")
     if not isinstance(settings, dict):
@@ -67,12 +66,7 @@ def _block_size(config: Mapping[str, Any], config_file: Path, name: str) -> tupl
 def find_scales(
     tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], config_file: Path
 ) -> dict[str, BlockScales]:
-    """Return name -> scales of every fp8 weight among the tensors of a checkpoint.
-
-    Args:
-        tensors: all of them, scales included, by name.
-        config: the content of config.json, empty where there is none.
-        config_file: its path, for messages.
+    """Return name -> scales of every fp8 weight among all tensors of a checkpoint, scales included.
 
     Raises:
         ValueError: an fp8 tensor has no scale, is no matrix, or its scale has another type or
@@ -124,18 +118,27 @@ def read_dequantized(weight: TensorInfo, scales: BlockScales, start: int, count:
 
 
 def refuse_not_finite(info: TensorInfo, start: int, weights: np.ndarray) -> None:
-    """Refuse NaN and Inf among the weights of a tensor from ``start`` on.
-
-    No count of an update has room for them.
-
-    Raises:
-        ValueError: naming file, tensor and place.
-    """
+    """Refuse NaN and Inf, which no count of an update has room for."""
     if bad := count_not_finite(weights):
         raise ValueError(
             f"{info.file}: tensor {info.name}: {bad} of the weights {start} to "
             f"{start + weights.size - 1} are NaN or Inf"
         )
+
+
+def by_canonical_name(source: FileSource) -> dict[str, TensorInfo]:
+    """Return all stored tensors without the prefixes of trainers in their names.
+
+    Unlike in a ``Checkpoint``, tied heads, buffers and scales are tensors like others.
+    """
+    tensors: dict[str, TensorInfo] = {}
+    for stored_name, info in source.stored.items():
+        name = canonical_name(stored_name)
+        if name in tensors:
+            other = tensors[name].stored_name
+            raise ValueError(f"{source.label}: tensors {other} and {stored_name} are both {name}")
+        tensors[name] = info
+    return tensors
 
 
 class Checkpoint:
@@ -159,17 +162,13 @@ class Checkpoint:
     concurrent = True
 
     def __init__(self, source: Path | str | FileSource) -> None:
-        self.source = LocalFiles(source) if isinstance(source, Path | str) else source
+        self.source = FileSource(source) if isinstance(source, Path | str) else source
         self.path = Path(self.source.label)
         self.tensors: dict[str, TensorInfo] = {}
-        for stored_name, info in self.source.stored.items():
-            name = canonical_name(stored_name)
-            if name in self.tensors:
-                other = self.tensors[name].stored_name
-                raise ValueError(f"{info.file}: tensors {other} and {stored_name} are both {name}")
+        for name, info in by_canonical_name(self.source).items():
             if info.dtype not in DTYPES:
                 raise ValueError(
-                    f"{info.file}: tensor {stored_name}: expected dtype "
+                    f"{info.file}: tensor {info.stored_name}: expected dtype "
                     f"{', '.join(DTYPES[:-1])} or {DTYPES[-1]}, found {info.dtype}"
                 )
             self.tensors[name] = replace(info, name=name)
@@ -217,7 +216,6 @@ class Checkpoint:
         return read(self.tensors[name], start, count)
 
     def files(self, name: str) -> set[Path]:
-        """Return the files that hold a tensor and what it is read with."""
         files = {self.tensors[name].file}
         return files | {self.scales[name].stored.file} if name in self.scales else files
 
@@ -228,7 +226,6 @@ class Checkpoint:
             yield self.read_range(name, start, min(chunk, numel - start))
 
     def read(self, name: str) -> np.ndarray:
-        """Return one whole tensor in its shape, as ``read_range`` gives it."""
         info = self.tensors[name]
         return self.read_range(name, 0, info.numel).reshape(info.shape)
 
@@ -255,14 +252,13 @@ class Checkpoint:
         return digest.hexdigest()
 
     def tensor_sha256(self, info: TensorInfo) -> str:
-        """Return the SHA-256 of a tensor's bytes, of fp8 codes as they are stored."""
         return self.source.tensor_sha256(info)
 
 
 def open_source(source: Path | str) -> FileSource:
     """Return the files of a folder, a file, or ``hf:organization/name@revision``."""
     if not str(source).startswith(PREFIX):
-        return LocalFiles(source)
+        return FileSource(source)
     # The hub's library takes a while to import, and local files do without it.
     from rlsubnet.checkpoints.remote import RemoteShards
 

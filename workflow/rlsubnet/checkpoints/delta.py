@@ -8,18 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from rlsubnet.checkpoints.checkpoint import DTYPES, Checkpoint, Read
+from rlsubnet.checkpoints.checkpoint import DTYPES, Checkpoint, Read, by_canonical_name
 from rlsubnet.checkpoints.delta_file import BLOCK, Codes, Delta, DeltaFile, is_delta
 from rlsubnet.checkpoints.delta_pack import (
     InitDigests,
-    by_canonical_name,
     check_shapes,
     init_block,
     init_blocks,
     refuse_init,
 )
 from rlsubnet.checkpoints.formats import NUMPY_TYPES, TensorInfo, encode_header, read_stored
-from rlsubnet.checkpoints.sources import FileSource, LocalFiles, copy_companions
+from rlsubnet.checkpoints.sources import FileSource, copy_companions
 from rlsubnet.files import replacing, sha256
 from rlsubnet.measure.parameters import canonical_name, natural_order
 
@@ -27,10 +26,7 @@ from rlsubnet.measure.parameters import canonical_name, natural_order
 class PatchedCheckpoint(Checkpoint):
     """The tuned checkpoint that a delta and its init stand for, read as if it lay on disk.
 
-    Args:
-        init: the checkpoint before finetuning.
-        path: the delta file.
-        digests: those of ``init``, where several deltas share it.
+    ``digests`` are those of ``init``, where several deltas share it.
 
     Raises:
         ValueError: the delta is damaged, of another init, or holds a type that is not measured.
@@ -40,7 +36,7 @@ class PatchedCheckpoint(Checkpoint):
         self, init: Checkpoint, path: Path | str, digests: InitDigests | None = None
     ) -> None:
         self.delta = Delta(path)
-        self.path, self.source = self.delta.path, LocalFiles(self.delta.path)
+        self.path, self.source = self.delta.path, FileSource(self.delta.path)
         manifest = self.delta.manifest
         digests = digests or InitDigests(init.source)
         digests.check(manifest, self.path)
@@ -66,7 +62,6 @@ class PatchedCheckpoint(Checkpoint):
     concurrent = False
 
     def read_range(self, name: str, start: int, count: int, read: Read = read_stored) -> np.ndarray:
-        """Return ``count`` tuned weights from ``start`` of the flattened tensor, as stored."""
         info = self.tensors[name]
         pieces: list[Codes] = []
         for first in range(start // BLOCK * BLOCK, start + count, BLOCK):
@@ -86,8 +81,6 @@ class PatchedCheckpoint(Checkpoint):
 
 
 class _Unpacker:
-    """Writes the tuned files of a delta into a folder."""
-
     def __init__(self, init: FileSource, delta: Delta) -> None:
         self.init, self.delta, self._bases = init, delta, by_canonical_name(init)
         refuse_init(delta.path, init.label, check_shapes(self._bases, delta.manifest))
@@ -130,7 +123,6 @@ class _Unpacker:
                     stream.write(block.data)
 
     def write_file(self, folder: Path, name: str, file: DeltaFile) -> None:
-        """Write one file of the tuned checkpoint and compare it with its digest."""
         path = folder / name
         if file.kind == "weights":
             self.write_weights(path, self.delta.member_bytes(file.member), list(file.tensors))
@@ -147,12 +139,7 @@ def unpack(init: FileSource, path: Path | str, out: Path | str) -> None:
     """Write init + delta as the folder that was packed, every file byte by byte.
 
     Where weights in memory or ``.bin`` files were packed: one ``model.safetensors``, and the config
-    and tokenizer of init if the delta has no files of its own.
-
-    Args:
-        init: the checkpoint before finetuning; its own layout does not matter.
-        path: the delta file.
-        out: folder to make.
+    and tokenizer of init if the delta has no files of its own. The layout of init does not matter.
 
     Raises:
         ValueError: the delta is damaged or of another init, or ``out`` holds something already.
@@ -182,9 +169,7 @@ STEP_FILES = "step-*.delta"
 
 
 def step_file(step: int) -> str:
-    """Return the name of the file that a run saves a step in.
-
-    >>> step_file(5)
+    """>>> step_file(5)
     'step-000005.delta'
     """
     return STEP_FILES.replace("*", f"{step:06d}")
@@ -207,12 +192,8 @@ def find_steps(
 ) -> dict[int, Path]:
     """Return step -> path by increasing step (a shell lists step 100 before step 20).
 
-    Args:
-        paths: full checkpoints and delta files; a folder of step files stands for all of them.
-        numbers: their steps, where the names do not tell.
-
-    Raises:
-        ValueError: a name without a number, two paths of one step, or too few or many numbers.
+    ``paths`` are full checkpoints and delta files; a folder of step files stands for all of them.
+    ``numbers`` are their steps, where the names do not tell.
     """
     found: list[Path] = []
     for path in map(Path, paths):
@@ -228,11 +209,7 @@ def find_steps(
 
 
 def open_steps(init: Checkpoint, steps: Mapping[int, Path]) -> dict[int, Checkpoint]:
-    """Return the checkpoint of every step: full ones as they are, deltas laid over ``init``.
-
-    Raises:
-        ValueError: a path is no checkpoint, or a delta is damaged or of another init.
-    """
+    """Return the checkpoint of every step: full ones as they are, deltas laid over ``init``."""
     deltas = {step for step, path in steps.items() if is_delta(path)}
     digests = InitDigests(init.source) if deltas else None
     return {

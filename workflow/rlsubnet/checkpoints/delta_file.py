@@ -30,7 +30,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -158,12 +158,7 @@ def _inflate(data: memoryview, size: int) -> tuple[bytes, memoryview]:
 
 
 def decode_block(before: Codes, changes: int, escapes: int, payload: bytes) -> Codes:
-    """Return what ``encode_block`` was given as ``after``.
-
-    Args:
-        before: as it was given.
-        changes, escapes: as the block's header has them.
-        payload: what follows the header.
+    """Return what ``encode_block`` was given as ``after``; ``payload`` follows the header.
 
     Raises:
         ValueError: the block is damaged.
@@ -198,7 +193,6 @@ def decode_block(before: Codes, changes: int, escapes: int, payload: bytes) -> C
 
 
 FORMAT = "rlsubnet-delta-2"
-KINDS = ("weights", "init", "stored")
 
 Shape = tuple[int, ...]
 
@@ -243,12 +237,10 @@ class DeltaTensor:
 
 @dataclass(frozen=True)
 class DeltaFile:
-    """A file of the tuned checkpoint.
+    """A file of the tuned checkpoint, and its size and digest.
 
-    Attributes:
-        size, sha256: of the file.
-        kind: ``weights`` (``member`` holds its header, ``tensors`` what follows, in order),
-            ``init`` (init has the same file) or ``stored`` (``member`` holds it).
+    ``kind`` is ``weights`` (``member`` holds its header, ``tensors`` what follows, in order),
+    ``init`` (init has the same file) or ``stored`` (``member`` holds it).
     """
 
     size: int
@@ -265,7 +257,6 @@ class Manifest:
     Attributes:
         init: the tensors of init that are built on.
         removed: tensors of init that the tuned checkpoint lacks.
-        tensors: the tuned tensors.
         files: the tuned files; those of weights are missing when weights in memory or ``.bin``
             files were packed: then they are unpacked into one safetensors file.
         left_out: files of the tuned folder that the delta does not hold.
@@ -279,7 +270,6 @@ class Manifest:
 
 
 def _records(kind: type, entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return dataclasses from their JSON objects, lists made tuples."""
     return {
         str(name): kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()})
         for name, entry in entries.items()
@@ -287,11 +277,7 @@ def _records(kind: type, entries: Mapping[str, Mapping[str, Any]]) -> dict[str, 
 
 
 def parse_manifest(text: bytes) -> tuple[str, Manifest]:
-    """Return the format and the manifest of what ``encode_manifest`` wrote.
-
-    Raises:
-        ValueError, KeyError, TypeError, AttributeError: it is damaged.
-    """
+    """Return format and manifest; what it raises for a damaged one is of many kinds."""
     data = json.loads(text)
     if data["block"] != BLOCK:
         raise ValueError(f"expected blocks of {BLOCK} weights, found {data['block']!r}")
@@ -303,10 +289,6 @@ def parse_manifest(text: bytes) -> tuple[str, Manifest]:
         left_out=tuple(map(str, data["left_out"])),
     )
     return str(data["format"]), manifest
-
-
-def encode_manifest(manifest: Manifest) -> str:
-    return json.dumps({"format": FORMAT, "block": BLOCK, **asdict(manifest)}, indent=1)
 
 
 MANIFEST = "manifest.json"
@@ -333,12 +315,7 @@ class DeltaWriter:
         return info
 
     def add_blocks(self, blocks: Iterable[bytes], nbytes: int) -> str:
-        """Write a tensor's blocks; return the member's name, empty if no block changes anything.
-
-        Args:
-            blocks: what ``encode_block`` returned, in order.
-            nbytes: bytes of the whole tensor.
-        """
+        """Write a tensor's encoded blocks; return the member's name, empty if nothing changes."""
         unchanged, pending = HEADER.pack(0, 0, 0), iter(blocks)
         skipped = 0
         for block in pending:
@@ -354,7 +331,6 @@ class DeltaWriter:
         return ""
 
     def add_bytes(self, folder: str, data: bytes) -> str:
-        """Write a small file, compressed; return the member's name."""
         info = self._info(folder, zipfile.ZIP_DEFLATED)
         self._archive.writestr(info, data)
         return info.filename
@@ -362,16 +338,13 @@ class DeltaWriter:
     def finish(self, manifest: Manifest) -> None:
         info = zipfile.ZipInfo(MANIFEST)
         info.compress_type = zipfile.ZIP_DEFLATED
-        self._archive.writestr(info, encode_manifest(manifest))
+        content = {"format": FORMAT, "block": BLOCK, **asdict(manifest)}
+        self._archive.writestr(info, json.dumps(content, indent=1))
 
 
 @contextmanager
 def writing_delta(path: Path | str) -> Iterator[DeltaWriter]:
-    """Yield a writer; the file appears under ``path`` when the block ends well.
-
-    Raises:
-        ValueError: the name says that the file is something else.
-    """
+    """Yield a writer; the file appears under ``path`` when the block ends well."""
     if Path(path).suffix in (".safetensors", ".bin"):
         raise ValueError(f"{path}: a delta is no {Path(path).suffix} file; name it x.delta")
     with (
@@ -382,8 +355,6 @@ def writing_delta(path: Path | str) -> Iterator[DeltaWriter]:
 
 
 def is_delta(path: Path | str) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
     try:
         with zipfile.ZipFile(path) as archive:
             return MANIFEST in archive.namelist()
@@ -391,8 +362,7 @@ def is_delta(path: Path | str) -> bool:
         return False
 
 
-@dataclass(frozen=True)
-class _Block:
+class _Block(NamedTuple):
     offset: int
     nbytes: int
     changes: int
@@ -402,10 +372,6 @@ class _Block:
 class Delta:
     """A delta file, opened; the changes of a block are read at a time.
 
-    Attributes:
-        path: the file.
-        manifest: what it holds.
-
     Raises:
         ValueError: the file is no delta, is damaged, or its entries do not fit each other.
     """
@@ -414,16 +380,11 @@ class Delta:
         self.path = Path(path)
         if not self.path.is_file():
             raise ValueError(f"{self.path}: no such delta file")
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                if MANIFEST not in archive.namelist():
-                    raise ValueError(f"{self.path}: not a delta: it holds no {MANIFEST}")
-                self._members = {info.filename: info for info in archive.infolist()}
-                text = archive.read(MANIFEST)
-        except _DAMAGED as error:
-            raise ValueError(
-                f"{self.path}: not a complete delta file, damaged or cut short ({error})"
-            ) from error
+        with self._open() as archive:
+            if MANIFEST not in archive.namelist():
+                raise ValueError(f"{self.path}: not a delta: it holds no {MANIFEST}")
+            self._members = {info.filename: info for info in archive.infolist()}
+            text = archive.read(MANIFEST)
         try:
             found, self.manifest = parse_manifest(text)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -432,6 +393,16 @@ class Delta:
             raise ValueError(f"{self.path}: not a delta: expected format {FORMAT}, found {found}")
         self._check_manifest()
         self._tables: dict[str, list[_Block]] = {}
+
+    @contextmanager
+    def _open(self) -> Iterator[zipfile.ZipFile]:
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                yield archive
+        except _DAMAGED as error:
+            raise ValueError(
+                f"{self.path}: not a complete delta file, damaged or cut short ({error})"
+            ) from error
 
     def _check_manifest(self) -> None:
         faults = []
@@ -448,7 +419,7 @@ class Delta:
             # They become paths below the folder that is unpacked into.
             if Path(name).name != name or any(character in name for character in "\\\0"):
                 faults.append(f"file {name!r}: not a plain file name")
-            if file.kind not in KINDS:
+            if file.kind not in ("weights", "init", "stored"):
                 faults.append(f"file {name}: found kind {file.kind!r}")
             if (file.kind != "init") and file.member not in self._members:
                 faults.append(f"file {name}: no member {file.member}")
@@ -465,33 +436,18 @@ class Delta:
         return sum(tensor.nbytes for tensor in self.manifest.tensors.values())
 
     def check_data(self) -> None:
-        """Read the whole file once and compare every member with its checksum.
-
-        Raises:
-            ValueError: a byte is not what was written.
-        """
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                damaged = archive.testzip()
-        except _DAMAGED as error:
-            raise ValueError(f"{self.path}: damaged ({error})") from error
+        """Read the whole file once and compare every member with its checksum."""
+        with self._open() as archive:
+            damaged = archive.testzip()
         if damaged is not None:
             raise ValueError(f"{self.path}: damaged: the bytes of {damaged} are not those written")
 
     def member_bytes(self, member: str) -> bytes:
-        """Return a small member: a header or a stored file, its checksum checked.
-
-        Raises:
-            ValueError: it is damaged.
-        """
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                return archive.read(member)
-        except _DAMAGED as error:
-            raise ValueError(f"{self.path}: member {member}: damaged ({error})") from error
+        """Return a small member: a header or a stored file, its checksum checked."""
+        with self._open() as archive:
+            return archive.read(member)
 
     def stored_bytes(self, name: str) -> int:
-        """Return the bytes that a tensor takes in the file."""
         member = self.manifest.tensors[name].member
         return self._members[member].file_size if member else 0
 
@@ -523,11 +479,7 @@ class Delta:
         return self._tables[name]
 
     def decode(self, name: str, number: int, before: Codes) -> Codes:
-        """Return block ``number`` of a tensor, given the same weights of init.
-
-        Raises:
-            ValueError: the block is damaged.
-        """
+        """Return block ``number`` of a tensor, given the same weights of init."""
         if not self.manifest.tensors[name].member:
             return before
         block = self._blocks(name)[number]

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from rlsubnet.checkpoints.checkpoint import EMBEDDINGS, HEADS, Checkpoint, Read
+from rlsubnet.checkpoints.checkpoint import (
+    EMBEDDINGS,
+    HEADS,
+    Checkpoint,
+    Read,
+    by_canonical_name,
+)
 from rlsubnet.checkpoints.delta_file import (
     BLOCK,
     HEADER,
@@ -37,26 +43,7 @@ from rlsubnet.threads import default_threads
 _NAMED = 5
 
 
-def by_canonical_name(source: FileSource) -> dict[str, TensorInfo]:
-    """Return all stored tensors without the prefixes of trainers in their names.
-
-    Unlike in a ``Checkpoint``, tied heads, buffers and scales are tensors like others.
-
-    Raises:
-        ValueError: two of them get one name.
-    """
-    tensors: dict[str, TensorInfo] = {}
-    for stored_name, info in source.stored.items():
-        name = canonical_name(stored_name)
-        if name in tensors:
-            other = tensors[name].stored_name
-            raise ValueError(f"{source.label}: tensors {other} and {stored_name} are both {name}")
-        tensors[name] = info
-    return tensors
-
-
 def blocks(source: FileSource, info: TensorInfo) -> Iterator[Codes]:
-    """Yield a stored tensor in blocks, as unsigned integers."""
     for start in range(0, info.numel, BLOCK):
         yield as_codes(source.read(info, start, min(BLOCK, info.numel - start)))
 
@@ -129,11 +116,7 @@ class InitDigests:
         self.sha256 = cache(lambda name: init.tensor_sha256(self.tensors[name]))
 
     def check(self, manifest: Manifest, path: object) -> None:
-        """Check that this is the init that a delta was packed against.
-
-        Raises:
-            ValueError: naming the tensors that are not.
-        """
+        """Refuse an init that a delta was not packed against, naming the tensors that differ."""
         differing = check_shapes(self.tensors, manifest)
         differing += [
             f"{name} (expected digest {tensor.sha256[:12]}, found {self.sha256(name)[:12]})"
@@ -159,7 +142,6 @@ def check_shapes(tensors: Mapping[str, TensorInfo], manifest: Manifest) -> list[
 
 
 def refuse_init(path: object, where: str, differing: list[str]) -> None:
-    """Raise if anything differs, naming the first few tensors."""
     if differing:
         more = f" and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
         raise ValueError(
@@ -199,7 +181,6 @@ class _Packer:
         self.tensors: dict[str, DeltaTensor] = {}
 
     def add(self, stored_name: str, dtype: str, shape: Shape, codes: Iterable[Codes]) -> None:
-        """Write the change that leads to a tuned tensor, given in blocks."""
         name = canonical_name(stored_name)
         base = find_init(name, dtype, shape, self._init)
         digest, init_digest, changed = hashlib.sha256(), hashlib.sha256(), 0
@@ -230,14 +211,12 @@ class _Packer:
         )
 
     def add_copy(self, stored_name: str, other: str) -> None:
-        """Note a tensor that has the bytes of another tuned one."""
         of = self.tensors[other]
         self.tensors[stored_name] = DeltaTensor(
             of.dtype, of.shape, of.sha256, of.init, of.changed, "", other
         )
 
     def removed(self) -> tuple[str, ...]:
-        """Return the tensors of init that no tuned one has the name of."""
         present = {canonical_name(name) for name in self.tensors}
         return tuple(sorted(set(self._init) - present, key=natural_order))
 
@@ -245,7 +224,6 @@ class _Packer:
 def _parts(
     init: FileSource, tuned: FileSource, left_out: Container[str]
 ) -> dict[tuple[tuple[Path, ...], tuple[Path, ...]], list[str]]:
-    """Return the tuned tensors by the files of the two sides that they need."""
     parts: dict[tuple[tuple[Path, ...], tuple[Path, ...]], list[str]] = {}
     bases = by_canonical_name(init)
     for name in sorted(tuned.stored, key=natural_order):
@@ -337,10 +315,7 @@ def write_delta(
 ) -> Manifest:
     """Write the delta of weights in memory, such as those of a model that is being trained.
 
-    Args:
-        path: where the file appears once it is complete.
-        init: the checkpoint before finetuning.
-        read_tuned: returns a tensor after finetuning, as ``init.read`` returns the one before.
+    ``read_tuned`` returns a tensor after finetuning, as ``init.read`` returns the one before.
 
     Raises:
         ValueError: a tensor has another shape or type after finetuning.

@@ -146,20 +146,17 @@ def diff_tensors(
     take_mask: TakeMask | None = None,
     take_progress: TakeProgress | None = None,
 ) -> dict[str, Counts]:
-    """Return what finetuning did to each tensor.
+    """Return what finetuning did to each tensor, in the order of ``names``.
 
     Args:
         pair: the two checkpoints.
         request: what to count.
         names: tensors to look at, all by default.
-        kernel: see ``measure.kernels.choose_kernel``; the result does not depend on it.
-        threads: how many read and count, ``default_threads()`` by default; nor on this.
-        chunk: weights read at a time, a multiple of 8; nor on this.
+        kernel, threads: see ``measure.kernels.choose_kernel`` and ``default_threads``; the result
+            depends on neither, nor on ``chunk``.
+        chunk: weights read at a time, a multiple of 8.
         take_mask: gets the packed mask piece by piece.
         take_progress: gets the number of bytes, piece by piece.
-
-    Returns:
-        A counts per name, in the order of ``names``.
 
     Raises:
         ValueError: weights are NaN or infinite, or a file ended; the first one in order, whatever
@@ -196,12 +193,8 @@ def diff_tensors(
 class Unfinished:
     """A hidden folder beside a result: what its parts depend on, and one file per finished part.
 
-    It appears with the first part that is saved. Parts of a pass with other
-    inputs or options are removed, and ``restarted`` is set.
-
-    Args:
-        result: the file that the pass is to write; None keeps nothing.
-        inputs: all that the parts depend on, as JSON values.
+    It appears with the first part that is saved. Parts of a pass with other inputs or options are
+    removed, and ``restarted`` is set. Without a ``result``, nothing is kept.
     """
 
     def __init__(self, result: Path | None, inputs: Mapping[str, Any]) -> None:
@@ -213,16 +206,14 @@ class Unfinished:
             self.discard()
 
     def _read(self, name: str) -> Any:
-        """Return what a file holds, None where it is missing or damaged."""
+        if self._folder is None:
+            return None
         try:
-            return (
-                json.loads((self._folder / f"{name}.json").read_bytes()) if self._folder else None
-            )
-        except (OSError, ValueError):
+            return json.loads((self._folder / f"{name}.json").read_bytes())
+        except (OSError, ValueError):  # missing or damaged
             return None
 
     def load(self, number: int) -> Any:
-        """Return what was saved of a part, None where it is not finished."""
         return self._read(f"part-{number:05d}")
 
     def save(self, number: int, found: Any) -> None:
@@ -235,8 +226,8 @@ class Unfinished:
         return self._folder is not None and self._folder.exists()
 
     def discard(self) -> None:
-        if self._folder is not None and self._folder.exists():
-            shutil.rmtree(self._folder)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def parts_folder(result: Path) -> Path:
@@ -250,10 +241,7 @@ def parts_folder(result: Path) -> Path:
 
 
 class ProgressCallback:
-    """Receives how far a pass is; this one shows notes alone.
-
-    ``add`` may be called from any thread.
-    """
+    """Receives how far a pass is, from any thread; this one shows notes alone."""
 
     def add(self, nbytes: int) -> None:
         """Take bytes that were read."""
@@ -262,7 +250,6 @@ class ProgressCallback:
         """Take bytes that need not be read, since an earlier pass has."""
 
     def note(self, text: str) -> None:
-        """Print a line that a user should see."""
         print(text, file=sys.stderr)
 
     def close(self) -> None:
@@ -295,7 +282,6 @@ def tensors_by_part(pair: Pair) -> Iterator[list[str]]:
 
 
 def _fingerprints(pair: Pair) -> dict[str, list[Any]]:
-    """Return for every file what changes when it does."""
     return {
         str(file): side.source.fingerprint(file)
         for side in (pair.init, pair.tuned)
@@ -304,7 +290,6 @@ def _fingerprints(pair: Pair) -> dict[str, list[Any]]:
 
 
 def _inputs(pair: Pair, request: Request, mask: Path | None) -> dict[str, Any]:
-    """Return all that the numbers of a part depend on."""
     shapes = json.dumps({name: list(shape) for name, shape in pair.shapes.items()})
     return {
         "version": VERSION,

@@ -72,7 +72,6 @@ class TensorInfo:
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build a JSON object, refusing a key that occurs twice."""
     result = dict(pairs)
     if len(result) != len(pairs):
         names = [name for name, _ in pairs]
@@ -82,7 +81,6 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parse_json(head: bytes, size: int, path: Path) -> tuple[dict[str, Any], int]:
-    """Return the header as JSON, and the offset of the first tensor."""
     length = int.from_bytes(head[:8], "little")
     if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
         raise ValueError(
@@ -124,11 +122,7 @@ def _parse_entry(path: Path, name: str, entry: object, start: int) -> tuple[Tens
 
 
 def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    """Return the tensors of a safetensors file by stored name, and its metadata.
-
-    Raises:
-        ValueError: as :func:`parse_header`.
-    """
+    """Return the tensors of a safetensors file by stored name, and its metadata."""
     with path.open("rb") as stream:
         head = stream.read(8)
         head += stream.read(min(int.from_bytes(head, "little"), MAX_HEADER_BYTES))
@@ -169,7 +163,6 @@ def parse_header(
 
 
 def read_range(tensor: TensorInfo, start: int, count: int) -> np.ndarray:
-    """Return ``count`` weights from position ``start`` of the flattened tensor."""
     offset = tensor.offset + start * ITEM_BYTES[tensor.dtype]
     array = np.fromfile(tensor.file, NUMPY_TYPES[tensor.dtype], count, offset=offset)
     if array.size != count:
@@ -283,9 +276,6 @@ def read_torch_header(path: Path) -> dict[str, TensorInfo]:
     """Return the tensors of a ``.bin`` file by stored name, as ``torch.load`` gives them.
 
     The file is mapped, not read, and no code in it runs (``weights_only``).
-
-    Raises:
-        ValueError: the file is damaged, holds anything but tensors, or a type we cannot measure.
     """
     return {
         name: TensorInfo(name, tag, array.shape, path, name)
@@ -312,11 +302,7 @@ def read_stored(tensor: TensorInfo, start: int, count: int) -> np.ndarray:
 
 
 class Reader:
-    """Reads stored tensors piece by piece; for one thread.
-
-    Args:
-        chunk: the most weights of a piece.
-    """
+    """Reads stored tensors in pieces of at most ``chunk`` weights; for one thread."""
 
     def __init__(self, chunk: int) -> None:
         self._buffer = np.empty(chunk * max(ITEM_BYTES.values()), np.uint8)
@@ -324,13 +310,7 @@ class Reader:
         self._descriptor = -1
 
     def read(self, tensor: TensorInfo, start: int, count: int) -> np.ndarray:
-        """Return ``count`` numbers from ``start`` of the flattened tensor, as its file holds them.
-
-        The array is valid until the next call.
-
-        Raises:
-            ValueError: the file ended; names it and the tensor.
-        """
+        """Return numbers as the file holds them; the array is valid until the next call."""
         if tensor.offset < 0:
             return read_stored(tensor, start, count)
         if tensor.file != self._path:
@@ -357,7 +337,6 @@ class Reader:
 
 
 def stored_sha256(tensor: TensorInfo) -> str:
-    """Return the SHA-256 of what a file holds of a tensor."""
     digest = hashlib.sha256()
     with closing(Reader(CHUNK)) as reader:
         for start in range(0, tensor.numel, CHUNK):

@@ -309,8 +309,7 @@ def _one_line(error: Exception) -> str:
 def git_blob_sha1(path: Path) -> str:
     """Return git's name for the content of ``path``, by which the hub lists files outside LFS.
 
-    It is the SHA-1 of ``blob <size>``, a zero byte and the content. These files are small
-    (configs, tokenizers), so the file is read in one piece.
+    It is the SHA-1 of ``blob <size>``, a zero byte and the content.
     """
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
@@ -386,7 +385,6 @@ def make_folder(
 
 
 def _is_complete(out: Path, request: Mapping[str, Any]) -> bool:
-    """Return whether ``out`` holds what ``request`` asks for; raise if it holds something else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     try:
@@ -412,8 +410,8 @@ def _is_complete(out: Path, request: Mapping[str, Any]) -> bool:
 def _link_folder(folder: Path, partial: Path, report: Report) -> dict[str, Any]:
     """Fill ``partial`` with links to the files of a checkpoint folder; return the record.
 
-    The files are linked, not the folder: what a workflow writes beside them (time stamps) then
-    does not end in the user's own folder, which may be read-only.
+    Not a link to the folder: what a workflow writes beside the files (time stamps) then does not
+    end in the user's own folder, which may be read-only.
     """
     if not folder.is_dir():
         hint = f"; for the hub write hf:{folder}" if len(folder.parts) == 2 else ""

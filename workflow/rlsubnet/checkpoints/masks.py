@@ -41,13 +41,9 @@ def write_mask(
     masks: Iterable[tuple[str, np.ndarray]],
     metadata: Mapping[str, str],
 ) -> None:
-    """Write a mask, one parameter in memory at a time.
+    """Write a mask from (name, bool array), in the order of ``shapes``, one in memory at a time.
 
-    Args:
-        path: where the file appears once it is complete.
-        shapes: shape of every parameter.
-        masks: (name, bool array) in the order of ``shapes``.
-        metadata: what the mask came from; values are strings.
+    ``metadata`` says what the mask came from.
 
     Raises:
         ValueError: the masks do not fit the shapes, or come in another order.
@@ -77,9 +73,7 @@ def load_mask(path: Path | str) -> "Mask":
 class Mask:
     """A mask file, opened; one parameter's bits are read at a time.
 
-    Attributes:
-        path: the file.
-        metadata: ``rule``, ``atol``, ``init_sha256``, ``tuned_sha256`` and what else was saved.
+    ``metadata`` has ``rule``, ``atol``, ``init_sha256``, ``tuned_sha256`` and what else was saved.
 
     Raises:
         ValueError: the file is no mask, or its tensors do not fit their shapes.
@@ -129,31 +123,22 @@ class Mask:
             yield piece
 
     def read_range(self, name: str, start: int, count: int) -> np.ndarray:
-        """Return ``count`` bits from position ``start`` of the flattened mask, as bool.
-
-        Only the bytes that hold them are read.
-        """
+        """Return bits as bool; only the bytes that hold them are read."""
         first, skip = divmod(start, 8)
         packed = read_range(self._tensors[name], first, (skip + count + 7) // 8)
         bits = np.unpackbits(packed, count=skip + count, bitorder="little")
         return bits[skip:].view(np.bool_)
 
     def is_empty(self) -> bool:
-        """Return whether no weight is in the subnetwork; stops reading at the first that is."""
         chunks = (chunk for name in self.names for chunk in self.read_packed_chunks(name))
         return not any(chunk.any() for chunk in chunks)
 
     def read(self, name: str) -> np.ndarray:
-        """Return the mask of one parameter as bool, in the parameter's shape."""
         shape = self._shapes[name]
         return self.read_range(name, 0, math.prod(shape)).reshape(shape)
 
     def check_shapes(self, shapes: Mapping[str, Shape], owner: str) -> None:
-        """Check that this mask covers exactly the parameters ``shapes`` of ``owner``.
-
-        Raises:
-            ValueError: with the full list of what differs.
-        """
+        """Refuse ``shapes`` of ``owner`` that are not those of this mask, with the full list."""
         faults = [f"{name} only in the mask" for name in self._shapes if name not in shapes]
         faults += [f"{name} only in {owner}" for name in shapes if name not in self._shapes]
         faults += [
@@ -172,11 +157,8 @@ PLACEHOLDER = "0" * 64
 class MaskFile:
     """A mask under way: its bits go to a hidden file beside it, the header comes last.
 
-    Args:
-        path: where the mask appears once it is complete.
-        shapes: shape of every parameter, in the order of the file.
-        metadata: what the mask comes from; values given again to ``finish`` must be as long.
-        keep: whether to go on with the hidden file of an earlier run.
+    ``metadata`` given again to ``finish`` must be as long. ``keep`` goes on with the hidden file of
+    an earlier run.
     """
 
     def __init__(
@@ -203,11 +185,9 @@ class MaskFile:
             view, offset = view[written:], offset + written
 
     def flush(self) -> None:
-        """Return when what was written would survive a power failure."""
         os.fsync(self._descriptor)
 
     def finish(self, metadata: Mapping[str, str]) -> None:
-        """Write the header and let the mask appear at its path."""
         room = len(encode_header(self._entries, self._metadata))
         header = encode_header(self._entries, self._metadata | dict(metadata))
         assert len(header) == room, "metadata given at the end are as long as those before"
@@ -216,7 +196,6 @@ class MaskFile:
         self.hidden.replace(self.path)
 
     def close(self) -> None:
-        """Close the hidden file and leave it where it is."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

@@ -21,7 +21,6 @@ class Pair:
     """Two checkpoints of one architecture.
 
     Attributes:
-        init, tuned: the checkpoints.
         shapes: what is compared: name -> shape; fewer rows than stored where a tensor was resized.
         resized: name -> (rows of init, rows of tuned) where they differ and that was allowed.
     """
@@ -47,7 +46,6 @@ class Pair:
         return math.prod(self.shapes[name])
 
     def nbytes(self, name: str) -> int:
-        """Return the number of bytes that both files hold of the compared weights of a tensor."""
         sides = (checkpoint.tensors[name].dtype for checkpoint in (self.init, self.tuned))
         return self.numel(name) * sum(ITEM_BYTES[dtype] for dtype in sides)
 
@@ -59,11 +57,8 @@ def listed(names: Iterable[str]) -> str:
 def pair_checkpoints(init: Checkpoint, tuned: Checkpoint, common_rows: Sequence[str] = ()) -> Pair:
     """Match the tensors of two checkpoints.
 
-    Args:
-        init: the checkpoint before finetuning.
-        tuned: the checkpoint after finetuning.
-        common_rows: tensors whose number of rows may differ, such as a resized vocabulary; their
-            first rows, as many as both have, are compared.
+    The number of rows of ``common_rows`` may differ, as of a resized vocabulary; their first rows,
+    as many as both have, are compared.
 
     Raises:
         ValueError: a tensor is on one side only, shapes differ, or ``common_rows`` names a tensor
@@ -96,11 +91,7 @@ def pair_checkpoints(init: Checkpoint, tuned: Checkpoint, common_rows: Sequence[
 
 
 def read_finite(checkpoint: Checkpoint, name: str, start: int, count: int) -> np.ndarray:
-    """Return flat weights as stored, refusing NaN and Inf.
-
-    Raises:
-        ValueError: weights are NaN or infinite; names file and tensor.
-    """
+    """Return flat weights as stored, refusing NaN and Inf."""
     weights = checkpoint.read_range(name, start, count)
     refuse_not_finite(checkpoint.tensors[name], start, weights)
     return weights
@@ -200,38 +191,32 @@ def pair_notes(pair: Pair) -> list[str]:
     return notes
 
 
-def write_weights(init: Checkpoint, trained: Checkpoint, path: Path) -> None:
-    """Write the weights of ``trained`` as one safetensors file, under the names ``init`` has.
+def export_trained(init: Path, trained: Path, folder: Path) -> None:
+    """Fill the existing ``folder`` with trained weights and all else from ``init``.
 
-    One piece is in memory at a time. A head that is stored beside the embedding it is tied to is
-    left out, as transformers ties it again.
+    The weights are one safetensors file, under the names that ``init`` has, with one piece in
+    memory at a time. A head that is stored beside the embedding it is tied to is left out, as
+    transformers ties it again.
 
     Raises:
-        ValueError: names or shapes are not those of ``init`` (a resized embedding, for one), or a
-            weight is NaN, infinite or not bfloat16.
+        ValueError: ``init`` has no configuration; names or shapes are not those of ``init`` (a
+            resized embedding, for one), or a weight is NaN, infinite or not bfloat16.
     """
-    pair = pair_checkpoints(init, trained)
-    if other := [name for name, info in trained.tensors.items() if info.dtype != "BF16"]:
-        raise ValueError(
-            f"{trained.path}: expected weights in BF16, found "
-            f"{trained.tensors[other[0]].dtype} in {other[0]}"
-        )
-    entries = {init.tensors[name].stored_name: ("BF16", pair.shapes[name]) for name in pair.shapes}
-    with replacing(path) as temporary, temporary.open("wb") as stream:
+    if not config_file(init).is_file():
+        raise ValueError(f"{init}: no config.json; expected a transformers checkpoint")
+    pair = pair_checkpoints(Checkpoint(init), Checkpoint(trained))
+    weights = pair.tuned.tensors
+    if other := [name for name, info in weights.items() if info.dtype != "BF16"]:
+        found = f"{weights[other[0]].dtype} in {other[0]}"
+        raise ValueError(f"{trained}: expected weights in BF16, found {found}")
+    entries = {pair.init.tensors[n].stored_name: ("BF16", pair.shapes[n]) for n in pair.shapes}
+    with (
+        replacing(folder / "model.safetensors") as temporary,
+        temporary.open("wb") as stream,
+    ):
         stream.write(encode_header(entries, {"format": "pt"}))
         for name in pair.shapes:
             for start in range(0, pair.numel(name), CHUNK):
                 count = min(CHUNK, pair.numel(name) - start)
-                stream.write(read_finite(trained, name, start, count).tobytes())
-
-
-def export_trained(init: Path, trained: Path, folder: Path) -> None:
-    """Fill the existing ``folder`` with trained weights and all else from ``init``.
-
-    Raises:
-        ValueError: as :func:`write_weights` says, or ``init`` has no configuration.
-    """
-    if not config_file(init).is_file():
-        raise ValueError(f"{init}: no config.json; expected a transformers checkpoint")
-    write_weights(Checkpoint(init), Checkpoint(trained), folder / "model.safetensors")
+                stream.write(read_finite(pair.tuned, name, start, count).tobytes())
     copy_companions(init, folder)

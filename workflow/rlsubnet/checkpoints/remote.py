@@ -81,10 +81,11 @@ class RemoteShards(FileSource):
 
     Attributes:
         label: ``hf:organization/name@commit``.
-        folder: where files lie while they are needed.
         stored: stored name -> where the tensor lies once its shard is here.
         shards: the files of weights by the path that they get.
     """
+
+    stored: dict[str, TensorInfo]
 
     def __init__(self, source: str, report: Report = _to_stderr) -> None:
         name, revision = parse_source(source)
@@ -122,7 +123,6 @@ class RemoteShards(FileSource):
         return self.folder / name
 
     def _read_header(self, file: RemoteFile) -> bytes:
-        """Return the header of a shard, with the eight bytes before it."""
         head = self._repository.read_head(
             file, self.listing.commit, max(1, min(_HEAD_BYTES, file.size))
         )
@@ -146,7 +146,6 @@ class RemoteShards(FileSource):
         return {path: file.size for path, file in self.shards.items()}
 
     def plan(self, most: Collection[Path], count: int) -> None:
-        """Say what the disk is needed for, and refuse where it has no room."""
         files = [self.shards[path] for path in most]
         total = sum(file.size for file in self.shards.values())
         self.report(
@@ -157,14 +156,10 @@ class RemoteShards(FileSource):
         require_space(self.folder, files)
 
     def fetch(self, files: Collection[Path]) -> None:
-        """Fetch shards that are not here, check their digests, and keep them until released.
-
-        The digests of their tensors are taken on the way, as they may be asked for at the end.
-        """
         self._planned |= set(files)
         for path in sorted(files):
             self._fetch(path)
-            self._tensor_digests(path)
+            self._tensor_digests(path)  # which may be asked for at the end
 
     def release(self, files: Collection[Path]) -> None:
         for path in files:
@@ -217,7 +212,6 @@ class RemoteShards(FileSource):
         return listed.size, digest
 
     def side_files(self) -> tuple[list[Path], list[str]]:
-        """Fetch the small files beside the weights; return them, and names of the others."""
         listed = sorted(self.listing.files.items())
         files = [file for name, file in listed if self.folder / name not in self.shards]
         side = [file.name for file in files if is_side(file.name, file.size)]

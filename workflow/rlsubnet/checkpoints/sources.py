@@ -27,7 +27,6 @@ from rlsubnet.files import sha256
 
 # How a source on the hub begins.
 PREFIX = "hf:"
-SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 # The order in which transformers looks.
 CANDIDATES = (
     "model.safetensors",
@@ -56,8 +55,6 @@ WEIGHT_SUFFIXES = (
     *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".h5", ".msgpack"),
     *(".npz", ".delta"),
 )
-# No config or tokenizer is as large; what is must be data, and a delta is no place for it.
-LARGEST_SIDE_FILE = 64 << 20
 
 
 def copy_companions(init: Path, folder: Path) -> None:
@@ -68,11 +65,7 @@ def copy_companions(init: Path, folder: Path) -> None:
 
 
 def read_object(file: str, text: bytes) -> dict[str, Any]:
-    """Return the JSON object in a file that comes with a checkpoint.
-
-    Raises:
-        ValueError: it is none; names the file.
-    """
+    """Return the JSON object in a file that comes with a checkpoint."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -83,11 +76,7 @@ def read_object(file: str, text: bytes) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return the content of a checkpoint's config.json, empty where there is none.
-
-    Raises:
-        ValueError: it is not a JSON object.
-    """
+    """Return the content of a checkpoint's config.json, empty where there is none."""
     file = config_file(path)
     return read_object(str(file), file.read_bytes()) if file.exists() else {}
 
@@ -101,9 +90,6 @@ def read_weight_map(index: str, text: bytes) -> dict[str, str]:
     """Return tensor name -> shard of an index file.
 
     An index comes from the internet: nothing outside its own folder may be opened through it.
-
-    Raises:
-        ValueError: it is damaged, or names what is no shard in the index's own folder.
 
     >>> read_weight_map("i.json", b'{"weight_map": {"w": "../etc/passwd"}}')
     Traceback (most recent call last):
@@ -139,9 +125,6 @@ def weight_files(
         read: returns the content of the index of that name.
         where: the folder or repository, for messages.
 
-    Raises:
-        ValueError: there are no weights, or the index is damaged or names a file that is missing.
-
     >>> index = b'{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}'
     >>> names = ["model.safetensors.index.json", "model-1.safetensors", "model-2.safetensors"]
     >>> weight_files([*names, "consolidated.pth"], lambda name: index, "here")[0] == names
@@ -155,7 +138,7 @@ def weight_files(
             f"{where}: no checkpoint; expected one of {', '.join(CANDIDATES)}, "
             f"found {', '.join(sorted(names)) or 'no files'}"
         )
-    if chosen in SINGLE_FILES:
+    if not chosen.endswith(".index.json"):
         return [chosen], {}
     weight_map = read_weight_map(f"{where}/{chosen}", read(chosen))
     shards = sorted(set(weight_map.values()))
@@ -168,14 +151,7 @@ def weight_files(
 
 
 def read_tensors(path: Path) -> dict[str, TensorInfo]:
-    """Return every tensor of a checkpoint by stored name.
-
-    Args:
-        path: a Hugging Face folder, sharded or not, or one ``.safetensors`` or ``.bin`` file.
-
-    Raises:
-        ValueError: no checkpoint here, or its files do not fit together; names the file.
-    """
+    """Return every tensor by stored name of a Hugging Face folder, or of one file."""
     if path.is_file():
         return _read_file(path)
     if not path.is_dir():
@@ -212,7 +188,7 @@ def _read_shards(folder: Path, index: str, weight_map: Mapping[str, str]) -> dic
 
 
 class FileSource:
-    """The files of a checkpoint; what is not said otherwise fits files that lie on the disk.
+    """The files of a checkpoint: of a folder or file on the disk, where nothing has to be fetched.
 
     Attributes:
         label: the source, for messages.
@@ -220,12 +196,13 @@ class FileSource:
         stored: all tensors, whatever their type, by stored name.
     """
 
-    label: str
-    folder: Path
+    def __init__(self, path: Path | str) -> None:
+        self.path, self.label = Path(path), str(path)
+        self.folder = self.path if self.path.is_dir() else self.path.parent
 
-    @property
-    def stored(self) -> Mapping[str, TensorInfo]:
-        raise NotImplementedError
+    @cached_property
+    def stored(self) -> dict[str, TensorInfo]:
+        return read_tensors(self.path)
 
     def sizes(self) -> Mapping[Path, int]:
         """Return the size of every file that has to be fetched."""
@@ -254,15 +231,17 @@ class FileSource:
 
     def fingerprint(self, file: Path) -> list[Any]:
         """Return what changes when a file does."""
-        raise NotImplementedError
+        status = file.stat()
+        return [status.st_size, status.st_mtime_ns, status.st_ino]
 
     def header(self, file: Path, size: int) -> bytes:
         """Return the first bytes of a weight file."""
-        raise NotImplementedError
+        with file.open("rb") as stream:
+            return stream.read(size)
 
     def size_and_sha256(self, file: Path) -> tuple[int, str]:
         """Return size and SHA-256 of a weight file, which has been read."""
-        raise NotImplementedError
+        return file.stat().st_size, sha256(file)
 
     def side_files(self) -> tuple[list[Path], list[str]]:
         """Return the files that belong to the model beside its weights, and names of the others.
@@ -271,32 +250,6 @@ class FileSource:
         itself and is small. Left out: weights in other forms, subfolders, hidden files, our own
         record of a download.
         """
-        raise NotImplementedError
-
-
-class LocalFiles(FileSource):
-    """A folder or file on the disk: nothing has to be fetched."""
-
-    def __init__(self, path: Path | str) -> None:
-        self.path, self.label = Path(path), str(path)
-        self.folder = self.path if self.path.is_dir() else self.path.parent
-
-    @cached_property
-    def stored(self) -> dict[str, TensorInfo]:
-        return read_tensors(self.path)
-
-    def fingerprint(self, file: Path) -> list[Any]:
-        status = file.stat()
-        return [status.st_size, status.st_mtime_ns, status.st_ino]
-
-    def header(self, file: Path, size: int) -> bytes:
-        with file.open("rb") as stream:
-            return stream.read(size)
-
-    def size_and_sha256(self, file: Path) -> tuple[int, str]:
-        return file.stat().st_size, sha256(file)
-
-    def side_files(self) -> tuple[list[Path], list[str]]:
         weights = {info.file for info in self.stored.values()}
         files = sorted(set(self.folder.iterdir()) - weights)
         side = [
@@ -310,8 +263,9 @@ class LocalFiles(FileSource):
 def is_side(name: str, size: int) -> bool:
     """Return whether a file that holds no weights belongs to the model, by its name and size."""
     hidden_or_deeper = name.startswith(".") or "/" in name
-    is_weights = Path(name).suffix in WEIGHT_SUFFIXES
-    return not hidden_or_deeper and not is_weights and size <= LARGEST_SIDE_FILE
+    # No config or tokenizer is as large; what is must be data, and a delta is no place for it.
+    small = size <= 64 << 20
+    return not hidden_or_deeper and Path(name).suffix not in WEIGHT_SUFFIXES and small
 
 
 def fetch_order(parts: Sequence[Collection[Path]], sizes: Mapping[Path, int]) -> list[int]:
@@ -355,15 +309,16 @@ class Schedule:
         sizes = {file: size for source in sources for file, size in source.sizes().items()}
         self.order = fetch_order([[*before, *after] for before, after in parts], sizes)
         for side, source in enumerate(sources):
-            every = {file for part in parts for file in part[side]}
             held = [self.files(place, side) for place in range(len(parts))]
             most = max(held, key=lambda files: sum(sizes.get(f, 0) for f in files), default=set())
-            source.plan(most, len(every))
+            source.plan(most, len(self._of(side, self.order)))
+
+    def _of(self, side: int, places: Sequence[int]) -> set[Path]:
+        return {file for number in places for file in self._parts[number][side]}
 
     def files(self, place: int, side: int) -> set[Path]:
         """Return the files of a source that lie on the disk at a place of the order."""
-        until = {file for i in self.order[: place + 1] for file in self._parts[i][side]}
-        return until & {file for i in self.order[place:] for file in self._parts[i][side]}
+        return self._of(side, self.order[: place + 1]) & self._of(side, self.order[place:])
 
     def __iter__(self) -> Iterator[int]:
         """Yield the number of each part once its files are here; end with no file left."""
@@ -382,7 +337,4 @@ class Schedule:
     def release(self, place: int) -> None:
         """Release the files that no part from a place of the order on needs."""
         for side, source in enumerate(self._sources):
-            before = {file for i in self.order[:place] for file in self._parts[i][side]}
-            source.release(
-                before - {file for i in self.order[place:] for file in self._parts[i][side]}
-            )
+            source.release(self._of(side, self.order[:place]) - self._of(side, self.order[place:]))

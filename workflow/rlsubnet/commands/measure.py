@@ -26,9 +26,8 @@ from rlsubnet.commands.shared import (
 from rlsubnet.threads import bound_linear_algebra, checked_threads
 
 if TYPE_CHECKING:
-    from rlsubnet.checkpoints.overlap import MaskPair
     from rlsubnet.checkpoints.pair import Pair
-    from rlsubnet.checkpoints.structure import MatrixRank
+    from rlsubnet.checkpoints.structure import MaskPair, MatrixRank
     from rlsubnet.measure.overlap import Overlap, TensorOverlap
     from rlsubnet.measure.sparsity import UpdateCounts
 
@@ -164,7 +163,7 @@ def run_union(options: argparse.Namespace) -> None:
     that were ever updated (Figure 6). Reads a piece at a time.
     """
     from rlsubnet.checkpoints.masks import load_mask
-    from rlsubnet.checkpoints.overlap import unite_masks
+    from rlsubnet.checkpoints.structure import unite_masks
 
     masks = [load_mask(path) for path in options.masks]
     ever, sizes = unite_masks(masks, options.out)
@@ -189,7 +188,7 @@ def run_overlap(options: argparse.Namespace) -> None:
 
     from rlsubnet.checkpoints.checkpoint import Checkpoint, open_source
     from rlsubnet.checkpoints.masks import load_mask
-    from rlsubnet.checkpoints.overlap import pair_masks, tensor_overlaps
+    from rlsubnet.checkpoints.structure import pair_masks, tensor_overlaps
     from rlsubnet.columns import OverlapRow, names
     from rlsubnet.files import write_csv
     from rlsubnet.measure.overlap import overlap_beside_nulls

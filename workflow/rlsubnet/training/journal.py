@@ -15,7 +15,7 @@ from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta import step_file
 from rlsubnet.checkpoints.delta_file import Delta
 from rlsubnet.checkpoints.delta_pack import InitDigests, write_delta
-from rlsubnet.checkpoints.sources import LocalFiles
+from rlsubnet.checkpoints.sources import FileSource
 from rlsubnet.config.model import Recipe, Row
 from rlsubnet.files import replacing
 from rlsubnet.training.device import read
@@ -189,7 +189,7 @@ class StepSaver:
             ValueError: their weights differ.
         """
         last = Delta(self._folder / step_file(self._due[-1]))
-        digests = InitDigests(LocalFiles(final.path))
+        digests = InitDigests(FileSource(final.path))
         saved = last.manifest.tensors
         differing = [
             name

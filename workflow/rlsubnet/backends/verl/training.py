@@ -30,7 +30,7 @@ from rlsubnet.backends.verl.saves import (
 )
 from rlsubnet.checkpoints.delta import STEP_FILES, step_file, step_number
 from rlsubnet.checkpoints.delta_pack import pack
-from rlsubnet.checkpoints.sources import LocalFiles
+from rlsubnet.checkpoints.sources import FileSource
 from rlsubnet.config.layout import RunFiles
 from rlsubnet.config.model import Row, VerlRecipe
 from rlsubnet.training.runlog import ONLINE_METRICS
@@ -48,7 +48,7 @@ class Keeper:
 
     def __init__(
         self,
-        init: LocalFiles,
+        init: FileSource,
         saves: Path,
         log: Path,
         steps: Path | None,
@@ -103,7 +103,7 @@ class Keeper:
         if self._steps is None or (self._steps / step_file(save.step)).exists():
             return False
         self._merge(save.actor, merged)
-        pack(self._init, LocalFiles(merged), self._steps / step_file(save.step))
+        pack(self._init, FileSource(merged), self._steps / step_file(save.step))
         return True
 
 
@@ -163,7 +163,7 @@ class Verl:
         words = [str(self._python), "-m", "rlsubnet.backends.verl.command"]
         words += [str(self._data), str(places.prompts)]
         run_checked(words, self._variables, f"{self._data}: writing it as Parquet")
-        init, every = LocalFiles(places.init), self._row.recipe.checkpoint_every
+        init, every = FileSource(places.init), self._row.recipe.checkpoint_every
         self._keeper = Keeper(init, places.saves, places.log, self._deltas, every, self._merge)
         if save is not None:
             print(f"{run}: resumed after step {save.step}", file=sys.stderr, flush=True)
