@@ -68,6 +68,15 @@ def test_a_changed_row_plans_its_run_and_what_hangs_on_it(changed):
     }
 
 
+def test_a_changed_key_of_a_recipe_repeats_the_runs_of_that_recipe_alone(changed):
+    changed.sheets.replace("config.yaml", "rl: {steps: 3,", "rl: {beta: 0.2, steps: 3,")
+    plan = changed.plan()
+    assert (plan["train"], plan["train_with_steps"]) == ({"dpo", "dpo_sub"}, {"dpo_seed123"})
+    assert plan["evaluate"] == {"dpo", "dpo_sub", "dpo_seed123"}
+    assert plan["updates"] == {"dpo", "dpo_seed123", "dpo_vs_sub"}
+    assert "data" not in plan
+
+
 def test_a_changed_full_run_repeats_its_masked_run_too(changed):
     changed.sheets.set_cell("runs.tsv", "dpo", "seed", "43")
     plan = changed.plan()

@@ -6,46 +6,33 @@ from pathlib import Path
 from rlsubnet.columns import results_file
 from rlsubnet.config.model import MESSAGE_PAIR_KINDS, PROMPT_KIND
 from rlsubnet.config.scale import Scale, data_kind
-from rlsubnet.config.schema import Comparison, Pair
+from rlsubnet.config.schema import Pair
 from rlsubnet.items import ITEMS, VERDICTS, Item
 
 
 def checkpoint_folder(scale: Scale, name: str) -> str:
-    """Return the Hugging Face folder of a run or of a model with a source."""
     work = scale.config["work"]
     return f"{work}/runs/{name}/final" if name in scale.runs else f"{work}/models/{name}"
 
 
 def data_file(scale: Scale, name: str) -> str:
-    """Return the JSON-lines file of one entry of the config's ``data``."""
     return f"{scale.config['work']}/data/{name}.jsonl"
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What a training run reads and writes.
-
-    Attributes:
-        data: JSON lines to learn from.
-        scratch: folder of this run alone: what a killed run goes on from. Removed at the end.
-        model: Hugging Face folder to write.
-        metrics: CSV file to write, a row a step.
-        init: Hugging Face folder to start from; None for random weights.
-        mask: of the weights that are trained; None trains all.
-        steps: folder to write of the models saved along the run; None where none are.
-    """
+    """What a training run reads and writes."""
 
     data: Path
-    scratch: Path
+    scratch: Path  # a folder of this run alone, removed at the end: a killed run goes on from it
     model: Path
     metrics: Path
-    init: Path | None = None
-    mask: Path | None = None
-    steps: Path | None = None
+    init: Path | None = None  # None: random weights
+    mask: Path | None = None  # None: all weights are trained
+    steps: Path | None = None  # a folder for models saved along the run; None where none are
 
 
 def run_files(scale: Scale, name: str) -> RunFiles:
-    """Return where a run reads and writes."""
     run, folder = scale.runs[name], Path(scale.config["work"]) / "runs" / name
     backend = scale.backend_of(name)
     kind = "random" if run.has_random_mask else ""
@@ -88,11 +75,8 @@ def contamination_files(scale: Scale, name: str) -> list[str]:
 def mask_file(scale: Scale, pair: str, kind: str = "") -> str:
     """Return a pair's mask.
 
-    Args:
-        scale: for its folders.
-        pair: name of the pair.
-        kind: empty for bitwise, ``official`` for the authors' rule at the table tolerance,
-            ``random`` for as many weights of each tensor at random positions.
+    Its ``kind`` is empty for bitwise, ``official`` for the authors' rule at the table tolerance,
+    ``random`` for as many weights of each tensor at random positions.
     """
     kind = f"__{kind}" if kind else ""
     return f"{scale.config['work']}/masks/{pair}{kind}.safetensors"
@@ -129,14 +113,6 @@ def _steps_files(scale: Scale, run: str, kinds: tuple[str, ...]) -> list[str]:
     return [_results(scale, kind, run) for kind in kinds if kind != "step_scores" or evaluated]
 
 
-def _comparison_files(scale: Scale, comparison: Comparison) -> list[str]:
-    pairs = (comparison.pair1, comparison.pair2)
-    return [
-        _results(scale, "overlap", comparison.comparison),
-        *(_results(scale, "updates", pair) for pair in pairs),
-    ]
-
-
 def item_files(scale: Scale, name: str) -> list[str]:
     """Return the results files that a table or figure reads: those of the rows that name it.
 
@@ -151,7 +127,9 @@ def item_files(scale: Scale, name: str) -> list[str]:
             files += _pair_files(scale, pair, ITEMS[name])
     for comparison in scale.comparisons.values():
         if name in comparison.items:
-            files += _comparison_files(scale, comparison)
+            files.append(_results(scale, "overlap", comparison.comparison))
+            pairs = (comparison.pair1, comparison.pair2)
+            files += [_results(scale, "updates", pair) for pair in pairs]
     return list(dict.fromkeys(files))
 
 

@@ -35,11 +35,11 @@ def key(
     changes: Literal["weights", "files", "nothing"] = "weights",
     omit: bool = False,
 ) -> Any:
-    """Return a key of a config.
+    """Return a key of a config; one without a default must be given.
 
     Args:
         doc: its meaning, for editors and config/README.md.
-        default: none for a key that must be given.
+        default: never changed, as provenance leaves it out.
         of: the algorithms that use it, where others do not.
         source: where the default comes from, if not from us.
         changes: what another value changes of a run: its weights (or scores); only which ``files``
@@ -78,12 +78,9 @@ class Model(BaseModel):
 
 
 class AnyRecipe(Model):
-    """What recipes of all trainers share.
+    """What recipes of all trainers share."""
 
-    Attributes:
-        learns_from: algorithm -> the kinds of data that it learns from.
-    """
-
+    # Algorithm -> the kinds of data that it learns from.
     learns_from: ClassVar[Mapping[str, tuple[str, ...]]]
 
     if TYPE_CHECKING:  # each trainer's recipe says more about them
@@ -98,22 +95,16 @@ class AnyRecipe(Model):
                 f"found {self.weight_decay}"
             )
 
-    @classmethod
-    def users(cls, name: str) -> tuple[str, ...]:
-        """Return the algorithms that use a key, of those that this trainer has."""
-        of: tuple[str, ...] = cls.marked("of").get(name, tuple(cls.learns_from))
-        return of
-
     def check_used(self, names: Mapping[str, Any], algorithm: str) -> None:
         """Raise ValueError where a row sets a key that its algorithm has no use for.
 
         A recipe may hold keys for several algorithms; a row sets one because it should matter.
         """
         for name in names:
-            if algorithm not in (users := self.users(name)):
-                raise ValueError(
-                    f"{name}: has no effect on {algorithm}; used by {', '.join(users)}"
-                )
+            users = self.marked("of").get(name, (algorithm,))
+            if algorithm not in users:
+                used = ", ".join(users)
+                raise ValueError(f"{name}: has no effect on {algorithm}; used by {used}")
 
     def bits(self) -> dict[str, Any]:
         """Return what the bits of the trained weights follow from, without defaults."""
@@ -141,6 +132,7 @@ MESSAGE_PAIR_KINDS = ("tulu_preferences", "rollout_pairs")
 PROMPT_KIND = "graded_prompts"
 # These draw their own responses in every step.
 ONLINE = ("grpo", "raft", "ppo", "prime")
+BETA = ("dpo", "dpo_norm", "simpo", "kto")
 PPO = ("ppo",)
 PRIME = ("prime",)
 
@@ -176,21 +168,13 @@ class Recipe(AnyRecipe):
     beta2: Decay = key("AdamW's decay of the second moment", 0.999)
     eps: Positive = key("AdamW's term that keeps the denominator above 0", 1e-8)
     clip: Positive | None = key("largest norm of the gradient; `null`: no clipping", 1.0)
-    accumulate: Count | None = key(
-        "parts that a batch is computed in; `null`: as few as the GPU's memory allows", 1
-    )
+    accumulate: Count | None = key("parts of a batch; `null`: as few as the memory allows", 1)
     compute: Literal["float32", "bfloat16"] = key("precision of forward and backward", "float32")
     compile: bool = key("let torch compile the layers for training; changes rounding", False)
     recompute: bool | None = key(
-        "compute activations twice to save memory; `null`: where one example's would not fit",
-        False,
-        changes="nothing",
+        "compute activations twice; `null`: where memory is short", False, changes="nothing"
     )
-    beta: Positive = key(
-        "temperature; scale of SimPO's reward, whose paper takes 2 or more",
-        0.1,
-        of=("dpo", "dpo_norm", "simpo", "kto"),
-    )
+    beta: Positive = key("temperature; scale of SimPO's reward, 2 or more there", 0.1, of=BETA)
     gamma: Amount = key("the margin aimed at, in units of its reward", 0.5, of=("simpo",))
     odds_weight: Positive = key("lambda, the weight of the odds ratio", 0.1, of=("orpo",))
     mask_at: MaskAt = key("whether a mask meets the gradient after clipping or before", "post_clip")
@@ -202,9 +186,7 @@ class Recipe(AnyRecipe):
         changes="files",
     )
     sparsity_every: Whole = key(
-        "steps between counts of the weights that changed, in the metrics; `0`: none",
-        0,
-        changes="files",
+        "steps between counts of changed weights in the metrics; `0`: none", 0, changes="files"
     )
     samples: Several = key("responses per prompt", 8, of=ONLINE)
     temperature: Positive = key("of the sampling, and of what is trained", 1.0, of=ONLINE)
@@ -212,28 +194,20 @@ class Recipe(AnyRecipe):
     sampler: SamplerName = key("what draws responses: the policy, or vLLM", "own", of=ONLINE)
     oversample: Count = key("prompts drawn for each that is learned from", 1, of=ONLINE)
     accuracy_low: Share = key(
-        "lowest accuracy at which a prompt is preferred, with `oversample`", 0.0, of=ONLINE
+        "lowest accuracy of prompts that `oversample` prefers", 0.0, of=ONLINE
     )
     accuracy_high: Share = key("highest such accuracy", 1.0, of=ONLINE)
-    updates: Count = key(
-        "optimizer steps for a batch of responses; `1` is fully on-policy", 1, of=ONLINE
-    )
-    clip_ratio: Positive | None = key(
-        "clipping of the probability ratio, if `updates` is above 1; `null`: none", 0.2, of=ONLINE
-    )
+    updates: Count = key("steps for a batch of responses; `1` is fully on-policy", 1, of=ONLINE)
+    clip_ratio: Positive | None = key("clip of the probability ratio, or `null`", 0.2, of=ONLINE)
     kl_coef: Amount = key("weight of the KL divergence to the start (k3)", 0.0, of=ONLINE)
     entropy_coef: Amount = key("weight of the entropy bonus", 0.0, of=ONLINE)
     gae_lambda: Share = key("decay of advantages along a response", 0.95, of=PPO)
     value_lr: Positive = key("constant learning rate of the value head", 1e-3, of=PPO)
     value_coef: Amount = key("weight of the value loss below the head", 0.1, of=PPO)
     reward_beta: Positive = key("temperature of the implicit reward", 0.05, of=PRIME)
-    reward_lr: Positive | None = key(
-        "constant learning rate of the reward model; `null`: twice `lr`", None, of=PRIME
-    )
+    reward_lr: Positive | None = key("the reward model's; `null`: twice `lr`", None, of=PRIME)
     reward_updates: Count = key("the reward model's steps for each batch", 1, of=PRIME)
-    reward_clip: Positive | None = key(
-        "largest gradient norm of the reward model; `null`: no clipping", 10.0, of=PRIME
-    )
+    reward_clip: Positive | None = key("the reward model's `clip`", 10.0, of=PRIME)
 
     @property
     def parts(self) -> int:
@@ -331,15 +305,10 @@ class OpenInstructRecipe(AnyRecipe):
     warmup_ratio: Share = key("share of the updates in which the rate rises", 0.1, source="B")
     weight_decay: Amount = key("AdamW's; 0 in a run with a mask", 0.0, source="B")
     clip: Positive | None = key("as in native recipes", 1.0, source="D (accelerate)")
-    beta: Positive = key(
-        "temperature; usually `0.1` for `dpo`, whose log-probabilities are sums",
-        source="S: `5.0` with `dpo_norm`",
-    )
+    beta: Positive = key("temperature; usually `0.1` for `dpo`", source="S: `5.0` with `dpo_norm`")
     max_length: Count = key("tokens of prompt and response, cut off there", 2048, source="B")
     chat_template: Literal["tulu", "own"] = key(
-        "how messages become text: Tulu's way, or that of the start's tokenizer",
-        "tulu",
-        source="D",
+        "Tulu's way to write messages, or that of the start's tokenizer", "tulu", source="D"
     )
     flash_attention: bool = key("needs the package flash-attn", True, source="S")
     mask_at: MaskAt = key("as in native recipes", "post_clip", source="section 1")
@@ -349,7 +318,6 @@ class OpenInstructRecipe(AnyRecipe):
 
     @property
     def batch_size(self) -> int:
-        """Return the number of pairs per optimizer step."""
         return self.processes * self.per_process * self.accumulate
 
     def implied(self) -> dict[str, Any]:
@@ -364,8 +332,8 @@ class VerlRecipe(AnyRecipe):
     backend: Literal["verl"] = key("the trainer")
     processes: Count = key("one per GPU, on all nodes", 8)
     per_process: Count = key(
-        "responses per process and forward pass; the loss is a mean over the tokens of so many, "
-        "then over passes",
+        "responses per process and forward pass; the loss is a mean over their tokens, then over "
+        "passes",
         1,
         source="R",
     )
@@ -375,9 +343,7 @@ class VerlRecipe(AnyRecipe):
     gradient_checkpointing: bool = key("compute activations twice", True, source="R")
     remove_padding: bool = key("needs the package flash-attn", True, source="R")
     epochs: Count = key("passes over the prompts", 15, source="B")
-    steps: Count | None = key(
-        "batches to learn from; `null`: all of the epochs", None, source="R: 869 of 870"
-    )
+    steps: Count | None = key("batches; `null`: all of the epochs", None, source="R: 869 of 870")
     batch_size: Count = key("prompts that a step learns from", source="B: `64`")
     samples: Several = key("responses per prompt", source="B: `4`")
     updates: Count = key("as in native recipes", 1, source="R")
@@ -393,12 +359,10 @@ class VerlRecipe(AnyRecipe):
     save_every: Whole = key(
         "steps between saves to resume from, 12 bytes a weight; `0`: none", 50, changes="nothing"
     )
-    checkpoint_every: Whole = key(
-        "steps between saved models, besides the last step", 0, source="21", changes="files"
-    )
+    checkpoint_every: Whole = key("steps between saved models", 0, source="21", changes="files")
     oversample: Count = key("prompts drawn for each learned from", 4, source="R", of=PRIME)
     accuracy_low: Share = key(
-        "lowest accuracy at which a prompt, with all responses ended, is preferred",
+        "lowest accuracy at which a prompt whose responses ended is preferred",
         0.2,
         source="R",
         of=PRIME,
@@ -547,7 +511,6 @@ class Row(Model, Generic[R]):
 
     @property
     def backend(self) -> str:
-        """Return the name of the run's trainer."""
         return self.recipe.backend
 
     def as_dict(self) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """What a scale costs before anything is run: GPU hours and disk, for each table and figure."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from functools import reduce
 from math import ceil
+from operator import or_
 from typing import Any
 
 from rlsubnet.config.scale import Scale
@@ -26,13 +28,7 @@ class Needs:
     evaluated_steps: set[str] = field(default_factory=set)
 
     def __or__(self, other: "Needs") -> "Needs":
-        return Needs(
-            self.models | other.models,
-            self.runs | other.runs,
-            self.masks | other.masks,
-            self.evaluated | other.evaluated,
-            self.evaluated_steps | other.evaluated_steps,
-        )
+        return Needs(*(getattr(self, f.name) | getattr(other, f.name) for f in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ class Cost:
 
 
 def _checkpoint(scale: Scale, name: str) -> Needs:
-    """Return what a model or run needs, itself and all it waits for."""
+    """Return a model or run with all it waits for."""
     if name not in scale.runs:
         architecture = "architecture" in scale.config["models"][name]
         return Needs() if architecture else Needs(models={name})
@@ -78,8 +74,7 @@ def item_needs(scale: Scale, item: str) -> Needs:
         if item in pair.items:
             found |= _pair(scale, pair)
             if "scores" in ITEMS[item].runs:
-                sides = {pair.init, pair.tuned} & set(scale.runs)
-                found |= Needs(evaluated=sides)
+                found |= Needs(evaluated={pair.init, pair.tuned} & set(scale.runs))
             if "step_scores" in ITEMS[item].steps and scale.config["evaluation"]["step_suites"]:
                 found |= Needs(evaluated_steps={pair.tuned})
     for comparison in scale.comparisons.values():
@@ -96,48 +91,30 @@ def parameters_of(scale: Scale, name: str) -> float:
     return float(scale.config["models"][name].get("parameters", 0))
 
 
-def saved_steps(scale: Scale, name: str) -> int:
-    """Return how many models a run saves along its way, the last one included."""
+def _run_bytes(scale: Scale, name: str) -> float:
+    """Return what a run keeps: its model, and the steps that it saves along its way."""
     recipe: Any = scale.recipe(name)
-    return ceil(recipe.steps / recipe.checkpoint_every) if scale.saves_steps(name) else 0
-
-
-def _gpu_hours(scale: Scale, kind: str) -> float:
-    wanted = scale.config["resources"][kind]
-    return float(wanted["gpus"] * wanted["nodes"] * wanted["runtime"] / 60)
-
-
-def training_kind(scale: Scale, run: str) -> str:
-    """Return the key of ``resources`` that a run's training asks for."""
-    backend = scale.backend_of(run)
-    return "train" if backend == "native" else f"train_{backend}"
+    steps = ceil(recipe.steps / recipe.checkpoint_every) if scale.saves_steps(name) else 0
+    return (BFLOAT16 + DELTA * steps) * parameters_of(scale, name)
 
 
 def cost_of(scale: Scale, needs: Needs) -> Cost:
     """Return the cost of what is needed, each thing counted once."""
-    training = sum(_gpu_hours(scale, training_kind(scale, run)) for run in needs.runs)
-    jobs = len(needs.evaluated) + len(needs.evaluated_steps)
-    evaluation = jobs * _gpu_hours(scale, "evaluate")
+    backends = [scale.backend_of(run) for run in needs.runs]
+    kinds = ["train" if backend == "native" else f"train_{backend}" for backend in backends]
+    kinds += ["evaluate"] * (len(needs.evaluated) + len(needs.evaluated_steps))
+    jobs = [scale.config["resources"][kind] for kind in kinds]
     models = scale.config["models"]
-    stored = sum(
-        parameters_of(scale, name) * models[name]["bytes_per_parameter"] for name in needs.models
-    )
-    trained = sum(
-        (BFLOAT16 + DELTA * saved_steps(scale, run)) * parameters_of(scale, run)
-        for run in needs.runs
-    )
+    stored = [parameters_of(scale, n) * models[n]["bytes_per_parameter"] for n in needs.models]
+    stored += [_run_bytes(scale, run) for run in needs.runs]
     pairs = [scale.pairs[mask.partition("__")[0]] for mask in needs.masks]
-    masks = sum(parameters_of(scale, pair.init) / 8 for pair in pairs)
+    stored += [parameters_of(scale, pair.init) / 8 for pair in pairs]
     return Cost(
-        len(needs.runs), training + evaluation, stored + trained + masks, _under_way(scale, needs)
+        runs=len(needs.runs),
+        gpu_hours=sum(job["gpus"] * job["nodes"] * job["runtime"] for job in jobs) / 60,
+        disk=sum(stored),
+        under_way=max((1e6 * job["disk_mb"] for job in jobs), default=0.0),
     )
-
-
-def _under_way(scale: Scale, needs: Needs) -> float:
-    kinds = {training_kind(scale, run) for run in needs.runs}
-    if needs.evaluated or needs.evaluated_steps:
-        kinds.add("evaluate")
-    return max((1e6 * scale.config["resources"][kind]["disk_mb"] for kind in kinds), default=0.0)
 
 
 def item_costs(scale: Scale) -> dict[str, Cost]:
@@ -148,18 +125,11 @@ def item_costs(scale: Scale) -> dict[str, Cost]:
     needs = {item: item_needs(scale, item) for item in ITEMS}
     costs = {item: cost_of(scale, found) for item, found in needs.items() if found != Needs()}
     # Every run is evaluated, whether a table asks for it or not.
-    whole = _union(needs.values())
+    whole = reduce(or_, needs.values())
     whole |= Needs(evaluated=set(scale.runs) if scale.config["evaluation"]["suites"] else set())
     for name in (*scale.runs, *(side for p in scale.pairs.values() for side in (p.init, p.tuned))):
         whole |= _checkpoint(scale, name)
     return {**costs, "all": cost_of(scale, whole)}
-
-
-def _union(needs: Iterable[Needs]) -> Needs:
-    found = Needs()
-    for one in needs:
-        found |= one
-    return found
 
 
 def cost_lines(costs: dict[str, Cost]) -> Iterator[str]:

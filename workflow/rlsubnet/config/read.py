@@ -9,8 +9,7 @@ from unicodedata import category
 import yaml
 
 from rlsubnet.config.errors import SheetError, checked, key_at, unknown_name
-from rlsubnet.config.schema import Comparison, Config, Pair, Run
-from rlsubnet.config.schema import Site as ClusterSite
+from rlsubnet.config.schema import Comparison, Config, Pair, Run, Site
 
 M = TypeVar("M", Run, Pair, Comparison)
 
@@ -31,11 +30,7 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
-    """Return the mapping of one config file.
-
-    Raises:
-        SheetError: the file is not YAML, holds no mapping or the same key twice.
-    """
+    """Return the mapping of one config file."""
     try:
         with Path(path).open(encoding="utf-8") as stream:
             content = yaml.load(stream, Loader=_StrictLoader)
@@ -60,50 +55,26 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return result
 
 
-def with_own_model(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``config`` with its ``model`` as the source of the model called ``own``.
-
-    On a command line only the keys of the top level can be given.
-
-    >>> with_own_model({"model": "/models/small"})["models"]
-    {'own': {'source': '/models/small'}}
-    """
-    if "model" not in config:
-        return dict(config)
-    return merged(config, {"models": {"own": {"source": config["model"]}}})
-
-
 def complete_config(config: Mapping[str, Any], files: Sequence[Path | str] = ()) -> dict[str, Any]:
-    """Return ``config`` with every default filled; its own values are left as they are.
+    """Return a merged config, for example Snakemake's, with every default filled.
 
-    Args:
-        config: the merged config, for example Snakemake's.
-        files: the files it was read from; they are searched for duplicate keys, and the last
-            one that sets a faulty key is named.
-
-    Raises:
-        SheetError: a key is unknown, missing or does not fit, or a file holds the same key twice.
+    The files that it was read from are searched for duplicate keys, and the last one that sets a
+    faulty key is named.
     """
     contents = {str(path): read_yaml(path) for path in files}
 
     def where(path: list[str]) -> str:
         return f"{_setting_file(contents, path)}, {key_at(path)}"
 
-    return checked(Config, with_own_model(config), where).model_dump()
+    if "model" in config:  # on a command line only the keys of the top level can be given
+        config = merged(config, {"models": {"own": {"source": config["model"]}}})
+    return checked(Config, dict(config), where).model_dump()
 
 
 def load_config(
     paths: Sequence[Path | str], changes: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return the config of ``paths``, later files laid over earlier ones, defaults filled.
-
-    Args:
-        paths: the files.
-        changes: keys that are laid over all of them.
-
-    Raises:
-        SheetError: a file is no config, or together they break the schema.
-    """
+    """Return the config of ``paths``, later files and then ``changes`` laid over earlier ones."""
     config: dict[str, Any] = {}
     for path in paths:
         config = merged(config, read_yaml(path))
@@ -140,16 +111,13 @@ def read_sheet(path: Path | str, model: type[M]) -> dict[str, SheetRow[M]]:
 
     The first column that the model declares holds the names. Lines that start with ``#`` and empty
     lines are skipped; cells missing at the end of a row are empty.
-
-    Raises:
-        SheetError: no header, a missing, unknown or repeated column, too many cells, a cell that
-            does not fit its column, or the same name twice.
     """
     columns = [column.name for column in fields(model)]
     lines = _content_lines(path)
     if not lines:
         raise SheetError(f"{path}: empty, expected a header with the columns {', '.join(columns)}")
-    header = _check_header(path, lines[0][1], columns)
+    header = lines[0][1]
+    _check_header(path, header, columns)
     rows: dict[str, SheetRow[M]] = {}
     for number, values in lines[1:]:
         cells = dict(zip(header, values + [""] * (len(header) - len(values)), strict=False))
@@ -192,7 +160,7 @@ def _content_lines(path: Path | str) -> list[tuple[int, list[str]]]:
     ]
 
 
-def _check_header(path: Path | str, header: list[str], columns: list[str]) -> list[str]:
+def _check_header(path: Path | str, header: list[str], columns: list[str]) -> None:
     for number, column in enumerate(header):
         if column not in columns:
             raise SheetError(f"{path}, header: {unknown_name('column', column, columns)}")
@@ -200,34 +168,22 @@ def _check_header(path: Path | str, header: list[str], columns: list[str]) -> li
             raise SheetError(f"{path}, header: duplicate column {column!r}")
     if missing := [column for column in columns if column not in header]:
         raise SheetError(f"{path}, header: missing column {', '.join(missing)}")
-    return header
 
 
 SITE = Path("config/site.yaml")
-Site = dict[str, Any]
-Resources = dict[str, Any]
 
 
-def load_site(path: Path | str = SITE) -> Site:
-    """Return the settings of the cluster, defaults filled; all defaults where there is no file.
-
-    Raises:
-        SheetError: the file is no YAML, or a key does not fit.
-    """
+def load_site(path: Path | str = SITE) -> dict[str, Any]:
+    """Return the settings of the cluster, defaults filled; all defaults where there is no file."""
     site = read_yaml(path) if Path(path).is_file() else {}
-    return checked(ClusterSite, site, lambda place: f"{path}, {key_at(place)}").model_dump()
+    return checked(Site, site, lambda place: f"{path}, {key_at(place)}").model_dump()
 
 
-def job_resources(wanted: Mapping[str, Any], site: Mapping[str, Any], kind: str) -> Resources:
+def job_resources(wanted: Mapping[str, Any], site: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """Return what a job of a kind asks of Snakemake and Slurm, beside memory.
 
     GPUs are counted on each node, and several nodes are one job in which the rule's command runs
     once, on the first; see :mod:`rlsubnet.backends.launch`.
-
-    Args:
-        wanted: the kind's entry of the config's ``resources``.
-        site: see :func:`load_site`.
-        kind: name of the kind.
 
     >>> wanted = {"mem_mb": 1000, "runtime": 60, "threads": 4, "gpus": 8, "nodes": 1}
     >>> job_resources(wanted, {"gpu_partition": "gpu", "gpu_type": "a100"}, "train")
@@ -235,52 +191,26 @@ def job_resources(wanted: Mapping[str, Any], site: Mapping[str, Any], kind: str)
     >>> job_resources({"runtime": 9, "gpus": 0, "nodes": 2}, {"account": "me"}, "train_verl")
     {'runtime': 9, 'mpi': 'srun', 'nodes': 2, 'tasks': 2, 'slurm_account': 'me'}
     """
-    chosen = {**site, **site.get("kinds", {}).get(kind, {})}
-    return {
-        "runtime": wanted["runtime"],
-        **_disk(wanted),
-        **_gpus(wanted, chosen),
-        **_nodes(wanted),
-        **_slurm(chosen, _partition(wanted, site, kind)),
-    }
-
-
-def _disk(wanted: Mapping[str, Any]) -> Resources:
-    # Where it is not stated, Snakemake takes a guess of its own.
-    size = wanted.get("disk_mb", 0)
-    return {"disk_mb": size} if size else {}
-
-
-def _gpus(wanted: Mapping[str, Any], chosen: Mapping[str, Any]) -> Resources:
-    # `gres` counts on each node; the plugin makes of `gpu` a number without a node.
-    count, of_type = wanted["gpus"], chosen.get("gpu_type")
-    if not count:
-        return {}
-    return {"gres": f"gpu:{of_type}:{count}" if of_type else f"gpu:{count}", "gpu_slots": count}
-
-
-def _nodes(wanted: Mapping[str, Any]) -> Resources:
-    count = wanted.get("nodes", 1)
-    if count == 1:
-        return {}
-    # `mpi` leaves it to the command to call srun. With GPUs the plugin would make of `tasks` a
-    # number for each GPU, which `tasks_per_gpu` prevents.
-    per_gpu = {"tasks_per_gpu": 0} if wanted["gpus"] else {}
-    return {"mpi": "srun", "nodes": count, "tasks": count, **per_gpu}
-
-
-def _partition(wanted: Mapping[str, Any], site: Mapping[str, Any], kind: str) -> str:
-    of_kind = site.get("kinds", {}).get(kind, {}).get("partition")
-    of_gpus = site.get("gpu_partition") if wanted["gpus"] else ""
-    return of_kind or of_gpus or site.get("partition", "")
-
-
-def _slurm(chosen: Mapping[str, Any], partition: str) -> Resources:
-    named = {
+    of_kind = site.get("kinds", {}).get(kind, {})
+    chosen, gpus, nodes = {**site, **of_kind}, wanted["gpus"], wanted["nodes"]
+    found = {"runtime": wanted["runtime"]}
+    if size := wanted.get("disk_mb"):  # where it is not stated, Snakemake takes a guess of its own
+        found["disk_mb"] = size
+    if gpus:
+        # `gres` counts on each node; the plugin makes of `gpu` a number without a node.
+        of_type = f"{chosen['gpu_type']}:" if chosen.get("gpu_type") else ""
+        found |= {"gres": f"gpu:{of_type}{gpus}", "gpu_slots": gpus}
+    if nodes > 1:
+        # `mpi` leaves it to the command to call srun. With GPUs the plugin would make of `tasks` a
+        # number for each GPU, which `tasks_per_gpu` prevents.
+        found |= {"mpi": "srun", "nodes": nodes, "tasks": nodes}
+        found |= {"tasks_per_gpu": 0} if gpus else {}
+    of_gpus = site.get("gpu_partition") if gpus else ""
+    slurm = {
         "slurm_account": chosen.get("account"),
-        "slurm_partition": partition,
+        "slurm_partition": of_kind.get("partition") or of_gpus or site.get("partition"),
         "qos": chosen.get("qos"),
         "constraint": chosen.get("constraint"),
         "slurm_extra": chosen.get("extra"),
     }
-    return {key: value for key, value in named.items() if value}
+    return {**found, **{key: value for key, value in slurm.items() if value}}

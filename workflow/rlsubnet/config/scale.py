@@ -7,23 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from rlsubnet.config.errors import SheetError, checked, unknown_name
-from rlsubnet.config.model import (
-    PAIR_KINDS,
-    PROBLEM_KINDS,
-    RECIPES,
-    AnyRecipe,
-    Row,
-)
+from rlsubnet.config.model import PAIR_KINDS, PROBLEM_KINDS, RECIPES, AnyRecipe, Row
 from rlsubnet.config.read import SheetRow, read_sheet
-from rlsubnet.config.schema import (
-    FETCHED_KINDS,
-    ITEM_KIND,
-    MIXTURE,
-    RANDOM,
-    Comparison,
-    Pair,
-    Run,
-)
+from rlsubnet.config.schema import FETCHED_KINDS, ITEM_KIND, MIXTURE, RANDOM, Comparison, Pair, Run
 from rlsubnet.items import ITEMS, VERDICTS
 from rlsubnet.suites import OLMES_SUITES
 
@@ -64,26 +50,22 @@ class Scale:
 
     def backend_of(self, run: str) -> str:
         """Return the trainer of a run: that of its recipe."""
-        backend: str = self.config["recipes"][self.runs[run].recipe]["backend"]
-        return backend
+        return str(self.config["recipes"][self.runs[run].recipe]["backend"])
 
     def runs_of(self, backend: str) -> list[str]:
-        """Return the names of the runs that a trainer makes, in the order of the sheet."""
         return [run for run in self.runs if self.backend_of(run) == backend]
 
     def saves_steps(self, run: str) -> bool:
-        """Return whether a run saves models along its way."""
         return bool(getattr(self.recipe(run), "checkpoint_every", 0))
 
     def data_of(self, fetched: bool) -> list[str]:
         """Return the names of the data sets that are fetched, or of those that are made up."""
-        data, neither = self.config["data"], set(self.mixtures)
-        names = [name for name in data if name not in neither]
-        return [name for name in names if (data[name]["kind"] in FETCHED_KINDS) == fetched]
+        kinds = {name: spec["kind"] for name, spec in self.config["data"].items()}
+        made = [name for name, kind in kinds.items() if kind != MIXTURE]
+        return [name for name in made if (kinds[name] in FETCHED_KINDS) == fetched]
 
     @property
     def mixtures(self) -> list[str]:
-        """Return the names of the data sets that are other ones, one after the other."""
         data = self.config["data"]
         return [name for name in data if data[name]["kind"] == MIXTURE]
 
@@ -105,18 +87,13 @@ def parse_value(text: str) -> int | float | bool | str | None:
     return text
 
 
-def parse_set(text: str, known: Iterable[str]) -> dict[str, Any]:
-    """Return the keys that column ``set`` overrides.
+def overrides_of(recipe: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """Return what column ``set`` says for a recipe: keys of its trainer but ``backend``.
 
-    Raises:
-        ValueError: an entry is not ``key=value``, or a key is unknown or stands twice.
-
-    >>> parse_set("lr=1e-6 steps=400", ["lr", "steps"])
+    >>> overrides_of({"backend": "native"}, "lr=1e-6 steps=400")
     {'lr': 1e-06, 'steps': 400}
-    >>> parse_set("lrr=1", ["lr", "steps"])
-    Traceback (most recent call last):
-    ValueError: unknown key 'lrr' (did you mean 'lr'?); known: lr, steps
     """
+    known = [name for name in RECIPES[recipe["backend"]].model_fields if name != "backend"]
     result: dict[str, Any] = {}
     for entry in text.split():
         name, equals, value = entry.partition("=")
@@ -130,18 +107,8 @@ def parse_set(text: str, known: Iterable[str]) -> dict[str, Any]:
     return result
 
 
-def overrides_of(recipe: Mapping[str, Any], text: str) -> dict[str, Any]:
-    """Return what column ``set`` says for a recipe: keys of its trainer but ``backend``."""
-    model = RECIPES[recipe["backend"]]
-    return parse_set(text, [name for name in model.model_fields if name != "backend"])
-
-
 def resolved_recipe(recipe: Mapping[str, Any], overrides: str) -> AnyRecipe:
-    """Return a recipe of the config with the column ``set`` laid over it.
-
-    Raises:
-        ValueError: naming the key, what was found and what was expected.
-    """
+    """Return a recipe of the config with the column ``set`` laid over it."""
     values = {**recipe, **overrides_of(recipe, overrides)}
     return checked(RECIPES[recipe["backend"]], values, lambda path: ".".join(path) or "recipe")
 
@@ -161,17 +128,11 @@ def suite_kind(config: Mapping[str, Any], suite: str) -> str:
     """
     if config["evaluation"]["backend"] == "olmes":
         return OLMES_SUITES[suite].kind
-    kind: str = config["data"][suite]["kind"]
-    return kind
+    return str(config["data"][suite]["kind"])
 
 
 def load_scale(config: Mapping[str, Any], root: Path = Path()) -> Scale:
-    """Return the scale of a complete config, its sheets read from paths relative to ``root``.
-
-    Raises:
-        SheetError: a sheet is unreadable, names something that does not exist, or its runs wait
-            for each other; the message names file, row and column.
-    """
+    """Return the scale of a complete config, its sheets read from paths relative to ``root``."""
     config = dict(config)
     runs = read_sheet(root / config["runs"], Run)
     pairs = read_sheet(root / config["pairs"], Pair)
@@ -197,7 +158,6 @@ def load_scale(config: Mapping[str, Any], root: Path = Path()) -> Scale:
 
 
 def _check_data(config: Mapping[str, Any], runs: Runs) -> None:
-    """Raise unless the data sets' policies and parts exist and fit."""
     sources = [name for name, model in config["models"].items() if "source" in model]
     for name, spec in config["data"].items():
         place = f"scale {config['scale']}, key data.{name}"
@@ -221,7 +181,6 @@ def _named(data: Mapping[str, Any], name: str, place: str) -> Any:
 
 
 def _check_suites(config: Mapping[str, Any]) -> None:
-    """Raise unless runs can be evaluated on the suites named."""
     suites, olmes = config["evaluation"], config["evaluation"]["backend"] == "olmes"
     for key, kinds in (("suites", SUITE_KINDS), ("step_suites", PROBLEM_KINDS)):
         place = f"scale {config['scale']}, key evaluation.{key}"
@@ -238,7 +197,6 @@ def _check_suites(config: Mapping[str, Any]) -> None:
 
 
 def _check_contamination(config: Mapping[str, Any]) -> None:
-    """Raise unless what is looked for in training prompts are evaluation items."""
     for name in config["contamination"]["items"]:
         place = f"scale {config['scale']}, key contamination.items"
         kind = _named(config["data"], name, place)["kind"]
@@ -264,40 +222,37 @@ def _check_items(row: SheetRow[Any]) -> None:
 
 
 def _check_run(row: SheetRow[Run], config: Mapping[str, Any], pairs: Pairs) -> None:
-    run = row.cells
-    if run.run in config["models"]:
+    run, models = row.cells, config["models"]
+    if run.run in models:
         raise row.fault("run", f"{run.run!r} is already the name of a model in the config")
     _check_name(row, "recipe", "recipe", config["recipes"])
     _check_name(row, "data", "data set", config["data"])
     recipe = config["recipes"][run.recipe]
     _check_learns(row, config, recipe["backend"])
     _check_mask(row, pairs)
+    column = "set"
     try:
         overrides = overrides_of(recipe, run.set)
         resolved = resolved_recipe(recipe, run.set)
         resolved.check_used(overrides, run.algorithm)
-    except ValueError as error:
-        raise row.fault("set", str(error)) from error
-    try:
+        column = "set" if overrides else "recipe"
         resolved.check_for(run.algorithm, bool(run.mask))
-        _check_gpus(resolved, recipe["backend"], config)
+        _check_gpus(resolved, config)
     except ValueError as error:
-        raise row.fault("set" if overrides else "recipe", str(error)) from error
-    scratch = "architecture" in config["models"].get(run.init, {})
+        raise row.fault(column, str(error)) from error
+    scratch = "architecture" in models.get(run.init, {})
     if scratch and run.algorithm != "pretrain":
         raise row.fault(
             "init",
             f"model {run.init!r} is an architecture without weights; "
             f"{run.algorithm} needs a run or a model with a source",
         )
-    if run.algorithm == "pretrain" and run.init in config["models"] and not scratch:
-        raise row.fault(
-            "init", f"pretrain needs a model with architecture, {run.init!r} has a source"
-        )
+    if run.algorithm == "pretrain" and run.init in models and not scratch:
+        message = f"pretrain needs a model with architecture, {run.init!r} has a source"
+        raise row.fault("init", message)
 
 
 def _check_learns(row: SheetRow[Run], config: Mapping[str, Any], backend: str) -> None:
-    """Raise unless the row's trainer knows its algorithm, and that learns from such data."""
     run, kinds = row.cells, RECIPES[backend].learns_from
     if run.algorithm not in kinds:
         raise row.fault(
@@ -308,16 +263,12 @@ def _check_learns(row: SheetRow[Run], config: Mapping[str, Any], backend: str) -
     kind, expected = data_kind(config, run.data), kinds[run.algorithm]
     if kind not in expected:
         by = "" if backend == "native" else f" of {backend}"
-        raise row.fault(
-            "data",
-            f"{run.data!r} is of kind {kind}; {run.algorithm}{by} learns from "
-            f"{' or '.join(expected)}",
-        )
+        learns = f"{run.algorithm}{by} learns from {' or '.join(expected)}"
+        raise row.fault("data", f"{run.data!r} is of kind {kind}; {learns}")
     split = config["data"][run.data].get("split")
     if split in HELD_OUT:
-        raise row.fault(
-            "data", f"{run.data!r} is of split {split}, which is held out; no run learns from it"
-        )
+        message = f"{run.data!r} is of split {split}, which is held out; no run learns from it"
+        raise row.fault("data", message)
 
 
 def _check_mask(row: SheetRow[Run], pairs: Pairs) -> None:
@@ -332,12 +283,13 @@ def _check_mask(row: SheetRow[Run], pairs: Pairs) -> None:
         raise row.fault("mask", f"pair {pair!r} is measured on the run {row.cells.run!r} itself")
 
 
-def _check_gpus(recipe: AnyRecipe, backend: str, config: Mapping[str, Any]) -> None:
+def _check_gpus(recipe: AnyRecipe, config: Mapping[str, Any]) -> None:
     """Raise ValueError where a job would get another number of GPUs than its processes need."""
-    kind = f"train_{backend}"
-    wanted = config["resources"].get(kind, {})
-    gpus = wanted.get("gpus", 0) * wanted.get("nodes", 1)
-    processes = getattr(recipe, "processes", gpus)
+    if (processes := getattr(recipe, "processes", None)) is None:
+        return
+    kind = f"train_{recipe.backend}"
+    wanted = config["resources"][kind]
+    gpus = wanted["gpus"] * wanted["nodes"]
     if gpus and processes != gpus:
         raise ValueError(
             f"processes: expected one per GPU, resources.{kind}.gpus x nodes = {gpus}, "
@@ -399,32 +351,22 @@ def _check_comparison(row: SheetRow[Comparison], pairs: Pairs) -> None:
     _check_items(row)
 
 
-def _waits_for(run: Run, column: str, config: Mapping[str, Any], pairs: Pairs) -> set[str]:
-    """Return what a run waits for because of one of its columns."""
-    if column == "init":
-        return {run.init}
-    if column == "mask":
-        pair = pairs[run.mask_pair].cells if run.mask else None
-        return {pair.init, pair.tuned} if pair else set()
-    policy = config["data"][run.data].get("policy")
-    return {policy} if policy else set()
+def _waits_for(run: Run, config: Mapping[str, Any], pairs: Pairs) -> dict[str, str]:
+    """Return what a run waits for, each with the column that says so, the first one that does."""
+    found = {config["data"][run.data].get("policy"): "data"}
+    if run.mask:
+        pair = pairs[run.mask_pair].cells
+        found |= {pair.init: "mask", pair.tuned: "mask"}
+    found[run.init] = "init"
+    return {name: column for name, column in found.items() if name}
 
 
 def _check_order(config: Mapping[str, Any], runs: Runs, pairs: Pairs) -> None:
-    """Raise when runs wait for each other through init, mask or the policy of their data."""
-    columns = ("init", "mask", "data")
-    waits = {
-        name: {
-            other for column in columns for other in _waits_for(row.cells, column, config, pairs)
-        }
-        for name, row in runs.items()
-    }
+    waits = {name: _waits_for(row.cells, config, pairs) for name, row in runs.items()}
     try:
         TopologicalSorter(waits).prepare()
     except CycleError as error:
         # graphlib lists each node before the one that waits for it.
         cycle = list(reversed(error.args[1]))
-        row, needed = runs[cycle[0]], cycle[1]
-        column = next(c for c in columns if needed in _waits_for(row.cells, c, config, pairs))
         message = f"runs wait for each other in a circle: {' -> '.join(cycle)}"
-        raise row.fault(column, message) from error
+        raise runs[cycle[0]].fault(waits[cycle[0]][cycle[1]], message) from error

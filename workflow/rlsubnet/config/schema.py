@@ -264,14 +264,10 @@ class Mixture(DataSet):
     parts: Annotated[Names, Field(min_length=2)] = key("entries of `data`, all of one kind")
 
 
-MadeData = (
-    BaseText | Demonstrations | DemonstrationPairs | Preferences | RejectionSamples | Problems
-)
+MadeData = BaseText | Demonstrations | DemonstrationPairs | Preferences | RejectionSamples
+Questions = Problems | Choices | WordProblems | WordDemonstrations | WordPreferences
 OtherData = TuluPreferences | RolloutPairs | EvalItems | GradedPrompts | Mixture
-AnyData = Annotated[
-    MadeData | Choices | WordProblems | WordDemonstrations | WordPreferences | OtherData,
-    Field(discriminator="kind"),
-]
+AnyData = Annotated[MadeData | Questions | OtherData, Field(discriminator="kind")]
 # The kinds of data sets, each with its keys.
 DATA: dict[str, type[DataSet]] = {
     get_args(kind.model_fields["kind"].annotation)[0]: kind
@@ -346,9 +342,6 @@ class Evaluation(Sampling):
 
 def read_sampling(block: Mapping[str, Any]) -> Sampling:
     """Return how answers are sampled, from a config's ``evaluation`` block.
-
-    Raises:
-        ValueError: naming the key, what was found and what was expected.
 
     >>> read_sampling({"samples": 32, "temperature": 1, "suites": ["arith"]}).samples
     32
@@ -463,7 +456,6 @@ class Config(Model):
 
 
 def _listed(cell: Any) -> Any:
-    """Return the parts of a cell that holds a comma-separated list."""
     return tuple(p.strip() for p in cell.split(",") if p.strip()) if isinstance(cell, str) else cell
 
 
