@@ -1,26 +1,41 @@
 """A micro scale to break, and a project folder to plan and run it in."""
 
+import csv
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from rlsubnet.config import Scale, load_config, load_scale
+import pytest
 
+from rlsubnet.config import Scale, SheetError, load_config, load_scale
+
+# What olmes is asked, instead of the micro scale's own evaluation.
+OLMES = (
+    "evaluation: {suites: [arith, mc], samples: 2, step_suites: [arith], step_samples: 2}",
+    """evaluation:
+  backend: olmes
+  suites: [table3a, math500]
+  step_suites: [math500, aime2024]
+  olmes: {environment: /opt/olmes, max_length: 2048}
+resources: {evaluate: {gpus: 2}}""",
+)
+SAVING = "dpo_seed123"  # the run that saves models along its way
 MICRO = Path(__file__).parent / "micro"
 
 
 class Sheets:
     """A copy of the micro scale whose files may be edited."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.folder = root / "config" / "micro"
-        shutil.copytree(MICRO, self.folder)
+    def __init__(self, root: Path, scale: str = "micro") -> None:
+        self.root, self.folder = root, root / "config" / scale
+        if not self.folder.exists():
+            shutil.copytree(MICRO, self.folder)
 
     def edit(self, name: str, change: Callable[[str], str]) -> None:
         path = self.folder / name
@@ -36,12 +51,11 @@ class Sheets:
         """Put ``value`` into a column of the row whose first cell is ``row``."""
 
         def change(text: str) -> str:
-            lines = [line.split("\t") for line in text.splitlines()]
-            position = lines[0].index(column)
-            for cells in lines:
-                if cells[0] == row:
-                    cells[position] = value
-            return "\n".join("\t".join(cells) for cells in lines) + "\n"
+            header, *rows = (line.split("\t") for line in text.splitlines() if line[:1] != "#")
+            (cells,) = (cells for cells in rows if cells[0] == row)
+            cells += [""] * (len(header) - len(cells))
+            cells[header.index(column)] = value
+            return "".join("\t".join(cells) + "\n" for cells in [header, *rows])
 
         self.edit(name, change)
 
@@ -50,6 +64,33 @@ class Sheets:
 
     def load(self) -> Scale:
         return load_scale(load_config([self.folder / "config.yaml"]), self.root)
+
+    def refusal(self) -> str:
+        """Return why the scale is refused."""
+        with pytest.raises(SheetError) as caught:
+            self.load()
+        return str(caught.value)
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def keep_runs(root: Path, config: dict[str, str], runs: Collection[str]) -> None:
+    """Leave in a configuration's sheets ``runs`` and what is made of them."""
+    pairs = _keep_rows(root / config["pairs"], ("init", "tuned"), runs)
+    _keep_rows(root / config["runs"], ("run",), runs)
+    _keep_rows(root / config["comparisons"], ("pair1", "pair2"), pairs)
+
+
+def _keep_rows(sheet: Path, columns: tuple[str, ...], names: Collection[str]) -> list[str]:
+    lines = sheet.read_text(encoding="utf-8").splitlines()
+    header, *rows = (line.split("\t") for line in lines if line[:1] != "#")
+    kept = [r for r in rows if all(r[header.index(column)] in names for column in columns)]
+    text = "".join("\t".join(cells) + "\n" for cells in [header, *kept])
+    sheet.write_text(text, encoding="utf-8")
+    return [cells[0] for cells in kept]
 
 
 class Job(NamedTuple):
@@ -120,6 +161,12 @@ class Project:
         assert jobs or "Nothing to be done" in output, output
         return jobs
 
+    def words(self, command: str, *arguments: str, scale: str = "micro") -> list[str]:
+        """Return the words of the first ``rlsubnet COMMAND`` of a dry run."""
+        output = self.snakemake("--dry-run", *arguments, scale=scale).stdout
+        line = next(line for line in output.splitlines() if f" rlsubnet {command} " in line)
+        return shlex.split(line.removeprefix("Shell command: ").partition(" > ")[0])
+
     def plan(self, *arguments: str, scale: str = "micro") -> dict[str, set[str]]:
         """Return what a dry run would do: rule -> the wildcards of its jobs, ``""`` if none."""
         planned: dict[str, set[str]] = {}
@@ -136,8 +183,7 @@ class Project:
     def at(cls, root: Path) -> "Project":
         """Return the project that lies in a folder."""
         project = object.__new__(cls)
-        project.root, project.sheets = root, object.__new__(Sheets)
-        project.sheets.root, project.sheets.folder = root, root / "config" / "micro"
+        project.root, project.sheets = root, Sheets(root)
         return project
 
     def copy_to(self, root: Path, *kept: str) -> "Project":

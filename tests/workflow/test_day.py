@@ -1,6 +1,5 @@
 """The command for a quarter of an hour of one GPU runs in miniature on a CPU, by every rule."""
 
-import csv
 import os
 import re
 import shutil
@@ -14,26 +13,21 @@ import pytest
 from benchmarks.device import results
 from rlsubnet.config import load_config, load_scale, results_files
 from rlsubnet.items import ITEMS
-from tests.workflow.miniatures import keep_runs, set_cell
-from tests.workflow.projects import Project
+from tests.workflow.projects import Project, Sheets, keep_runs, rows_of
 
 CONFIG = "config/gpu/short.yaml"
 RUNS = ("base", "sft", "base_l", "sft_l", "dpo", "grpo", "prime", "prime_sub")
-
-
-def rows_of(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def prepare(project: Project, repository: Path) -> None:
     """Make of a project what a copy of the checkout is, without git, with some of the runs."""
     for folder in ("benchmarks", "workflow/rlsubnet"):
         ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(repository / folder, project.root / folder, ignore=ignored)
-    sheets = project.root / "config/gpu/short"
+        target = project.root / folder  # of which the project has a part
+        shutil.copytree(repository / folder, target, ignore=ignored, dirs_exist_ok=True)
     # The overlap of two runs that are here, instead of two seeds.
-    set_cell(sheets / "comparisons.tsv", "algorithm", "pair2", "prime")
+    sheets = Sheets(project.root, "gpu/short")
+    sheets.set_cell("comparisons.tsv", "algorithm", "pair2", "prime")
     keep_runs(project.root, load_config([project.root / CONFIG]), RUNS)
 
 

@@ -1,29 +1,18 @@
 """The configurations of config/gpu run from end to end on a CPU, in a small size."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from rlsubnet.config import load_config, load_scale
+from rlsubnet.config.read import merged, read_yaml
 from rlsubnet.files import read_jsonl
 from rlsubnet.tasks.words import is_correct
-from tests.workflow.miniatures import SCALE, make_miniature, set_cell
-from tests.workflow.projects import Project
+from tests.workflow.projects import Project, Sheets, keep_runs, rows_of
 
 HERE = Path(__file__).parent
-
-
-def rows_of(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
-
-
-def finish(project: Project, *targets: str) -> Path:
-    result = project.snakemake(*targets, scale=SCALE)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return project.root
 
 
 CONFIGS = ("config/gpu/config.yaml", "config/gpu/own-model.yaml")
@@ -80,10 +69,8 @@ def test_no_job_of_a_gpu_may_take_ten_minutes_or_lose_more_than_half(
 ) -> None:
     settings = load_config([repository / config])
     for kind in ("data", "train", "evaluate"):
-        assert (settings["resources"][kind]["gpus"], settings["resources"][kind]["runtime"]) == (
-            1,
-            9,
-        )
+        wanted = settings["resources"][kind]
+        assert (wanted["gpus"], wanted["runtime"]) == (1, 9)
     for recipe in settings["recipes"].values():
         assert 0 < recipe["save_every"] <= recipe["steps"] / 2
         assert recipe["accumulate"] is None  # as the memory allows
@@ -112,19 +99,24 @@ def test_vllm_draws_what_is_sampled_where_its_file_is_laid_over(
 def test_ones_own_model_learns_word_problems_by_every_rule(project: Project, shared: Path) -> None:
     pytest.importorskip("math_verify", reason="the extra `words` is not installed")
     runs = ("sft", "dpo", "dpo_random", "grpo", "prime", "prime_sub")
-    make_miniature(project.root, "config/gpu/own-model.yaml", HERE / "gpu/own.yaml", ("own", *runs))
-    set_cell(project.root / "config/gpu/own-model/runs.tsv", "prime", "set", "checkpoint_every=1")
-    (project.root / "own").mkdir()
+    root = project.root
+    own, smaller = root / "config/gpu/own-model.yaml", HERE / "gpu/own.yaml"
+    settings = merged(read_yaml(own), read_yaml(smaller))
+    own.write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
+    keep_runs(root, settings, ("own", *runs))
+    Sheets(root, "gpu/own-model").set_cell("runs.tsv", "prime", "set", "checkpoint_every=1")
+    (root / "own").mkdir()
     for name, file in {
         "model": "stories260k",
         "train.jsonl": "gsm8k/train.jsonl",
         "test.jsonl": "gsm8k/test.jsonl",
         "svamp.json": "svamp/SVAMP.json",
     }.items():
-        (project.root / "own" / name).symlink_to(shared / "data" / file)
+        (root / "own" / name).symlink_to(shared / "data" / file)
     results = "results/own-model"
     masked = [f"{results}/frozen/{run}.csv" for run in ("dpo_random", "prime_sub")]
-    root = finish(project, "table1", "table3", "fig7", *masked)
+    result = project.snakemake("table1", "table3", "fig7", *masked, scale="gpu/own-model.yaml")
+    assert result.returncode == 0, result.stdout + result.stderr
     pairs = read_jsonl(root / "work/own-model/data/preferences.jsonl")
     solutions = {
         problem["prompt"]: problem["solution"]

@@ -5,12 +5,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
-from rlsubnet.config import load_config, load_scale
-from rlsubnet.config.model import OpenInstructRecipe, Recipe, VerlRecipe, learning_rate
-from rlsubnet.config.schema import Config
+from rlsubnet.config.model import Recipe, learning_rate
 
 KEY = '    clip: Positive | None = key("largest norm of the gradient;'
 NEW_KEY = '    novelty: Count = key("something new", 3)\n'
@@ -42,8 +41,7 @@ def printed(code: str, package: Path, repository: Path) -> str:
 
 CHECK = """
 from rlsubnet.cli import main
-from rlsubnet.config import load_config, load_scale
-from rlsubnet.config.model import Recipe
+from rlsubnet.config import Scale, load_config, load_scale
 files = ["config/demo/config.yaml"]
 assert main(["check", "--config", *files]) == main(["plan", "--config", *files]) == 0
 scale = load_scale(load_config(files))
@@ -81,21 +79,37 @@ def test_what_is_made_from_the_keys_is_up_to_date(repository, monkeypatch):
         assert path.read_text(encoding="utf-8") == content, f"{path}: run {document_keys.__file__}"
 
 
-def test_every_key_says_what_it_means():
-    for recipe in (Recipe, OpenInstructRecipe, VerlRecipe, Config):
-        assert [name for name, key in recipe.model_fields.items() if not key.description] == []
+def another(key: str, value: Any) -> Any:
+    """Return a value of a native recipe's key that fits all others of the demo's DPO."""
+    match value:
+        case bool():
+            return not value
+        case str():
+            choices = get_args(Recipe.model_fields[key].annotation)
+            return next(choice for choice in choices if choice != value)
+        case int():
+            return 2 * value or 4
+    return (value or 1.0) / 2
 
 
-def test_saving_and_recomputing_change_nothing_that_a_run_follows_from(repository):
-    scale = load_scale(load_config([repository / "config/demo/config.yaml"]), repository)
-    row = scale.row("dpo")
-    other = row.but(recipe=row.recipe.but(save_every=7, recompute=None), wandb={"mode": "offline"})
-    assert other.provenance() == row.provenance()
-    assert other.bits_follow_from() == row.bits_follow_from()
-    # Models saved along the way are files more of the same run.
-    saving = row.but(recipe=row.recipe.but(checkpoint_every=10, sparsity_every=5))
-    assert saving.provenance() != row.provenance()
-    assert saving.recipe.bits() == row.recipe.bits()
+def test_a_run_is_repeated_for_every_key_but_those_that_are_marked(demo):
+    row, marks = demo.row("dpo"), Recipe.marked("changes")
+    assert marks == {
+        **dict.fromkeys(("save_every", "recompute"), "nothing"),
+        # Files more of the same run.
+        **dict.fromkeys(("checkpoint_every", "sparsity_every"), "files"),
+    }
+    for key in Recipe.model_fields.keys() - {"backend"}:
+        recipe = row.recipe.but(**{key: another(key, getattr(row.recipe, key))})
+        other = row.but(recipe=recipe)
+        repeated = other.provenance() != row.provenance()
+        assert repeated == (marks.get(key) != "nothing"), key
+        # A killed run goes on only as what it was.
+        assert repeated == (other.bits_follow_from() != row.bits_follow_from()), key
+        assert (recipe.bits() != row.recipe.bits()) == (key not in marks), key
+    assert row.but(wandb={"mode": "offline"}).provenance() == row.provenance()
+    for key, value in {"seed": 1, "mask": "dpo", "init": "base", "algorithm": "kto"}.items():
+        assert row.but(**{key: value}).provenance() != row.provenance(), key
 
 
 def test_learning_rates_by_hand():

@@ -1,8 +1,12 @@
-"""The Makefile: what a newcomer meets first."""
+"""The Makefile, what a newcomer meets first, and what `make demo` does around Snakemake."""
 
+import importlib
+import os
 import subprocess
 from pathlib import Path
+from types import ModuleType
 
+import pytest
 import yaml
 
 
@@ -44,3 +48,53 @@ def test_a_push_runs_the_script_of_every_checkout_and_keeps_the_report(repositor
     assert "bash .ci/run" in [step.get("run") for step in steps]
     [upload] = [step["with"]["path"] for step in steps if "upload" in step.get("uses", "")]
     assert "results/demo/report.html" in upload
+
+
+@pytest.fixture
+def run_demo(repository: Path, monkeypatch) -> ModuleType:
+    # As Python does for a script: its own folder comes first.
+    monkeypatch.syspath_prepend(repository / "workflow" / "scripts")
+    return importlib.import_module("run_demo")
+
+
+def test_the_report_is_due_when_a_result_is_newer(run_demo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_demo, "RESULTS", tmp_path)
+    monkeypatch.setattr(run_demo, "REPORT", tmp_path / "report.html")
+    assert run_demo.report_is_due()
+    (tmp_path / "report.html").write_text("")
+    assert not run_demo.report_is_due()
+    (tmp_path / "table1.csv").write_text("")
+    later = (tmp_path / "report.html").stat().st_mtime + 5
+    os.utime(tmp_path / "table1.csv", (later, later))
+    assert run_demo.report_is_due()
+
+
+def test_results_of_an_older_layout_are_set_aside_whole(run_demo, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    old, model = run_demo.RESULTS / "updates" / "dpo.csv", run_demo.RUNS / "base" / "final"
+    old.parent.mkdir(parents=True)
+    old.write_text("tensor\n")
+    model.mkdir(parents=True)
+    run_demo.set_aside()
+    assert old.exists()  # their models are here
+    model.rmdir()
+    run_demo.set_aside()
+    assert not run_demo.RESULTS.exists()
+    [kept] = run_demo.RESULTS.parent.iterdir()
+    assert (kept / "updates" / "dpo.csv").read_text() == "tensor\n"
+    assert f"They are in {kept} now, complete." in capsys.readouterr().out
+
+
+def test_a_lock_that_nobody_holds_is_cleared_only_when_there_is_one(
+    run_demo, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    called = []
+    monkeypatch.setattr(run_demo, "unlock", called.append)
+    run_demo.clear_stale_lock()
+    assert called == []
+    (tmp_path / ".snakemake/locks").mkdir(parents=True)
+    (tmp_path / ".snakemake/locks/0.input.lock").write_text("")
+    run_demo.clear_stale_lock()
+    assert len(called) == 1

@@ -1,61 +1,45 @@
 """What Snakemake plans where nothing has run yet: every scale, the order of runs, the profiles."""
 
-import shlex
 import subprocess
 import sys
 
 import pytest
 
-from rlsubnet.config import Scale, item_files, load_config, load_scale
+from rlsubnet.config import Scale, item_files
 from rlsubnet.items import ITEMS
+from tests.workflow.projects import OLMES, SAVING, Project
+
+RUNS = {"base", "sft", "dpo", "dpo_sub", "dpo_seed123"}
 
 
-@pytest.mark.parametrize("scale", ["gpu", "gpu/short.yaml", "paper"])
+@pytest.mark.parametrize("scale", ["gpu", "gpu/short.yaml"])
 def test_every_scale_plans(project, scale):
     plan = project.plan(scale=scale)
     assert {"all", "updates", "table1", "table6", "fig1"} <= set(plan)
 
 
-@pytest.mark.parametrize("profile", [[], ["--profile", "slurm"]], ids=["local", "slurm"])
-def test_the_paper_scale_plans_its_own_runs_after_what_they_need(project, profile):
-    plan = project.plan(*profile, scale="paper")
-    own = {"dpo", "dpo_sub", "dpo_b32", "dpo_b32_seed123", "dpo_b32_rollouts", "eurus2_dpo"}
-    assert plan["train_open_instruct"] == own
-    assert "train" not in plan
-    verl = {"prime", "prime_sub", "grpo_kl", "grpo_nokl", "grpo_noclip", "grpo_nokl_noclip"}
-    assert (plan["train_verl"], plan["train_verl_with_steps"]) == (verl, {"prime_steps"})
-    assert {"dpo", "prime"} <= plan["mask"]
-    assert plan["frozen"] == {"dpo_sub", "prime_sub"}
-    assert plan["overlap"] == {"seed", "data", "stress"}
-    assert plan["trajectory"] == plan["evaluate_steps_olmes"] == {"prime_steps"}
-    assert plan["contamination"] == {"tulu", "rollouts", "gsm8k_math"}
-    assert plan["fetch"] == plan["adapt"] >= {"tulu", "rollouts", "gsm8k", "math", "math500"}
-    assert plan["mix"] == {"gsm8k_math"}
-    assert {"Llama-3.1-Tulu-3-8B-SFT", "Eurus-2-7B-SFT"} <= plan["download"]
-
-
-def test_a_masked_run_of_open_instruct_waits_for_its_full_run(project):
-    plan = project.plan("work/paper/runs/dpo_sub/final", scale="paper")
-    assert plan["train_open_instruct"] == {"dpo", "dpo_sub"}
-    assert plan["mask"] == {"dpo"}
-    assert plan["download"] == {"Llama-3.1-Tulu-3-8B-SFT"}
-    assert plan["contamination"] == {"tulu"}
-
-
-def test_a_masked_run_of_verl_waits_for_its_full_run_and_for_the_data_they_share(project):
-    plan = project.plan("work/paper/runs/prime_sub/final", scale="paper")
-    assert plan["train_verl"] == {"prime", "prime_sub"}
-    assert plan["mask"] == {"prime"}
-    assert plan["download"] == {"Qwen2.5-Math-7B"}
-    assert plan["mix"] == plan["contamination"] == {"gsm8k_math"}
+@pytest.mark.parametrize(
+    ("run", "trainer", "start", "data"),
+    [
+        ("dpo", "open_instruct", "Llama-3.1-Tulu-3-8B-SFT", "tulu"),
+        ("prime", "verl", "Qwen2.5-Math-7B", "gsm8k_math"),
+    ],
+)
+def test_a_masked_run_on_gpus_waits_for_its_full_run_and_for_the_data_they_share(
+    project, run, trainer, start, data
+):
+    plan = project.plan(f"work/paper/runs/{run}_sub/final", scale="paper")
+    assert plan[f"train_{trainer}"] == {run, f"{run}_sub"}
+    assert plan["mask"] == {run}
+    assert plan["download"] == {start}
+    assert plan["contamination"] == {data}
+    assert plan.get("mix", {data}) == {data}
     assert "rollouts" not in plan["fetch"]
 
 
 def test_no_run_is_evaluated_before_the_report_on_what_it_learned_from(project):
     target = "results/paper/scores/eurus2_dpo.csv"
-    output = project.snakemake("--dry-run", target, scale="paper").stdout
-    line = next(line for line in output.splitlines() if "rlsubnet evaluate_olmes " in line)
-    words = shlex.split(line.removeprefix("Shell command: "))
+    words = project.words("evaluate_olmes", target, scale="paper")
     assert words[words.index("--contamination") + 1] == "results/paper/contamination/rollouts.csv"
     # With the model at hand, the report is all that is missing.
     for name in ("work/paper/runs/eurus2_dpo/final", "results/paper/metrics"):
@@ -64,16 +48,9 @@ def test_no_run_is_evaluated_before_the_report_on_what_it_learned_from(project):
     assert project.plan(target, scale="paper")["contamination"] == {"rollouts"}
 
 
-def words_of(project, target: str, start: str, *options: str, scale: str) -> list[str]:
-    """Return the words of a planned command that starts with some words."""
-    output = project.snakemake("--dry-run", target, *options, scale=scale).stdout
-    line = next(line for line in output.splitlines() if f" {start} " in line)
-    return shlex.split(line.removeprefix("Shell command: ").partition(" > ")[0])
-
-
 def test_one_command_trains_whatever_trainer_a_run_names(project):
     for run in ("prime_steps", "dpo_sub"):
-        words = words_of(project, f"work/paper/runs/{run}/final", f"train {run}", scale="paper")
+        words = project.words(f"train {run}", f"work/paper/runs/{run}/final", scale="paper")
         assert words[:-1] == [
             *("rlsubnet", "train", run, "--config", "config/paper/config.yaml", "--threads")
         ]
@@ -83,13 +60,8 @@ def test_one_command_trains_whatever_trainer_a_run_names(project):
 
 def test_keys_given_to_snakemake_are_given_to_the_command(project):
     given = ("--config", "work=elsewhere", "cached=False")
-    words = words_of(project, "elsewhere/runs/base/final", "train base", *given, scale="micro")
+    words = project.words("train base", "elsewhere/runs/base/final", *given)
     assert words[words.index("--set") + 1 : -2] == ["work=elsewhere", "cached=False"]
-
-
-@pytest.fixture
-def demo(repository) -> Scale:
-    return load_scale(load_config([repository / "config" / "demo" / "config.yaml"]), repository)
 
 
 def ancestors(scale: Scale, name: str) -> set[str]:
@@ -137,10 +109,13 @@ def test_figure_5_alone_plans_one_run_what_it_starts_from_and_its_trajectory(pro
     assert project.plan("fig5") == {
         "data": {"base_text", "sft_train", "pairs"},
         "train": {"base", "sft"},
-        "train_with_steps": {"dpo_seed123"},
-        "trajectory": {"dpo_seed123"},
+        "train_with_steps": {SAVING},
+        "trajectory": {SAVING},
         "fig5": {""},
     }
+    words = project.words("evaluate_steps", "fig7")
+    assert words[words.index("--config") + 1] == "config/micro/config.yaml"
+    assert words[words.index("--suite") + 1] == "arith=work/micro/data/arith.jsonl"
 
 
 def test_the_verdicts_wait_for_the_results_of_all_other_items(project):
@@ -160,17 +135,13 @@ def test_an_item_that_no_row_names_is_still_drawn(project):
     assert project.plan("table5") == {"table5": {""}}
 
 
-def test_a_masked_run_waits_for_the_mask_of_the_full_run(project):
+@pytest.mark.parametrize(("cell", "mask"), [("dpo", "dpo"), ("dpo:random", "dpo__random")])
+def test_a_masked_run_and_its_control_wait_for_the_mask_of_the_full_run(project, cell, mask):
+    if cell != "dpo":
+        project.sheets.set_cell("runs.tsv", "dpo_sub", "mask", cell)
     plan = project.plan("work/micro/runs/dpo_sub/final")
     assert plan["train"] == {"base", "sft", "dpo", "dpo_sub"}
-    assert plan["mask"] == {"dpo"}
-
-
-def test_a_control_with_a_random_mask_waits_for_the_full_run_too(project):
-    project.sheets.set_cell("runs.tsv", "dpo_sub", "mask", "dpo:random")
-    plan = project.plan("work/micro/runs/dpo_sub/final")
-    assert plan["train"] == {"base", "sft", "dpo", "dpo_sub"}
-    assert plan["mask"] == {"dpo__random"}
+    assert plan["mask"] == {mask}
 
 
 def test_a_run_on_a_policy_s_own_answers_waits_for_the_policy(project):
@@ -180,8 +151,7 @@ def test_a_run_on_a_policy_s_own_answers_waits_for_the_policy(project):
         "data:\n  own: {kind: rejection_samples, policy: sft, prompts: 4, samples: 2, "
         "per_prompt: 1, split: train, seed: 5}\n",
     )
-    recipe = project.sheets.load().runs["dpo"].recipe
-    project.sheets.add_row("runs.tsv", "rft", "rft", "base", "own", recipe, "1", "", "", "RFT")
+    project.sheets.add_row("runs.tsv", "rft", "rft", "base", "own", "rl", "1", "", "", "RFT")
     plan = project.plan("work/micro/runs/rft/final")
     assert plan["train"] == {"base", "sft", "rft"}
     assert plan["data_sampled"] == {"own"}
@@ -192,9 +162,7 @@ def test_the_overlap_command_gets_the_start_of_both_pairs_and_the_seed(project):
     project.sheets.set_cell("pairs.tsv", "dpo", "common_rows", "lm_head.weight")
     both = "lm_head.weight,model.embed_tokens.weight"
     project.sheets.set_cell("pairs.tsv", "dpo_seed123", "common_rows", both)
-    output = project.snakemake("--dry-run", "results/micro/overlap/seed.csv").stdout
-    line = next(line for line in output.splitlines() if "rlsubnet overlap " in line)
-    words = shlex.split(line.removeprefix("Shell command: "))
+    words = project.words("overlap", "results/micro/overlap/seed.csv")
     masks = [f"work/micro/masks/{pair}__official.safetensors" for pair in ("dpo", "dpo_seed123")]
     assert words[2:4] == masks
     assert words[words.index("--init") + 1] == "work/micro/runs/sft/final"
@@ -204,33 +172,91 @@ def test_the_overlap_command_gets_the_start_of_both_pairs_and_the_seed(project):
 
 
 def test_the_slurm_profile_plans(project):
-    assert project.trained(project.plan("--profile", "slurm")) == {
-        "base",
-        "sft",
-        "dpo",
-        "dpo_sub",
-        "dpo_seed123",
-    }
+    assert project.trained(project.plan("--profile", "slurm")) == RUNS
 
 
-def refusal(project, *arguments: str) -> str:
-    # A dry run prints its errors on stdout.
+@pytest.fixture
+def olmes(project: Project) -> Project:
+    """Return a project whose runs olmes evaluates."""
+    project.sheets.replace("config.yaml", *OLMES)
+    released = "models:\n  released: {source: /models/released}\n"
+    project.sheets.replace("config.yaml", "models:\n", released)
+    return project
+
+
+def test_every_run_is_evaluated_by_olmes_after_one_prefetch(olmes):
+    plan = olmes.plan()
+    assert plan["evaluate_olmes"] == RUNS
+    assert plan["evaluate_steps_olmes"] == {SAVING}
+    assert plan["prefetch_olmes"] == {""}
+    assert not {"evaluate", "evaluate_steps"} & set(plan)
+    words = olmes.words("evaluate_olmes", "results/micro/scores/dpo.csv")
+    assert words[2] == "work/micro/runs/dpo/final"
+    assert words[words.index("--gpus") + 1] == "2"
+    assert words[words.index("--raw") + 1] == "work/micro/olmes/runs/dpo"
+    plan = olmes.plan("results/micro/scores/released.csv")
+    assert plan["evaluate_olmes"] == plan["download"] == {"released"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "edits", "expected"),
+    [
+        ((), {"runs.tsv": ("\tdpo\tsft", "\tdop\tsft")}, "runs.tsv, row 4 (dpo), column algorithm"),
+        (("--config", "cached=true"), {}, "key cached: expected true or false, found the text "
+         "'true'; on the command line write True"),
+        ((), {"config.yaml": ("recipes:", "resources: {train: {nodes: 2}}\nrecipes:")},
+         "resources.train.nodes: expected 1"),
+        ((), {"../site.yaml": ("", "partitions: gpu")}, "config/site.yaml, top level: unknown key "
+         "'partitions'"),
+    ],
+)  # fmt: skip
+def test_a_mistake_stops_the_plan_without_a_traceback(project, arguments, edits, expected):
+    for name, (old, new) in edits.items():
+        (project.sheets.folder / name).touch()
+        project.sheets.replace(name, old, new)
     result = project.snakemake("--dry-run", *arguments)
+    output = result.stdout + result.stderr  # a dry run prints its errors on stdout
     assert result.returncode == 1
-    return result.stdout + result.stderr
+    assert expected in output
+    assert "Traceback" not in output
 
 
-def test_a_bad_sheet_stops_the_plan_without_a_traceback(project):
-    project.sheets.set_cell("runs.tsv", "dpo", "algorithm", "dop")
-    message = refusal(project)
-    assert "config/micro/runs.tsv, row 4 (dpo), column algorithm" in message
-    assert "Traceback" not in message
+SITE = """\
+account: lab
+partition: short
+gpu_partition: big
+gpu_type: a100
+constraint: ib
+kinds: {train_open_instruct: {partition: long, qos: high, extra: --exclusive}}
+per_group: 3
+"""
 
 
-def test_a_text_given_for_a_truth_value_is_explained(project):
-    message = refusal(project, "--config", "cached=true")
-    assert "key cached: expected true or false, found the text 'true'" in message
-    assert "on the command line write True" in message
+def resources(project: Project, *arguments: str, scale: str = "micro") -> dict[str, dict[str, str]]:
+    """Return the resources of a job of each rule."""
+    jobs = project.jobs("--profile", "slurm", *arguments, scale=scale)
+    return {job.rule: job.resources for job in jobs}
+
+
+def test_the_profile_asks_slurm_for_what_the_site_file_says(project):
+    (project.root / "config/site.yaml").write_text(SITE, encoding="utf-8")
+    project.sheets.edit("config.yaml", lambda text: text + "resources: {train: {gpus: 2}}\n")
+    found = resources(project, "verdicts")
+    training, data = found["train"], found["data"]
+    assert (training["slurm_account"], training["slurm_partition"]) == ("lab", "big")
+    assert (training["gres"], training["constraint"]) == ("gpu:a100:2", "ib")
+    assert (data["slurm_account"], data["slurm_partition"]) == ("lab", "short")
+    assert "gres" not in data
+    # A kind of job may differ from the others.
+    of_dpo = resources(project, "work/paper/runs/dpo/final", scale="paper")["train_open_instruct"]
+    assert (of_dpo["slurm_partition"], of_dpo["gres"]) == ("long", "gpu:a100:8")
+    assert (of_dpo["qos"], of_dpo["slurm_extra"]) == ("high", "--exclusive")
+
+
+@pytest.mark.parametrize("scale", ["micro", "demo"])
+def test_without_a_site_file_jobs_name_no_partition_or_account(project, scale):
+    found = resources(project, "fig1", scale=scale)["train"]
+    assert not {"slurm_partition", "slurm_account"} & set(found)
 
 
 def test_the_workflow_has_no_lint(repository):

@@ -1,39 +1,49 @@
 """Each fault in a config or a sheet is refused, naming file, row and column."""
 
 import json
-from pathlib import Path
 
 import pytest
 
 from rlsubnet.cli import main
-from rlsubnet.config import (
-    SheetError,
-    item_files,
-    load_config,
-    load_scale,
-    results_files,
-)
+from rlsubnet.config import SheetError, contamination_files, item_files, load_config, results_files
+from rlsubnet.config.model import OpenInstructRecipe
+from tests.workflow.projects import OLMES, SAVING
+
+MORE = {
+    "data": """
+  drill: {kind: problems, per_level: [2, 1, 1, 1, 1], split: train, seed: 3}
+  large_pairs: {kind: tulu_preferences, source: here}
+  one: {kind: graded_prompts, source: here, grader: gsm8k}
+  two: {kind: graded_prompts, source: here, grader: math}
+  both: {kind: mixture, parts: [one, two]}
+  items: {kind: eval_items, source: here, columns: {prompt: question}}
+""",
+    "models": """
+  released: {source: 'hf:a/b'}
+""",
+    "recipes": """
+  large: {backend: open_instruct, lr: 5.0e-7, beta: 5.0}
+  online: {backend: verl, lr: 5.0e-7, batch_size: 64, samples: 4}
+""",
+}
 
 
-def refusal(micro) -> str:
-    with pytest.raises(SheetError) as caught:
-        micro.load()
-    return str(caught.value)
-
-
-def test_the_micro_scale_as_it_stands_is_accepted(micro):
-    scale = micro.load()
-    assert list(scale.runs) == ["base", "sft", "dpo", "dpo_sub", "dpo_seed123"]
-    assert scale.runs["dpo_sub"].mask == "dpo"
-    assert scale.runs["dpo"].seed == 42
-    assert scale.pairs["base_sft"].items == ("table1", "table6", "fig1")
-    assert scale.comparisons["seed"].pair2 == "dpo_seed123"
+@pytest.fixture
+def large(micro):
+    """Return the micro scale with a run of GRPO, one of open-instruct and one of verl."""
+    for heading, more in MORE.items():
+        micro.replace("config.yaml", f"{heading}:\n", heading + ":" + more)
+    micro.add_row("runs.tsv", "grpo", "grpo", "sft", "drill", "rl", "42")
+    big = ("big", "dpo_norm", "released", "large_pairs", "large", "42", "", "accumulate=4")
+    micro.add_row("runs.tsv", *big)
+    micro.add_row("runs.tsv", "prime", "prime", "released", "both", "online", "42")
+    return micro
 
 
 # sheet, row and column, the cell, and what the message says besides naming them.
 CELLS = [
     ("runs", "dpo", "algorithm", "dop", "unknown value 'dop' (did you mean 'dpo'?)"),
-    ("runs", "dpo", "init", "stf", "unknown run or model 'stf' (did you mean 'sft'?); known: tiny"),
+    ("runs", "dpo", "init", "stf", "unknown run or model 'stf' (did you mean 'sft'?); known: rel"),
     ("runs", "dpo", "init", "", "expected a text that is not empty"),
     ("runs", "dpo", "init", "tiny", "model 'tiny' is an architecture without weights"),
     ("runs", "dpo", "recipe", "lr", "unknown recipe 'lr'"),
@@ -51,13 +61,7 @@ CELLS = [
     ("runs", "dpo", "set", "clip=inf", "clip: expected a number above 0 or null, found inf"),
     ("runs", "dpo", "set", "gamma=1", "gamma: has no effect on dpo; used by simpo"),
     ("runs", "sft", "set", "beta=5", "beta: has no effect on sft; used by dpo, dpo_norm, simpo"),
-    (
-        "runs",
-        "dpo",
-        "set",
-        "accumulate=3",
-        "accumulate: expected a divisor of batch_size 8, found 3",
-    ),
+    ("runs", "dpo", "set", "accumulate=3", "accumulate: expected a divisor of batch_size 8, found"),
     ("runs", "dpo_sub", "set", "weight_decay=0.1", "weight_decay: expected 0 in a run with a mask"),
     ("runs", "dpo", "set", "steps 5", "found 'steps', expected entries key=value"),
     ("runs", "dpo", "set", "steps=1 steps=2", "key 'steps' stands twice"),
@@ -75,20 +79,80 @@ CELLS = [
     ("comparisons", "seed", "pair2", "dpo_seed", "unknown pair 'dpo_seed'"),
     ("comparisons", "seed", "pair2", "dpo_vs_sub", "'dpo_vs_sub' starts from 'dpo' and 'dpo' from"),
     ("comparisons", "seed", "items", "table11", "unknown item 'table11'"),
-]
+    ("runs", "dpo", "data", "arith", "of kind problems; dpo learns from"),
+    ("runs", "grpo", "data", "arith", "'arith' is of split test, which is held out"),
+    ("runs", "grpo", "set", "accumulate=2 updates=8", "updates: expected updates * accumulate to"),
+    ("runs", "grpo", "set", "accuracy_low=0.5 accuracy_high=0.4", "accuracy_low: expected at most"),
+    ("runs", "grpo", "set", "gae_lambda=1", "gae_lambda: has no effect on grpo; used by ppo"),
+    ("runs", "grpo", "set", "optimizer=sgd eps=1e-6", "eps: has no effect on optimizer sgd; used"),
+    ("runs", "grpo", "set", "optimizer=sgd weight_decay=0.1", "weight_decay: expected 0 with opti"),
+    ("runs", "grpo", "set", "updates=2 steps=9 checkpoint_every=3", "a multiple of updates 2"),
+    ("runs", SAVING, "set", "checkpoint_every=2", "checkpoint_every: expected a divisor of steps"),
+    ("runs", "base", "set", "checkpoint_every=2", "checkpoint_every: expected 0 in pretraining"),
+    ("pairs", SAVING, "init", "base", "fig2 shows saved steps against what the run 'dpo_seed123' "
+     "starts from: expected 'sft', found"),
+    ("pairs", "base_sft", "items", "fig6", "fig6 shows the saved steps of a run, 'sft' saves none"),
+    ("runs", "big", "set", "steps=3", "unknown key 'steps'"),
+    ("runs", "big", "set", "backend=native", "unknown key 'backend'"),
+    ("runs", "big", "set", "accumulate=many", "accumulate: expected a whole number of at least 1"),
+    ("runs", "big", "set", "commit=main", "commit: found 'main', expected the full commit"),
+    ("runs", "big", "data", "pairs", "dpo_norm of open_instruct learns from tulu_preferences or"),
+    ("runs", "big", "data", "items", "'items' is of kind eval_items"),
+    ("runs", "big", "init", "tiny", "model 'tiny' is an architecture without weights"),
+    ("runs", "prime", "data", "pairs", "prime of verl learns from graded_prompts"),
+    ("runs", "prime", "set", "kl_coef=0.1", "kl_coef: has no effect on prime; used by grpo"),
+    ("runs", "prime", "set", "beta=5.0", "unknown key 'beta'"),
+    ("runs", "prime", "set", "reward_update=never", "reward_update: unknown value 'never'"),
+    ("runs", "prime", "set", "per_process=3", "updates: expected 256 responses to be a multiple"),
+    ("runs", "prime", "set", "checkpoint_every=42", "steps: expected a number in a run with check"),
+]  # fmt: skip
 # The header is line 1 of each sheet.
-LINES = {"sft": 3, "dpo_sub": 5, "seed": 2}
+LINES = {
+    "runs": ("base", "sft", "dpo", "dpo_sub", SAVING, "grpo", "big", "prime"),
+    "pairs": ("base_sft", "dpo", SAVING, "dpo_vs_sub"),
+    "comparisons": ("seed",),
+}
 
 
 @pytest.mark.parametrize(("sheet", "row", "column", "value", "expected"), CELLS)
-def test_a_bad_cell_names_file_row_and_column(micro, sheet, row, column, value, expected):
-    micro.set_cell(f"{sheet}.tsv", row, column, value)
-    line = LINES.get(row, 4 if sheet == "runs" else 3)
+def test_a_bad_cell_names_file_row_and_column(large, sheet, row, column, value, expected):
+    large.set_cell(f"{sheet}.tsv", row, column, value)
     name = value if column == "run" else row
-    place = f"{micro.folder / sheet}.tsv, row {line} ({name}), column {column}: "
-    message = refusal(micro)
-    assert message.startswith(place)
+    place = f"{sheet}.tsv, row {2 + LINES[sheet].index(row)} ({name}), column {column}: "
+    message = large.refusal()
+    assert message.startswith(f"{large.folder}/{place}")
     assert expected in message
+
+
+# Cells of one row, and the fault, which lies elsewhere or in what they make together.
+ROWS = [
+    ("dpo", {"mask": "back"}, "column mask: runs wait for each other in a circle"),
+    ("grpo", {"algorithm": "prime", "set": "optimizer=sgd"}, "set: reward_lr: expected a number"),
+    (SAVING, {"set": ""}, "pairs.tsv, row 4 (dpo_seed123), column items: fig2 shows the saved "
+     "steps of a run, 'dpo_seed123' saves none: give its recipe"),
+    ("big", {"algorithm": "simpo"}, "column recipe: 'large' is for open_instruct, which trains"),
+    ("big", {"recipe": "rl", "set": ""}, "column data: 'large_pairs' is of kind tulu_preferences; "
+     "dpo_norm learns from"),
+    ("prime", {"algorithm": "ppo"}, "column recipe: 'online' is for verl, which trains prime, "),
+    ("big", {"mask": "dpo", "set": "weight_decay=0.1"}, "(big), column set: weight_decay: expected "
+     "0 in a run with a mask"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "cells", "expected"), ROWS)
+def test_cells_that_do_not_go_together_are_refused(large, row, cells, expected):
+    # dpo_sub waits for dpo (mask dpo: sft -> dpo), which must not wait for dpo_sub.
+    large.add_row("pairs.tsv", "back", "sft", "dpo_sub", "DPO")
+    for column, value in cells.items():
+        large.set_cell("runs.tsv", row, column, value)
+    assert expected in large.refusal()
+
+
+def test_what_is_refused_elsewhere_fits_here(large):
+    large.set_cell("runs.tsv", "grpo", "algorithm", "prime")
+    large.set_cell("runs.tsv", "grpo", "set", "optimizer=sgd reward_lr=1e-5")
+    large.add_row("runs.tsv", "tuned", "dpo", "released", "pairs", "rl", "1")
+    assert large.load().backend_of("tuned") == "native"
 
 
 def test_a_cycle_through_init_is_shown_whole(micro):
@@ -96,17 +160,10 @@ def test_a_cycle_through_init_is_shown_whole(micro):
                   "demonstrations, style: worked, problems: 4, split: train,")  # fmt: skip
     micro.set_cell("runs.tsv", "base", "algorithm", "sft")
     micro.set_cell("runs.tsv", "base", "init", "sft")
-    message = refusal(micro)
+    message = micro.refusal()
     assert "column init: runs wait for each other in a circle: " in message
     circle = message.split("circle: ")[1].split(" -> ")
     assert circle in (["base", "sft", "base"], ["sft", "base", "sft"])
-
-
-def test_a_cycle_through_masks_is_refused(micro):
-    # dpo_sub waits for dpo (mask dpo: sft -> dpo); now dpo waits for dpo_sub.
-    micro.add_row("pairs.tsv", "back", "sft", "dpo_sub", "DPO", "", "", "", "back")
-    micro.set_cell("runs.tsv", "dpo", "mask", "back")
-    assert "column mask: runs wait for each other in a circle" in refusal(micro)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +177,7 @@ def test_a_policy_is_a_run_that_does_not_wait_for_its_own_data(micro, policy, ex
     kind = "kind: demonstration_pairs, style: worked, problems: 20,"
     drawn = f"kind: preferences, policy: {policy}, prompts: 4, samples: 2,"
     micro.replace("config.yaml", kind, drawn)
-    assert expected in refusal(micro)
+    assert expected in micro.refusal()
 
 
 @pytest.mark.parametrize(
@@ -134,13 +191,13 @@ def test_a_policy_is_a_run_that_does_not_wait_for_its_own_data(micro, policy, ex
 )
 def test_a_sheet_with_wrong_columns_is_refused(micro, old, new, expected):
     micro.replace("runs.tsv", old, new)
-    assert f"{micro.folder / 'runs.tsv'}, {expected}" in refusal(micro)
+    assert f"{micro.folder / 'runs.tsv'}, {expected}" in micro.refusal()
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# only a comment\n"])
 def test_a_sheet_without_a_header_is_refused(micro, text):
     micro.edit("pairs.tsv", lambda _: text)
-    assert f"{micro.folder / 'pairs.tsv'}: empty, expected a header" in refusal(micro)
+    assert f"{micro.folder / 'pairs.tsv'}: empty, expected a header" in micro.refusal()
 
 
 def test_sheets_with_only_a_header_are_an_empty_scale(micro):
@@ -154,7 +211,7 @@ def test_sheets_with_only_a_header_are_an_empty_scale(micro):
 def test_comments_do_not_shift_row_numbers(micro):
     micro.edit("runs.tsv", lambda text: "# a comment\n\n" + text)
     micro.edit("runs.tsv", lambda text: text.replace("\tdpo\tsft\tpairs", "\tdop\tsft\tpairs", 1))
-    assert "row 6 (dpo), column algorithm" in refusal(micro)
+    assert "row 6 (dpo), column algorithm" in micro.refusal()
 
 
 KEYS = [
@@ -178,16 +235,37 @@ KEYS = [
      "ected one of measure.tolerances (1e-08, 1e-07, 1e-06, 1e-05, 0.0001), found 3e-05"),
     ("recipes:", "cached: 'True'\nrecipes:", "key cached: expected true or false, found the text"),
     ("scale: micro", "", "top level: missing key scale"),
-    ("recipes:", "models: {}\nrecipes:", "line 20: duplicate key 'models'"),
+    ("recipes:", "models: {}\nrecipes:", "duplicate key 'models'"),
     ("results: results/micro", "results: [", "not YAML"),
+    ("suites: [arith, mc]", "suites: [mcc]", "key evaluation.suites: unknown data set 'mcc' (did "
+     "you mean 'mc'?)"),
+    ("suites: [arith, mc]", "suites: [sft_train]", "'sft_train' is of kind demonstrations"),
+    ("step_suites: [arith]", "step_suites: [mc]", "evaluation.step_suites: 'mc' is of kind "
+     "choices, expected problems"),
+    ("backend: open_instruct", "backend: opn_instruct", "key recipes.large.backend: unknown "
+     "value 'opn_instruct' (did you mean 'open_instruct'?); known: native, open_instruct"),
+    ("beta: 5.0}", "beta: 5.0, steps: 3}", "key recipes.large: unknown key 'steps'; known: "
+     "backend, commit, processes"),
+    (", beta: 5.0}", "}", "key recipes.large: missing key beta"),
+    ("rl: {steps: 3", "rl: {processes: 8, steps: 3", "key recipes.rl: unknown key 'processes'"),
+    ("source: here}\n", "sauce: here}\n", "key data.large_pairs: unknown key 'sauce' (did you"),
+    ("{prompt: question}", "{prmpt: question}", "key data.items.columns: unknown key 'prmpt' (did"),
+    ("[one, two]", "[one, tow]", "key data.both.parts: unknown data set 'tow' (did you mean"),
+    ("[one, two]", "[one, items]", "of one kind, found graded_prompts, eval_items"),
+    ("[one, two]", "[one, both]", "of one kind, found graded_prompts, mixture"),
+    ("[one, two]", "[one, one]", "key data.both.parts: 'one' stands twice"),
+    ("recipes:", "contamination: {items: [pairs]}\nrecipes:", "key contamination.items: 'pairs' "
+     "is of kind demonstration_pairs"),
+    ("recipes:", "contamination: {items: [itms]}\nrecipes:", "unknown data set 'itms' (did you"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("old", "new", "expected"), KEYS)
-def test_a_bad_config_names_file_and_key(micro, old, new, expected):
-    micro.replace("config.yaml", old, new)
-    message = refusal(micro)
-    assert message.startswith(str(micro.folder / "config.yaml"))
+def test_a_bad_config_names_file_and_key(large, old, new, expected):
+    large.replace("config.yaml", old, new)
+    message = large.refusal()
+    # What keys say of each other is a fault of the scale.
+    assert message.startswith((f"{large.folder}/config.yaml", "scale micro, key "))
     assert expected in message
 
 
@@ -204,25 +282,6 @@ def test_line_ends_and_byte_order_mark_of_other_systems_change_nothing(micro, ne
     path = micro.folder / "runs.tsv"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", newline))
     assert micro.load() == expected
-
-
-@pytest.mark.parametrize(
-    ("suite", "expected"),
-    [
-        ("mcc", "key evaluation.suites: unknown data set 'mcc' (did you mean 'mc'?)"),
-        ("sft_train", "'sft_train' is of kind demonstrations"),
-    ],
-)
-def test_a_suite_is_an_entry_of_data_with_questions(micro, suite, expected):
-    micro.replace("config.yaml", "suites: [arith, mc]", f"suites: [{suite}]")
-    assert expected in refusal(micro)
-
-
-def test_table3_of_a_released_model_is_refused(micro):
-    micro.replace("config.yaml", "models:", 'models:\n  released: {source: "hf:owner/name"}')
-    micro.set_cell("pairs.tsv", "dpo_vs_sub", "init", "released")
-    assert "column items: " in refusal(micro)
-    assert "compares two runs, 'released' is a model" in refusal(micro)
 
 
 def test_defaults_are_filled(micro):
@@ -255,46 +314,6 @@ def test_a_model_named_at_the_top_is_the_model_called_own(micro):
     over.write_text("model: ''\n", encoding="utf-8")
     with pytest.raises(SheetError, match=r"over.yaml, key model: "):
         load_config([micro.folder / "config.yaml", over])
-
-
-def test_no_run_learns_from_problems_that_are_held_out(micro):
-    micro.set_cell("runs.tsv", "dpo", "algorithm", "grpo")
-    micro.set_cell("runs.tsv", "dpo", "data", "arith")
-    assert "row 4 (dpo), column data: 'arith' is of split test, which is held out" in refusal(micro)
-    micro.replace("config.yaml", "split: test, seed: 3", "split: train, seed: 3")
-    assert micro.load().runs["dpo"].algorithm == "grpo"
-
-
-@pytest.fixture
-def online(micro):
-    """Return the micro scale whose run `dpo` is one of GRPO."""
-    micro.set_cell("runs.tsv", "dpo", "algorithm", "grpo")
-    micro.set_cell("runs.tsv", "dpo", "data", "arith")
-    micro.replace("config.yaml", "split: test, seed: 3", "split: train, seed: 3")
-    return micro
-
-
-@pytest.mark.parametrize(
-    ("overrides", "fault"),
-    [
-        ("accumulate=2 updates=8", "updates: expected updates * accumulate to divide batch_size 8"),
-        ("accuracy_low=0.5 accuracy_high=0.4", "accuracy_low: expected at most accuracy_high 0.4"),
-        ("gae_lambda=1", "gae_lambda: has no effect on grpo; used by ppo"),
-        ("optimizer=sgd eps=1e-6", "eps: has no effect on optimizer sgd; used by adamw"),
-        ("optimizer=sgd weight_decay=0.1", "weight_decay: expected 0 with optimizer sgd"),
-    ],
-)
-def test_recipe_keys_of_an_online_run_are_checked_against_each_other(online, overrides, fault):
-    online.set_cell("runs.tsv", "dpo", "set", overrides)
-    assert f"row 4 (dpo), column set: {fault}" in refusal(online)
-
-
-def test_prime_under_sgd_needs_a_rate_of_its_own_for_the_reward_model(online):
-    online.set_cell("runs.tsv", "dpo", "algorithm", "prime")
-    online.set_cell("runs.tsv", "dpo", "set", "optimizer=sgd")
-    assert "row 4 (dpo), column set: reward_lr: expected a number" in refusal(online)
-    online.set_cell("runs.tsv", "dpo", "set", "optimizer=sgd reward_lr=1e-5")
-    assert online.load().runs["dpo"].algorithm == "prime"
 
 
 def test_a_row_spells_out_recipe_overrides_and_architecture(micro):
@@ -331,26 +350,123 @@ def test_items_read_the_files_of_the_rows_that_name_them(micro):
     assert item_files(scale, "table5") == []
 
 
-def test_every_item_reads_only_files_that_target_all_makes(repository):
-    scale = load_scale(load_config([repository / "config/demo/config.yaml"]), repository)
+def test_every_item_reads_only_files_that_target_all_makes(demo):
     for item in ("table1", "table2", "table3", "table4", "table6", "section4", "fig1", "fig4"):
-        files = item_files(scale, item)
+        files = item_files(demo, item)
         assert files
-        assert set(files) <= set(results_files(scale))
+        assert set(files) <= set(results_files(demo))
 
 
-def test_check_prints_counts_and_the_plan(micro, monkeypatch, capsys):
+def test_check_prints_counts_and_the_plan_or_one_line_and_exit_1(micro, monkeypatch, capsys):
     monkeypatch.chdir(micro.root)
-    assert main(["check", "--config", "config/micro/config.yaml"]) == 0
-    output = capsys.readouterr().out
-    assert "5 runs, 1 of them masked" in output
-    assert "dpo_sub: dpo of sft on pairs inside the subnetwork of dpo" in output
-
-
-def test_check_of_a_bad_sheet_is_one_line_and_exit_1(micro, monkeypatch, capsys):
-    monkeypatch.chdir(micro.root)
+    words = ["check", "--config", "config/micro/config.yaml"]
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "5 runs, 1 of them masked" in lines
+    assert "  dpo_sub: dpo of sft on pairs inside the subnetwork of dpo" in lines
+    assert f"  {SAVING}: dpo of sft on pairs, saving steps" in lines
+    assert sum("saving steps" in line for line in lines) == 1
+    assert "saved steps are evaluated on arith" in lines
     micro.set_cell("runs.tsv", "dpo", "init", "stf")
-    assert main(["check", "--config", str(Path("config/micro/config.yaml"))]) == 1
+    assert main(words) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "config/micro/runs.tsv, row 4 (dpo), column init" in error
+
+
+@pytest.mark.parametrize(
+    ("pair", "column", "expected"),
+    [
+        (SAVING, "tuned", "fig2 shows the saved steps of a run, 'released' is a model"),
+        ("dpo_vs_sub", "init", "compares two runs, 'released' is a model"),
+    ],
+)
+def test_items_of_runs_are_refused_to_a_released_model(large, pair, column, expected):
+    large.set_cell("pairs.tsv", pair, column, "released")
+    message = large.refusal()
+    assert "column items: " in message
+    assert expected in message
+
+
+def test_figures_of_saved_steps_read_files_that_target_all_makes(micro):
+    scale = micro.load()
+    trajectory = f"results/micro/trajectory/{SAVING}.csv"
+    scores = f"results/micro/step_scores/{SAVING}.csv"
+    for item in ("fig2", "fig5", "fig6"):
+        assert item_files(scale, item) == [trajectory]
+    assert item_files(scale, "fig7") == [trajectory, scores]
+    assert [file for file in results_files(scale) if "/trajectory/" in file] == [trajectory]
+    assert scores in results_files(scale)
+    # Without suites for steps nothing is evaluated, and the figure does not ask for it.
+    micro.replace("config.yaml", "step_suites: [arith], ", "")
+    assert item_files(micro.load(), "fig7") == [trajectory]
+    assert scores not in results_files(micro.load())
+
+
+def test_a_row_names_its_trainer_and_has_its_keys(large):
+    scale = large.load()
+    assert scale.runs_of("open_instruct") == ["big"]
+    assert scale.runs_of("verl") == ["prime"]
+    assert scale.runs_of("native") == [*LINES["runs"][:6]]
+    row = scale.row("big").as_dict()
+    assert row["backend"] == "open_instruct"
+    assert row["recipe"]["accumulate"] == 4
+    assert list(row["recipe"]) == list(OpenInstructRecipe.model_fields)[1:]
+    assert json.loads(json.dumps(row)) == row
+    assert "backend" not in scale.row("dpo").as_dict()["recipe"]
+
+
+def test_the_defaults_of_open_instruct_are_those_of_appendix_b():
+    recipe = OpenInstructRecipe(backend="open_instruct", lr=5e-7, beta=5.0)
+    assert (recipe.processes, recipe.per_process, recipe.accumulate) == (8, 1, 16)
+    assert (recipe.batch_size, recipe.epochs, recipe.max_length) == (128, 1, 2048)
+    assert (recipe.schedule, recipe.warmup_ratio, recipe.weight_decay) == ("linear", 0.1, 0)
+
+
+def test_a_process_needs_a_gpu(large):
+    large.edit("config.yaml", lambda text: text + "resources: {train_open_instruct: {gpus: 4}}\n")
+    expected = "processes: expected one per GPU, resources.train_open_instruct.gpus x nodes = 4"
+    assert expected in large.refusal()
+    large.set_cell("runs.tsv", "big", "set", "processes=4")
+    assert large.load().runs["big"].set == "processes=4"
+
+
+def test_evaluation_items_are_looked_for_in_prompts_of_mixtures_too(large):
+    large.edit("config.yaml", lambda text: text + "contamination: {items: [items]}\n")
+    assert contamination_files(large.load(), "prime") == ["results/micro/contamination/both.csv"]
+
+
+@pytest.fixture
+def olmes(large):
+    large.replace("config.yaml", *OLMES)
+    return large
+
+
+def test_a_released_checkpoint_is_evaluated_where_a_gain_over_it_is_printed(olmes):
+    olmes.set_cell("pairs.tsv", "base_sft", "init", "released")
+    olmes.set_cell("pairs.tsv", "base_sft", "items", "table1,gains")
+    scale = olmes.load()
+    assert "results/micro/scores/released.csv" in item_files(scale, "gains")
+    assert "results/micro/scores/released.csv" not in item_files(scale, "table1")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("table3a, math500]", "table3b]", "evaluation.suites: unknown suite of olmes 'table3b'"),
+        ("[math500, aime2024]", "[table3a]", "'table3a' is of kind choices, expected problems"),
+        ("gpus: 2", "gpus: 0", "backend: olmes needs resources.evaluate.gpus, at least 1"),
+        (
+            "max_length: 2048",
+            "limit: 1",
+            "evaluation.olmes.limit: expected a whole number of at least 2",
+        ),
+        ("max_length: 2048", "gpus: 8", "unknown key 'gpus'"),
+        ("backend: olmes", "backend: olmo", "unknown value 'olmo' .did you mean 'olmes'"),
+        ("max_length: 2048", "commit: main", "expected the full commit, 40 hexadecimal digits"),
+    ],
+)
+def test_a_mistake_in_the_block_is_named(olmes, old, new, message):
+    olmes.replace("config.yaml", old, new)
+    with pytest.raises(SheetError, match=message):
+        olmes.load()

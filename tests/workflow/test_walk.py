@@ -1,23 +1,19 @@
 """The micro scale runs from end to end; then a change repeats what hangs on it and nothing else."""
 
-import csv
 import os
 import shutil
 
 import pytest
 
+from rlsubnet.checkpoints.checkpoint import Checkpoint
+from rlsubnet.checkpoints.delta import find_steps, open_steps
 from rlsubnet.config import load_config, load_scale, results_files
 from rlsubnet.items import ITEMS
+from tests.workflow.projects import SAVING, rows_of
 
 pytestmark = pytest.mark.slow
 
 RUNS = ["base", "sft", "dpo", "dpo_sub", "dpo_seed123"]
-
-
-@pytest.fixture
-def changed(finished, tmp_path):
-    """Return a copy of the finished project, with all it made, to change and plan."""
-    return finished.copy_to(tmp_path, "work", "results", ".snakemake")
 
 
 def test_every_item_and_results_file_is_made(finished):
@@ -29,23 +25,20 @@ def test_every_item_and_results_file_is_made(finished):
         for kind in kinds.split():
             assert (finished.root / f"results/micro/{folder}/{item}.{kind}").stat().st_size > 0
 
-
-def test_every_job_leaves_a_log_and_a_benchmark(finished):
+    # Every job leaves a log and a benchmark.
     for run in RUNS:
         assert (finished.root / f"logs/micro/train/{run}.log").is_file()
         assert (finished.root / f"work/micro/benchmarks/train/{run}.tsv").is_file()
 
 
 def test_the_masked_run_left_its_frozen_weights_alone(finished):
-    with (finished.root / "results/micro/frozen/dpo_sub.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = rows_of(finished.root / "results/micro/frozen/dpo_sub.csv")
     assert sum(int(row["frozen"]) for row in rows) > 0
     assert [row["tensor"] for row in rows if int(row["frozen_changed"])] == []
 
 
 def test_an_overlap_stands_beside_three_nulls(finished):
-    with (finished.root / "results/micro/overlap/seed.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = rows_of(finished.root / "results/micro/overlap/seed.csv")
     assert [row["null"] for row in rows] == ["uniform", "per_tensor", "per_magnitude"]
 
 
@@ -86,19 +79,13 @@ def test_a_changed_full_run_repeats_its_masked_run_too(changed):
     assert "data" not in plan
 
 
-def test_a_new_row_plans_only_the_new_run(changed):
+def test_a_new_row_plans_its_own_jobs_and_the_items_that_its_pair_names(changed):
     changed.sheets.add_row("runs.tsv", "dpo_seed7", "dpo", "sft", "pairs", "rl", "7")
-    plan = changed.plan()
     new = {"dpo_seed7"}
-    assert plan == {"train": new, "evaluate": new, "machines": {""}, "all": {""}}
-
-
-def test_a_new_row_with_a_pair_plans_its_own_jobs_and_the_items_that_the_pair_names(changed):
-    changed.sheets.add_row("runs.tsv", "dpo_seed7", "dpo", "sft", "pairs", "rl", "7")
+    assert changed.plan() == {"train": new, "evaluate": new, "machines": {""}, "all": {""}}
     changed.sheets.add_row("pairs.tsv", "new", "sft", "dpo_seed7", "DPO", "table1,table2,fig3")
     assert changed.plan() == {
-        "train": {"dpo_seed7"},
-        "evaluate": {"dpo_seed7"},
+        **{"train": new, "evaluate": new},
         "updates": {"new"},
         "rank": {"new"},
         **{item: {""} for item in ("table1", "table2", "fig3", "verdicts", "machines", "all")},
@@ -110,13 +97,9 @@ def test_a_changed_label_draws_again_and_trains_nothing(changed):
     assert set(changed.plan()) == {"table1", "table6", "fig1", "all"}
 
 
-@pytest.mark.parametrize("edit", ["wandb: {mode: offline}", "resources: {train: {mem_mb: 999}}"])
-def test_where_to_log_and_what_to_ask_for_repeat_nothing(changed, edit):
-    changed.sheets.edit("config.yaml", lambda text: text + edit + "\n")
-    assert changed.plan() == {}
-
-
-def test_how_often_to_save_repeats_nothing(changed):
+def test_where_to_log_what_to_ask_for_and_how_often_to_save_repeat_nothing(changed):
+    edits = "wandb: {mode: offline}\nresources: {train: {mem_mb: 999}}\n"
+    changed.sheets.edit("config.yaml", lambda text: text + edits)
     changed.sheets.replace("config.yaml", "rl: {steps: 3,", "rl: {save_every: 1, steps: 3,")
     assert changed.plan() == {}
 
@@ -145,9 +128,7 @@ def test_a_clone_with_results_alone_draws_and_plans_no_other_job(finished, tmp_p
     plan = clone.plan("tables", "figures", "--forceall", "--config", "cached=True")
     assert set(plan) == {*ITEMS, "tables", "figures"}
 
-
-def test_a_cached_clone_says_which_result_is_missing(finished, tmp_path):
-    clone = finished.copy_to(tmp_path, "results")
+    # A result that is missing is named.
     shutil.rmtree(clone.root / "results/micro/tables")
     (clone.root / "results/micro/ranks/dpo.csv").unlink()
     result = clone.snakemake("--dry-run", "table2", "--config", "cached=True")
@@ -159,19 +140,8 @@ def test_a_fresh_clone_trains_everything_although_it_holds_results(finished, tmp
     plan = finished.copy_to(tmp_path, "results").plan()
     assert finished.trained(plan) == plan["evaluate"] == set(RUNS)
     assert plan["updates"] == {"base_sft", "dpo", "dpo_seed123", "dpo_vs_sub"}
-    used = {
-        "table1",
-        "table2",
-        "table3",
-        "table4",
-        "table6",
-        "section4",
-        "gains",
-        "fig1",
-        "fig3",
-        "fig4",
-    }
-    assert used <= set(plan)
+    used = {"table1", "table2", "table3", "table4", "table6", "section4", "gains", "fig1", "fig3"}
+    assert {*used, "fig4"} <= set(plan)
 
 
 def test_after_training_in_a_fresh_clone_was_cut_short_the_old_results_do_not_count(
@@ -191,3 +161,51 @@ def test_drawing_from_cache_leaves_nothing_to_do_for_the_whole(changed):
     result = changed.snakemake("table5", "--forceall", "--config", "cached=True")
     assert result.returncode == 0, result.stdout + result.stderr
     assert changed.plan() == {}
+
+
+def test_the_steps_of_a_run_end_with_its_final_model(finished):
+    runs = finished.root / "work/micro/runs"
+    steps = find_steps([runs / SAVING / "steps"])
+    assert list(steps) == [1, 2, 3]
+    last = list(open_steps(Checkpoint(runs / "sft/final"), steps).values())[-1]
+    assert last.digest() == Checkpoint(runs / SAVING / "final").digest()
+    assert not (runs / SAVING / "resume").exists()
+
+
+def test_each_saved_step_has_a_row_and_the_start_a_score(finished):
+    results = finished.root / "results/micro"
+    rows = rows_of(results / f"trajectory/{SAVING}.csv")
+    assert [row["step"] for row in rows] == ["1", "2", "3"]
+    scores = rows_of(results / f"step_scores/{SAVING}.csv")
+    assert {row["step"] for row in scores} == {"0", "1", "2", "3"}
+    assert {row["task"] for row in scores} == {"arith_sampled", "arith_greedy"}
+
+
+MODEL = "work/micro/runs/dpo/final/model.safetensors"
+UPDATES = "results/micro/updates/dpo.csv"
+
+
+def test_a_model_cut_short_behind_the_workflows_back_is_named_and_can_be_made_again(
+    finished, changed
+):
+    project = changed
+    model, updates = project.root / MODEL, project.root / UPDATES
+    before = model.stat()
+    os.truncate(model, before.st_size - 100)
+    # As a damaged disk would leave it: nothing tells Snakemake.
+    os.utime(model, ns=(before.st_atime_ns, before.st_mtime_ns))
+    updates.unlink()
+
+    failed = project.snakemake(UPDATES)
+    output = failed.stdout + failed.stderr
+    assert failed.returncode == 1
+    sizes = f"the header describes {before.st_size} bytes, the file has {before.st_size - 100}"
+    assert f"{MODEL}: {sizes} (cut short)" in output
+    assert not updates.exists()
+
+    # What docs/CLUSTER.md says.
+    for words in (("-f", "work/micro/runs/dpo/final"), (UPDATES,)):
+        done = project.snakemake(*words)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert model.read_bytes() == (finished.root / MODEL).read_bytes()
+    assert updates.read_bytes() == (finished.root / UPDATES).read_bytes()
