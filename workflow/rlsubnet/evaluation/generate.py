@@ -34,11 +34,6 @@ class SampleRequest:
             request give the same tokens.
         eos: token that ends a response; it is part of the response.
         pad: token that fills a row behind the end token.
-        samples: responses per prompt.
-
-    Raises:
-        ValueError: no prompt, an empty prompt, a temperature below 0, sampling without a
-            generator, or several greedy samples.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -84,16 +79,9 @@ def generate(model: PreTrainedModel, wanted: SampleRequest) -> Tensor:
     distribution is cut (neither top-k nor top-p): samples come from the model's own softmax at
     the temperature. Rows that have ended cost nothing.
 
-    Args:
-        model: used in the mode (train or eval) that it is in.
-        wanted: what to draw.
-
     Returns:
         int64 tensor on the CPU, shape ``[prompts * samples, T]`` with ``T <= max_new_tokens``;
         row ``i * samples + j`` is sample ``j`` of prompt ``i``.
-
-    Raises:
-        ValueError: logits that are not finite.
     """
     with forward_attention():
         state = read_prompts(model, wanted.prompts)
@@ -157,11 +145,7 @@ def _check_prompts(prompts: Sequence[Sequence[int]]) -> None:
 
 
 def read_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> ReadPrompts:
-    """Return the state of ``model`` behind ``prompts``, of any lengths.
-
-    Raises:
-        ValueError: no prompt, or an empty one.
-    """
+    """Return the state of ``model`` behind ``prompts``, of any lengths."""
     _check_prompts(prompts)
     width = max(map(len, prompts))
     # Which token pads does not matter: the mask hides it.
@@ -195,7 +179,6 @@ def noise_generator(device: torch.device, seed: int) -> torch.Generator:
 
 
 def refuse_not_finite() -> None:
-    """Raise the error of logits with NaN or Inf."""
     raise ValueError("the model's logits are not finite: are there NaN weights?")
 
 

@@ -19,11 +19,7 @@ DETERMINISTIC_ATTENTION = (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH)
 
 
 def pick_device(device: str) -> torch.device:
-    """Return the device called ``device``; ``auto`` is the GPU if there is one.
-
-    >>> pick_device("cpu")
-    device(type='cpu')
-    """
+    """Return the device called ``device``; ``auto`` is the GPU if there is one."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(device)
@@ -121,9 +117,6 @@ def load_policy(
 
     The bf16 weights on disk are widened to float32 by default: exact, and on a CPU faster than
     bf16 arithmetic.
-
-    Raises:
-        ValueError: see :func:`load_model`.
     """
     model: Any = load_model(folder, dtype)
     return model.to(pick_device(device)), load_tokenizer(folder)

@@ -34,7 +34,6 @@ def build(name: str, entry: Mapping[str, Any], policy: Path | None = None) -> tu
     """Return the records of data set ``name`` and one line that says what they are.
 
     Args:
-        name: name of the data set, for messages.
         entry: the one in the config's ``data:``; its ``kind`` picks the generator, and with it the
             other keys (:data:`rlsubnet.config.schema.DATA`).
         policy: model folder that ``entry["policy"]`` names, for kinds that have that key.
@@ -108,14 +107,7 @@ def preference_pairs(
     it must have ended by itself and be writable, so that both responses can be trained on.
 
     Args:
-        problems: records ``{"prompt", "solution", "level"}``.
-        completions: the samples of each problem.
-        seed: of the draws.
         is_usable: whether a wrong sample can be trained on.
-
-    Returns:
-        Records ``{"prompt", "chosen", "rejected", "level"}`` in the order of ``problems``, and the
-        counts.
 
     >>> problem = {"prompt": "07+5+0+0+0+0=", "solution": ";12", "level": 1}
     >>> samples = [Completion(";12", True), Completion(";13", True), Completion("(12", False)]
@@ -182,10 +174,6 @@ def correct_samples(
     2023): an easy prompt then weighs no more for being answered correctly every time. Where more
     differ than are kept, those kept are drawn at random.
 
-    Returns:
-        Records ``{"prompt", "response", "level"}`` in the order of ``problems`` and of their
-        samples, and the counts.
-
     >>> problem = {"prompt": "07+5+0+0+0+0=", "solution": ";12", "level": 1}
     >>> texts = [";12", ";13", "(1212121212", ";12"]
     >>> samples = [[Completion(text, True) for text in texts]]
@@ -215,11 +203,6 @@ def correct_samples(
 
 
 def sample_answers(policy: Path, prompts: Sequence[str], how: Sampled) -> list[list[Completion]]:
-    """Return a policy's answers to each prompt.
-
-    Raises:
-        ValueError: the folder holds no model.
-    """
     from rlsubnet.evaluation.generate import noise_generator
     from rlsubnet.evaluation.loading import deterministic, load_policy
     from rlsubnet.evaluation.sampler import make_sampler, sample_texts
@@ -266,11 +249,7 @@ def rejection_samples(spec: RejectionSamples, policy: Path) -> tuple[Records, Ke
 
 
 def read_problems(spec: WordData) -> list[WordProblem]:
-    """Return the problems of a file, or of ``rows[0]`` to ``rows[1]`` (without the last) of it.
-
-    Raises:
-        ValueError: there is no such file, a row is of neither form, or the file has fewer rows.
-    """
+    """Return the problems of a file, or of ``rows[0]`` to ``rows[1]`` (without the last) of it."""
     source = Path(spec.source)
     if not source.is_file():
         raise ValueError(f"source: expected a file, found none at {source}")

@@ -28,9 +28,6 @@ def wilson_interval(correct: float, n: float, z: float = Z95) -> Interval:
     ``(p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)`` with ``p = correct / n``. Unlike
     ``p +- z SE`` it stays within [0, 1] and has a width at 0 and at ``n`` of ``n``.
 
-    Raises:
-        ValueError: no trial, or ``correct`` not between 0 and ``n``.
-
     >>> [round(bound, 4) for bound in wilson_interval(5, 10)]
     [0.2366, 0.7634]
     >>> [round(bound, 4) for bound in wilson_interval(0, 10)]
@@ -51,9 +48,6 @@ def wilson_interval(correct: float, n: float, z: float = Z95) -> Interval:
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean and its standard error ``sqrt(sum (x - mean)^2 / (n (n - 1)))``.
 
-    Raises:
-        ValueError: fewer than two values.
-
     >>> mean_and_error([1.0, 2.0, 3.0, 6.0])[0]
     3.0
     >>> round(mean_and_error([1.0, 2.0, 3.0, 6.0])[1], 4)  # sqrt(14 / 12)
@@ -73,11 +67,7 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, flo
     and 4.303 for three, where a normal interval would take 1.96.
 
     Args:
-        values: such as the gain of each seed.
         level: share of such intervals that hold the true mean.
-
-    Raises:
-        ValueError: fewer than two values.
 
     >>> [round(end, 3) for end in t_interval([1.0, 2.0, 3.0])]  # 2 +- 4.303 / sqrt(3)
     [-0.484, 4.484]
@@ -94,10 +84,8 @@ class CrossedMean(NamedTuple):
     """Mean of values that are crossed by seed and item, with what either source adds to its error.
 
     Attributes:
-        mean: over all seeds and items.
         item_error: standard error from the items, the seeds as they are; NaN for one item.
         seed_deviation: sample standard deviation of the seeds' means; NaN for one seed.
-        seeds: number of seeds.
     """
 
     mean: float
@@ -107,7 +95,6 @@ class CrossedMean(NamedTuple):
 
     @property
     def error(self) -> float:
-        """Return the standard error for other items and other seeds, ``both_errors``."""
         return both_errors(self.item_error, self.seed_deviation, self.seeds)
 
 
@@ -134,9 +121,6 @@ def crossed_mean(table: Sequence[Sequence[float]]) -> CrossedMean:
 
     Args:
         table: a row for each seed, with a value for each item, in the same order.
-
-    Raises:
-        ValueError: no value, or rows of different length.
 
     Items' means 0, 0, 3: SE = sqrt(6 / (3 * 2)) = 1. Seeds' means 0 and 2: SD = sqrt(2).
 
@@ -167,11 +151,6 @@ def clustered_interval(correct: Sequence[int], samples: int, z: float = Z95) -> 
     problem, or the same share on every problem), Wilson's interval over the problems is returned,
     as if each had been sampled once.
 
-    Args:
-        correct: number of correct samples of each problem.
-        samples: number of samples of each problem.
-        z: quantile of the normal distribution.
-
     >>> [round(bound, 3) for bound in clustered_interval([0, 4, 2, 2], 4)]  # SE = sqrt(0.5 / 12)
     [0.1, 0.9]
     """
@@ -190,10 +169,6 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     Items that both models get right, or both wrong, say nothing. If the models are equally good,
     each of the ``b + c`` others is a fair coin: ``p = min(1, 2 P(X <= min(b, c)))`` with ``X``
     binomial(b + c, 1/2).
-
-    Args:
-        only_first: ``b``, items that only the first model gets right.
-        only_second: ``c``, items that only the second model gets right.
 
     >>> mcnemar_exact(1, 5)  # 2 (1 + 6) / 2^6
     0.21875
@@ -221,10 +196,6 @@ def discordant(first: Sequence[int], second: Sequence[int]) -> tuple[int, int]:
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
     """Return the mean of ``second - first`` over the same problems, and its standard error.
 
-    Args:
-        first: share correct per problem of the first model.
-        second: the same of the second model, in the same order.
-
     >>> difference, error = paired_difference([0.5, 0.25, 0.0], [0.75, 0.5, 0.5])
     >>> round(difference, 4), round(error, 4)  # differences 1/4, 1/4, 1/2
     (0.3333, 0.0833)
@@ -242,11 +213,6 @@ def score_rows(
 
     ``n`` counts responses, so a sampled task has problems times samples; its interval treats the
     problems as the independent units (``clustered``), the others have Wilson's.
-
-    Args:
-        answers: answers of all tasks, in the order of the items.
-        data_sha256: digest of the data file of each task.
-        backend: what the model was evaluated with.
 
     >>> answers = [Answer("a", "1", "x", 1, 1), Answer("a", "2", "y", 1, 0)]
     >>> [(row["level"], row["n"], row["correct"]) for row in score_rows(answers, {"a": "00"})]

@@ -41,15 +41,7 @@ Sampler = Callable[[SampleRequest], Tensor]
 
 
 def make_sampler(name: str, model: PreTrainedModel) -> Sampler:
-    """Return what draws the responses of a model; it follows the model when its weights change.
-
-    Args:
-        name: ``own`` or ``vllm``.
-        model: causal language model.
-
-    Raises:
-        ValueError: there is no such sampler, or vLLM is not installed.
-    """
+    """Return what draws the responses of a model; it follows the model when its weights change."""
     if name not in get_args(SamplerName):
         raise ValueError(f"sampler: expected one of {get_args(SamplerName)}, found {name!r}")
     if name == "own":
@@ -73,12 +65,6 @@ def sample_texts(
     """Return ``samples`` completions for each prompt, in the order of ``prompts``.
 
     Args:
-        draw: from :func:`make_sampler`.
-        tokenizer: of the model that draws.
-        prompts: texts without start token.
-        samples: completions per prompt.
-        max_new_tokens: as in :class:`rlsubnet.evaluation.generate.SampleRequest`.
-        temperature: likewise.
         generator: likewise; one stream serves all batches in turn.
         batch_size: number of responses that are generated side by side. It is part of what a seed
             means: another batch size draws other samples.
@@ -127,7 +113,6 @@ class StaticSampler:
 
     @torch.inference_mode()
     def __call__(self, wanted: SampleRequest) -> Tensor:
-        """Return the generated token ids, one row per prompt and sample."""
         with any_kernels(), forward_attention():
             return self._draw(read_prompts(self._model, wanted.prompts), wanted).cpu()
 
@@ -189,7 +174,6 @@ class _Decoder:
     of every batch of this shape.
 
     Attributes:
-        shape: what it has room for.
         places: addresses of the model's weights.
     """
 
@@ -266,7 +250,6 @@ def _captured(run: Callable[[], Tensor], changed: Sequence[Tensor]) -> Callable[
     """Return a function that replays one call of ``run`` as a CUDA graph.
 
     Args:
-        run: reads and writes tensors that stay where they are.
         changed: those that a call moves on; put back after the calls that prepare the capture.
             What these calls wrote into the cache is overwritten before it is looked at.
     """

@@ -52,13 +52,7 @@ def response_logprobs(
     prompt that several responses of a batch share is read once.
 
     Args:
-        model: causal language model.
-        prompts: token ids, at least one each.
-        responses: token ids, at least one each, in the order of ``prompts``.
         batch_size: number of sequences side by side, fewer where their logits would be too many.
-
-    Raises:
-        ValueError: an empty prompt or response, or a log-probability that is not finite.
     """
     if len(prompts) != len(responses) or not all(map(len, responses)):
         raise ValueError("expected as many prompts as responses, each of at least one token")
@@ -227,20 +221,7 @@ def suite_answers(
     settings: Sampling,
     draw: Sampler | None = None,
 ) -> list[Answer]:
-    """Return the answers to a suite's records; their keys tell what kind of test they are.
-
-    Args:
-        model: causal language model.
-        tokenizer: of the model.
-        suite: name of the suite.
-        records: of one kind.
-        settings: of sampling.
-        draw: what draws the model's responses; the model itself if nothing else is given.
-
-    Raises:
-        ValueError: no record, or records that are no problems, choices or preference pairs, or a
-            mixture of them.
-    """
+    """Return the answers to a suite's records; their keys tell what kind of test they are."""
     kinds = {frozenset(record) for record in records}
     if len(kinds) != 1 or not kinds <= set(SCORERS):
         found = sorted(sorted(kind) for kind in kinds)
@@ -276,7 +257,6 @@ class Suite(NamedTuple):
 
 
 def load_suites(files: Mapping[str, Path]) -> list[Suite]:
-    """Return the suites of ``name -> file``, in that order."""
     return [Suite(name, read_jsonl(path), sha256(path)) for name, path in files.items()]
 
 
@@ -287,11 +267,7 @@ def answer_suites(
     settings: Sampling,
     draw: Sampler | None = None,
 ) -> tuple[list[Answer], list[dict[str, Any]]]:
-    """Return a model's answers to all suites, and their scores: a row per task and level.
-
-    Raises:
-        ValueError: a suite is empty, or of no kind that there is a scorer for.
-    """
+    """Return a model's answers to all suites, and their scores: a row per task and level."""
     answers: list[Answer] = []
     digests: dict[str, str] = {}
     for suite in suites:
@@ -315,11 +291,7 @@ def stored_tensor(weights: np.ndarray) -> Tensor:
 
 @torch.no_grad()
 def load_weights(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
-    """Give a model the weights of a checkpoint of its own architecture, one tensor at a time.
-
-    Raises:
-        ValueError: the two do not have the same tensors and shapes.
-    """
+    """Give a model the weights of a checkpoint of its own architecture, one tensor at a time."""
     parameters = dict(model.named_parameters())
     expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     found = {name: info.shape for name, info in checkpoint.tensors.items()}
@@ -337,11 +309,6 @@ def models_of_steps(
     model: PreTrainedModel, init: Path, steps: Mapping[int, Path]
 ) -> Iterator[tuple[int, PreTrainedModel]]:
     """Yield step 0, the model as it is, and then every saved step: the same model, other weights.
-
-    Args:
-        model: loaded from ``init``.
-        init: folder that the run started from.
-        steps: step -> delta file or full checkpoint.
 
     Raises:
         ValueError: a step cannot be read, or is of another init or architecture; before the first

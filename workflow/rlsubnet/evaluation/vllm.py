@@ -42,11 +42,7 @@ ENVIRONMENT = {
 
 
 def vllm_version() -> str:
-    """Return the version of vLLM; its build for CPUs has a name of its own.
-
-    Raises:
-        ValueError: vLLM is not installed.
-    """
+    """Return the version of vLLM; its build for CPUs has a name of its own."""
     names = packages_distributions().get("vllm")
     if not names:
         raise ValueError(
@@ -57,11 +53,6 @@ def vllm_version() -> str:
 
 
 def cache_bytes(device: torch.device) -> int:
-    """Return the memory that keys and values may take.
-
-    >>> cache_bytes(torch.device("cpu"))
-    268435456
-    """
     if device.type != "cuda":
         return CPU_CACHE_BYTES
     return int(CACHE_SHARE * torch.cuda.get_device_properties(device).total_memory)
@@ -71,9 +62,7 @@ def longest_sequence(config: Any, size: int, memory: int) -> int:
     """Return how many tokens a sequence may have: no more than positions, or than fit into memory.
 
     Args:
-        config: the model's.
         size: bytes of a number.
-        memory: from :func:`cache_bytes`.
 
     Two layers with one head of 32 numbers keep 2 * 2 * 32 numbers for each token:
 
@@ -106,9 +95,6 @@ class VllmSampler:
     Args:
         model: a causal language model on the device that vLLM is to use; its memory is needed
             again for vLLM's copy of the weights.
-
-    Raises:
-        ValueError: vLLM is not installed.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -125,10 +111,6 @@ class VllmSampler:
         """Return the generated token ids, one row per prompt and sample.
 
         Each response has a seed of its own, drawn from the request's generator.
-
-        Raises:
-            ValueError: a prompt and response longer than ``longest``, or vLLM's probabilities are
-                not the model's.
         """
         self._check_lengths(wanted)
         from vllm import SamplingParams
@@ -192,11 +174,7 @@ class VllmSampler:
 
     @torch.no_grad()
     def _compare(self, prompt: Sequence[int]) -> None:
-        """Check once that vLLM has read the weights as they are meant.
-
-        Raises:
-            ValueError: naming a token and both log-probabilities.
-        """
+        """Check once that vLLM has read the weights as they are meant."""
         if self._compared:
             return
         from vllm import SamplingParams

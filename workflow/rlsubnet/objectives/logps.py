@@ -14,9 +14,6 @@ def token_logps(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
         targets: token ids, shape ``[B, T]``.
         mask: bool, shape ``[B, T]``; True where the target is part of the response.
 
-    Raises:
-        ValueError: the shapes do not fit each other.
-
     >>> import torch
     >>> logits = torch.tensor([[[0.0, 0.0], [5.0, 5.0]]])
     >>> token_logps(logits, torch.tensor([[0, 1]]), torch.tensor([[True, False]]))
@@ -40,7 +37,6 @@ def token_entropies(logits: Tensor, mask: Tensor) -> Tensor:
     Computes ``-sum_v p(v) log p(v)`` in float32.
 
     Args:
-        logits: shape ``[B, T, V]``.
         mask: bool, shape ``[B, T]``; True where the predicted token is part of the response.
 
     >>> import torch
@@ -56,9 +52,6 @@ def token_entropies(logits: Tensor, mask: Tensor) -> Tensor:
 def response_logps(logps: Tensor) -> Tensor:
     """Return ``log p(response | prompt)``: the sum of the token log-probabilities of each row.
 
-    Args:
-        logps: from :func:`token_logps`, shape ``[B, T]``, 0 outside the response.
-
     >>> import torch
     >>> response_logps(torch.tensor([[-1.0, -2.0, 0.0], [-0.5, 0.0, 0.0]]))
     tensor([-3.0000, -0.5000])
@@ -71,12 +64,6 @@ def cross_entropy(logps: Tensor) -> Tensor:
 
     It is a sum, so that a mean over the tokens of a whole batch does not depend on the parts the
     batch was computed in; divide by the number of tokens.
-
-    Args:
-        logps: from :func:`rlsubnet.objectives.logps.token_logps`, 0 outside the response.
-
-    Returns:
-        A scalar.
 
     >>> import torch
     >>> cross_entropy(torch.tensor([[-1.0, -2.0, 0.0], [-0.5, 0.0, 0.0]]))

@@ -34,12 +34,7 @@ def whitened(values: Tensor, mask: Tensor, count: int | None = None) -> Tensor:
     Mean and unbiased variance are those of all tokens of the batch together, as in verl.
 
     Args:
-        values: one per token.
-        mask: bool, of the same shape.
         count: how often ``mask`` is True; None asks it, for which the program waits for a GPU.
-
-    Raises:
-        ValueError: the mask has fewer than two tokens, which have no variance.
 
     Three tokens with mean 2 and variance 1:
 
@@ -64,11 +59,7 @@ def group_advantages(rewards: Tensor, eps: float = 1e-6) -> Tensor:
     is all right or all wrong has advantages 0 and teaches nothing.
 
     Args:
-        rewards: ``[groups, n]``, one row per prompt.
         eps: verl's; keeps a group without spread at 0.
-
-    Raises:
-        ValueError: ``n`` is below 2: one response has no others to be compared with.
 
     One right answer out of four: mean 1/4, standard deviation sqrt((9 + 3) / 16 / 3) = 1/2.
 
@@ -96,10 +87,7 @@ def policy_loss(
     the ratio is 1, nothing is clipped, and the gradient is ``-A grad log pi(y_t)`` (REINFORCE).
 
     Args:
-        logps: log-probabilities under the policy.
         old_logps: under the policy that drew the responses; no gradient.
-        advantages: of the tokens.
-        mask: True on response tokens.
         clip_ratio: ``c``; None clips nothing.
 
     Worked by hand: at twice the old probability and c = 0.2 a good token counts 1.2 times and a bad
@@ -126,9 +114,7 @@ def reference_kl(logps: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
     negative.
 
     Args:
-        logps: log-probabilities of the sampled tokens under the policy.
         reference: under the model before finetuning; no gradient.
-        mask: True on response tokens.
 
     The reference finds the token twice as likely: 2 - log 2 - 1 = 0.3069.
 
@@ -151,9 +137,7 @@ def generalized_advantages(
     response, however long it is). The returns are ``A + V``.
 
     Args:
-        rewards: of the tokens.
         values: ``V_t``, the expected reward before token t is written; no gradient.
-        mask: True on response tokens.
         lam: from 0 (one step ahead) to 1 (all of the response).
 
     Worked by hand: delta = (0.6 - 0.5, 1 - 0.6) = (0.1, 0.4); A = (0.1 + 0.5 * 0.4, 0.4).

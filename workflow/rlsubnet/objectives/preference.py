@@ -1,4 +1,7 @@
-"""Losses on pairs of a chosen and a rejected response to one prompt."""
+"""Losses on pairs of a chosen and a rejected response to one prompt.
+
+All tensors are ``[B]``, one value per pair; log-probabilities are summed over the response's tokens.
+"""
 
 from typing import NamedTuple
 
@@ -62,15 +65,6 @@ def dpo_norm_loss(
     the implicit reward is a mean per token: longer responses earn no larger reward by length.
     The paper's Tulu-3 DPO models were trained with it, at beta 5.
 
-    Args:
-        chosen: see :func:`dpo_loss`; summed over tokens.
-        rejected: see :func:`dpo_loss`.
-        reference_chosen: see :func:`dpo_loss`.
-        reference_rejected: see :func:`dpo_loss`.
-        chosen_tokens: number of tokens of each chosen response, shape ``[B]``.
-        rejected_tokens: the same for the rejected responses.
-        beta: temperature.
-
     Worked by hand: the chosen response (4 tokens) gained 2 nats, the rejected one (2 tokens) lost
     1, so the margin is 1.0 * (2/4 - (-1/2)) = 1 and the loss log(1 + exp(-1)) = 0.3133.
 
@@ -104,10 +98,6 @@ def simpo_loss(
     is to exceed ``gamma``: the loss is ``-log sigmoid(margin - gamma)``.
 
     Args:
-        chosen: see :func:`dpo_loss`; summed over tokens.
-        rejected: see :func:`dpo_loss`.
-        chosen_tokens: number of tokens of each chosen response, shape ``[B]``.
-        rejected_tokens: the same for the rejected responses.
         beta: scale of the reward, 2.0 to 10 in the SimPO paper.
         gamma: target margin, in units of the reward; the SimPO paper tunes ``gamma / beta``.
 
@@ -128,7 +118,7 @@ def simpo_loss(
 
 
 def kto_reference_point(mismatched: Tensor, reference_mismatched: Tensor) -> Tensor:
-    """Return KTO's reference point z_0, an estimate of ``KL(pi || pi_ref)``; it has no gradient.
+    """Return KTO's reference point z_0, an estimate in nats of ``KL(pi || pi_ref)``; no gradient.
 
     Computes ``max(0, mean(log pi(y'|x) - log pi_ref(y'|x)))`` over responses y' to *other* prompts
     (Ethayarajh et al. 2024, section 4), as the authors' code and TRL do. Responses to the prompts
@@ -139,9 +129,6 @@ def kto_reference_point(mismatched: Tensor, reference_mismatched: Tensor) -> Ten
     Args:
         mismatched: log-probabilities of the mismatched responses under the policy, any shape.
         reference_mismatched: the same under the reference.
-
-    Returns:
-        A scalar in nats.
 
     >>> import torch
     >>> kto_reference_point(torch.tensor([-4.0, -3.0]), torch.tensor([-6.0, -2.0]))
@@ -168,12 +155,7 @@ def kto_loss(
     Both kinds are equally many, so their weights lambda_D and lambda_U are 1.
 
     Args:
-        chosen: see :func:`dpo_loss`.
-        rejected: see :func:`dpo_loss`.
-        reference_chosen: see :func:`dpo_loss`.
-        reference_rejected: see :func:`dpo_loss`.
         reference_point: z_0 of the whole batch, a scalar: :func:`kto_reference_point`.
-        beta: see :func:`dpo_loss`.
 
     Returns:
         The mean of each pair's two losses, 0.5 at the start; the margins are those of DPO.
@@ -223,10 +205,6 @@ def orpo_loss(
     ``odds = P / (1 - P)`` of ``P = exp(mean log-probability per token)``. There is no reference.
 
     Args:
-        chosen: see :func:`dpo_loss`; summed over tokens.
-        rejected: see :func:`dpo_loss`.
-        chosen_tokens: number of tokens of each chosen response, shape ``[B]``.
-        rejected_tokens: the same for the rejected responses.
         odds_weight: lambda, 0.1 in the ORPO paper's Mistral models.
 
     Returns:

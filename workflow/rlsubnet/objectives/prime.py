@@ -3,7 +3,9 @@
 The formulas are those of verl's PRIME recipe (``prime_core_algos.py``, ``prime_dp_rm.py``), which
 the paper's hyperparameters are the example values of. Shapes as in
 :mod:`rlsubnet.objectives.policy_gradient`; the rows of a group, the ``samples`` responses to one
-prompt, stand side by side.
+prompt, stand side by side. ``logps`` and ``reference`` are log-probabilities under the reward model
+phi and under the frozen copy that it started from, 0 outside the responses; ``outcomes``, ``[B]``,
+are 1 for a right response and 0 for a wrong one.
 """
 
 from collections.abc import Sequence
@@ -29,9 +31,6 @@ def preferred_groups(
     always has its full size.
 
     Args:
-        accuracies: share of right responses of each group.
-        ended: whether all responses of the group ended by themselves.
-        count: groups wanted.
         low: least share, 0.2 in verl's PRIME recipe.
         high: greatest share, 0.8 there.
 
@@ -52,9 +51,6 @@ def outcome_loss(logps: Tensor, reference: Tensor, outcomes: Tensor, beta: float
     sigmoid is the probability that the response is right (Cui et al. 2025, equation 5).
 
     Args:
-        logps: log-probabilities under phi, ``[B, T]``, 0 outside the response.
-        reference: under the frozen copy that phi started from, 0 outside; no gradient.
-        outcomes: 1 for a right response, 0 for a wrong one, ``[B]``.
         beta: 0.05 in the paper (Appendix B).
 
     Worked by hand: phi gained 2 nats on a right response, so its reward is 0.5 * 2 = 1 and the loss
@@ -75,12 +71,6 @@ def process_rewards(logps: Tensor, reference: Tensor, mask: Tensor, beta: float)
 
     The last token has 0: its place is taken by the outcome. The scale is the largest
     ``|sum_{s >= t} r_s|`` of the batch plus 1e-6, so that beta hardly matters here.
-
-    Args:
-        logps: log-probabilities under phi after its update, ``[B, T]``; no gradient.
-        reference: under the frozen copy.
-        mask: True on response tokens.
-        beta: as in :func:`outcome_loss`.
 
     Worked by hand: q = (1, 3, -) gives returns (4, 3, 0), the second response (-2, 0, -).
 
@@ -109,13 +99,7 @@ def rloo_rewards(rewards: Tensor, outcomes: Tensor, mask: Tensor, samples: int) 
     Both are weighted 5 and added.
 
     Args:
-        rewards: from :func:`process_rewards`.
-        outcomes: 1 for a right response, 0 for a wrong one, ``[B]``.
-        mask: True on response tokens.
         samples: n, the size of a group.
-
-    Raises:
-        ValueError: n is below 2, or the rows are no whole number of groups.
 
     Worked by hand: m = (0.1, 0), so the process part is (2 * 0.2 - 0.1, -0.1) and (-0.1) for the
     second response of one token; the outcome part is +1 and -1 at the ends.
@@ -152,16 +136,6 @@ def prime_advantages(
 ) -> Tensor:
     """Return PRIME's advantages of the tokens: whitened returns of the leave-one-out rewards.
 
-    Args:
-        logps: log-probabilities under phi after its update, ``[B, T]``; no gradient.
-        reference: under the frozen copy that phi started from.
-        outcomes: 1 for a right response, 0 for a wrong one, ``[B]``.
-        mask: True on response tokens.
-        samples: size of a group.
-        beta: as in :func:`outcome_loss`.
-        count: of response tokens, where it is known: see
-            :func:`rlsubnet.objectives.policy_gradient.whitened`.
-
     Worked by hand: phi still is the reference, so only outcomes count: returns 5, 5 and -5, -5,
     mean 0, unbiased variance 100 / 3.
 
@@ -193,10 +167,6 @@ def preferred_rows(
     Args:
         outcomes: 1 for a right response, 0 for a wrong one, ``[B]``; the rows of a group, the
             ``samples`` responses to one prompt, stand side by side.
-        lengths: tokens of the responses, ``[B]``.
-        samples: size of a group.
-        count: groups wanted.
-        accuracy: least and greatest share of right responses.
         max_length: length at which a response is cut off.
 
     Raises:

@@ -45,7 +45,6 @@ class Shape(NamedTuple):
 
     @property
     def modulus(self) -> int:
-        """Return the number that totals stay below."""
         return int(10**self.digits)
 
     def real_steps(self, level: int) -> int:
@@ -108,7 +107,6 @@ class Problem:
 
     @property
     def shape(self) -> Shape:
-        """Return the shape that this is a problem of."""
         return Shape(self.digits, len(self.steps))
 
     @property
@@ -118,24 +116,18 @@ class Problem:
 
     @property
     def prompt(self) -> str:
-        """Return the text that a model is asked to continue."""
         steps = "".join(f"{op}{operand}" for op, operand in self.steps)
         return f"{digits((self.start,), self.digits)}{steps}="
 
     @cached_property
     def totals(self) -> tuple[int, ...]:
-        """Return the right running totals, one per step."""
         return running_totals(self.start, self.steps, self.shape.modulus)
 
 
 def draw_problem(
     rng: random.Random, real: int, shape: Shape = DEMO, operands: Sequence[int] = OPERANDS
 ) -> Problem:
-    """Return a random problem with ``real`` real steps at random places among its slots.
-
-    Raises:
-        ValueError: ``real`` is not between 1 and the number of slots.
-    """
+    """Return a random problem with ``real`` real steps at random places among its slots."""
     if not 1 <= real <= shape.slots:
         raise ValueError(f"{real} real steps: expected 1 to {shape.slots}")
     start = rng.randrange(shape.modulus)
@@ -332,16 +324,9 @@ def draw_problems(
     """Return one problem of ``split`` for each of ``levels``, in that order.
 
     Args:
-        rng: source of the draws.
-        levels: difficulty levels, for example ``[1] * 43 + [2] * 90``.
-        split: name of the split.
         repeats: whether a prompt may come twice (training data, where a level may be small).
         operands: operands of the real steps.
         suits: which problems may be drawn at all.
-        shape: of the problems.
-
-    Raises:
-        ValueError: unknown split, or no new prompt of a level is left in it.
     """
     if split not in SHARES:
         raise ValueError(f"split: expected one of {', '.join(SHARES)}, found {split!r}")
@@ -385,10 +370,6 @@ def problems(
 
     Args:
         per_level: number of problems of levels 1 to 5; MATH500 has 43, 90, 105, 128 and 134.
-        split: of the prompts.
-        seed: of the prompts.
-        digits: of the numbers, see :class:`Shape`.
-        slots: steps of a problem.
 
     >>> problems([1, 0, 0, 0, 1], "test", seed=3)[0]["id"]
     'level1-0000'

@@ -106,11 +106,8 @@ def choices(
     """Return items as records ``{"task", "id", "prompt", "choices", "label"}``.
 
     Args:
-        per_task: number of items of each task.
         split: split of the problem that an item asks about.
         seed: seed of problems, wrong choices and order; each task has its own stream.
-        digits: digits of the numbers, see :class:`rlsubnet.tasks.arithmetic.Shape`.
-        slots: steps of a problem.
     """
     shape = Shape(digits, slots)
     records: list[dict[str, Any]] = []
@@ -129,11 +126,7 @@ def choices(
 def _record(
     task: str, number: int, item: ChoiceItem, size: int, rng: random.Random
 ) -> dict[str, Any]:
-    """Return ``item`` with ``size`` shuffled choices, of which one is right.
-
-    >>> _record("sum", 7, ChoiceItem("07*9=", "63", ("62", "64", "53")), 3, random.Random(0))["id"]
-    'sum-0007'
-    """
+    """Return ``item`` with ``size`` shuffled choices, of which one is right."""
     shuffled = [item.right, *rng.sample(item.wrong, size - 1)]
     rng.shuffle(shuffled)
     return {

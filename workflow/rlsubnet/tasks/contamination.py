@@ -21,7 +21,6 @@ class Overlaps:
     """What of one set of evaluation items stands in training prompts.
 
     Attributes:
-        items: number of items.
         short: how many have fewer than ``n`` words; only a prompt of the same words is a match.
         exact: item -> number of the first training prompt that has the same words.
         near: item -> (share of its words, number of the training prompt) where one prompt alone
@@ -35,12 +34,10 @@ class Overlaps:
 
     @property
     def matched(self) -> list[str]:
-        """Return the items with a match of either kind."""
         return list(dict.fromkeys([*self.exact, *self.near]))
 
     @property
     def share(self) -> float:
-        """Return the share of items that matched, in [0, 1]."""
         return len(self.matched) / self.items
 
 
@@ -54,13 +51,7 @@ def find_overlaps(
     are those of Tulu 3 (arXiv 2411.15124, section 3.2).
 
     Args:
-        prompts: training prompts, numbered from 1; they may be millions.
         items: (name, text) of each evaluation item, in memory.
-        n: words of a run.
-        enough: share of an item's words, in [0, 1).
-
-    Raises:
-        ValueError: there is no item, or two have one name.
 
     >>> items = [("a", "add 2 and 2 please"), ("b", "x y z w")]
     >>> found = find_overlaps(["Now add 2 and 2!"], items, n=3)

@@ -32,7 +32,6 @@ GRADERS = {
 def _graded(
     grader: str, question: str, answer: str, split: str, index: int, level: int | None
 ) -> dict[str, Any]:
-    """Return one row of verl's data."""
     source, asked_for = GRADERS[grader]
     return {
         "data_source": source,
@@ -45,9 +44,6 @@ def _graded(
 
 def number_behind_marks(answer: str) -> str:
     """Return the number that a GSM8K answer ends with, without the commas of its thousands.
-
-    Raises:
-        ValueError: there is none.
 
     >>> number_behind_marks("She earns 2 * 600 = <<2*600=1200>>1200.\\n#### 1,200")
     '1200'
@@ -62,9 +58,6 @@ def last_boxed(solution: str) -> str:
     r"""Return what the last ``\boxed{...}`` of a solution holds, braces matched.
 
     Some solutions write ``\boxed 5`` for a single figure.
-
-    Raises:
-        ValueError: there is no box, or its braces do not close.
 
     >>> last_boxed(r"so $x=\boxed{3}$, and $y=\boxed{\frac{1}{2}}$.")
     '\\frac{1}{2}'
@@ -87,9 +80,6 @@ def last_boxed(solution: str) -> str:
 
 def level_number(level: str) -> int | None:
     """Return the difficulty of a MATH problem, 1 to 5; the 2 rows ``Level ?`` have none.
-
-    Raises:
-        ValueError: it is neither.
 
     >>> level_number("Level 5"), level_number("Level ?")
     (5, None)
@@ -126,11 +116,7 @@ def graded_prompts(
     Args:
         rows: (place, row): of GSM8K with ``question`` and ``answer``, of MATH with ``problem``,
             ``level`` and ``solution``.
-        grader: ``gsm8k`` or ``math``.
         split: what the rows are for, kept in ``extra_info``.
-
-    Raises:
-        ValueError: a row has no answer, or lacks a column; names the place.
 
     >>> rows = [("a.jsonl, row 1", {"question": "1 + 1?", "answer": "1 + 1 = 2\\n#### 2"})]
     >>> found = next(graded_prompts(rows, "gsm8k", "train"))
@@ -179,9 +165,6 @@ class RolloutCounts(NamedTuple):
 def is_right(value: Any) -> bool:
     """Return what a label says: true or false, or 1 or 0.
 
-    Raises:
-        ValueError: it is something else, such as a score in between.
-
     >>> is_right(1.0), is_right(False)
     (True, False)
     """
@@ -204,9 +187,6 @@ def labelled_answers(
     row: Mapping[str, Any], columns: Mapping[str, str]
 ) -> tuple[list[Message], list[tuple[str, bool]]]:
     """Return prompt and (answer, right or not) of one row, which holds one answer or a list.
-
-    Raises:
-        ValueError: a column is missing or does not fit; the message describes the row.
 
     >>> row = {"q": "2+2?", "samples": ["4", "5"], "ok": [1, 0]}
     >>> labelled_answers(row, {"prompt": "q", "response": "samples", "correct": "ok"})[1]
@@ -232,11 +212,7 @@ def labelled_answers(
 def gather_answers(
     rows: Iterable[tuple[str, Mapping[str, Any]]], columns: Mapping[str, str]
 ) -> list[Answers]:
-    """Return the answers of every prompt, prompts in the order of their first appearance.
-
-    Raises:
-        ValueError: at the first row that the columns do not fit; names it.
-    """
+    """Return the answers of every prompt, prompts in the order of their first appearance."""
     prompts: dict[str, Answers] = {}
     for where, row in rows:
         try:
@@ -258,13 +234,6 @@ def rollout_pairs(
     negative one". That the negative one answers the same prompt is our reading; so is that each
     positive sample makes a pair (the paper gives no number of pairs). Wrong answers are drawn with
     replacement, one draw a pair.
-
-    Args:
-        prompts: the answers of each prompt.
-        seed: seed of the draws.
-
-    Returns:
-        Records ``{"chosen", "rejected"}``, two conversations with one prompt.
 
     >>> [pair], counts = rollout_pairs([Answers([], ["4"], ["5"]), Answers([], ["6"], [])], seed=0)
     >>> pair["rejected"]
@@ -358,10 +327,7 @@ def adapt(name: str, spec: Mapping[str, Any], source: Path, report: Report) -> R
     """Return the records of data set ``name`` out of its fetched files.
 
     Args:
-        name: for messages.
         spec: its entry in the config's ``data:``, of a kind that is fetched.
-        source: folder of the fetched files, or one file.
-        report: receives lines about what was found and dropped.
 
     Raises:
         ValueError: the kind is not one that is fetched, or the columns do not fit; the message

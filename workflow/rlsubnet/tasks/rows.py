@@ -61,11 +61,7 @@ READERS: dict[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
 
 
 def read_rows(source: Path) -> RowSource:
-    """Yield (``FILE, row NUMBER``, row) of a file, or of all readable files of a folder by name.
-
-    Raises:
-        ValueError: there is no such file, or one is damaged; names it.
-    """
+    """Yield (``FILE, row NUMBER``, row) of a file, or of all readable files of a folder by name."""
     files = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.is_file())
     # Beside what was fetched lies its record.
     readable = [path for path in files if path.suffix in READERS and path.name != RECORD]
@@ -102,9 +98,6 @@ def describe_value(value: Any) -> str:
 def value_at(row: Mapping[str, Any], column: str) -> Any:
     """Return what stands at ``column``; a dot goes into a mapping, or into each one of a list.
 
-    Raises:
-        ValueError: there is no such column; the message describes the row.
-
     >>> value_at({"answers": [{"text": "4"}, {"text": "5"}]}, "answers.text")
     ['4', '5']
     >>> value_at({"question": "2+2"}, "prompt")
@@ -133,9 +126,6 @@ ROLES = ("system", "user", "assistant")
 
 def check_messages(value: Any, what: str) -> list[Message]:
     """Return a conversation with role and content alone.
-
-    Raises:
-        ValueError: it is empty, or an entry lacks a known role or a text.
 
     >>> check_messages([{"role": "user", "content": "2+2?", "id": 7}], "chosen")
     [{'role': 'user', 'content': '2+2?'}]
@@ -167,11 +157,6 @@ def as_prompt(value: Any) -> list[Message]:
 
 
 def with_answer(prompt: Sequence[Message], answer: str) -> list[Message]:
-    """Return a conversation that ends with an answer.
-
-    >>> with_answer(as_prompt("2+2?"), "4")[-1]
-    {'role': 'assistant', 'content': '4'}
-    """
     return [*prompt, {"role": "assistant", "content": answer}]
 
 
@@ -233,7 +218,6 @@ def fetch(spec: Mapping[str, Any], out: Path, report: Report = print) -> None:
         spec: an entry of the config's ``data``: ``source`` (``hf:organization/name``, a folder or a
             file), ``revision``, and ``files``, a pattern of names.
         out: the folder to make; its ``download.json`` records commit, sizes and digests.
-        report: receives one line per file.
 
     Raises:
         ValueError: the source does not exist, is gated, or the pattern chooses no readable file; a

@@ -86,12 +86,8 @@ def demonstrations(
     Args:
         style: ``terse``, ``worked``, ``reversed`` (the out-of-distribution source), or ``mixed``
             from terse and worked.
-        problems: number of demonstrations; the five levels take turns.
         split: split of the prompts. A prompt may come twice.
-        seed: seed of prompts and styles.
         terse_share: probability of a terse answer, for ``mixed`` only.
-        digits: digits of the numbers, see :class:`rlsubnet.tasks.arithmetic.Shape`.
-        slots: steps of a problem.
     """
     if (style == "mixed") != (terse_share is not None):
         raise ValueError(f"terse_share: needed by style 'mixed' and by no other, found {style!r}")

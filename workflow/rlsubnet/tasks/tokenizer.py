@@ -82,11 +82,7 @@ def encode_response(tokenizer: "PreTrainedTokenizerBase", response: str) -> list
 
 
 def encode_text(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """Return the token ids of ``text`` alone, without start and end token.
-
-    Raises:
-        ValueError: the tokenizer cannot represent ``text``.
-    """
+    """Return the token ids of ``text`` alone, without start and end token."""
     ids = list(tokenizer(text, add_special_tokens=False).input_ids) if text else []
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
         raise ValueError(f"the tokenizer has no tokens for a part of {text!r}")
@@ -94,11 +90,6 @@ def encode_text(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
 
 
 def end_token(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Return the id of the end token.
-
-    Raises:
-        ValueError: the tokenizer has none.
-    """
     if tokenizer.eos_token_id is None:
         raise ValueError(f"tokenizer {tokenizer.name_or_path!r} has no end token (eos_token)")
     return int(tokenizer.eos_token_id)

@@ -49,15 +49,11 @@ class WordProblem(NamedTuple):
 
     @property
     def solution(self) -> str:
-        """Return what responses are graded against."""
         return f"{MARK} {self.answer}"
 
 
 def plain_number(text: str) -> str:
     """Return a number without the commas that group its digits, and without a fraction of 0.
-
-    Raises:
-        ValueError: it is no number.
 
     >>> plain_number("1,234"), plain_number("51.0"), plain_number("0.5")
     ('1234', '51', '0.5')
@@ -111,11 +107,7 @@ FORMATS: tuple[tuple[frozenset[str], Callable[[Mapping[str, Any]], WordProblem]]
 
 
 def word_problem(row: Mapping[str, Any]) -> WordProblem:
-    """Return a row of a file in one of the known forms.
-
-    Raises:
-        ValueError: the row has other columns, or its answer is no number.
-    """
+    """Return a row of a file in one of the known forms."""
     for columns, convert in FORMATS:
         if columns <= set(row):
             return convert(row)
@@ -127,13 +119,8 @@ def asked_by(tokenizer: "PreTrainedTokenizerBase", question: str, template: str)
     """Return a question as the prompt of a model.
 
     Args:
-        tokenizer: the model's.
-        question: of the problem.
         template: ``chat``: what the tokenizer's chat template makes of a user's message; ``plain``:
             a text for models that have none.
-
-    Raises:
-        ValueError: the tokenizer has no chat template.
     """
     text = f"{question}\n{INSTRUCTION}"
     if template == "plain":
@@ -193,11 +180,7 @@ def is_correct(response: str, solution: str) -> bool:
     """Return whether ``response`` is right; the solution tells how it is verified.
 
     Args:
-        response: the model's text without its end token.
         solution: of made-up arithmetic, or ``####`` and a number of a word problem.
-
-    Raises:
-        ValueError: the solution is neither.
 
     >>> is_correct(";08", "(1212080808"), is_correct("It is 8.", "#### 8")
     (True, True)

@@ -50,10 +50,6 @@ def mismatched_examples(examples: Sequence[Example]) -> list[Example]:
 def from_records(records: Sequence[Mapping[str, Any]], make: Callable[[Any], T]) -> list[T]:
     """Return ``make`` of every record of a data set.
 
-    Raises:
-        ValueError: a record lacks a key, or is not what ``make`` takes; the message names the line
-            of the file.
-
     >>> from_records([{"text": "1+1"}, {"txt": "2"}], lambda record: record["text"])
     Traceback (most recent call last):
     ValueError: line 2: no key 'text'; found ['txt']
@@ -95,7 +91,6 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """Return the number of targets in all rows."""
         return sum(self.learned)
 
 
@@ -115,9 +110,6 @@ def example_order(
 
     Every epoch is a new permutation; what remains of it after the last whole batch is left out.
     The batch of a step does not depend on ``first``, so a resumed run sees what it would have seen.
-
-    Raises:
-        ValueError: there are fewer examples than one batch needs.
 
     With 5 examples, batches of 2 and 4 steps: two batches of each epoch.
 

@@ -56,7 +56,6 @@ def chunk_counts(chunks: Tensor, threshold: int) -> Tensor:
     """Return how many weights of each chunk differ by more than a threshold, int32.
 
     Args:
-        chunks: from :func:`rlsubnet.training.device.chunks`, on the device.
         threshold: bits of the largest float32 difference that is no change.
     """
     counts = torch.empty(len(chunks), dtype=torch.int32, device=chunks.device)

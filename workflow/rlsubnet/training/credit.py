@@ -67,12 +67,7 @@ class Rollouts:
 def make_questions(
     records: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase
 ) -> list[Question]:
-    """Return the records ``{"prompt", "solution"}`` of a data set, tokenized once.
-
-    Raises:
-        ValueError: a record lacks a key, its prompt cannot be tokenized, or its solution is none
-            the verifier knows; the message names the line of the file.
-    """
+    """Return the records ``{"prompt", "solution"}`` of a data set, tokenized once."""
 
     def make(record: Mapping[str, Any]) -> Question:
         question = Question(encode_prompt(tokenizer, record["prompt"]), record["solution"])
@@ -106,14 +101,6 @@ def draw_groups(
     """Return ``recipe.samples`` verified responses to each of the questions.
 
     A response is right if it ends by itself and the strict verifier accepts all of it.
-
-    Args:
-        model: the policy.
-        tokenizer: of the policy.
-        questions: what to answer.
-        recipe: samples, temperature, max_new_tokens.
-        seed: of the noise.
-        draw: what draws the policy's responses; the policy itself if nothing else is given.
     """
     eos = end_token(tokenizer)
     wanted = SampleRequest(
@@ -153,14 +140,7 @@ def keep_preferred(groups: Sequence[Group], count: int, low: float, high: float)
 def make_rollouts(
     groups: Sequence[Group], recipe: Recipe, pad: int, device: torch.device
 ) -> Rollouts:
-    """Return the groups that pass the filter as one batch, with means over all of them.
-
-    Args:
-        groups: all that were drawn.
-        recipe: batch_size and the bounds of the filter.
-        pad: token id for padding.
-        device: where the batch is wanted.
-    """
+    """Return the groups that pass the filter as one batch, with means over all of them."""
     drawn = [sample for group in groups for sample in group.samples]
     right = [correct for group in groups for correct in group.correct]
     kept = keep_preferred(groups, recipe.batch_size, recipe.accuracy_low, recipe.accuracy_high)
@@ -192,7 +172,6 @@ class CreditAssigner(Protocol):
         """Return the credit of a batch.
 
         Args:
-            rollouts: verified responses.
             reference: log-probabilities of their tokens under the model before finetuning.
         """
 
@@ -215,7 +194,6 @@ class GroupCredit:
         self._samples = recipe.samples
 
     def assign(self, rollouts: Rollouts, reference: Tensor) -> Credit:
-        """See :class:`CreditAssigner`."""
         advantages = group_advantages(rollouts.outcomes.view(-1, self._samples)).flatten()
         return Credit(rollouts.batch.mask * advantages[:, None])
 
@@ -240,7 +218,6 @@ class AcceptedCredit(GroupCredit):
     """
 
     def assign(self, rollouts: Rollouts, reference: Tensor) -> Credit:
-        """See :class:`CreditAssigner`."""
         # Differs from RAFT++: the mean is over the tokens of all responses, not of the accepted
         # ones, so that a step with few right answers is a small one.
         return Credit(rollouts.batch.mask * rollouts.outcomes[:, None])
@@ -250,10 +227,8 @@ class ValueHead(Module):
     """A linear function of the last hidden state, 0 at the start.
 
     Args:
-        width: of the hidden states.
         coefficient: what the gradient is multiplied with on its way into the hidden states; with 0
             the head learns to read them and does not change them.
-        device: of the weights, which are float32.
     """
 
     def __init__(self, width: int, coefficient: float, device: torch.device) -> None:
@@ -285,7 +260,6 @@ class ValueCredit:
         )
 
     def assign(self, rollouts: Rollouts, reference: Tensor) -> Credit:
-        """See :class:`CreditAssigner`."""
         batch, recipe = rollouts.batch, self._recipe
 
         def values(rows: slice) -> Tensor:
@@ -310,11 +284,9 @@ class ValueCredit:
         self._adamw.zero_grad()
 
     def state(self) -> dict[str, Any]:
-        """Return the head and its moments."""
         return {"head": self.head.state_dict(), "adamw": self._adamw.state_dict()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Continue from what :meth:`state` returned."""
         self.head.load_state_dict(state["head"])
         self._adamw.load_state_dict(state["adamw"])
 
@@ -365,16 +337,13 @@ class ProcessCredit:
         """Learn nothing: the reward model has learned before the policy does."""
 
     def state(self) -> dict[str, Any]:
-        """Return the reward model's masters and moments."""
         return self._optimizer.state()
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Continue from what :meth:`state` returned."""
         self._optimizer.load_state(state)
 
 
 def all_rows(rollouts: Rollouts) -> slice:
-    """Return all rows."""
     return slice(0, len(rollouts.outcomes))
 
 

@@ -48,7 +48,6 @@ class Reading:
     """A number that follows from tensors of one element, in double precision.
 
     Attributes:
-        parts: the tensors.
         compute: from their values to the number; their sum if nothing else is said.
     """
 
@@ -126,9 +125,6 @@ def changed_weights(
         tuned: weights after finetuning, of the same shape.
         rule: ``bitwise``, ``official`` or ``exact``.
         atol: tolerance in weight units; plays no part under ``bitwise``.
-
-    Raises:
-        ValueError: the shapes differ, or an unknown rule.
 
     >>> init = torch.tensor([1.0, 2.0], dtype=torch.bfloat16)
     >>> changed_weights(init, torch.tensor([1.5, 2.0], dtype=torch.bfloat16))
@@ -231,9 +227,6 @@ class ChangedWeights:
     """Counts how many weights differ from where a run started, where the weights are.
 
     Keeps the start, 2 bytes a weight; a count reads both models once.
-
-    Args:
-        model: with the weights it starts from; they hold bfloat16 values.
     """
 
     def __init__(self, model: Module) -> None:

@@ -45,7 +45,6 @@ from rlsubnet.training.masking import GradientMask, Held, Layout, Piece, attach_
 
 
 def plain_layout(optimizer: Optimizer, model: nn.Module) -> Layout:
-    """Return the layout of a model whose parameters are ordinary tensors."""
     named = {canonical_name(name): parameter for name, parameter in model.named_parameters()}
     return Layout(
         optimizer,
@@ -94,11 +93,7 @@ KINDS = {
 
 
 def deepspeed_layout(engine: Any) -> Layout:
-    """Return the layout of a DeepSpeed engine.
-
-    Raises:
-        ValueError: the engine does not use ZeRO, or weights do not lie where it says.
-    """
+    """Return the layout of a DeepSpeed engine."""
     zero = engine.optimizer
     kind = next((name for name in KINDS if hasattr(zero, name)), None)
     if kind is None:
@@ -144,7 +139,6 @@ def mask_micro_batches(engine: Any, mask: Mask, gradient_mask: GradientMask) -> 
 
 
 def is_fsdp1(model: nn.Module) -> bool:
-    """Return whether a module of the model is wrapped by FSDP1."""
     return any(isinstance(module, FullyShardedDataParallel) for module in model.modules())
 
 
@@ -157,11 +151,6 @@ def _handles(model: nn.Module) -> Iterator[tuple[Any, list[str]]]:
 
 
 def _flat_tensors(handle: Any, names: list[str]) -> list[Held]:
-    """Return what the optimizer updates of one flat tensor.
-
-    Raises:
-        ValueError: a parameter is not contiguous, so that the flat tensor has another order.
-    """
     flat, separate = handle.flat_param, handle._use_orig_params
     pieces: list[list[Piece]] = []
     for name, info, contiguous in zip(
@@ -180,7 +169,6 @@ def _flat_tensors(handle: Any, names: list[str]) -> list[Held]:
 
 
 def fsdp1_layout(optimizer: Optimizer, model: nn.Module) -> Layout:
-    """Return the layout of a model wrapped by FSDP1, flat or with ``use_orig_params``."""
     shapes: dict[str, Shape] = {}
     held: list[Held] = []
     for handle, names in _handles(model):
@@ -193,7 +181,6 @@ Box = tuple[tuple[int, int], ...]  # begin and end along each dimension
 
 
 def is_fsdp2(model: nn.Module) -> bool:
-    """Return whether a parameter of the model is a DTensor."""
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
@@ -208,11 +195,7 @@ def part(begin: int, end: int, count: int, position: int) -> tuple[int, int]:
 
 
 def local_box(name: str, parameter: DTensor) -> Box:
-    """Return which box of a parameter this process holds.
-
-    Raises:
-        ValueError: the parameter is laid out in a way that no box describes.
-    """
+    """Return which box of a parameter this process holds."""
     box = [(0, size) for size in parameter.shape]
     mesh = parameter.device_mesh
     for dimension, placement in enumerate(parameter.placements):
@@ -272,7 +255,6 @@ def fsdp2_layout(optimizer: Optimizer, model: nn.Module) -> Layout:
 
 
 def engine_layout(engine_or_optimizer: Any, model: nn.Module) -> Layout:
-    """Return which weights this process's optimizer updates, and where they lie."""
     if is_deepspeed(engine_or_optimizer):
         return deepspeed_layout(engine_or_optimizer)
     if is_fsdp1(model):

@@ -31,12 +31,8 @@ def save_state(
     """Replace the state in ``folder`` by the one after optimizer step ``step``.
 
     Args:
-        folder: where the state of one run lives.
         belongs_to: what the run follows from (row, digests of inputs, machine); the run that
             resumes must have the same.
-        step: optimizer steps done.
-        optimizer: masters and moments.
-        rows: the metrics so far.
 
     Raises:
         OSError: the state cannot be written; the one before it is untouched.
@@ -53,12 +49,7 @@ def save_state(
 
 
 def load_state(folder: Path, belongs_to: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the state saved in ``folder``, or None if there is none.
-
-    Raises:
-        ValueError: the state belongs to another run or other inputs; the message says what
-            differs and what to delete.
-    """
+    """Return the state saved in ``folder``, or None if there is none."""
     file = folder / STATE
     if not file.exists():
         return None
@@ -80,17 +71,6 @@ def load_state(folder: Path, belongs_to: Mapping[str, Any]) -> dict[str, Any] | 
 def check_same_run(
     file: Path, saved: Mapping[str, Any], belongs_to: Mapping[str, Any], folder: Path
 ) -> None:
-    """Check that a state belongs to the run that is to go on from it.
-
-    Args:
-        file: that says what it belongs to, for the message.
-        saved: what that is.
-        belongs_to: what it must be.
-        folder: to delete where the run is to start over, for the message.
-
-    Raises:
-        ValueError: they differ; the message says in what.
-    """
     before, now = dict(_values(saved)), dict(_values(belongs_to))
     differing = [
         f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
@@ -123,12 +103,6 @@ class StepSaver:
     While the run is under way the files lie beside its saved state, not where they are wanted: a
     workflow deletes the declared outputs of a killed job before it starts it again.
 
-    Args:
-        folder: where the files lie until the run is complete.
-        recipe: its ``steps`` and ``checkpoint_every``.
-        init: the checkpoint the run starts from.
-        model: the model that is trained; its weights hold bfloat16 values.
-
     Raises:
         ValueError: the tensors of init are not those of the model, or not bfloat16.
     """
@@ -149,11 +123,7 @@ class StepSaver:
                 )
 
     def start(self, done: int) -> None:
-        """Keep the files of the ``done`` steps that are not done again, and no others.
-
-        Raises:
-            ValueError: one of them is missing.
-        """
+        """Keep the files of the ``done`` steps that are not done again, and no others."""
         kept = {step_file(step) for step in self._due if step <= done}
         found = set()
         for path in self._folder.glob("*") if self._folder.is_dir() else ():
@@ -168,7 +138,6 @@ class StepSaver:
             )
 
     def is_due(self, step: int) -> bool:
-        """Return whether the model is saved after ``step`` steps."""
         return step in self._due
 
     def save(self, step: int) -> None:
@@ -183,11 +152,7 @@ class StepSaver:
         return bits
 
     def check_final(self, final: Checkpoint) -> None:
-        """Check that the last saved step is the final model.
-
-        Raises:
-            ValueError: their weights differ.
-        """
+        """Check that the last saved step is the final model."""
         last = Delta(self._folder / step_file(self._due[-1]))
         digests = InitDigests(FileSource(final.path))
         saved = last.manifest.tensors
@@ -234,21 +199,12 @@ class Journal:
     """Takes note of every step of a run, from the beginning or from its saved state on.
 
     Args:
-        row: the run.
-        resume: folder of the saved state.
         belongs_to: what the state must belong to, see :mod:`rlsubnet.training.journal`.
         log: takes every row of the metrics, resumed ones too.
-        saver: saves models along the run, or None.
-        columns: of the metrics.
         every: steps whose metrics are read from the device together.
 
     Attributes:
-        rows: the metrics of all steps done and read.
         done: steps done before this process; they are not done again.
-        state: what the optimizer continues from, or None.
-
-    Raises:
-        ValueError: the saved state is another run's, or damaged.
     """
 
     def __init__(
@@ -271,11 +227,7 @@ class Journal:
         self.rows: list[dict[str, Any]] = saved["rows"] if saved else []
 
     def start(self) -> None:
-        """Log the steps that are not done again, and start the clock.
-
-        Raises:
-            ValueError: a model that was saved at one of these steps is missing.
-        """
+        """Log the steps that are not done again, and start the clock."""
         if self._saver is not None:
             self._saver.start(self.done)
         for metrics in self.rows:
@@ -283,14 +235,7 @@ class Journal:
         self._progress = Progress(self._row.run, self._row.recipe.steps, self.done)
 
     def note(self, metrics: dict[str, Any]) -> None:
-        """Take note of a finished step; its model is saved where that is due.
-
-        Args:
-            metrics: of the step, numbers or :class:`rlsubnet.training.device.Reading`.
-
-        Raises:
-            ValueError: a gradient of a step that is read now was not finite; names the step.
-        """
+        """Take note of a finished step; its model is saved where that is due."""
         self._unread.append(metrics)
         step = metrics["step"]
         saves = self._saver is not None and self._saver.is_due(step)
@@ -300,11 +245,7 @@ class Journal:
             self._saver.save(step)
 
     def read(self) -> None:
-        """Read the metrics of all steps noted since, log them and report progress.
-
-        Raises:
-            ValueError: see :meth:`note`.
-        """
+        """Read the metrics of all steps noted since, log them and report progress."""
         unread, self._unread = read(self._unread), []
         for values in unread:
             with errors_of(self._row.run, values["step"]):

@@ -52,7 +52,6 @@ class Scores:
     Attributes:
         logps: log-probabilities of the tokens, ``[rows, K]``, 0 outside the responses.
         mask: bool, ``[rows, K]``.
-        tokens: how often ``mask`` is True.
         reference: log-probability of each row's response under the model before finetuning,
             ``[rows]``; None for an algorithm without reference.
         reference_point: z_0 of the whole batch that this one is a part of, a scalar; None for an
@@ -145,7 +144,6 @@ def _pairs(scores: Scores) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _lengths(scores: Scores) -> tuple[Tensor, Tensor]:
-    """Return the numbers of tokens of chosen and rejected responses, each ``[pairs]``."""
     chosen_tokens, rejected_tokens = scores.mask.sum(dim=1).chunk(2)
     return chosen_tokens, rejected_tokens
 
@@ -196,11 +194,6 @@ ALGORITHMS: dict[str, Algorithm] = {
 
 
 def find_algorithm(name: str) -> Algorithm:
-    """Return the offline algorithm called ``name``.
-
-    Raises:
-        ValueError: there is none.
-    """
     if name not in ALGORITHMS:
         known = ", ".join((*ALGORITHMS, *ONLINE))
         raise ValueError(f"algorithm: expected one of {known}, found {name!r}")
@@ -210,12 +203,6 @@ def find_algorithm(name: str) -> Algorithm:
 def make_examples(
     records: list[dict[str, Any]], algorithm: Algorithm, tokenizer: "PreTrainedTokenizerBase"
 ) -> list[Example]:
-    """Return all records as examples, tokenized once.
-
-    Raises:
-        ValueError: a record lacks a key or has a text the tokenizer cannot represent; the message
-            names the line of the file.
-    """
     return from_records(records, lambda record: algorithm.example(record, tokenizer))
 
 
@@ -233,14 +220,7 @@ def with_sparsity(
 def reference_logps(
     model: PreTrainedModel, examples: Sequence[Example], pad: int, batch_size: int
 ) -> Tensor:
-    """Return log p(response | prompt) of every sample, member m of example i at i * members + m.
-
-    Args:
-        model: the model before finetuning.
-        examples: all of the data set, each with the same number of members.
-        pad: token id for padding.
-        batch_size: examples that are scored at a time.
-    """
+    """Return log p(response | prompt) of every sample, member m of example i at i * members + m."""
     members = len(examples[0])
     result = torch.empty(len(examples) * members, device=model.device)
     ordered = sorted(range(len(examples)), key=lambda i: max(len(s.tokens) for s in examples[i]))
@@ -257,7 +237,6 @@ def reference_point(
     """Return KTO's z_0 of a batch that comes in parts: one value for all of them.
 
     Args:
-        model: the policy as it is now.
         mismatched: the parts, of :func:`rlsubnet.training.batches.mismatched_examples`.
         reference: from :func:`reference_logps`, of all mismatched examples.
     """
@@ -281,16 +260,6 @@ def train_step(
     Losses are summed over the parts and divided once by their common weight: the mean is over the
     tokens (or pairs) of the whole batch, not a mean of the parts' means. Nothing is read from the
     device: what is computed there comes as :class:`rlsubnet.training.device.Reading`.
-
-    Args:
-        model: its weights are updated.
-        optimizer: of this model, with or without a mask.
-        algorithm: what is minimized.
-        batches: the parts.
-        reference: from :func:`reference_logps`, or None.
-        point: from :func:`reference_point`, or None.
-        recipe: hyperparameters.
-        step: counted from 1.
     """
     weight, tokens = 0, 0
     sums: dict[str, list[Tensor]] = defaultdict(list)
@@ -329,19 +298,6 @@ def train(
 
     Starts from the state in the journal if there is one; its steps are not done again, and what
     follows has the same bits as in a run that was never interrupted.
-
-    Args:
-        row: the run.
-        model: with the weights it starts from, which are also the reference.
-        optimizer: of this model; masked if a mask is attached.
-        examples: all of the data set.
-        pad: token id for padding.
-        journal: the run's; takes note of every step.
-        changed: counts what differs from the start; needed where the recipe asks for counts.
-
-    Raises:
-        ValueError: there are too few examples, or the gradient is not finite; the message names
-            the step.
     """
     recipe, done, algorithm = row.recipe, journal.done, find_algorithm(row.algorithm)
     reference = mismatched_reference = None

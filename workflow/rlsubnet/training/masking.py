@@ -51,7 +51,6 @@ class Layout:
     """Which weights this process's optimizer updates, and where they lie.
 
     Attributes:
-        optimizer: the one whose ``step`` is the update.
         shapes: every parameter of the model, also what other processes hold; the same on each.
         held: what ``optimizer`` updates in this process.
     """
@@ -106,7 +105,6 @@ class GradientMask:
     """The mask of one optimizer; made by :func:`attach_layout`.
 
     Attributes:
-        mask_at: ``post_clip``, or ``pre_clip`` where the gradient is masked before clipping, too.
         before_clip: how often the gradient was masked before clipping.
     """
 
@@ -155,11 +153,7 @@ class GradientMask:
             self.check_updates(most - 1)
 
     def check_updates(self, steps: int) -> None:
-        """Check that the gradient was masked in each of ``steps`` updates.
-
-        Raises:
-            ValueError: it was not, so that frozen weights may have moved.
-        """
+        """Check that the gradient was masked in each of ``steps`` updates."""
         counts = {one.updates for one in self._masked.values()}
         if self._masked and counts != {steps}:
             found = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
@@ -178,9 +172,6 @@ def check_decay(optimizer: Optimizer) -> None:
 
     AdamW's decay is allowed as long as it is lost in rounding to float32, which the largest of the
     learning rate and a schedule's peak decides. Other optimizers add it to the gradient.
-
-    Raises:
-        ValueError: it moves frozen weights.
     """
     for group in optimizer.param_groups:
         decay = float(group.get("weight_decay") or 0)
@@ -242,13 +233,7 @@ def attach_layout(layout: Layout, mask: Mask, mask_at: str = "post_clip") -> Gra
 
 
 def attach_mask(optimizer: Optimizer, parameters: Mapping[str, Tensor], mask: Mask) -> GradientMask:
-    """Attach a mask to an optimizer of whole parameters; see :func:`attach_layout`.
-
-    Args:
-        optimizer: what updates ``parameters``, from zero moments.
-        parameters: every parameter of the optimizer, under the name it has in the checkpoint.
-        mask: True inside the subnetwork.
-    """
+    """Attach a mask to an optimizer of whole parameters; see :func:`attach_layout`."""
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     held = [whole(name, parameter) for name, parameter in parameters.items()]
     return attach_layout(Layout(optimizer, shapes, held), mask)

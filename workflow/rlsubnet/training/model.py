@@ -35,8 +35,6 @@ def new_model(
     Args:
         architecture: keys of ``Qwen2Config``, ``hidden_size`` and so on; the vocabulary and the
             special tokens are the tokenizer's.
-        tokenizer: of the texts the model will learn from.
-        seed: of the weights.
 
     Raises:
         ValueError: a key is unknown to ``Qwen2Config`` (which would ignore it in silence), or it
@@ -80,9 +78,6 @@ def prepare_training(model: PreTrainedModel, recipe: Recipe) -> None:
     """Let the model's layers be compiled, or its activations be computed twice, as a recipe says.
 
     Layers are compiled one by one: they are alike, so that one of them is compiled for all.
-
-    Raises:
-        ValueError: the model has dropout, which computing twice would turn on.
     """
     if recipe.recompute:
         dropout = {
@@ -130,12 +125,6 @@ def save_model(
 
     Args:
         model: its weights hold bfloat16 values; the model itself becomes bfloat16.
-        tokenizer: saved if there is no ``init``.
-        folder: where to write.
-        init: folder the training started from.
-
-    Raises:
-        OSError: a file cannot be written.
     """
     try:
         with without_bars():
@@ -200,8 +189,6 @@ def score_batch(model: PreTrainedModel, batch: Batch, temperature: float = 1.0) 
     right that is exact. Logits are computed for the positions of responses only.
 
     Args:
-        model: causal language model.
-        batch: sequences and their targets.
         temperature: probabilities are those of the softmax of ``logits / temperature``.
     """
 
@@ -225,9 +212,6 @@ def score_tokens(
     """Return log-probabilities and entropies of a batch's targets, and a head's values.
 
     Args:
-        model: causal language model.
-        batch: sequences and their targets.
-        temperature: that the responses were drawn at, as for :func:`score_batch`.
         head: reads the expected reward off the last hidden state in front of each target.
         entropy_gradient: whether the entropies are to be differentiated; it costs memory.
     """
@@ -320,9 +304,7 @@ def bytes_per_sequence(
     input alone. Gradients within one layer are three more tensors of that width.
 
     Args:
-        config: of the model.
         recompute: whether activations are computed twice.
-        tokens: of the sequence, with padding.
         scored: tokens whose logits are computed.
         logit: from :func:`bytes_per_logit`.
 
@@ -359,10 +341,7 @@ def fewest_parts(sequences: int, size: int, per_sequence: int, memory: int | Non
     """Return the smallest divisor of ``size`` that cuts a batch into parts that fit into memory.
 
     Args:
-        sequences: of the batch.
         size: examples in the batch; where none fits, each is a part.
-        per_sequence: from :func:`bytes_per_sequence`.
-        memory: from :func:`device_memory`; None leaves the batch whole.
 
     A batch of 12 pairs with 24 sequences of 10 bytes, where half of 120 bytes hold 6 of them:
 

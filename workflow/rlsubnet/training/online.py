@@ -37,17 +37,7 @@ from rlsubnet.training.optimizer import MasterOptimizer
 
 @dataclass(frozen=True)
 class Learner:
-    """Everything that an online run consists of.
-
-    Attributes:
-        policy: its weights are updated.
-        optimizer: of the policy, with or without a mask.
-        reference: frozen copy of the policy before finetuning.
-        credit: what the algorithm adds.
-        tokenizer: of the policy.
-        recipe: hyperparameters.
-        draw: what draws the policy's responses.
-    """
+    """Everything that an online run consists of."""
 
     policy: PreTrainedModel
     optimizer: MasterOptimizer
@@ -63,8 +53,6 @@ class Experience:
     """One batch of responses, and all that the policy is to learn from it.
 
     Attributes:
-        rollouts: verified responses.
-        credit: who earned what.
         reference: log-probabilities of the tokens under the model before finetuning.
         old: under the policy that drew them, or None where the policy that learns still is it.
     """
@@ -82,15 +70,6 @@ def new_learner(
     tokenizer: PreTrainedTokenizerBase,
     recipe: Recipe,
 ) -> Learner:
-    """Return what a run of ``algorithm`` starts with.
-
-    Args:
-        algorithm: a key of :data:`rlsubnet.training.credit.ASSIGNERS`.
-        policy: with the weights it starts from, rounded by the optimizer.
-        optimizer: of the policy.
-        tokenizer: of the policy.
-        recipe: hyperparameters.
-    """
     reference = copied(policy, recipe).requires_grad_(False)
     credit, draw = ASSIGNERS[algorithm](policy, recipe), make_sampler(recipe.sampler, policy)
     return Learner(policy, optimizer, reference, credit, tokenizer, recipe, draw)
@@ -100,9 +79,7 @@ def gather(learner: Learner, questions: Sequence[Question], seed: int) -> Experi
     """Return the policy's own responses to the questions, with everything to learn from them.
 
     Args:
-        learner: the run.
         questions: ``oversample`` times as many as are learned from.
-        seed: of the noise the responses are drawn with.
     """
     recipe, tokenizer = learner.recipe, learner.tokenizer
     # Layers are compiled for training; decoding has its own way of being quick.
@@ -131,9 +108,7 @@ def policy_step(learner: Learner, experience: Experience, step: int) -> dict[str
     loss.
 
     Args:
-        learner: the run.
         experience: a batch of responses; of its ``updates`` equal shares the step takes its own.
-        step: counted from 1.
     """
     recipe, rollouts = learner.recipe, experience.rollouts
     share = row_parts(all_rows(rollouts), recipe.updates)[(step - 1) % recipe.updates]
@@ -191,17 +166,6 @@ def train_online(
     Starts from the state in the journal if there is one. Prompts and noise are functions of the
     seed and the number of the batch, so that what follows has the same bits as in a run that was
     never interrupted.
-
-    Args:
-        row: the run.
-        learner: with the weights it starts from.
-        questions: all of the data set.
-        journal: the run's; takes note of every step.
-        changed: counts what differs from the start; needed where the recipe asks for counts.
-
-    Raises:
-        ValueError: there are too few questions, or something is not finite; the message names the
-            step.
     """
     recipe, optimizer, done = row.recipe, learner.optimizer, journal.done
     if journal.state is not None:

@@ -41,7 +41,6 @@ def _inner_optimizer(masters: list[Parameter], recipe: Recipe) -> torch.optim.Op
 
 
 def check_norm(norm: float) -> None:
-    """Raise ValueError where a gradient's norm is not finite."""
     if not math.isfinite(norm):
         raise ValueError(
             f"the gradient's norm is {norm}: the learning rate is too high, "
@@ -65,8 +64,6 @@ class MasterOptimizer:
         recipe: optimizer, learning rate, betas, eps, weight decay, clip, mask_at.
 
     Attributes:
-        masters: name -> float32 master.
-        inner: the ``torch.optim`` optimizer that updates the masters.
         mask: what :func:`rlsubnet.training.masking.attach_mask` returned, once it is attached.
         waits: whether a step reads its norm and refuses one that is not finite before anything
             moves; without, it is for the reader of the metrics to refuse it.
@@ -156,13 +153,11 @@ class MasterOptimizer:
         return GradientNorms(Reading((full,)), masked)
 
     def state(self) -> dict[str, Any]:
-        """Return everything the next steps depend on: masters and moments."""
         masters: dict[str, Tensor] = {name: m.detach() for name, m in self.masters.items()}
         return {"masters": masters, "inner": self.inner.state_dict()}
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Continue from what :meth:`state` returned."""
         for name, master in self.masters.items():
             master.copy_(state["masters"][name])
         self.inner.load_state_dict(state["inner"])

@@ -66,8 +66,6 @@ def check_lengths(lengths: Iterable[int], model: PreTrainedModel, data: Path) ->
 
     Args:
         lengths: tokens of the longest sequence of each line of the data file.
-        model: what reads the sequences.
-        data: for the message.
 
     Raises:
         ValueError: naming the line of the data file and the lengths.
@@ -84,8 +82,6 @@ def fitted(row: Row, model: PreTrainedModel, longest: int, given: int, members: 
     """Return the row with its recipe decided where it is left to memory: parts, and recomputing.
 
     Args:
-        row: the run.
-        model: on its device.
         longest: tokens of the longest sequence of all data.
         given: tokens of the shortest prompt of all data, whose logits are not computed.
         members: sequences of each example, or responses to each question.
@@ -112,12 +108,7 @@ def fitted(row: Row, model: PreTrainedModel, longest: int, given: int, members: 
 def read_examples(
     row: Row, data: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> list[Example]:
-    """Return what the run's algorithm learns from.
-
-    Raises:
-        ValueError: a record is not what it learns from, or too long for the model, or there are
-            fewer than a batch.
-    """
+    """Return what the run's algorithm learns from."""
     algorithm = find_algorithm(row.algorithm)
     try:
         examples = make_examples(read_jsonl(data), algorithm, tokenizer)
@@ -133,11 +124,7 @@ def read_examples(
 def read_questions(
     row: Row, data: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> list[Question]:
-    """Return what the model is to answer, to learn from its own responses.
-
-    Raises:
-        ValueError: a record is no problem with a solution, or the model has no room for a response.
-    """
+    """Return what the model is to answer, to learn from its own responses."""
     try:
         questions = make_questions(read_jsonl(data), tokenizer)
     except ValueError as error:
@@ -148,13 +135,7 @@ def read_questions(
 
 
 class NativeTrainer:
-    """Trains one run in this process, on one device: see :mod:`rlsubnet.backends.trainers`.
-
-    Args:
-        row: the run.
-        files: where it reads and writes.
-        device: ``auto``, ``cpu`` or ``cuda``.
-    """
+    """Trains one run in this process, on one device: see :mod:`rlsubnet.backends.trainers`."""
 
     def __init__(self, row: Row, files: RunFiles, device: str = "auto") -> None:
         self._row, self._files, self._device = row, files, pick_device(device)
@@ -163,12 +144,10 @@ class NativeTrainer:
         self.columns = metrics_columns(self._online, bool(row.recipe.sparsity_every))
 
     def check(self) -> None:
-        """Check the algorithm's name before anything is read."""
         if not self._online:
             find_algorithm(self._row.algorithm)
 
     def environment(self) -> dict[str, Any]:
-        """Return machine, threads and versions."""
         return environment(self._device, self._row.recipe.sampler if self._online else "own")
 
     def train(self, belongs_to: Mapping[str, Any], lock: int) -> list[dict[str, Any]]:
@@ -209,7 +188,6 @@ class NativeTrainer:
                 return train(row, model, optimizer, examples, pad, journal, changed)
 
     def collect(self, folder: Path) -> dict[str, Any]:
-        """Make the folder of the trained model."""
         folder.mkdir()
         save_model(self._model, self._tokenizer, folder, self._files.init)
         if self._saver is not None:

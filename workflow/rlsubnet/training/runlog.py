@@ -24,11 +24,6 @@ METRICS, ONLINE_METRICS = names(MetricsRow), names(OnlineMetricsRow)
 
 
 def metrics_columns(online: bool, sparsity: bool) -> tuple[str, ...]:
-    """Return the columns of a run's metrics.
-
-    >>> metrics_columns(online=True, sparsity=True)[-2:]
-    ('response_length', 'sparsity')
-    """
     return (*(ONLINE_METRICS if online else METRICS), *(("sparsity",) if sparsity else ()))
 
 
@@ -106,12 +101,7 @@ def git_commit() -> str | None:
 
 
 def environment(device: torch.device, sampler: str = "own") -> dict[str, Any]:
-    """Return what the bits of a run depend on besides its row and inputs.
-
-    Args:
-        device: where it computes.
-        sampler: what draws its responses.
-    """
+    """Return what the bits of a run depend on besides its row and inputs."""
     found = machine.describe_environment(PACKAGES, device)
     if sampler == "vllm":
         found["packages"]["vllm"] = vllm_version()
