@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rlsubnet.evaluation.loading import load_model
+from rlsubnet.evaluation.sampler import make_sampler
 from rlsubnet.objectives.policy_gradient import whitened
 from rlsubnet.objectives.prime import prime_advantages
 from rlsubnet.tasks.tokenizer import build_tokenizer, load_tokenizer
@@ -205,7 +206,8 @@ def test_responses_are_verified_and_end_with_their_end_token(
 ) -> None:
     model, tokenizer = load_model(policy), load_tokenizer(policy)
     asked = questions(problems, policy, 20)
-    groups = draw_groups(model, tokenizer, asked, recipe(samples=8), seed=1)
+    draw = make_sampler("own", model)
+    groups = draw_groups(model, tokenizer, asked, recipe(samples=8), 1, draw)
     right = [tokenizer.convert_tokens_to_ids(token) for token in ";07"] + [2]
     outcomes = []
     for question, found in zip(asked, groups, strict=True):
@@ -224,7 +226,8 @@ def test_a_response_that_is_cut_off_is_wrong_and_its_group_not_finished(
 ) -> None:
     model, tokenizer = load_model(policy), load_tokenizer(policy)
     asked = [Question(question.prompt, ";07") for question in questions(problems, policy, 10)]
-    for found in draw_groups(model, tokenizer, asked, recipe(max_new_tokens=3), seed=1):
+    draw = make_sampler("own", model)
+    for found in draw_groups(model, tokenizer, asked, recipe(max_new_tokens=3), 1, draw):
         assert not any(found.correct)
         assert not found.finished or all(s.tokens[-1] == 2 for s in found.samples)
 
@@ -235,6 +238,9 @@ def test_the_seed_decides_what_is_drawn(
 ) -> None:
     model, tokenizer = load_model(policy), load_tokenizer(policy)
     asked = questions(problems, policy, 10)
-    one, same, other = (draw_groups(model, tokenizer, asked, recipe(), seed) for seed in (1, 1, 2))
+    draw = make_sampler("own", model)
+    one, same, other = (
+        draw_groups(model, tokenizer, asked, recipe(), seed, draw) for seed in (1, 1, 2)
+    )
     assert one == same
     assert one != other

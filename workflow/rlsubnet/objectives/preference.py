@@ -1,6 +1,6 @@
 """Losses on pairs of a chosen and a rejected response to one prompt.
 
-All tensors are ``[B]``, one value per pair; log-probabilities are summed over the response's tokens.
+All tensors are ``[B]``, one value per pair; log-probabilities are sums over a response's tokens.
 """
 
 from typing import NamedTuple

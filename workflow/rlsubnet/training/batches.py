@@ -94,15 +94,6 @@ class Batch:
         return sum(self.learned)
 
 
-def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
-    """Return a permutation of ``range(count)`` that depends on nothing but the arguments.
-
-    >>> sorted(epoch_order(5, seed=1, epoch=0).tolist())
-    [0, 1, 2, 3, 4]
-    """
-    return np.random.default_rng((seed, epoch)).permutation(count)
-
-
 def example_order(
     count: int, batch_size: int, seed: int, first: int, last: int
 ) -> Iterator[np.ndarray]:
@@ -126,7 +117,7 @@ def example_order(
     for step in range(first - 1, last):
         if step // batches_per_epoch != epoch:
             epoch = step // batches_per_epoch
-            order = epoch_order(count, seed, epoch)
+            order = np.random.default_rng((seed, epoch)).permutation(count)
         start = step % batches_per_epoch * batch_size
         yield order[start : start + batch_size]
 

@@ -5,7 +5,7 @@ The second is what GRPO, RAFT++, PPO and PRIME differ in.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlsubnet.config.model import Recipe
 from rlsubnet.evaluation.generate import SampleRequest, completion, noise_generator
-from rlsubnet.evaluation.sampler import Sampler, make_sampler
+from rlsubnet.evaluation.sampler import Sampler
 from rlsubnet.objectives.policy_gradient import (
     generalized_advantages,
     group_advantages,
@@ -96,7 +96,7 @@ def draw_groups(
     questions: Sequence[Question],
     recipe: Recipe,
     seed: int,
-    draw: Sampler | None = None,
+    draw: Sampler,
 ) -> list[Group]:
     """Return ``recipe.samples`` verified responses to each of the questions.
 
@@ -112,7 +112,7 @@ def draw_groups(
         eos=eos,
         pad=padding_token(tokenizer),
     )
-    rows = (draw or make_sampler("own", model))(wanted).tolist()
+    rows = draw(wanted).tolist()
     groups = []
     for number, question in enumerate(questions):
         own = rows[number * recipe.samples : (number + 1) * recipe.samples]
@@ -161,12 +161,14 @@ class Credit(NamedTuple):
     returns: Tensor | None = None
 
 
-class CreditAssigner(Protocol):
-    """What an online algorithm adds to the policy; it may learn something itself."""
+class CreditAssigner:
+    """What an online algorithm adds to the policy; it may learn something itself.
 
-    @property
-    def head(self) -> Module | None:
-        """What reads values off the policy's hidden states while the policy learns, or None."""
+    Attributes:
+        head: what reads values off the policy's hidden states while the policy learns, or None.
+    """
+
+    head: Module | None = None
 
     def assign(self, rollouts: Rollouts, reference: Tensor) -> Credit:
         """Return the credit of a batch.
@@ -174,21 +176,21 @@ class CreditAssigner(Protocol):
         Args:
             reference: log-probabilities of their tokens under the model before finetuning.
         """
+        raise NotImplementedError
 
     def update(self, divisor: float) -> None:
         """Learn from the gradients that an update of the policy left behind."""
 
     def state(self) -> dict[str, Any]:
         """Return everything that the next steps depend on."""
+        return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Continue from what :meth:`state` returned."""
 
 
-class GroupCredit:
+class GroupCredit(CreditAssigner):
     """GRPO: every token has its response's advantage over the group."""
-
-    head = None
 
     def __init__(self, policy: PreTrainedModel, recipe: Recipe) -> None:
         self._samples = recipe.samples
@@ -196,16 +198,6 @@ class GroupCredit:
     def assign(self, rollouts: Rollouts, reference: Tensor) -> Credit:
         advantages = group_advantages(rollouts.outcomes.view(-1, self._samples)).flatten()
         return Credit(rollouts.batch.mask * advantages[:, None])
-
-    def update(self, divisor: float) -> None:
-        """Learn nothing."""
-
-    def state(self) -> dict[str, Any]:
-        """Return nothing: a batch's credit follows from the batch."""
-        return {}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take nothing."""
 
 
 class AcceptedCredit(GroupCredit):
@@ -246,7 +238,7 @@ class ValueHead(Module):
         return values.squeeze(-1)
 
 
-class ValueCredit:
+class ValueCredit(CreditAssigner):
     """PPO: whitened GAE from a value head on the policy's own hidden states.
 
     The head is no part of the model that a run results in: it lives in the resume state only.
@@ -291,10 +283,8 @@ class ValueCredit:
         self._adamw.load_state_dict(state["adamw"])
 
 
-class ProcessCredit:
+class ProcessCredit(CreditAssigner):
     """PRIME: rewards of the tokens from a second model, which learns the outcomes first."""
-
-    head = None
 
     def __init__(self, policy: PreTrainedModel, recipe: Recipe) -> None:
         self._recipe = recipe
@@ -320,21 +310,9 @@ class ProcessCredit:
                 loss.backward()
                 self._optimizer.accumulate()
             self._optimizer.step(self._lr, divisor=part.stop - part.start)
-        updated = without_gradient(logps, rollouts, recipe)
-        return Credit(
-            prime_advantages(
-                updated,
-                reference,
-                outcomes,
-                batch.mask,
-                recipe.samples,
-                recipe.reward_beta,
-                batch.tokens,
-            )
-        )
-
-    def update(self, divisor: float) -> None:
-        """Learn nothing: the reward model has learned before the policy does."""
+        updated, mask = without_gradient(logps, rollouts, recipe), batch.mask
+        how = (recipe.samples, recipe.reward_beta, batch.tokens)
+        return Credit(prime_advantages(updated, reference, outcomes, mask, *how))
 
     def state(self) -> dict[str, Any]:
         return self._optimizer.state()

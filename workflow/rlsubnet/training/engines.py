@@ -44,15 +44,6 @@ from rlsubnet.measure.parameters import canonical_name
 from rlsubnet.training.masking import GradientMask, Held, Layout, Piece, attach_layout, whole
 
 
-def plain_layout(optimizer: Optimizer, model: nn.Module) -> Layout:
-    named = {canonical_name(name): parameter for name, parameter in model.named_parameters()}
-    return Layout(
-        optimizer,
-        {name: tuple(parameter.shape) for name, parameter in named.items()},
-        [whole(name, parameter) for name, parameter in named.items() if parameter.requires_grad],
-    )
-
-
 def is_deepspeed(engine: object) -> bool:
     """Return whether this is what ``deepspeed.initialize`` returns; does not import DeepSpeed."""
     deepspeed = sys.modules.get("deepspeed")
@@ -138,10 +129,6 @@ def mask_micro_batches(engine: Any, mask: Mask, gradient_mask: GradientMask) -> 
         first = False
 
 
-def is_fsdp1(model: nn.Module) -> bool:
-    return any(isinstance(module, FullyShardedDataParallel) for module in model.modules())
-
-
 def _handles(model: nn.Module) -> Iterator[tuple[Any, list[str]]]:
     """Yield the handle of every flat tensor and the names of its parameters."""
     for prefix, module in model.named_modules():
@@ -178,10 +165,6 @@ def fsdp1_layout(optimizer: Optimizer, model: nn.Module) -> Layout:
 
 
 Box = tuple[tuple[int, int], ...]  # begin and end along each dimension
-
-
-def is_fsdp2(model: nn.Module) -> bool:
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 def part(begin: int, end: int, count: int, position: int) -> tuple[int, int]:
@@ -244,8 +227,11 @@ def _held(name: str, parameter: Tensor) -> Held:
     return Held(parameter, runs_of_box(name, shape, local_box(name, parameter)))
 
 
-def fsdp2_layout(optimizer: Optimizer, model: nn.Module) -> Layout:
-    """Return the layout of a model of DTensors; ordinary parameters beside them are whole."""
+def parameter_layout(optimizer: Optimizer, model: nn.Module) -> Layout:
+    """Return the layout of a model whose parameters are updated each on its own.
+
+    Ordinary tensors are held whole, DTensors as this process's box of them.
+    """
     named = {canonical_name(name): parameter for name, parameter in model.named_parameters()}
     return Layout(
         optimizer,
@@ -257,11 +243,9 @@ def fsdp2_layout(optimizer: Optimizer, model: nn.Module) -> Layout:
 def engine_layout(engine_or_optimizer: Any, model: nn.Module) -> Layout:
     if is_deepspeed(engine_or_optimizer):
         return deepspeed_layout(engine_or_optimizer)
-    if is_fsdp1(model):
+    if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
         return fsdp1_layout(engine_or_optimizer, model)
-    if is_fsdp2(model):
-        return fsdp2_layout(engine_or_optimizer, model)
-    return plain_layout(engine_or_optimizer, model)
+    return parameter_layout(engine_or_optimizer, model)
 
 
 def attach_engine_mask(

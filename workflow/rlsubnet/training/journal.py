@@ -18,9 +18,9 @@ from rlsubnet.checkpoints.delta_pack import InitDigests, write_delta
 from rlsubnet.checkpoints.sources import FileSource
 from rlsubnet.config.model import Recipe, Row
 from rlsubnet.files import replacing
-from rlsubnet.training.device import read
+from rlsubnet.training.device import ChangedWeights, read
 from rlsubnet.training.optimizer import check_norm
-from rlsubnet.training.runlog import METRICS, Progress, metrics_row
+from rlsubnet.training.runlog import Progress, metrics_row
 
 STATE = "state.pt"
 
@@ -202,6 +202,7 @@ class Journal:
         belongs_to: what the state must belong to, see :mod:`rlsubnet.training.journal`.
         log: takes every row of the metrics, resumed ones too.
         every: steps whose metrics are read from the device together.
+        changed: counts what differs from the start, where the recipe asks for counts.
 
     Attributes:
         done: steps done before this process; they are not done again.
@@ -213,13 +214,14 @@ class Journal:
         resume: Path,
         belongs_to: Mapping[str, Any],
         log: Callable[[Mapping[str, Any]], None],
-        saver: StepSaver | None = None,
-        columns: Sequence[str] = METRICS,
-        every: int = 1,
+        saver: StepSaver | None,
+        columns: Sequence[str],
+        every: int,
+        changed: ChangedWeights | None,
     ) -> None:
         self._row, self._resume, self._belongs_to = row, resume, belongs_to
         self._log, self._saver = log, saver
-        self._columns, self._every = columns, every
+        self._columns, self._every, self._changed = columns, every, changed
         self._unread: list[dict[str, Any]] = []
         saved = load_state(resume, belongs_to)
         self.state: dict[str, Any] | None = saved and saved["optimizer"]
@@ -236,10 +238,12 @@ class Journal:
 
     def note(self, metrics: dict[str, Any]) -> None:
         """Take note of a finished step; its model is saved where that is due."""
+        step, recipe = metrics["step"], self._row.recipe
+        if self._changed and (step % recipe.sparsity_every == 0 or step == recipe.steps):
+            metrics = {**metrics, "sparsity": self._changed.sparsity()}
         self._unread.append(metrics)
-        step = metrics["step"]
         saves = self._saver is not None and self._saver.is_due(step)
-        if len(self._unread) >= self._every or step == self._row.recipe.steps or saves:
+        if len(self._unread) >= self._every or step == recipe.steps or saves:
             self.read()
         if self._saver is not None:
             self._saver.save(step)

@@ -34,7 +34,7 @@ from rlsubnet.training.batches import (
     mismatched_examples,
     split_batch,
 )
-from rlsubnet.training.device import ChangedWeights, mean
+from rlsubnet.training.device import mean
 from rlsubnet.training.journal import Journal, errors_of, save_is_due
 from rlsubnet.training.model import score_batch
 from rlsubnet.training.optimizer import MasterOptimizer
@@ -206,16 +206,6 @@ def make_examples(
     return from_records(records, lambda record: algorithm.example(record, tokenizer))
 
 
-def with_sparsity(
-    metrics: dict[str, Any], changed: ChangedWeights | None, recipe: Recipe
-) -> dict[str, Any]:
-    """Return what the metrics say of a step, with the sparsity so far where that is due."""
-    every, step = recipe.sparsity_every, metrics["step"]
-    if changed is None or not every or (step % every and step != recipe.steps):
-        return metrics
-    return {**metrics, "sparsity": changed.sparsity()}
-
-
 @torch.no_grad()
 def reference_logps(
     model: PreTrainedModel, examples: Sequence[Example], pad: int, batch_size: int
@@ -292,7 +282,6 @@ def train(
     examples: Sequence[Example],
     pad: int,
     journal: Journal,
-    changed: ChangedWeights | None = None,
 ) -> list[dict[str, Any]]:
     """Train for ``row.recipe.steps`` steps and return the metrics of all of them.
 
@@ -323,7 +312,7 @@ def train(
             metrics = train_step(
                 model, optimizer, algorithm, batches, reference, point, recipe, step
             )
-        journal.note(with_sparsity(metrics, changed, recipe))
+        journal.note(metrics)
         if save_is_due(recipe, step):
             journal.save(optimizer.state())
     if optimizer.mask is not None:

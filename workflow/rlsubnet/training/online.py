@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,9 +27,8 @@ from rlsubnet.training.credit import (
     noise_seed,
     without_gradient,
 )
-from rlsubnet.training.device import ChangedWeights, mean
+from rlsubnet.training.device import mean
 from rlsubnet.training.journal import Journal, errors_of, save_is_due
-from rlsubnet.training.loop import with_sparsity
 from rlsubnet.training.model import copied, score_batch, score_tokens
 from rlsubnet.training.optimizer import MasterOptimizer
 
@@ -159,7 +157,6 @@ def train_online(
     learner: Learner,
     questions: Sequence[Question],
     journal: Journal,
-    changed: ChangedWeights | None = None,
 ) -> list[dict[str, Any]]:
     """Train for ``row.recipe.steps`` steps and return the metrics of all of them.
 
@@ -179,17 +176,14 @@ def train_online(
         first = (number - 1) * recipe.updates + 1
         last = min(first + recipe.updates - 1, recipe.steps)
         with errors_of(row.run, first):
-            experience = gather(learner, _pick(questions, indices), noise_seed(row.seed, number))
+            asked = [questions[index] for index in indices.tolist()]
+            experience = gather(learner, asked, noise_seed(row.seed, number))
         for step in range(first, last + 1):
             with errors_of(row.run, step):
                 metrics = policy_step(learner, experience, step)
-            journal.note(with_sparsity(metrics, changed, recipe))
+            journal.note(metrics)
         if save_is_due(recipe, last):
             journal.save({"policy": optimizer.state(), "credit": learner.credit.state()})
     if optimizer.mask is not None:
         optimizer.mask.check_updates(recipe.steps - done)
     return journal.rows
-
-
-def _pick(questions: Sequence[Question], indices: np.ndarray) -> list[Question]:
-    return [questions[index] for index in indices.tolist()]

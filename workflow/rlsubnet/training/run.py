@@ -177,15 +177,21 @@ class NativeTrainer:
                 self._saver = StepSaver(files.scratch / "steps", row.recipe, init, model)
             prepare_training(model, row.recipe)
             with wandb_logging(self._row, files.scratch.parent / "wandb") as log:
-                every = read_every(model.device)
                 journal = Journal(
-                    row, files.scratch, belongs_to, log, self._saver, self.columns, every
+                    row,
+                    files.scratch,
+                    belongs_to,
+                    log,
+                    self._saver,
+                    self.columns,
+                    read_every(model.device),
+                    changed,
                 )
                 if self._online:
                     learner = new_learner(row.algorithm, model, optimizer, tokenizer, row.recipe)
-                    return train_online(row, learner, questions, journal, changed)
+                    return train_online(row, learner, questions, journal)
                 pad = padding_token(tokenizer)
-                return train(row, model, optimizer, examples, pad, journal, changed)
+                return train(row, model, optimizer, examples, pad, journal)
 
     def collect(self, folder: Path) -> dict[str, Any]:
         folder.mkdir()
