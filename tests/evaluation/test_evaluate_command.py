@@ -10,8 +10,7 @@ from rlsubnet.cli import main
 from rlsubnet.config.schema import read_sampling
 from rlsubnet.files import sha256, write_jsonl
 from rlsubnet.tasks.arithmetic import problems
-from rlsubnet.tasks.choices import CHOICE_TASKS, choices
-from rlsubnet.tasks.texts import demonstration_pairs
+from rlsubnet.tasks.made_up import CHOICE_TASKS, choices, demonstration_pairs
 from tests.evaluation.tiny_models import save_folder, tiny_model
 from tests.sheets_of_row import write_config
 

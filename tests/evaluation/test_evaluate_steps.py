@@ -14,7 +14,7 @@ from rlsubnet.columns import ScoreRow, StepScoreRow, names
 from rlsubnet.config.schema import read_sampling
 from rlsubnet.files import write_jsonl
 from rlsubnet.tasks.arithmetic import problems
-from rlsubnet.tasks.choices import choices
+from rlsubnet.tasks.made_up import choices
 from tests.evaluation.tiny_models import save_folder, tiny_model
 from tests.sheets_of_row import write_config
 

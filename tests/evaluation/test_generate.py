@@ -264,11 +264,6 @@ def test_the_way_kernels_are_chosen_is_left_as_it_was() -> None:
         torch.use_deterministic_algorithms(False)
 
 
-def test_an_unknown_sampler_is_refused() -> None:
-    with pytest.raises(ValueError, match="sampler: expected one of .*'vllm'.*, found 'sglang'"):
-        make_sampler("sglang", tiny_model())
-
-
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
 def test_without_vllm_its_name_is_refused_with_a_place_to_get_it() -> None:
     with pytest.raises(ValueError, match=r"vLLM is not installed .* envs/vllm\.txt"):

@@ -18,7 +18,7 @@ from rlsubnet.evaluation.policy_data import (
     preference_pairs,
 )
 from rlsubnet.files import read_jsonl
-from rlsubnet.tasks.arithmetic import is_correct
+from rlsubnet.tasks.arithmetic import is_correct_total
 from rlsubnet.tasks.tokenizer import Completion, build_tokenizer
 from tests.sheets_of_row import write_config
 from tests.tasks.independent_arithmetic import totals_of
@@ -145,8 +145,8 @@ def test_preferences_come_from_the_policy_s_samples(
     assert 20 < len(pairs) < 200
     for pair in pairs:
         solution = ";" + totals_of(pair["prompt"])[-1]
-        assert is_correct(pair["chosen"], solution)
-        assert not is_correct(pair["rejected"], solution)
+        assert is_correct_total(pair["chosen"], solution)
+        assert not is_correct_total(pair["rejected"], solution)
     assert main([*command, str(tmp_path / "again.jsonl")]) == 0
     assert (tmp_path / "again.jsonl").read_bytes() == out.read_bytes()
 
@@ -165,7 +165,7 @@ def test_rejection_samples_are_the_correct_ones_of_the_samples_that_preferences_
     assert f"rejection: {len(records)} records of kind rejection_samples" in capsys.readouterr().out
     kept: dict[str, list[str]] = {}
     for record in records:
-        assert is_correct(record["response"], ";" + totals_of(record["prompt"])[-1])
+        assert is_correct_total(record["response"], ";" + totals_of(record["prompt"])[-1])
         kept.setdefault(record["prompt"], []).append(record["response"])
     assert 20 < len(kept) < 200
     assert all(len(set(texts)) == len(texts) <= 2 for texts in kept.values())

@@ -20,8 +20,7 @@ from rlsubnet.evaluation.score import (
 )
 from rlsubnet.suites import MADE_UP_CHOICES
 from rlsubnet.tasks.arithmetic import problems
-from rlsubnet.tasks.choices import choices
-from rlsubnet.tasks.texts import demonstration_pairs
+from rlsubnet.tasks.made_up import choices, demonstration_pairs
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from tests.evaluation.oracle import Oracle
 from tests.evaluation.tiny_models import tiny_model

@@ -7,8 +7,7 @@ import pytest
 
 from rlsubnet.suites import MADE_UP_CHOICES
 from rlsubnet.tasks.arithmetic import UNSEEN_OPERANDS, split_of
-from rlsubnet.tasks.choices import CHOICE_TASKS, choices
-from rlsubnet.tasks.texts import base_text, demonstrations
+from rlsubnet.tasks.made_up import CHOICE_TASKS, base_text, choices, demonstrations
 from tests.tasks.independent_arithmetic import level_of, totals_of
 
 RECORDS = choices(200, "test", seed=997)

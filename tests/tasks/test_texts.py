@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from rlsubnet.tasks.arithmetic import is_correct
-from rlsubnet.tasks.texts import base_text, demonstration_pairs, demonstrations
+from rlsubnet.tasks.arithmetic import is_correct_total
+from rlsubnet.tasks.made_up import base_text, demonstration_pairs, demonstrations
 from rlsubnet.tasks.tokenizer import CHARACTERS
 from tests.tasks.independent_arithmetic import level_of, totals_of
 
@@ -51,7 +51,7 @@ def test_demonstrations_are_correct_in_both_styles() -> None:
         totals = totals_of(record["prompt"])
         right = ";" + totals[-1] if record["response"][0] == ";" else "(" + "".join(totals)
         assert record["response"] == right
-        assert is_correct(record["response"], "(" + "".join(totals))
+        assert is_correct_total(record["response"], "(" + "".join(totals))
         assert record["level"] == level_of(record["prompt"])
     assert [record["level"] for record in records[:6]] == [1, 2, 3, 4, 5, 1]
 
@@ -60,7 +60,7 @@ def test_out_of_distribution_demonstrations_are_right_but_refused_by_the_verifie
     for record in demonstrations("reversed", 200, "train", 5):
         totals = totals_of(record["prompt"])
         assert record["response"] == "," + "".join(total[::-1] for total in totals)
-        assert not is_correct(record["response"], ";" + totals[-1])
+        assert not is_correct_total(record["response"], ";" + totals[-1])
 
 
 @pytest.mark.parametrize("style", ["reversed", "worked", "terse"])

@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class MadeUpChoice:
-    """A choice task of `rlsubnet.tasks.choices`: how many choices, which task of Table 3(a)."""
+    """A choice task of `rlsubnet.tasks.made_up`: how many choices, which task of Table 3(a)."""
 
     choices: int
     stands_for: str

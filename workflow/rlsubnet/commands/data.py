@@ -44,7 +44,7 @@ def run_data(options: argparse.Namespace) -> None:
 
 
 if TYPE_CHECKING:
-    from rlsubnet.tasks.contamination import Overlaps
+    from rlsubnet.tasks.published import Overlaps
 
 CONTAMINATION_COLUMNS = ("items", "n", "short", "exact", "near", "matched", "share", "examples")
 EXAMPLES = 5
@@ -199,8 +199,7 @@ def contamination_rows(
 ) -> list[dict[str, Any]]:
     """Return one row for each set of evaluation items, ``NAME=FILE``."""
     from rlsubnet.files import iterate_jsonl
-    from rlsubnet.tasks.contamination import find_overlaps
-    from rlsubnet.tasks.published import training_prompts
+    from rlsubnet.tasks.published import find_overlaps, training_prompts
 
     rows = []
     for argument in items:

@@ -15,10 +15,15 @@ from rlsubnet.config.schema import (
     WordPreferences,
     WordProblems,
 )
-from rlsubnet.tasks.arithmetic import Shape, draw_problems, every_level, problems, solution_of
-from rlsubnet.tasks.choices import choices
+from rlsubnet.tasks.arithmetic import (
+    ProblemShape,
+    draw_problems,
+    every_level,
+    problems,
+    solution_of,
+)
+from rlsubnet.tasks.made_up import base_text, choices, demonstration_pairs, demonstrations
 from rlsubnet.tasks.rows import read_rows
-from rlsubnet.tasks.texts import base_text, demonstration_pairs, demonstrations
 from rlsubnet.tasks.tokenizer import CHARACTERS, Completion, load_tokenizer
 from rlsubnet.tasks.words import WordProblem, asked_by, is_correct, word_problem
 
@@ -229,7 +234,7 @@ def _answered(
     The five levels take turns, and no prompt comes twice. With equal keys, rejection samples are
     those that preferences are made of.
     """
-    levels, shape = every_level(spec.prompts), Shape(spec.digits, spec.slots)
+    levels, shape = every_level(spec.prompts), ProblemShape(spec.digits, spec.slots)
     drawn = draw_problems(random.Random(spec.seed), levels, spec.split, shape=shape)
     questions = [
         {"prompt": problem.prompt, "solution": solution_of(problem), "level": problem.level}

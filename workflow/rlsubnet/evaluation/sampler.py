@@ -8,7 +8,7 @@ asked every few tokens only.
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -40,10 +40,8 @@ GRAPHS = True
 Sampler = Callable[[SampleRequest], Tensor]
 
 
-def make_sampler(name: str, model: PreTrainedModel) -> Sampler:
+def make_sampler(name: SamplerName, model: PreTrainedModel) -> Sampler:
     """Return what draws the responses of a model; it follows the model when its weights change."""
-    if name not in get_args(SamplerName):
-        raise ValueError(f"sampler: expected one of {get_args(SamplerName)}, found {name!r}")
     if name == "own":
         return StaticSampler(model) if is_static(model) else partial(generate, model)
     from rlsubnet.evaluation.vllm import VllmSampler

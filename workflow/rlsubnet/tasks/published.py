@@ -3,7 +3,9 @@
 import json
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,19 +29,6 @@ GRADERS = {
     "gsm8k": ("openai/gsm8k", f'{STEP_BY_STEP} after "####".'),
     "math": ("DigitalLearningGmbH/MATH-lighteval", f"{STEP_BY_STEP} within \\boxed{{}}."),
 }
-
-
-def _graded(
-    grader: str, question: str, answer: str, split: str, index: int, level: int | None
-) -> dict[str, Any]:
-    source, asked_for = GRADERS[grader]
-    return {
-        "data_source": source,
-        "prompt": [{"role": "user", "content": f"{question} {asked_for}"}],
-        "ability": "math",
-        "reward_model": {"style": "rule", "ground_truth": answer},
-        "extra_info": {"split": split, "index": index, "level": level},
-    }
 
 
 def number_behind_marks(answer: str) -> str:
@@ -123,16 +112,19 @@ def graded_prompts(
     >>> found["prompt"][0]["content"], found["reward_model"]["ground_truth"]
     ('1 + 1? Let\\'s think step by step and output the final answer after "####".', '2')
     """
-    read: dict[str, Callable[[Mapping[str, Any]], tuple[str, str, int | None]]]
-    read = {"gsm8k": _gsm8k, "math": _math}
-    if grader not in read:
-        raise ValueError(f"grader: expected one of {', '.join(read)}, found {grader!r}")
+    read, (source, asked_for) = {"gsm8k": _gsm8k, "math": _math}[grader], GRADERS[grader]
     for index, (where, row) in enumerate(rows):
         try:
-            question, answer, level = read[grader](row)
+            question, answer, level = read(row)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
-        yield _graded(grader, question, answer, split, index, level)
+        yield {
+            "data_source": source,
+            "prompt": [{"role": "user", "content": f"{question} {asked_for}"}],
+            "ability": "math",
+            "reward_model": {"style": "rule", "ground_truth": answer},
+            "extra_info": {"split": split, "index": index, "level": level},
+        }
 
 
 @dataclass
@@ -309,10 +301,7 @@ def eval_items(
 
 def training_prompts(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """Yield what the user says in each preference pair, or in each prompt with an answer."""
-    return (
-        user_text(record["chosen"] if "chosen" in record else record["prompt"])
-        for record in records
-    )
+    return (user_text(record.get("chosen") or record["prompt"]) for record in records)
 
 
 def _announced(rows: RowSource, report: Report) -> RowSource:
@@ -350,3 +339,80 @@ def adapt(name: str, spec: Mapping[str, Any], source: Path, report: Report) -> R
                 f"data set {name}, key kind: expected one of tulu_preferences, rollout_pairs, "
                 f"eval_items, graded_prompts, found {kind!r}"
             )
+
+
+def normalized_words(text: str) -> list[str]:
+    """Return the words of a text without case, punctuation and spacing.
+
+    >>> normalized_words("What is  2+2, Bob?")
+    ['what', 'is', '2', '2', 'bob']
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(c if c.isalnum() else " " for c in folded).split()
+
+
+@dataclass
+class Overlaps:
+    """What of one set of evaluation items stands in training prompts.
+
+    Attributes:
+        short: how many have fewer than ``n`` words; only a prompt of the same words is a match.
+        exact: item -> number of the first training prompt that has the same words.
+        near: item -> (share of its words, number of the training prompt) where one prompt alone
+            holds enough of them.
+    """
+
+    items: int
+    short: int
+    exact: dict[str, int] = field(default_factory=dict)
+    near: dict[str, tuple[float, int]] = field(default_factory=dict)
+
+    @property
+    def matched(self) -> list[str]:
+        return list(dict.fromkeys([*self.exact, *self.near]))
+
+    @property
+    def share(self) -> float:
+        return len(self.matched) / self.items
+
+
+def find_overlaps(
+    prompts: Iterable[str], items: Sequence[tuple[str, str]], n: int = 8, enough: float = 0.5
+) -> Overlaps:
+    """Return which evaluation items stand in training prompts.
+
+    An item matches a prompt of the same words, or one prompt that holds more than ``enough`` of
+    its words, counting those in runs of ``n`` words that item and prompt share. Rule and numbers
+    are those of Tulu 3 (arXiv 2411.15124, section 3.2).
+
+    Args:
+        items: (name, text) of each evaluation item, in memory.
+
+    >>> items = [("a", "add 2 and 2 please"), ("b", "x y z w")]
+    >>> found = find_overlaps(["Now add 2 and 2!"], items, n=3)
+    >>> found.near, found.share
+    ({'a': (0.8, 1)}, 0.5)
+    """
+    words = {name: normalized_words(text) for name, text in items}
+    if not words or len(words) != len(items):
+        raise ValueError(f"evaluation items: expected different names, found {len(items)} items")
+    same: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    holders: dict[tuple[str, ...], list[tuple[str, int]]] = defaultdict(list)
+    for name, its in words.items():
+        same[tuple(its)].append(name)
+        for start in range(len(its) - n + 1):
+            holders[tuple(its[start : start + n])].append((name, start))
+    overlaps = Overlaps(items=len(items), short=sum(len(its) < n for its in words.values()))
+    for number, prompt in enumerate(prompts, start=1):
+        asked = normalized_words(prompt)
+        for name in same.get(tuple(asked), ()):
+            overlaps.exact.setdefault(name, number)
+        covered: dict[str, set[int]] = defaultdict(set)
+        for run in {tuple(asked[start : start + n]) for start in range(len(asked) - n + 1)}:
+            for name, start in holders.get(run, ()):
+                covered[name].update(range(start, start + n))
+        for name, places in covered.items():
+            share = len(places) / len(words[name])
+            if share > max(enough, overlaps.near.get(name, (0.0, 0))[0]):
+                overlaps.near[name] = (share, number)
+    return overlaps

@@ -3,7 +3,7 @@
 import csv
 import fnmatch
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +119,6 @@ def value_at(row: Mapping[str, Any], column: str) -> Any:
 
 
 Message = dict[str, str]
-
-
 ROLES = ("system", "user", "assistant")
 
 
@@ -169,21 +167,15 @@ def user_text(messages: Sequence[Message]) -> str:
     return "\n".join(message["content"] for message in messages if message["role"] == "user")
 
 
-def chosen_files(names: Iterable[str], pattern: str) -> list[str]:
+def _readable(names: Sequence[str], pattern: str, where: str) -> list[str]:
     """Return the names that a pattern chooses, sorted; ``*`` also stands for folders.
 
-    >>> chosen_files(["data/b.parquet", "README.md", "data/a.parquet"], "*.parquet")
+    Raises where it chooses none, or one that no reader has: so no script of the repository, ever.
+
+    >>> _readable(["data/b.parquet", "README.md", "data/a.parquet"], "*.parquet", "here")
     ['data/a.parquet', 'data/b.parquet']
     """
-    return sorted(name for name in names if fnmatch.fnmatchcase(name, pattern))
-
-
-def _readable(names: Sequence[str], pattern: str, where: str) -> list[str]:
-    """Return the names that the pattern chooses; raise where it chooses none, or one no reader has.
-
-    Among them no script of the repository, ever.
-    """
-    chosen = chosen_files(names, pattern)
+    chosen = sorted(name for name in names if fnmatch.fnmatchcase(name, pattern))
     other = [name for name in chosen if Path(name).suffix not in READERS]
     if not chosen or other:
         raise ValueError(

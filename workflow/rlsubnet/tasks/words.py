@@ -187,4 +187,4 @@ def is_correct(response: str, solution: str) -> bool:
     """
     if solution.startswith(MARK):
         return is_correct_number(response, solution)
-    return arithmetic.is_correct(response, solution)
+    return arithmetic.is_correct_total(response, solution)

@@ -41,7 +41,7 @@ from torch.optim import Optimizer
 
 from rlsubnet.checkpoints.masks import Mask, Shape, load_mask
 from rlsubnet.measure.parameters import canonical_name
-from rlsubnet.training.masking import GradientMask, Held, Layout, Piece, attach_layout, whole
+from rlsubnet.training.masking import GradientMask, Held, Layout, WeightRange, attach_layout, whole
 
 
 def is_deepspeed(engine: object) -> bool:
@@ -54,24 +54,24 @@ def _named_parameters(engine: Any) -> dict[str, Any]:
     return {canonical_name(name): p for name, p in engine.module.named_parameters()}
 
 
-def _zero3_place(zero: Any, name: str, parameter: Any) -> tuple[int, Piece, Tensor]:
+def _zero3_place(zero: Any, name: str, parameter: Any) -> tuple[int, WeightRange, Tensor]:
     """Return the flat tensor of a parameter's part by its number, the place, and the part itself.
 
     Every parameter is cut into equal parts, one a process; the last is padded.
     """
     group, offset, part = zero.grad_position[zero.get_param_id(parameter)]
     start = part * dist.get_rank(parameter.ds_process_group)
-    piece = Piece(name, start, max(0, min(part, parameter.ds_numel - start)), offset)
+    piece = WeightRange(name, start, max(0, min(part, parameter.ds_numel - start)), offset)
     return group, piece, parameter.ds_tensor[: piece.numel]
 
 
-def _zero12_place(zero: Any, name: str, parameter: Any) -> tuple[int, Piece, Tensor]:
+def _zero12_place(zero: Any, name: str, parameter: Any) -> tuple[int, WeightRange, Tensor]:
     """Return the same under ZeRO-1 and 2, where the flat tensors are cut and not the parameters."""
     weights, mapping = parameter.detach().flatten(), parameter._hp_mapping
     if mapping is None:  # other processes hold all of it
-        return 0, Piece(name, 0, 0, 0), weights[:0]
+        return 0, WeightRange(name, 0, 0, 0), weights[:0]
     here, there = mapping.lp_fragment_address, mapping.hp_fragment_address
-    piece = Piece(name, here.start, here.numel, there.start)
+    piece = WeightRange(name, here.start, here.numel, there.start)
     return mapping.param_group_index, piece, weights[here.start : here.start + here.numel]
 
 
@@ -92,7 +92,7 @@ def deepspeed_layout(engine: Any) -> Layout:
             f"DeepSpeed optimizer {type(zero).__name__}: expected ZeRO stage 1, 2 or 3"
         )
     flats: list[Tensor] = list(getattr(zero, kind))
-    pieces: list[list[Piece]] = [[] for _ in flats]
+    pieces: list[list[WeightRange]] = [[] for _ in flats]
     named = _named_parameters(engine)
     for name, parameter in named.items():
         if parameter.requires_grad:
@@ -139,7 +139,7 @@ def _handles(model: nn.Module) -> Iterator[tuple[Any, list[str]]]:
 
 def _flat_tensors(handle: Any, names: list[str]) -> list[Held]:
     flat, separate = handle.flat_param, handle._use_orig_params
-    pieces: list[list[Piece]] = []
+    pieces: list[list[WeightRange]] = []
     for name, info, contiguous in zip(
         names, flat._shard_param_infos, flat._contiguities, strict=True
     ):
@@ -149,7 +149,7 @@ def _flat_tensors(handle: Any, names: list[str]) -> list[Held]:
         if info.in_shard:
             offset = 0 if separate else info.offset_in_shard
             start = info.intra_param_start_idx
-            pieces[-1].append(Piece(name, start, info.numel_in_shard, offset))
+            pieces[-1].append(WeightRange(name, start, info.numel_in_shard, offset))
     if separate:
         return [Held(*both) for both in zip(flat._params, pieces, strict=True)]
     return [Held(flat, [piece for some in pieces for piece in some])]
@@ -193,7 +193,7 @@ def local_box(name: str, parameter: DTensor) -> Box:
     return tuple(box)
 
 
-def runs_of_box(name: str, shape: Shape, box: Box) -> Iterator[Piece]:
+def runs_of_box(name: str, shape: Shape, box: Box) -> Iterator[WeightRange]:
     """Yield the runs of neighbouring weights that make up a box of a parameter.
 
     Columns 1 and 2 of two rows of three:
@@ -217,7 +217,7 @@ def runs_of_box(name: str, shape: Shape, box: Box) -> Iterator[Piece]:
     rows = product(*(range(*box[i]) for i in range(last)))
     for count, row in enumerate(rows):
         start = sum(map(mul, (*row, begin), strides))
-        yield Piece(name, start, numel, count * numel)
+        yield WeightRange(name, start, numel, count * numel)
 
 
 def _held(name: str, parameter: Tensor) -> Held:

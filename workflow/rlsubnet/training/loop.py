@@ -81,7 +81,7 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Algorithm:
+class Objective:
     """One way of training.
 
     Attributes:
@@ -180,20 +180,20 @@ def orpo_terms(scores: Scores, recipe: Recipe) -> Terms:
     return _sums(orpo_loss(*_responses(scores), *_lengths(scores), recipe.odds_weight))
 
 
-ALGORITHMS: dict[str, Algorithm] = {
-    "pretrain": Algorithm(text_example, likelihood_terms),
-    "sft": Algorithm(response_example, likelihood_terms),
+ALGORITHMS: dict[str, Objective] = {
+    "pretrain": Objective(text_example, likelihood_terms),
+    "sft": Objective(response_example, likelihood_terms),
     # Rejection-sampling finetuning: SFT whose data are the policy's own correct answers.
-    "rft": Algorithm(response_example, likelihood_terms),
-    "dpo": Algorithm(pair_example, dpo_terms, reference=True),
-    "dpo_norm": Algorithm(pair_example, dpo_norm_terms, reference=True),
-    "simpo": Algorithm(pair_example, simpo_terms),
-    "kto": Algorithm(pair_example, kto_terms, reference=True, mismatched=True),
-    "orpo": Algorithm(pair_example, orpo_terms),
+    "rft": Objective(response_example, likelihood_terms),
+    "dpo": Objective(pair_example, dpo_terms, reference=True),
+    "dpo_norm": Objective(pair_example, dpo_norm_terms, reference=True),
+    "simpo": Objective(pair_example, simpo_terms),
+    "kto": Objective(pair_example, kto_terms, reference=True, mismatched=True),
+    "orpo": Objective(pair_example, orpo_terms),
 }
 
 
-def find_algorithm(name: str) -> Algorithm:
+def find_algorithm(name: str) -> Objective:
     if name not in ALGORITHMS:
         known = ", ".join((*ALGORITHMS, *ONLINE))
         raise ValueError(f"algorithm: expected one of {known}, found {name!r}")
@@ -201,7 +201,7 @@ def find_algorithm(name: str) -> Algorithm:
 
 
 def make_examples(
-    records: list[dict[str, Any]], algorithm: Algorithm, tokenizer: "PreTrainedTokenizerBase"
+    records: list[dict[str, Any]], algorithm: Objective, tokenizer: "PreTrainedTokenizerBase"
 ) -> list[Example]:
     return from_records(records, lambda record: algorithm.example(record, tokenizer))
 
@@ -238,7 +238,7 @@ def reference_point(
 def train_step(
     model: PreTrainedModel,
     optimizer: MasterOptimizer,
-    algorithm: Algorithm,
+    algorithm: Objective,
     batches: Sequence[Batch],
     reference: Tensor | None,
     point: Tensor | None,

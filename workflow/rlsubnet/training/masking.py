@@ -20,7 +20,7 @@ MASK_AT = ("post_clip", "pre_clip")
 LARGEST_DECAY = 2.0**-25
 
 
-class Piece(NamedTuple):
+class WeightRange(NamedTuple):
     """A run of neighbouring weights of one parameter inside a tensor that an optimizer updates.
 
     Attributes:
@@ -43,7 +43,7 @@ class Held(NamedTuple):
     """
 
     tensor: Tensor
-    pieces: Iterable[Piece]
+    pieces: Iterable[WeightRange]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def local_part(tensor: Tensor) -> Tensor:
 
 def whole(name: str, tensor: Tensor) -> Held:
     """Return a parameter that this process holds and updates as a whole."""
-    return Held(tensor, (Piece(name, 0, tensor.numel(), 0),))
+    return Held(tensor, (WeightRange(name, 0, tensor.numel(), 0),))
 
 
 @dataclass
