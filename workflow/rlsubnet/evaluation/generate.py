@@ -21,6 +21,8 @@ FORWARD_ATTENTION = (
     SDPBackend.MATH,
 )
 
+NOT_FINITE = "the model's logits are not finite: are there NaN weights?"
+
 
 @dataclass(frozen=True)
 class SampleRequest:
@@ -98,7 +100,7 @@ def _written(model: PreTrainedModel, state: "ReadPrompts", wanted: SampleRequest
     for position in range(wanted.max_new_tokens):
         logits = logits.float()
         if not torch.isfinite(logits).all():
-            refuse_not_finite()
+            raise ValueError(NOT_FINITE)
         chosen = wanted.choose(logits)
         rows[alive, position] = chosen
         going = (chosen != wanted.eos).nonzero().squeeze(1)
@@ -176,10 +178,6 @@ def noise_generator(device: torch.device, seed: int) -> torch.Generator:
     The two kinds of devices draw different numbers from one seed.
     """
     return torch.Generator(device).manual_seed(seed)
-
-
-def refuse_not_finite() -> None:
-    raise ValueError("the model's logits are not finite: are there NaN weights?")
 
 
 def completion(

@@ -100,13 +100,13 @@ def load_model(folder: Path | str, dtype: torch.dtype = torch.float32) -> PreTra
     except SafetensorError as error:
         raise ValueError(f"{folder}: broken weight file: {error}") from error
     model, report = loaded
-    faults = [
+    faults = "; ".join(
         f"{kind.replace('_', ' ')}: {sorted(map(str, names))}"
         for kind, names in report.items()
         if names
-    ]
+    )
     if faults:
-        raise ValueError(f"{folder}: the weights do not fit the architecture: {'; '.join(faults)}")
+        raise ValueError(f"{folder}: the weights do not fit the architecture: {faults}")
     return cast(PreTrainedModel, model.eval())
 
 

@@ -123,10 +123,8 @@ def preference_pairs(
     pairs: Records = []
     all_correct = none_correct = no_usable_wrong = 0
     for problem, samples in zip(problems, completions, strict=True):
-        right: list[Completion] = []
-        wrong: list[Completion] = []
-        for sample in samples:
-            (right if _is_right(sample, problem) else wrong).append(sample)
+        right = [sample for sample in samples if _is_right(sample, problem)]
+        wrong = [sample for sample in samples if sample not in right]
         usable = [sample for sample in wrong if is_usable(sample)]
         if not right:
             none_correct += 1

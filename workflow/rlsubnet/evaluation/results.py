@@ -203,11 +203,8 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> tuple[
     return mean_and_error([b - a for a, b in zip(first, second, strict=True)])
 
 
-BACKEND = "native"
-
-
 def score_rows(
-    answers: Sequence[Answer], data_sha256: Mapping[str, str], backend: str = BACKEND
+    answers: Sequence[Answer], data_sha256: Mapping[str, str], backend: str = "native"
 ) -> list[dict[str, Any]]:
     """Return one row per task and level and one per task with level ``all``.
 

@@ -16,13 +16,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, StaticCache
 
 from rlsubnet.config.model import SamplerName
 from rlsubnet.evaluation.generate import (
+    NOT_FINITE,
     ReadPrompts,
     SampleRequest,
     completion,
     forward_attention,
     generate,
     read_prompts,
-    refuse_not_finite,
 )
 from rlsubnet.evaluation.loading import any_kernels
 from rlsubnet.tasks.tokenizer import Completion, encode_prompt, end_token, padding_token
@@ -129,7 +129,7 @@ class StaticSampler:
             last = position == room - 1
             if last or position % CHECK_EVERY == CHECK_EVERY - 1:
                 if not finite:
-                    refuse_not_finite()
+                    raise ValueError(NOT_FINITE)
                 if last or not going.any():
                     return tokens[:, : position + 1]
             decoder = decoder or self._decoder_behind(prompts, room - 1, wanted.samples)

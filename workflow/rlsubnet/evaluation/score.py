@@ -60,9 +60,8 @@ def response_logprobs(
     width = max(map(len, responses), default=1)
     size = rows_at_a_time(batch_size, width, model.config.vocab_size)
     for start in range(0, len(prompts), size):
-        stop = start + size
-        batch = _batch_logprobs(model, prompts[start:stop], responses[start:stop])
-        sums += batch.tolist()
+        part = slice(start, start + size)
+        sums += _batch_logprobs(model, prompts[part], responses[part]).tolist()
     return sums
 
 
@@ -156,19 +155,13 @@ def choice_answers(
         responses += [encode_text(tokenizer, choice) for choice in item["choices"]]
         prompts += [prompt] * len(item["choices"])
         bounds.append(len(responses))
-    sums = response_logprobs(
-        model,
-        prompts,
-        responses,
-        batch_size=settings.batch_size,
-    )
+    sums = response_logprobs(model, prompts, responses, settings.batch_size)
     means = [value / len(tokens) for value, tokens in zip(sums, responses, strict=True)]
-    return [
-        Answer(
-            f"{suite}_{item['task']}", "", item["id"], 1, picks(means[start:stop], item["label"])
-        )
-        for item, (start, stop) in zip(items, pairwise(bounds), strict=True)
-    ]
+    answers = []
+    for item, (start, stop) in zip(items, pairwise(bounds), strict=True):
+        correct = picks(means[start:stop], item["label"])
+        answers.append(Answer(f"{suite}_{item['task']}", "", item["id"], 1, correct))
+    return answers
 
 
 def picks(scores: Sequence[float], label: int) -> int:
@@ -196,12 +189,11 @@ def preference_answers(
     for pair in pairs:
         prompts += [encode_prompt(tokenizer, pair["prompt"])] * 2
         responses += [encode_response(tokenizer, pair[side]) for side in ("chosen", "rejected")]
-    sums = response_logprobs(model, prompts, responses, batch_size=settings.batch_size)
+    sums = response_logprobs(model, prompts, responses, settings.batch_size)
+    triples = zip(pairs, sums[::2], sums[1::2], strict=True)
     return [
         Answer(suite, str(pair["level"]), f"pair-{number:05d}", 1, int(chosen > rejected))
-        for number, (pair, chosen, rejected) in enumerate(
-            zip(pairs, sums[::2], sums[1::2], strict=True)
-        )
+        for number, (pair, chosen, rejected) in enumerate(triples)
     ]
 
 

@@ -187,13 +187,13 @@ class VllmSampler:
         logits = self._model(torch.tensor([list(prompt)], device=self._model.device)).logits
         expected = logits[0, -1].float().log_softmax(-1)
         for token, entry in found.items():
-            here = expected[token].item()
+            own = expected[token].item()
             # `not <=` also refuses NaN.
-            if not abs(entry.logprob - here) <= AGREEMENT:
+            if not abs(entry.logprob - own) <= AGREEMENT:
                 raise ValueError(
                     f"vLLM's probabilities are not the model's: behind a prompt of {len(prompt)} "
                     f"tokens, token {token} has log-probability {entry.logprob:.4f} there and "
-                    f"{here:.4f} here"
+                    f"{own:.4f} here"
                 )
         self._compared = True
 

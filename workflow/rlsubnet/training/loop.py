@@ -130,22 +130,19 @@ def likelihood_terms(scores: Scores, recipe: Recipe) -> Terms:
     return Terms(cross_entropy(scores.logps), scores.tokens)
 
 
-def _responses(scores: Scores) -> tuple[Tensor, Tensor]:
+def _responses(scores: Scores) -> tuple[Tensor, ...]:
     """Return the log-probabilities of chosen and rejected responses, each ``[pairs]``."""
-    chosen, rejected = response_logps(scores.logps).chunk(2)
-    return chosen, rejected
+    return response_logps(scores.logps).chunk(2)
 
 
-def _pairs(scores: Scores) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _pairs(scores: Scores) -> tuple[Tensor, ...]:
     """Return chosen, rejected, reference chosen, reference rejected, each ``[pairs]``."""
     assert scores.reference is not None, "this preference loss needs the reference"
-    reference_chosen, reference_rejected = scores.reference.chunk(2)
-    return *_responses(scores), reference_chosen, reference_rejected
+    return *_responses(scores), *scores.reference.chunk(2)
 
 
-def _lengths(scores: Scores) -> tuple[Tensor, Tensor]:
-    chosen_tokens, rejected_tokens = scores.mask.sum(dim=1).chunk(2)
-    return chosen_tokens, rejected_tokens
+def _lengths(scores: Scores) -> tuple[Tensor, ...]:
+    return scores.mask.sum(dim=1).chunk(2)
 
 
 def _sums(loss: PreferenceLoss) -> Terms:

@@ -136,8 +136,8 @@ def save_model(
         shutil.copymode(folder / "config.json", weights)
     if init is None:
         tokenizer.save_pretrained(folder)
-        return
-    copy_companions(init, folder)
+    else:
+        copy_companions(init, folder)
 
 
 class TokenScores(NamedTuple):

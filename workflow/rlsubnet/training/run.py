@@ -34,11 +34,7 @@ from rlsubnet.training.model import (
 )
 from rlsubnet.training.online import new_learner, train_online
 from rlsubnet.training.optimizer import MasterOptimizer
-from rlsubnet.training.runlog import (
-    environment,
-    metrics_columns,
-    wandb_logging,
-)
+from rlsubnet.training.runlog import environment, metrics_columns, wandb_logging
 
 
 def start_model(row: Row, init: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -56,8 +52,6 @@ def start_model(row: Row, init: Path | None) -> tuple[PreTrainedModel, PreTraine
         assert row.architecture is not None, "checked above"
         tokenizer = build_tokenizer()
         return new_model(row.architecture, tokenizer, row.seed), tokenizer
-    if not init.is_dir():
-        raise ValueError(f"run {row.run}: the init {init} is not a folder")
     return load_model(init, getattr(torch, row.recipe.compute)), load_tokenizer(init)
 
 
