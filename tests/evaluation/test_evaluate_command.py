@@ -54,9 +54,7 @@ def evaluate(folder: Path, out: Path, *extra: str, settings: dict = SETTINGS) ->
     )
 
 
-def test_all_suites_of_a_model_in_one_run(
-    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_all_suites_of_a_model_in_one_run(inputs, tmp_path, capsys):
     assert evaluate(inputs, tmp_path) == 0
     printed = capsys.readouterr().out
     with (tmp_path / "scores.csv").open(newline="") as stream:
@@ -82,7 +80,7 @@ def test_all_suites_of_a_model_in_one_run(
     assert "chance 20.0" in printed
 
 
-def test_the_same_model_and_data_give_the_same_bytes(inputs: Path, tmp_path: Path) -> None:
+def test_the_same_model_and_data_give_the_same_bytes(inputs, tmp_path):
     for out in (tmp_path / "one", tmp_path / "two"):
         assert evaluate(inputs, out) == 0
     for name in ("scores.csv", "answers.csv.gz"):
@@ -90,9 +88,7 @@ def test_the_same_model_and_data_give_the_same_bytes(inputs: Path, tmp_path: Pat
         assert one.read_bytes() == two.read_bytes()
 
 
-def test_bad_settings_name_the_key(
-    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_settings_name_the_key(inputs, tmp_path, capsys):
     assert evaluate(inputs, tmp_path, settings=SETTINGS | {"top_p": 1}) == 1
     assert "top_p" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -102,9 +98,7 @@ def test_bad_settings_name_the_key(
         read_sampling(SETTINGS | {"temperature": 0})
 
 
-def test_a_bad_suite_leaves_no_output(
-    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bad_suite_leaves_no_output(inputs, tmp_path, capsys):
     assert evaluate(inputs, tmp_path, f"--suite=arith={inputs / 'arith.jsonl'}") == 1
     assert "each name once" in capsys.readouterr().err
     text = tmp_path / "text.jsonl"

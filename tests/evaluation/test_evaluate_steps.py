@@ -61,9 +61,7 @@ def rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     return found
 
 
-def test_every_step_has_the_scores_of_its_full_model(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_step_has_the_scores_of_its_full_model(run, tmp_path, capsys):
     out = tmp_path / "steps.csv"
     init, saved = str(run / "init"), str(run / "steps")
     assert main(["evaluate_steps", init, saved, *options(run), "--out", str(out)]) == 0
@@ -82,16 +80,14 @@ def test_every_step_has_the_scores_of_its_full_model(
     assert {row["task"] for row in found} >= {"arith_sampled", "arith_greedy"}
 
 
-def test_full_checkpoints_may_stand_in_for_deltas(run: Path, tmp_path: Path) -> None:
+def test_full_checkpoints_may_stand_in_for_deltas(run, tmp_path):
     for name, saved in (("deltas", [run / "steps"]), ("full", [run / "full-5", run / "full-10"])):
         arguments = [str(run / "init"), *map(str, saved), *options(run)]
         assert main(["evaluate_steps", *arguments, "--out", str(tmp_path / name)]) == 0
     assert (tmp_path / "deltas").read_bytes() == (tmp_path / "full").read_bytes()
 
 
-def test_steps_of_another_model_are_refused(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_steps_of_another_model_are_refused(run, tmp_path, capsys):
     out = str(tmp_path / "out.csv")
     arguments = ["evaluate_steps", str(run / "full-5"), str(run / "steps"), *options(run)]
     assert main([*arguments, "--out", out]) == 1
@@ -105,6 +101,6 @@ def test_steps_of_another_model_are_refused(
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_what_is_evaluated_is_no_setting() -> None:
+def test_what_is_evaluated_is_no_setting():
     block = {**SETTINGS, "suites": ["mc"], "step_suites": ["arith"], "step_samples": 8}
     assert read_sampling(block) == read_sampling(SETTINGS)

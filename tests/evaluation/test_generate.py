@@ -69,7 +69,7 @@ def padded(rows: list[list[int]], width: int) -> list[list[int]]:
 
 @pytest.mark.parametrize("family", ["qwen2", "llama"])
 @pytest.mark.parametrize("tokens", [1, 2, 20])
-def test_greedy_equals_transformers_token_for_token(way: Way, family: str, tokens: int) -> None:
+def test_greedy_equals_transformers_token_for_token(way, family, tokens):
     model = ending_model(family)
     prompts = [*MIXED, *([1, *torch.randint(3, 21, (n,)).tolist()] for n in (5, 2, 7, 3, 6))]
     found = way(model)(ask(prompts, tokens))
@@ -80,7 +80,7 @@ def test_greedy_equals_transformers_token_for_token(way: Way, family: str, token
     assert padded(found.tolist(), tokens) == padded(expected, tokens)
 
 
-def test_generation_stops_when_every_row_has_ended() -> None:
+def test_generation_stops_when_every_row_has_ended():
     model = ending_model()
     lengths = {n: len(reference(model, [1, n], 20)) for n in range(3, 21)}
     ending = {n: length for n, length in lengths.items() if length < 20}
@@ -89,7 +89,7 @@ def test_generation_stops_when_every_row_has_ended() -> None:
     assert rows.shape == (len(ending), max(ending.values()))
 
 
-def test_into_a_fixed_cache_it_stops_soon_after(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_into_a_fixed_cache_it_stops_soon_after(monkeypatch):
     monkeypatch.setattr(sampling, "CHECK_EVERY", 4)
     model = tiny_model()
     with torch.no_grad():
@@ -100,7 +100,7 @@ def test_into_a_fixed_cache_it_stops_soon_after(monkeypatch: pytest.MonkeyPatch)
     assert generate(model, ask([[1, 5]], 4)).tolist() == [[0, 0, 0, 0]]
 
 
-def test_samples_stand_side_by_side_and_their_frequencies_are_the_softmax(way: Way) -> None:
+def test_samples_stand_side_by_side_and_their_frequencies_are_the_softmax(way):
     model, prompts, draws, temperature = (
         tiny_model(spread=0.2),
         [[1, 5, 13, 6, 16], [1, 9]],
@@ -119,7 +119,7 @@ def test_samples_stand_side_by_side_and_their_frequencies_are_the_softmax(way: W
         assert uniform > 49.7, "the distribution is too flat for this test to mean anything"
 
 
-def test_second_token_is_sampled_given_the_first() -> None:
+def test_second_token_is_sampled_given_the_first():
     model, prompt = tiny_model(spread=0.3), [1, 7, 7]
     rows = generate(model, ask([prompt], 2, 1.0, noise(1), 30_000))
     first = int(torch.mode(rows[rows[:, 0] != EOS][:, 0]).values)
@@ -131,7 +131,7 @@ def test_second_token_is_sampled_given_the_first() -> None:
     assert ((frequency - expected).abs() < 4.5 * error + 1e-9).all()
 
 
-def test_a_seed_alone_decides_the_samples(way: Way) -> None:
+def test_a_seed_alone_decides_the_samples(way):
     model, before = tiny_model(), torch.get_rng_state()
     first, again, other = (
         way(model)(ask(MIXED, 8, 1.0, noise(seed), 3)).tolist() for seed in (5, 5, 6)
@@ -144,7 +144,7 @@ def test_a_seed_alone_decides_the_samples(way: Way) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_logits_that_are_not_finite_are_refused(way: Way) -> None:
+def test_logits_that_are_not_finite_are_refused(way):
     model = tiny_model()
     with torch.no_grad():
         model.lm_head.weight[7] = float("nan")
@@ -163,12 +163,12 @@ def test_logits_that_are_not_finite_are_refused(way: Way) -> None:
         (([[1]], 4, 0.0, None, 2), "greedy samples"),
     ],
 )
-def test_bad_requests_are_refused(request_: tuple, expected: str) -> None:
+def test_bad_requests_are_refused(request_, expected):
     with pytest.raises(ValueError, match=expected):
         ask(*request_)
 
 
-def test_texts_are_grouped_by_prompt_in_order() -> None:
+def test_texts_are_grouped_by_prompt_in_order():
     draw, tokenizer = make_sampler("own", tiny_model()), build_tokenizer()
     prompts = ["1+2=", "07*3=", "9=", "12-5+3="]
     grouped = sample_texts(draw, tokenizer, prompts, 1, max_new_tokens=6, batch_size=3)
@@ -180,16 +180,14 @@ def test_texts_are_grouped_by_prompt_in_order() -> None:
     assert [len(group) for group in sampled] == [5, 5, 5, 5]
 
 
-def test_completion_ends_at_the_first_end_token() -> None:
+def test_completion_ends_at_the_first_end_token():
     tokenizer = build_tokenizer()
     assert completion(tokenizer, [18, 4, 5, 2, 0, 0], EOS) == Completion(";12", True)
     assert completion(tokenizer, [18, 4, 0, 5], EOS) == Completion(";1<pad>2", False)
     assert completion(tokenizer, [2, 2], EOS) == Completion("", True)
 
 
-def test_batch_after_batch_is_drawn_as_if_alone_from_as_few_caches_as_serve(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_batch_after_batch_is_drawn_as_if_alone_from_as_few_caches_as_serve(monkeypatch):
     made = []
 
     class Counted(sampling._Decoder):
@@ -210,7 +208,7 @@ def test_batch_after_batch_is_drawn_as_if_alone_from_as_few_caches_as_serve(
     assert sampler._decoder._seen.shape == (1, 1, 1, 64)
 
 
-def test_a_cache_that_is_replaced_is_freed_at_once() -> None:
+def test_a_cache_that_is_replaced_is_freed_at_once():
     sampler = StaticSampler(ending_model())
     sampler(ask(MIXED, 20))
     first = weakref.ref(sampler._decoder)
@@ -222,7 +220,7 @@ def test_a_cache_that_is_replaced_is_freed_at_once() -> None:
     assert first() is None
 
 
-def test_a_step_that_is_kept_follows_the_weights() -> None:
+def test_a_step_that_is_kept_follows_the_weights():
     model, wanted = ending_model(), ask(MIXED, 20)
     sampler = StaticSampler(model)
     first = sampler(wanted).tolist()
@@ -248,14 +246,14 @@ def test_a_step_that_is_kept_follows_the_weights() -> None:
         ("layer_types", ["full_attention", "sliding_attention"]),
     ],
 )
-def test_what_a_fixed_cache_cannot_serve_keeps_the_growing_one(key: str, value: object) -> None:
+def test_what_a_fixed_cache_cannot_serve_keeps_the_growing_one(key, value):
     model = tiny_model()
     assert fits_static_cache(model)
     setattr(model.config, key, value)
     assert not fits_static_cache(model)
 
 
-def test_the_way_kernels_are_chosen_is_left_as_it_was() -> None:
+def test_the_way_kernels_are_chosen_is_left_as_it_was():
     torch.use_deterministic_algorithms(True)
     try:
         StaticSampler(tiny_model())(ask(MIXED, 3))
@@ -265,6 +263,6 @@ def test_the_way_kernels_are_chosen_is_left_as_it_was() -> None:
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
-def test_without_vllm_its_name_is_refused_with_a_place_to_get_it() -> None:
+def test_without_vllm_its_name_is_refused_with_a_place_to_get_it():
     with pytest.raises(ValueError, match=r"vLLM is not installed .* envs/vllm\.txt"):
         make_sampler("vllm", tiny_model())

@@ -1,7 +1,5 @@
 """Model folders: exact weights, or a clear error."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -10,7 +8,7 @@ from rlsubnet.evaluation.loading import load_policy, pick_device
 from tests.evaluation.tiny_models import save_folder, tiny_model
 
 
-def test_bf16_weights_are_widened_without_change(tmp_path: Path) -> None:
+def test_bf16_weights_are_widened_without_change(tmp_path):
     save_folder(tiny_model(), tmp_path)
     model, tokenizer = load_policy(tmp_path, "cpu")
     saved = load_file(tmp_path / "model.safetensors")
@@ -31,7 +29,7 @@ def test_bf16_weights_are_widened_without_change(tmp_path: Path) -> None:
         (lambda weights: weights.update(extra=torch.zeros(2)), "unexpected keys.*extra"),
     ],
 )
-def test_weights_that_do_not_fit_the_config_are_refused(change, message, tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_the_config_are_refused(change, message, tmp_path):
     save_folder(tiny_model(), tmp_path)
     path = tmp_path / "model.safetensors"
     weights = load_file(path)
@@ -41,7 +39,7 @@ def test_weights_that_do_not_fit_the_config_are_refused(change, message, tmp_pat
         load_policy(tmp_path)
 
 
-def test_a_truncated_weight_file_is_refused(tmp_path: Path) -> None:
+def test_a_truncated_weight_file_is_refused(tmp_path):
     save_folder(tiny_model(), tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
@@ -49,11 +47,11 @@ def test_a_truncated_weight_file_is_refused(tmp_path: Path) -> None:
         load_policy(tmp_path)
 
 
-def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="expected a model folder"):
         load_policy(tmp_path / "nowhere")
 
 
-def test_named_device_is_taken_as_it_is() -> None:
+def test_named_device_is_taken_as_it_is():
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device("auto").type in ("cpu", "cuda")

@@ -4,7 +4,6 @@ import csv
 import gzip
 import random
 from math import isnan, sqrt
-from pathlib import Path
 from statistics import stdev
 
 import numpy as np
@@ -36,7 +35,7 @@ ANSWERS = [
 DIGESTS = {"arith_sampled": "aa", "mc5_first_step": "bb"}
 
 
-def test_scores_have_a_row_per_level_and_one_for_all() -> None:
+def test_scores_have_a_row_per_level_and_one_for_all():
     rows = score_rows(ANSWERS, DIGESTS)
     assert [(row["task"], row["level"], row["n"], row["correct"]) for row in rows] == [
         ("arith_sampled", "1", 4, 4),
@@ -49,7 +48,7 @@ def test_scores_have_a_row_per_level_and_one_for_all() -> None:
     assert all(tuple(row) == names(ScoreRow) for row in rows)
 
 
-def test_sampled_tasks_have_clustered_intervals_and_others_wilson_s() -> None:
+def test_sampled_tasks_have_clustered_intervals_and_others_wilson_s():
     rows = score_rows(ANSWERS, DIGESTS)
     assert [row["interval"] for row in rows] == ["clustered"] * 3 + ["wilson"]
     low, high = clustered_interval([1, 4, 3], 4)
@@ -59,13 +58,13 @@ def test_sampled_tasks_have_clustered_intervals_and_others_wilson_s() -> None:
     assert float(rows[3]["ci_high"]) == pytest.approx(wilson_interval(1, 2).high, abs=1e-6)
 
 
-def test_unequal_numbers_of_samples_are_refused() -> None:
+def test_unequal_numbers_of_samples_are_refused():
     answers = [Answer("a", "1", "x", 4, 1), Answer("a", "1", "y", 2, 1)]
     with pytest.raises(ValueError, match=r"task a: numbers of samples differ: \[2, 4\]"):
         score_rows(answers, {"a": ""})
 
 
-def test_answers_come_back_and_the_same_answers_give_the_same_bytes(tmp_path: Path) -> None:
+def test_answers_come_back_and_the_same_answers_give_the_same_bytes(tmp_path):
     one, two = tmp_path / "one.csv.gz", tmp_path / "sub" / "two.csv.gz"
     write_answers(one, ANSWERS)
     write_answers(two, ANSWERS)
@@ -81,7 +80,7 @@ def test_answers_come_back_and_the_same_answers_give_the_same_bytes(tmp_path: Pa
 Z95 = float(norm.ppf(0.975))
 
 
-def test_wilson_interval_worked_by_hand() -> None:
+def test_wilson_interval_worked_by_hand():
     # p = 0.8, n = 5, z = 2: center (0.8 + 4/10) / 1.8 = 2/3,
     # spread 2 sqrt(0.8 * 0.2 / 5 + 4 / 100) / 1.8 = 2 sqrt(0.072) / 1.8 = 0.29814
     low, high = wilson_interval(4, 5, z=2.0)
@@ -90,7 +89,7 @@ def test_wilson_interval_worked_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("correct", "n"), [(0, 7), (7, 7), (1, 2), (57, 230), (361, 500), (1, 1)])
-def test_wilson_interval_equals_scipy(correct: int, n: int) -> None:
+def test_wilson_interval_equals_scipy(correct, n):
     expected = binomtest(correct, n).proportion_ci(0.95, method="wilson")
     interval = wilson_interval(correct, n, z=Z95)
     assert interval.low == pytest.approx(expected.low, abs=1e-12)
@@ -98,12 +97,12 @@ def test_wilson_interval_equals_scipy(correct: int, n: int) -> None:
 
 
 @pytest.mark.parametrize(("correct", "n"), [(0, 0), (-1, 5), (6, 5)])
-def test_impossible_counts_are_refused(correct: int, n: int) -> None:
+def test_impossible_counts_are_refused(correct, n):
     with pytest.raises(ValueError, match="0 <= correct <= n"):
         wilson_interval(correct, n)
 
 
-def test_mcnemar_worked_by_hand() -> None:
+def test_mcnemar_worked_by_hand():
     assert mcnemar_exact(0, 1) == 1.0  # 2 * 1/2
     assert mcnemar_exact(0, 5) == 2 / 32
     assert mcnemar_exact(2, 8) == 2 * (1 + 10 + 45) / 1024
@@ -111,17 +110,17 @@ def test_mcnemar_worked_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("b", "c"), [(0, 3), (3, 10), (10, 3), (25, 31), (400, 331), (3000, 2700)])
-def test_mcnemar_equals_scipy_s_binomial_test(b: int, c: int) -> None:
+def test_mcnemar_equals_scipy_s_binomial_test(b, c):
     assert mcnemar_exact(b, c) == pytest.approx(binomtest(b, b + c, 0.5).pvalue, rel=1e-9)
 
 
-def test_only_items_with_different_answers_count() -> None:
+def test_only_items_with_different_answers_count():
     assert discordant([1, 1, 0, 0], [1, 0, 1, 0]) == (1, 1)
     with pytest.raises(ValueError):
         discordant([1], [1, 0])
 
 
-def test_mean_and_error_agree_with_the_standard_library() -> None:
+def test_mean_and_error_agree_with_the_standard_library():
     values = [0.25, 1.0, 0.5, 0.0, 0.125]
     mean, error = mean_and_error(values)
     assert mean == pytest.approx(0.375)
@@ -130,13 +129,13 @@ def test_mean_and_error_agree_with_the_standard_library() -> None:
         mean_and_error([1.0])
 
 
-def test_clustered_interval_worked_by_hand() -> None:
+def test_clustered_interval_worked_by_hand():
     # Shares 1, 1, 0, 0: mean 1/2, SE = sqrt(4 * 1/4 / 12) = 0.288675; z = 1.
     low, high = clustered_interval([8, 8, 0, 0], 8, z=1.0)
     assert (low, high) == pytest.approx((0.5 - 0.288675, 0.5 + 0.288675), abs=1e-6)
 
 
-def test_clustered_interval_is_wider_than_one_that_takes_samples_for_independent() -> None:
+def test_clustered_interval_is_wider_than_one_that_takes_samples_for_independent():
     # 100 problems that are all right or all wrong: 1600 samples know no more than 100.
     correct = [16] * 50 + [0] * 50
     clustered = clustered_interval(correct, 16)
@@ -145,7 +144,7 @@ def test_clustered_interval_is_wider_than_one_that_takes_samples_for_independent
     assert ratio == pytest.approx(4, rel=0.02)
 
 
-def test_clustered_interval_covers_the_truth_95_times_in_100() -> None:
+def test_clustered_interval_covers_the_truth_95_times_in_100():
     rng = random.Random(0)
     covered = 0
     trials = 1000
@@ -162,16 +161,16 @@ def test_clustered_interval_covers_the_truth_95_times_in_100() -> None:
 @pytest.mark.parametrize(
     ("correct", "same_as"), [([4, 4, 4], (3, 3)), ([0, 0], (0, 2)), ([2], (0.5, 1))]
 )
-def test_equal_shares_still_have_an_interval(correct: list[int], same_as: tuple) -> None:
+def test_equal_shares_still_have_an_interval(correct, same_as):
     assert clustered_interval(correct, 4) == wilson_interval(*same_as)
 
 
-def test_counts_above_the_number_of_samples_are_refused() -> None:
+def test_counts_above_the_number_of_samples_are_refused():
     with pytest.raises(ValueError, match="between 0 and 4"):
         clustered_interval([5, 1], 4)
 
 
-def test_paired_difference_is_smaller_in_error_than_unpaired() -> None:
+def test_paired_difference_is_smaller_in_error_than_unpaired():
     first = [0.0, 0.5, 1.0, 0.25]
     second = [0.25, 0.5, 1.0, 0.5]
     difference, error = paired_difference(first, second)
@@ -182,7 +181,7 @@ def test_paired_difference_is_smaller_in_error_than_unpaired() -> None:
     assert error < unpaired
 
 
-def test_students_interval_is_that_of_scipy() -> None:
+def test_students_interval_is_that_of_scipy():
     values = [3.3, 2.5, 1.0]
     expected = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
     assert t_interval(values) == pytest.approx(expected)
@@ -190,7 +189,7 @@ def test_students_interval_is_that_of_scipy() -> None:
         t_interval([1.0])
 
 
-def test_the_error_of_a_crossed_mean_covers_other_items_and_other_seeds() -> None:
+def test_the_error_of_a_crossed_mean_covers_other_items_and_other_seeds():
     # x = item + seed + noise, variances 1, 0.5 and 0.25, on 40 items in 3 seeds.
     generator = np.random.default_rng(0)
     found = []
@@ -207,7 +206,7 @@ def test_the_error_of_a_crossed_mean_covers_other_items_and_other_seeds() -> Non
     assert np.mean([mean.item_error for mean in found]) < 0.2
 
 
-def test_one_seed_leaves_the_items_error_alone() -> None:
+def test_one_seed_leaves_the_items_error_alone():
     found = crossed_mean([[0.0, 0.5, 1.0]])
     assert (found.mean, found.seeds) == (0.5, 1)
     assert found.error == found.item_error == pytest.approx(mean_and_error([0.0, 0.5, 1.0])[1])
@@ -215,6 +214,6 @@ def test_one_seed_leaves_the_items_error_alone() -> None:
 
 
 @pytest.mark.parametrize("table", [[], [[]], [[1.0, 2.0], [1.0]]])
-def test_a_crossed_mean_needs_as_many_values_for_each_seed(table: list[list[float]]) -> None:
+def test_a_crossed_mean_needs_as_many_values_for_each_seed(table):
     with pytest.raises(ValueError, match="as many values for each seed"):
         crossed_mean(table)

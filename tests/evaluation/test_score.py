@@ -44,7 +44,7 @@ def terse_answer(prompt: str) -> str:
 
 
 @pytest.mark.parametrize("answer", [worked_answer, terse_answer])
-def test_an_oracle_solves_every_problem_sampled_and_greedily(answer) -> None:
+def test_an_oracle_solves_every_problem_sampled_and_greedily(answer):
     answers = suite_answers(Oracle(answer), TOKENIZER, "arith", PROBLEMS, SETTINGS)
     assert answers == [
         Answer(task, str(problem["level"]), problem["id"], samples, samples)
@@ -53,7 +53,7 @@ def test_an_oracle_solves_every_problem_sampled_and_greedily(answer) -> None:
     ]
 
 
-def test_wrong_unfinished_and_padded_answers_score_nothing() -> None:
+def test_wrong_unfinished_and_padded_answers_score_nothing():
     def answer(prompt: str) -> str:
         if prompt == PROBLEMS[0]["prompt"]:
             return ";" + terse_answer(prompt)[:0:-1] + "0"  # malformed
@@ -66,20 +66,20 @@ def test_wrong_unfinished_and_padded_answers_score_nothing() -> None:
     assert greedy == [0, 0] + [1] * 9
 
 
-def test_an_answer_that_reaches_the_token_limit_did_not_end_by_itself() -> None:
+def test_an_answer_that_reaches_the_token_limit_did_not_end_by_itself():
     tight = Sampling(samples=1, temperature=1.0, batch_size=16, max_new_tokens=11, seed=1)
     answers = suite_answers(Oracle(worked_answer), TOKENIZER, "arith", PROBLEMS, tight)
     assert sum(answer.correct for answer in answers) == 0  # 11 tokens and no end token
 
 
-def test_samples_do_not_depend_on_other_suites() -> None:
+def test_samples_do_not_depend_on_other_suites():
     model = tiny_model(spread=0.1)
     one = suite_answers(model, TOKENIZER, "a", PROBLEMS, SETTINGS)
     suite_answers(model, TOKENIZER, "b", PROBLEMS[:3], SETTINGS)
     assert suite_answers(model, TOKENIZER, "a", PROBLEMS, SETTINGS) == one
 
 
-def test_an_oracle_picks_every_right_choice() -> None:
+def test_an_oracle_picks_every_right_choice():
     items = choices(10, "test", 3)
     worked = [item for item in items if not item["task"].endswith("total")]
     terse = [item for item in items if item["task"].endswith("total")]
@@ -90,7 +90,7 @@ def test_an_oracle_picks_every_right_choice() -> None:
         assert {(a.level, a.samples) for a in answers} == {("", 1)}
 
 
-def test_log_likelihood_is_divided_by_the_number_of_tokens() -> None:
+def test_log_likelihood_is_divided_by_the_number_of_tokens():
     model = tiny_model()
     with torch.no_grad():
         model.lm_head.weight.zero_()
@@ -100,7 +100,7 @@ def test_log_likelihood_is_divided_by_the_number_of_tokens() -> None:
     assert picks([-3.1780538, -12.7122154], 0) == 1
 
 
-def test_scores_do_not_depend_on_the_order_of_the_choices() -> None:
+def test_scores_do_not_depend_on_the_order_of_the_choices():
     model = tiny_model()
     items = choices(20, "dev", 3)
     turned = [
@@ -112,13 +112,13 @@ def test_scores_do_not_depend_on_the_order_of_the_choices() -> None:
     assert 0 < sum(answer.correct for answer in first) < len(first)
 
 
-def test_chance_is_that_of_the_tasks() -> None:
+def test_chance_is_that_of_the_tasks():
     chances = chance_levels("mc5", choices(4, "dev", 3))
     assert chances == {f"mc5_{name}": task.chance for name, task in MADE_UP_CHOICES.items()}
     assert chance_levels("arith", PROBLEMS) == {}
 
 
-def test_preference_accuracy_counts_pairs_whose_chosen_response_is_likelier() -> None:
+def test_preference_accuracy_counts_pairs_whose_chosen_response_is_likelier():
     pairs = demonstration_pairs("worked", 20, "test", 5)
     answers = suite_answers(Oracle(worked_answer), TOKENIZER, "prefacc", pairs, SETTINGS)
     assert [answer.correct for answer in answers] == [1] * 20
@@ -128,7 +128,7 @@ def test_preference_accuracy_counts_pairs_whose_chosen_response_is_likelier() ->
     assert sum(answer.correct for answer in answers) == 0
 
 
-def test_a_tied_preference_is_wrong() -> None:
+def test_a_tied_preference_is_wrong():
     model = tiny_model()
     with torch.no_grad():
         model.lm_head.weight.zero_()
@@ -137,7 +137,7 @@ def test_a_tied_preference_is_wrong() -> None:
     assert sum(answer.correct for answer in answers) == 0
 
 
-def test_unknown_or_mixed_records_are_refused() -> None:
+def test_unknown_or_mixed_records_are_refused():
     with pytest.raises(ValueError, match=r"suite s: expected .* found \[\['text'\]\]"):
         suite_answers(tiny_model(), TOKENIZER, "s", [{"text": "1"}], SETTINGS)
     with pytest.raises(ValueError, match="suite s"):
@@ -147,7 +147,7 @@ def test_unknown_or_mixed_records_are_refused() -> None:
         suite_answers(tiny_model(), TOKENIZER, "s", mixed, SETTINGS)
 
 
-def test_suites_are_answered_by_kernels_that_give_the_same_bits_each_time() -> None:
+def test_suites_are_answered_by_kernels_that_give_the_same_bits_each_time():
     class Watching(Oracle):
         def __call__(self, *given, **named):
             repeats.append(torch.are_deterministic_algorithms_enabled())
@@ -174,14 +174,14 @@ def alone(model, prompt: list[int], response: list[int]) -> float:
 
 @pytest.mark.parametrize("family", ["qwen2", "llama"])
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 100])
-def test_equals_one_plain_forward_pass_each(family: str, batch_size: int) -> None:
+def test_equals_one_plain_forward_pass_each(family, batch_size):
     model = tiny_model(family)
     found = response_logprobs(model, PROMPTS, RESPONSES, batch_size=batch_size)
     expected = [alone(model, *pair) for pair in zip(PROMPTS, RESPONSES, strict=True)]
     assert found == pytest.approx(expected, abs=2e-5)
 
 
-def test_a_large_vocabulary_is_scored_fewer_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_vocabulary_is_scored_fewer_rows_at_a_time(monkeypatch):
     model = tiny_model()
     expected = response_logprobs(model, PROMPTS, RESPONSES)
     sizes: list[int] = []
@@ -198,7 +198,7 @@ def test_a_large_vocabulary_is_scored_fewer_rows_at_a_time(monkeypatch: pytest.M
     assert sizes == [1, 2, 1]  # prompts, of which the first two responses share one
 
 
-def test_uniform_model_gives_log_of_the_vocabulary_per_token() -> None:
+def test_uniform_model_gives_log_of_the_vocabulary_per_token():
     model = tiny_model()
     with torch.no_grad():
         model.lm_head.weight.zero_()
@@ -206,14 +206,14 @@ def test_uniform_model_gives_log_of_the_vocabulary_per_token() -> None:
     assert found == pytest.approx([-3 * math.log(24), -math.log(24)])
 
 
-def test_probabilities_of_all_two_token_responses_add_up_to_one() -> None:
+def test_probabilities_of_all_two_token_responses_add_up_to_one():
     model = tiny_model()
     pairs = [[a, b] for a in range(24) for b in range(24)]
     total = sum(map(math.exp, response_logprobs(model, [[1, 8]] * len(pairs), pairs)))
     assert total == pytest.approx(1, abs=1e-5)
 
 
-def test_bad_input_is_refused() -> None:
+def test_bad_input_is_refused():
     model = tiny_model()
     with pytest.raises(ValueError, match="each of at least one token"):
         response_logprobs(model, [[1]], [[]])

@@ -89,7 +89,7 @@ def model_of(logps: Tensor) -> Any:
     return lambda **inputs: SimpleNamespace(log_probs=logps, **logged)
 
 
-def test_simpo_is_trl_s() -> None:
+def test_simpo_is_trl_s():
     from trl.experimental.cpo import CPOTrainer
 
     responses = Responses()
@@ -104,7 +104,7 @@ def test_simpo_is_trl_s() -> None:
     torch.testing.assert_close(margins, chosen - rejected)
 
 
-def test_the_odds_ratio_of_orpo_is_trl_s() -> None:
+def test_the_odds_ratio_of_orpo_is_trl_s():
     from trl.experimental.orpo import ORPOTrainer
 
     responses = Responses()
@@ -119,7 +119,7 @@ def test_the_odds_ratio_of_orpo_is_trl_s() -> None:
     assert margins.mean().item() == pytest.approx(mean_log_odds.item(), rel=1e-5)
 
 
-def test_kto_is_trl_s() -> None:
+def test_kto_is_trl_s():
     from trl import KTOTrainer
 
     responses = Responses()
@@ -147,7 +147,7 @@ def test_kto_is_trl_s() -> None:
 
 
 @pytest.mark.parametrize(("loss_type", "norm"), [("sigmoid", False), ("sigmoid_norm", True)])
-def test_dpo_and_dpo_norm_are_trl_s(loss_type: str, norm: bool) -> None:
+def test_dpo_and_dpo_norm_are_trl_s(loss_type, norm):
     from trl import DPOTrainer
 
     responses = Responses()
@@ -172,7 +172,7 @@ def test_dpo_and_dpo_norm_are_trl_s(loss_type: str, norm: bool) -> None:
     torch.testing.assert_close(losses.mean(), expected)
 
 
-def test_loss_and_gradient_of_grpo_are_trl_s() -> None:
+def test_loss_and_gradient_of_grpo_are_trl_s():
     from trl import GRPOTrainer
 
     rewards = torch.tensor([[1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 0.0]])

@@ -4,7 +4,7 @@ import torch
 from rlsubnet.objectives.logps import response_logps, token_logps
 
 
-def test_token_logps_agree_with_log_softmax() -> None:
+def test_token_logps_agree_with_log_softmax():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(3, 4, 7, generator=generator)
     targets = torch.randint(7, (3, 4), generator=generator)
@@ -13,7 +13,7 @@ def test_token_logps_agree_with_log_softmax() -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_bfloat16_logits_are_scored_in_float32() -> None:
+def test_bfloat16_logits_are_scored_in_float32():
     logits = torch.tensor([[[1.0, 2.0, 3.0]]], dtype=torch.bfloat16)
     found = token_logps(logits, torch.tensor([[0]]), torch.tensor([[True]]))
     assert found.dtype == torch.float32
@@ -21,7 +21,7 @@ def test_bfloat16_logits_are_scored_in_float32() -> None:
     assert found.item() == pytest.approx(-2.407606, abs=1e-6)
 
 
-def test_an_impossible_token_outside_the_mask_gives_no_nan() -> None:
+def test_an_impossible_token_outside_the_mask_gives_no_nan():
     logits = torch.tensor([[[0.0, -torch.inf], [0.0, 0.0]]], requires_grad=True)
     mask = torch.tensor([[False, True]])
     total = response_logps(token_logps(logits, torch.tensor([[1, 1]]), mask))
@@ -31,7 +31,7 @@ def test_an_impossible_token_outside_the_mask_gives_no_nan() -> None:
     assert torch.isfinite(logits.grad).all()
 
 
-def test_shapes_that_do_not_fit_are_refused() -> None:
+def test_shapes_that_do_not_fit_are_refused():
     mask = torch.ones(2, 4, dtype=torch.bool)
     with pytest.raises(ValueError, match=r"logits \[2, 3, 5\], targets \[2, 4\]"):
         token_logps(torch.zeros(2, 3, 5), torch.zeros(2, 4, dtype=torch.long), mask)

@@ -31,7 +31,7 @@ def numbers(seed: int, *shape: int) -> Tensor:
     return torch.randn(*(shape or MASK.shape), generator=generator, dtype=torch.float64)
 
 
-def test_tokens_outside_a_response_count_nowhere() -> None:
+def test_tokens_outside_a_response_count_nowhere():
     logps, old, advantages = (numbers(seed) for seed in range(3))
     noisy = [values.masked_fill(~MASK, 7.0) for values in (logps, old, advantages)]
     assert torch.equal(
@@ -49,14 +49,14 @@ def test_tokens_outside_a_response_count_nowhere() -> None:
 
 
 @pytest.mark.parametrize("clip_ratio", [None, 0.2])
-def test_on_policy_the_gradient_is_that_of_reinforce(clip_ratio: float | None) -> None:
+def test_on_policy_the_gradient_is_that_of_reinforce(clip_ratio):
     logps, advantages = numbers(0).requires_grad_(), numbers(1)
     policy_loss(logps, logps.detach(), advantages, MASK, clip_ratio).backward()
     assert logps.grad is not None
     torch.testing.assert_close(logps.grad, -advantages * MASK)
 
 
-def test_clipping_takes_a_gain_away_and_never_a_loss() -> None:
+def test_clipping_takes_a_gain_away_and_never_a_loss():
     # Ratios 2, 2, 1/2, 1/2 with advantages +, -, +, -; c = 0.2 stops the first and the last.
     logps = torch.tensor([[2.0, 2.0, 0.5, 0.5]]).log().requires_grad_()
     advantages = torch.tensor([[1.0, -1.0, 1.0, -1.0]])
@@ -74,9 +74,7 @@ def test_clipping_takes_a_gain_away_and_never_a_loss() -> None:
     st.floats(0.5, 20),
     st.floats(-5, 5),
 )
-def test_advantages_of_a_group_sum_to_0_and_know_no_scale(
-    rewards: list[list[float]], scale: float, shift: float
-) -> None:
+def test_advantages_of_a_group_sum_to_0_and_know_no_scale(rewards, scale, shift):
     values = torch.tensor(rewards, dtype=torch.float64)
     advantages = group_advantages(values)
     assert advantages.sum(1).abs().max() < 1e-9
@@ -85,14 +83,14 @@ def test_advantages_of_a_group_sum_to_0_and_know_no_scale(
     )
 
 
-def test_a_single_response_has_nothing_to_be_compared_with() -> None:
+def test_a_single_response_has_nothing_to_be_compared_with():
     with pytest.raises(ValueError, match="groups of 1 response, expected at least 2"):
         group_advantages(torch.ones(3, 1))
 
 
 @given(st.integers(0, 1000))
 @settings(max_examples=30)
-def test_the_k3_estimate_is_never_negative_and_its_mean_is_the_divergence(seed: int) -> None:
+def test_the_k3_estimate_is_never_negative_and_its_mean_is_the_divergence(seed):
     policy = numbers(seed, 1, 6).log_softmax(1)
     reference = numbers(seed + 5000, 1, 6).log_softmax(1)
     one = torch.ones(1, 1, dtype=torch.bool)
@@ -102,7 +100,7 @@ def test_the_k3_estimate_is_never_negative_and_its_mean_is_the_divergence(seed: 
     assert mean == pytest.approx((policy.exp() * (policy - reference)).sum().item())
 
 
-def test_a_small_divergence_keeps_its_digits_in_float32() -> None:
+def test_a_small_divergence_keeps_its_digits_in_float32():
     # d^2 / 2 at d = 1e-4; exp(d) - d - 1 computed in that order would give 0 or 1.2e-7.
     one = torch.ones(1, 1, dtype=torch.bool)
     found = reference_kl(torch.zeros(1, 1), torch.full((1, 1), 1e-4), one).item()
@@ -110,7 +108,7 @@ def test_a_small_divergence_keeps_its_digits_in_float32() -> None:
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.7, 1.0])
-def test_advantages_agree_with_the_sum_that_defines_them(lam: float) -> None:
+def test_advantages_agree_with_the_sum_that_defines_them(lam):
     rewards, values = numbers(4), numbers(5)
     advantages, returns = generalized_advantages(rewards, values, MASK, lam)
     for row in range(len(MASK)):
@@ -128,14 +126,14 @@ def test_advantages_agree_with_the_sum_that_defines_them(lam: float) -> None:
     assert not returns[~MASK].any()
 
 
-def test_returns_to_go_end_with_the_last_reward_of_each_response() -> None:
+def test_returns_to_go_end_with_the_last_reward_of_each_response():
     rewards = numbers(6)
     found = returns_to_go(rewards, MASK)
     assert found[0, 0].item() == pytest.approx(rewards[0, :3].sum().item())
     assert found[2, 4].item() == rewards[2, 4].item()
 
 
-def test_whitened_values_have_mean_0_and_variance_1() -> None:
+def test_whitened_values_have_mean_0_and_variance_1():
     found = whitened(3 + 5 * numbers(7), MASK)[MASK]
     assert found.mean().item() == pytest.approx(0.0, abs=1e-12)
     assert found.var().item() == pytest.approx(1.0, abs=1e-6)
@@ -143,7 +141,7 @@ def test_whitened_values_have_mean_0_and_variance_1() -> None:
         whitened(torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool))
 
 
-def test_entropies_agree_with_torch_and_an_impossible_token_adds_nothing() -> None:
+def test_entropies_agree_with_torch_and_an_impossible_token_adds_nothing():
     logits = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
     everything = torch.ones(2, 3, dtype=torch.bool)
     expected = torch.distributions.Categorical(logits=logits).entropy()

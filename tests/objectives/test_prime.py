@@ -62,9 +62,7 @@ def advantages_by_hand(
 
 @given(st.integers(0, 10_000), st.integers(1, 4), st.integers(2, 5))
 @settings(max_examples=40, deadline=None)
-def test_advantages_agree_with_the_formulas_worked_in_loops(
-    seed: int, groups: int, samples: int
-) -> None:
+def test_advantages_agree_with_the_formulas_worked_in_loops(seed, groups, samples):
     logps, reference, outcomes, mask = batch(seed, groups, samples)
     found = prime_advantages(logps, reference, outcomes, mask, samples, beta=0.05)
     expected = advantages_by_hand(logps, reference, outcomes, mask, samples, beta=0.05)
@@ -73,14 +71,14 @@ def test_advantages_agree_with_the_formulas_worked_in_loops(
     assert not found[~mask].any()
 
 
-def test_the_scale_of_the_implicit_reward_cancels() -> None:
+def test_the_scale_of_the_implicit_reward_cancels():
     logps, reference, outcomes, mask = batch(3, groups=3, samples=4)
     small = prime_advantages(logps, reference, outcomes, mask, 4, beta=0.05)
     large = prime_advantages(logps, reference, outcomes, mask, 4, beta=5.0)
     torch.testing.assert_close(small, large, rtol=1e-4, atol=1e-4)
 
 
-def test_no_return_of_process_rewards_exceeds_1_and_the_last_token_has_none() -> None:
+def test_no_return_of_process_rewards_exceeds_1_and_the_last_token_has_none():
     logps, reference, _, mask = batch(4, groups=3, samples=4)
     rewards = process_rewards(logps, reference, mask, beta=0.05)
     sums = [abs(rewards[row, t:].sum().item()) for row in range(12) for t in range(8)]
@@ -90,7 +88,7 @@ def test_no_return_of_process_rewards_exceeds_1_and_the_last_token_has_none() ->
         assert rewards[row, places[-1]] == 0
 
 
-def test_a_right_response_among_wrong_ones_gains_at_its_end() -> None:
+def test_a_right_response_among_wrong_ones_gains_at_its_end():
     # No process rewards: o - mean of the others is 1 for it and -1/3 for each other, times 5.
     mask = torch.tensor([[True, True], [True, False], [True, True], [True, False]])
     outcomes = torch.tensor([1.0, 0.0, 0.0, 0.0])
@@ -98,14 +96,14 @@ def test_a_right_response_among_wrong_ones_gains_at_its_end() -> None:
     torch.testing.assert_close(found, torch.tensor([[0, 5], [-5 / 3, 0], [0, -5 / 3], [-5 / 3, 0]]))
 
 
-def test_groups_that_are_not_whole_are_refused() -> None:
+def test_groups_that_are_not_whole_are_refused():
     mask = torch.ones(6, 2, dtype=torch.bool)
     for samples in (1, 4):
         with pytest.raises(ValueError, match=f"6 responses in groups of {samples}: expected whole"):
             rloo_rewards(torch.zeros(6, 2), torch.zeros(6), mask, samples)
 
 
-def test_the_gradient_of_the_reward_model_is_beta_times_its_error_at_every_token() -> None:
+def test_the_gradient_of_the_reward_model_is_beta_times_its_error_at_every_token():
     logps, reference, outcomes, mask = batch(5, groups=2, samples=3)
     logps.requires_grad_()
     outcome_loss(logps, reference, outcomes, beta=0.5).backward()

@@ -9,7 +9,6 @@ import pytest
 
 from rlsubnet.evaluation.policy_data import build
 from rlsubnet.tasks.arithmetic import (
-    DEMO,
     IDLE,
     LEVELS,
     SHARES,
@@ -19,7 +18,6 @@ from rlsubnet.tasks.arithmetic import (
     calculation,
     draw_problem,
     draw_problems,
-    every_level,
     is_correct_total,
     numerals,
     possible_slips,
@@ -39,7 +37,7 @@ from tests.tasks.independent_arithmetic import level_of, totals_of
 EXAMPLE = Problem(7, (Step("+", 5), IDLE, Step("*", 9), Step("-", 9), IDLE))
 
 
-def test_example_is_worked_by_hand() -> None:
+def test_example_is_worked_by_hand():
     assert EXAMPLE.prompt == "07+5+0*9-9+0="
     assert EXAMPLE.totals == (12, 12, 8, 99, 99)
     assert EXAMPLE.level == 3
@@ -49,21 +47,13 @@ def test_example_is_worked_by_hand() -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_totals_and_level_agree_with_an_independent_evaluation(level: int) -> None:
+def test_totals_and_level_agree_with_an_independent_evaluation(level):
     rng = random.Random(level)
     for _ in range(500):
         problem = draw_problem(rng, level)
         assert len(problem.prompt) == 13
         assert worked(problem.totals) == "(" + "".join(totals_of(problem.prompt))
         assert problem.level == level_of(problem.prompt) == level
-
-
-def test_same_seed_same_problems_and_no_global_random_state() -> None:
-    random.seed(0)
-    state = random.getstate()
-    first = [draw_problem(random.Random(7), 3) for _ in range(2)]
-    assert first[0] == first[1]
-    assert random.getstate() == state
 
 
 @pytest.mark.parametrize(
@@ -92,17 +82,17 @@ def test_same_seed_same_problems_and_no_global_random_state() -> None:
         (";٩٩", False),  # digits of another script
     ],
 )
-def test_verifier_table(response: str, accepted: bool) -> None:
+def test_verifier_table(response, accepted):
     assert is_correct_total(response, worked(EXAMPLE.totals)) is accepted
     assert is_correct_total(response, terse(EXAMPLE.totals)) is accepted
 
 
-def test_verifier_refuses_a_malformed_solution() -> None:
+def test_verifier_refuses_a_malformed_solution():
     with pytest.raises(ValueError, match="solution '99'"):
         is_correct_total(";99", "99")
 
 
-def test_slips_are_wrong_distinct_and_at_least_four() -> None:
+def test_slips_are_wrong_distinct_and_at_least_four():
     for total in range(100):
         for operation in "+-*":
             for operand in range(10):
@@ -113,7 +103,7 @@ def test_slips_are_wrong_distinct_and_at_least_four() -> None:
                 assert all(0 <= value < 100 for value in wrong)
 
 
-def test_a_chain_with_one_slip_is_right_before_and_consistent_after_it() -> None:
+def test_a_chain_with_one_slip_is_right_before_and_consistent_after_it():
     rng = random.Random(5)
     for _ in range(200):
         problem = draw_problem(rng, rng.choice(LEVELS))
@@ -133,7 +123,7 @@ def test_a_chain_with_one_slip_is_right_before_and_consistent_after_it() -> None
 LARGE = {"digits": 3, "slots": 10}
 
 
-def test_a_larger_problem_is_worked_by_hand() -> None:
+def test_a_larger_problem_is_worked_by_hand():
     # 098 + 5 = 103, * 9 = 927, * 2 = 1854 = 854
     problem = Problem(98, (Step("+", 5), Step("*", 9), Step("*", 2), IDLE, IDLE), digits=3)
     assert problem.prompt == "098+5*9*2+0+0="
@@ -141,7 +131,7 @@ def test_a_larger_problem_is_worked_by_hand() -> None:
     assert solution_of(problem) == "(103927854854854;854"
 
 
-def test_levels_of_longer_problems_are_fifths_of_the_steps() -> None:
+def test_levels_of_longer_problems_are_fifths_of_the_steps():
     shape = ProblemShape(digits=3, slots=10)
     for level in LEVELS:
         problem = draw_problem(random.Random(level), shape.real_steps(level), shape)
@@ -161,19 +151,19 @@ def test_levels_of_longer_problems_are_fifths_of_the_steps() -> None:
         ("(103927854854854;854", False),  # the solution's own form is no answer
     ],
 )
-def test_the_verifier_asks_for_the_shape_of_the_solution(response: str, accepted: bool) -> None:
+def test_the_verifier_asks_for_the_shape_of_the_solution(response, accepted):
     assert is_correct_total(response, "(103927854854854;854") is accepted
 
 
 @pytest.mark.parametrize(
     "solution", ["(103927854854854;855", "(10392785;854", "(103927854854854", ";854", "", "854"]
 )
-def test_a_solution_that_tells_no_shape_is_refused(solution: str) -> None:
+def test_a_solution_that_tells_no_shape_is_refused(solution):
     with pytest.raises(ValueError, match="expected a worked answer"):
         is_correct_total(";854", solution)
 
 
-def test_slips_of_larger_problems_are_wrong_and_keep_their_digits() -> None:
+def test_slips_of_larger_problems_are_wrong_and_keep_their_digits():
     rng = random.Random(0)
     for _ in range(50):
         problem = draw_problem(rng, 4, ProblemShape(digits=3, slots=10))
@@ -182,7 +172,7 @@ def test_slips_of_larger_problems_are_wrong_and_keep_their_digits() -> None:
             assert max(totals) < 1000
 
 
-def test_every_kind_of_data_takes_a_shape() -> None:
+def test_every_kind_of_data_takes_a_shape():
     problems = build(
         "p", {"kind": "problems", "per_level": [1] * 5, "split": "test", "seed": 1, **LARGE}
     )[0]
@@ -206,32 +196,8 @@ def test_every_kind_of_data_takes_a_shape() -> None:
     assert {len(set(item["choices"])) == len(item["choices"]) for item in items} == {True}
 
 
-def test_the_demo_is_the_shape_that_no_key_names() -> None:
-    spec = {"kind": "problems", "per_level": [2] * 5, "split": "test", "seed": 1}
-    named = {**spec, "digits": DEMO.digits, "slots": DEMO.slots}
-    assert build("p", spec)[0] == build("p", named)[0]
-
-
-@pytest.mark.parametrize(
-    ("shape", "message"),
-    [
-        ({"digits": 1}, "digits: expected .* 2 to 4, found 1"),
-        ({"slots": 7}, "key slots: .*multiple of 5"),
-    ],
-)
-def test_an_impossible_shape_is_refused(shape: dict, message: str) -> None:
-    spec = {"kind": "problems", "per_level": [1] * 5, "split": "test", "seed": 1}
-    with pytest.raises(ValueError, match=message):
-        build("p", spec | shape)
-
-
-def test_shares_add_up_to_one() -> None:
-    assert sum(SHARES.values()) == pytest.approx(1)
-    assert set(SHARES) == {"train", "preference", "dev", "test"}
-
-
 @pytest.mark.parametrize("level", LEVELS)
-def test_every_level_is_split_in_the_stated_shares(level: int) -> None:
+def test_every_level_is_split_in_the_stated_shares(level):
     rng = random.Random(level)
     calculations = {calculation(draw_problem(rng, level).prompt) for _ in range(6000)}
     counts = Counter(map(split_of, calculations))
@@ -240,28 +206,13 @@ def test_every_level_is_split_in_the_stated_shares(level: int) -> None:
         assert counts[split] / len(calculations) == pytest.approx(share, abs=4 * error)
 
 
-def test_a_calculation_is_in_one_split_wherever_its_idle_steps_are() -> None:
+def test_a_calculation_is_in_one_split_wherever_its_idle_steps_are():
     # Level 1: one real step at five places.
     prompts = [f"42{'+0' * before}*7{'+0' * (4 - before)}=" for before in range(5)]
     assert len({split_of(prompt) for prompt in prompts}) == 1
 
 
-@pytest.mark.parametrize("level", LEVELS)
-def test_drawn_splits_are_disjoint_at_every_level(level: int) -> None:
-    drawn = {
-        split: {
-            calculation(problem.prompt)
-            for problem in draw_problems(random.Random(1), [level] * 1000, split)
-        }
-        for split in SHARES
-    }
-    # 1000 level-1 prompts of split dev are written from its 217 calculations.
-    assert all(len(calculations) > 200 for calculations in drawn.values())
-    for one, other in combinations(drawn, 2):
-        assert not drawn[one] & drawn[other]
-
-
-def test_the_data_sets_of_a_study_are_disjoint() -> None:
+def test_the_data_sets_of_a_study_are_disjoint():
     train = demonstrations("mixed", 5000, "train", 11, terse_share=0.5)
     preference = demonstration_pairs("reversed", 2500, "preference", 12)
     dev = problems([200] * 5, "dev", 13)
@@ -278,7 +229,7 @@ def test_the_data_sets_of_a_study_are_disjoint() -> None:
     assert not any(prompt in text for prompts in sets for prompt in prompts)
 
 
-def test_evaluation_prompts_come_once_and_training_prompts_may_repeat() -> None:
+def test_evaluation_prompts_come_once_and_training_prompts_may_repeat():
     # Level 1 has 12,000 prompts, of which 1,725 are in the test split.
     once = problems([1500, 0, 0, 0, 0], "test", 3)
     assert len({record["prompt"] for record in once}) == len(once) == 1500
@@ -287,14 +238,6 @@ def test_evaluation_prompts_come_once_and_training_prompts_may_repeat() -> None:
     assert len(ones) == 2000 > len(set(ones))
 
 
-def test_asking_for_more_prompts_than_there_are_is_an_error() -> None:
+def test_asking_for_more_prompts_than_there_are_is_an_error():
     with pytest.raises(ValueError, match="split dev: no new level-1 prompt found"):
         draw_problems(random.Random(0), [1] * 1400, "dev")
-
-
-def test_unsuitable_problems_are_not_drawn() -> None:
-    def suits(problem: Problem) -> bool:
-        return problem.steps[0].operation == "*"
-
-    drawn = draw_problems(random.Random(0), every_level(50), "dev", suits=suits)
-    assert all(problem.prompt[2] == "*" for problem in drawn)

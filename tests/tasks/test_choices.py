@@ -31,19 +31,19 @@ def expected_choice(record: dict) -> str:
     return totals[-1]
 
 
-def test_labels_agree_with_an_independent_evaluation() -> None:
+def test_labels_agree_with_an_independent_evaluation():
     for record in RECORDS:
         assert record["choices"][record["label"]] == expected_choice(record), record
 
 
-def test_choices_differ_and_have_equal_length() -> None:
+def test_choices_differ_and_have_equal_length():
     for record in RECORDS:
         assert len(set(record["choices"])) == len(record["choices"])
         assert len({len(choice) for choice in record["choices"]}) == 1
         assert len(record["choices"]) == MADE_UP_CHOICES[record["task"]].choices
 
 
-def test_tasks_stand_for_the_five_rows_of_table_3a() -> None:
+def test_tasks_stand_for_the_five_rows_of_table_3a():
     assert [task.stands_for for task in MADE_UP_CHOICES.values()] == [
         "LSAT-AR",
         "LSAT-LR",
@@ -56,7 +56,7 @@ def test_tasks_stand_for_the_five_rows_of_table_3a() -> None:
     assert Counter(record["task"] for record in RECORDS) == dict.fromkeys(CHOICE_TASKS, 200)
 
 
-def test_items_are_about_test_problems_of_the_task_s_levels_and_come_once() -> None:
+def test_items_are_about_test_problems_of_the_task_s_levels_and_come_once():
     for name, task in CHOICE_TASKS.items():
         prompts = [
             record["prompt"].partition("=")[0] + "=" for record in RECORDS if record["task"] == name
@@ -68,7 +68,7 @@ def test_items_are_about_test_problems_of_the_task_s_levels_and_come_once() -> N
         assert used == {str(operand) for operand in task.operands} | {"0"}
 
 
-def test_unseen_operand_occurs_in_no_training_text() -> None:
+def test_unseen_operand_occurs_in_no_training_text():
     texts = [record["text"] for record in base_text(3000, 48, 0.1, 0)]
     texts += [record["prompt"] for record in demonstrations("worked", 3000, "train", 1)]
     text = "\n".join(texts)  # separate lines, for documents are cut anywhere
@@ -78,7 +78,7 @@ def test_unseen_operand_occurs_in_no_training_text() -> None:
 
 
 @pytest.mark.parametrize("name", CHOICE_TASKS)
-def test_position_of_the_right_choice_is_uniform(name: str) -> None:
+def test_position_of_the_right_choice_is_uniform(name):
     size = MADE_UP_CHOICES[name].choices
     labels = Counter(record["label"] for record in RECORDS if record["task"] == name)
     expected = 200 / size
@@ -86,6 +86,6 @@ def test_position_of_the_right_choice_is_uniform(name: str) -> None:
     assert statistic < 18.5  # the 99.9 % point of chi-squared with 4 degrees of freedom
 
 
-def test_same_seed_same_items() -> None:
+def test_same_seed_same_items():
     assert choices(200, "test", seed=997) == RECORDS
     assert choices(200, "test", seed=998) != RECORDS

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from rlsubnet.cli import main
-from rlsubnet.files import read_jsonl, write_jsonl
+from rlsubnet.files import read_jsonl, write_csv, write_jsonl
 from rlsubnet.tasks.published import (
     Answers,
     find_overlaps,
     gather_answers,
     graded_prompts,
     last_boxed,
-    level_number,
+    normalized_words,
     rollout_pairs,
     training_prompts,
 )
@@ -42,24 +42,18 @@ def write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
     parquet.write_table(pyarrow.Table.from_pylist(rows), path)
 
 
-def write_as(path: Path, rows: list[dict[str, Any]]) -> None:
-    match path.suffix:
-        case ".parquet":
-            write_parquet(path, rows)
-        case ".jsonl":
-            write_jsonl(path, rows)
-        case ".json":
-            path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-        case ".csv":
-            header = ",".join(rows[0])
-            lines = [",".join(str(value) for value in row.values()) for row in rows]
-            path.write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+WRITERS = {
+    ".parquet": write_parquet,
+    ".jsonl": write_jsonl,
+    ".json": lambda path, rows: path.write_text(json.dumps(rows, indent=1), encoding="utf-8"),
+    ".csv": lambda path, rows: write_csv(path, rows, list(rows[0])),
+}
 
 
-@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".json", ".csv"])
-def test_rows_of_every_format_arrive_in_order(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_rows_of_every_format_arrive_in_order(tmp_path, suffix):
     rows = [{"id": "a", "text": "2+2?"}, {"id": "b", "text": "3+3?"}]
-    write_as(tmp_path / f"data{suffix}", rows)
+    WRITERS[suffix](tmp_path / f"data{suffix}", rows)
     found = list(read_rows(tmp_path))
     assert [row for _, row in found] == rows
     assert found[1][0] == f"{tmp_path / f'data{suffix}'}, row 2"
@@ -70,9 +64,7 @@ def adapt(tmp_path: Path, spec: dict[str, Any], source: Path) -> int:
     return main(["adapt", "d", *words, "--out", str(tmp_path / "d.jsonl")])
 
 
-def test_a_preference_mixture_keeps_its_order_and_nothing_but_the_pairs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_preference_mixture_keeps_its_order_and_nothing_but_the_pairs(tmp_path, capsys):
     # Two shards, as on the hub: the second must come second.
     write_parquet(tmp_path / "in/data/train-00000-of-00002.parquet", [PAIR, PAIR | {"id": "b"}])
     write_parquet(tmp_path / "in/data/train-00001-of-00002.parquet", [PAIR | {"id": "c"}])
@@ -85,9 +77,7 @@ def test_a_preference_mixture_keeps_its_order_and_nothing_but_the_pairs(
     assert "d: 3 records of kind tulu_preferences, sha256 " in output
 
 
-def test_a_row_that_is_no_pair_stops_with_its_place(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_row_that_is_no_pair_stops_with_its_place(tmp_path, capsys):
     write_jsonl(tmp_path / "in.jsonl", [PAIR, PAIR | {"rejected": []}])
     assert adapt(tmp_path, TULU, tmp_path / "in.jsonl") == 1
     error = capsys.readouterr().err
@@ -95,9 +85,7 @@ def test_a_row_that_is_no_pair_stops_with_its_place(
     assert not (tmp_path / "d.jsonl").exists()
 
 
-def test_rollouts_become_pairs_and_say_what_was_dropped(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rollouts_become_pairs_and_say_what_was_dropped(tmp_path, capsys):
     rows = [{"q": "2+2?", "a": ["4", "5"], "ok": [1, 0]}, {"q": "1+1?", "a": ["3"], "ok": [0]}]
     write_parquet(tmp_path / "in/rollouts.parquet", rows)
     columns = {"prompt": "q", "response": "a", "correct": "ok"}
@@ -113,7 +101,7 @@ def test_rollouts_become_pairs_and_say_what_was_dropped(
     assert "1 pairs from 3 answers to 2 prompts; dropped: 0 prompts with every answer" in output
 
 
-def test_evaluation_items_are_chosen_by_their_columns(tmp_path: Path) -> None:
+def test_evaluation_items_are_chosen_by_their_columns(tmp_path):
     rows = [
         {"question": "2+2?", "category": "math", "question_id": 70},
         {"question": "Who?", "category": "law", "question_id": 71},
@@ -127,9 +115,7 @@ def test_evaluation_items_are_chosen_by_their_columns(tmp_path: Path) -> None:
     assert read_jsonl(tmp_path / "d.jsonl") == [{"id": "70", "prompt": "2+2?"}]
 
 
-def test_a_file_without_records_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_without_records_is_refused(tmp_path, capsys):
     write_jsonl(tmp_path / "in.jsonl", [])
     assert adapt(tmp_path, TULU, tmp_path / "in.jsonl") == 1
     assert "no record came out of" in capsys.readouterr().err
@@ -156,32 +142,22 @@ def dataset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LocalHu
 HUB = {"kind": "tulu_preferences", "source": f"hf:{REPOSITORY}", "files": "*.jsonl"}
 
 
-def test_a_data_set_is_fetched_once_checked_and_recorded(
-    dataset: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_data_set_is_fetched_once_checked_and_recorded(dataset, tmp_path, capsys):
     out = tmp_path / "sources" / "d"
+    dataset.faults["data/pairs.jsonl"] = [503, 503]  # a transient failure is tried again
     assert fetch(HUB, out) == 0
-    assert dataset.fetched() == ["data/pairs.jsonl"]
+    assert dataset.fetched() == ["data/pairs.jsonl"] * 3
     record = json.loads((out / "download.json").read_text(encoding="utf-8"))
     assert (record["commit"], list(record["files"])) == (COMMIT, ["data/pairs.jsonl"])
     assert fetch(HUB, out) == 0
-    assert dataset.fetched() == ["data/pairs.jsonl"]
+    assert dataset.fetched() == ["data/pairs.jsonl"] * 3
     assert "complete, nothing to do" in capsys.readouterr().out
     # Its record lies beside it and is no row.
     assert adapt(tmp_path, TULU, out) == 0
     assert len(read_jsonl(tmp_path / "d.jsonl")) == 1
 
 
-def test_a_transient_failure_is_tried_again(dataset: LocalHub, tmp_path: Path) -> None:
-    dataset.faults["data/pairs.jsonl"] = [503, 503]
-    assert fetch(HUB, tmp_path / "d") == 0
-    assert dataset.fetched() == ["data/pairs.jsonl"] * 3
-    assert (tmp_path / "d/data/pairs.jsonl").read_bytes() == dataset.files["data/pairs.jsonl"]
-
-
-def test_a_pattern_that_chooses_nothing_readable_says_what_there_is(
-    dataset: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pattern_that_chooses_nothing_readable_says_what_there_is(dataset, tmp_path, capsys):
     assert fetch(HUB | {"files": "*.parquet"}, tmp_path / "d") == 1
     assert "found README.md, data/pairs.jsonl" in capsys.readouterr().err
     assert fetch(HUB | {"files": "*"}, tmp_path / "d") == 1
@@ -189,17 +165,12 @@ def test_a_pattern_that_chooses_nothing_readable_says_what_there_is(
     assert not (tmp_path / "d").exists()
 
 
-def test_a_folder_or_a_file_is_linked(tmp_path: Path) -> None:
+def test_a_folder_or_a_file_is_linked_and_must_be_there(tmp_path, capsys):
     write_jsonl(tmp_path / "mine/more/pairs.jsonl", [PAIR])
     for source in ("mine", "mine/more/pairs.jsonl"):
         out = tmp_path / "out" / source.replace("/", "-")
         assert fetch(TULU | {"source": str(tmp_path / source), "files": "*"}, out) == 0
         assert [row for _, row in read_rows(out)] == [PAIR]
-
-
-def test_a_source_that_is_not_there_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
     assert fetch(TULU | {"source": str(tmp_path / "nowhere")}, tmp_path / "d") == 1
     assert "nowhere: no such file or folder" in capsys.readouterr().err
 
@@ -228,9 +199,7 @@ SINGLE = [row("2+2?", "4", 1), row("1+1?", "2", 1), row("2+2?", "5", 0), row("2+
 
 
 @pytest.mark.parametrize("found", [GROUPED, SINGLE], ids=["grouped", "one a row"])
-def test_lists_of_answers_and_one_answer_a_row_give_the_same_pairs(
-    found: list[dict[str, Any]],
-) -> None:
+def test_lists_of_answers_and_one_answer_a_row_give_the_same_pairs(found):
     pairs, counts = rollout_pairs(gather_answers(rows(*found), COLUMNS), seed=1)
     # Each right answer of the first question with its only wrong one; the second has no wrong one.
     assert [texts(pair) for pair in pairs] == [("2+2?", "4", "5"), ("2+2?", "four", "5")]
@@ -238,7 +207,7 @@ def test_lists_of_answers_and_one_answer_a_row_give_the_same_pairs(
     assert str(counts).startswith("2 pairs from 4 answers to 2 prompts; dropped: 1 prompts with e")
 
 
-def test_a_system_message_and_nested_columns_are_kept() -> None:
+def test_a_system_message_and_nested_columns_are_kept():
     prompt = [{"role": "system", "content": "Think."}, {"role": "user", "content": "2+2?"}]
     columns = {"prompt": "task.messages", "response": "samples.text", "correct": "samples.label"}
     samples = [{"text": "4", "label": 1.0}, {"text": "5", "label": 0.0}]
@@ -246,15 +215,13 @@ def test_a_system_message_and_nested_columns_are_kept() -> None:
     [pair], _ = rollout_pairs(gather_answers(rows(found), columns), seed=1)
     assert pair["chosen"] == [*prompt, {"role": "assistant", "content": "4"}]
     assert pair["rejected"] == [*prompt, {"role": "assistant", "content": "5"}]
-
-
-def test_an_answer_may_be_a_conversation() -> None:
+    # An answer may be a conversation.
     answers = [[{"role": "assistant", "content": text}] for text in ("4", "5")]
     [pair], _ = rollout_pairs(gather_answers(rows(row("q", answers, [1, 0])), COLUMNS), seed=1)
     assert texts(pair) == ("q", "4", "5")
 
 
-def test_draws_follow_the_seed_and_reach_every_wrong_answer() -> None:
+def test_draws_follow_the_seed_and_reach_every_wrong_answer():
     prompts = [Answers([], [f"right {i}" for i in range(40)], ["a", "b", "c"])]
     drawn = [[pair["rejected"][-1]["content"] for pair in rollout_pairs(prompts, seed)[0]]
              for seed in (1, 1, 2)]  # fmt: skip
@@ -262,7 +229,7 @@ def test_draws_follow_the_seed_and_reach_every_wrong_answer() -> None:
     assert set(drawn[0]) == {"a", "b", "c"}
 
 
-def test_a_text_that_was_judged_both_ways_is_no_preference() -> None:
+def test_a_text_that_was_judged_both_ways_is_no_preference():
     pairs, counts = rollout_pairs([Answers([], ["4", "5"], ["4"])], seed=1)
     assert [pair["chosen"][-1]["content"] for pair in pairs] == ["5"]
     assert counts.without_other == 1
@@ -288,9 +255,7 @@ def test_a_text_that_was_judged_both_ways_is_no_preference() -> None:
          "answer"),
     ],
 )  # fmt: skip
-def test_columns_that_do_not_fit_stop_at_the_first_row(
-    found: dict[str, Any], columns: dict[str, str], expected: str
-) -> None:
+def test_columns_that_do_not_fit_stop_at_the_first_row(found, columns, expected):
     with pytest.raises(ValueError) as caught:
         gather_answers(rows(found), columns)
     assert expected in str(caught.value)
@@ -314,17 +279,14 @@ def test_a_problem_of_math_keeps_its_level_and_names_its_grader():
     assert second["extra_info"] == {"split": "train", "index": 1, "level": None}
     assert first["prompt"][0]["content"].endswith(r"within \boxed{}.")
 
+    assert last_boxed(r"$\boxed{1}$, so $\boxed{\frac{a}{b{c}}}$") == r"\frac{a}{b{c}}"
+
 
 def test_a_problem_of_gsm8k_has_a_number_without_commas_and_no_level():
     (record,) = made("gsm8k", GSM8K)
     assert record["data_source"] == "openai/gsm8k"
     assert record["reward_model"]["ground_truth"] == "1212"
     assert record["extra_info"]["level"] is None
-
-
-def test_the_last_box_counts_with_all_its_braces():
-    assert last_boxed(r"$\boxed{1}$, so $\boxed{\frac{a}{b{c}}}$") == r"\frac{a}{b{c}}"
-    assert level_number("Level 1") == 1
 
 
 @pytest.mark.parametrize(
@@ -359,55 +321,49 @@ def test_evaluation_items_are_found_in_prompts_with_an_answer():
 # Ten words each.
 ITEM = "Tom has three red apples and buys two green apples"
 OTHER = "how many integers lie strictly between four and ninety nine"
+WORDS = ITEM.split()
+TOM = {"tom": ITEM}
 
 
-def test_case_punctuation_and_spacing_make_no_difference() -> None:
-    prompts = ["something else", f"  {ITEM.upper().replace(' ', ',  ')}!"]
-    found = find_overlaps(prompts, [("tom", ITEM), ("other", OTHER)])
-    assert found.exact == {"tom": 2}
-    assert found.share == 0.5
+def first(count: int, *more: str) -> str:
+    return " ".join([*WORDS[:count], *more])
 
 
-def test_an_item_inside_a_longer_prompt_matches_by_its_words() -> None:
-    found = find_overlaps([f"Please solve: {ITEM}. Show your work."], [("tom", ITEM)])
-    assert found.exact == {}
-    assert found.near == {"tom": (1.0, 1)}
-    assert found.matched == ["tom"]
+@pytest.mark.parametrize(
+    ("prompts", "items", "n", "exact", "near"),
+    [
+        # Case, punctuation and spacing make no difference.
+        (
+            ["other", f"  {ITEM.upper().replace(' ', ',  ')}!"],
+            TOM | {"o": OTHER},
+            8,
+            {"tom": 2},
+            {},
+        ),
+        # Inside a longer prompt its words are found.
+        ([f"Please solve: {ITEM}. Show your work."], TOM, 8, {}, {"tom": (1.0, 1)}),
+        # Five of ten words are not more than half, six are; two prompts do not add up.
+        ([first(5, "x", "y", "z")], TOM, 5, {}, {}),
+        ([first(6, "x", "y", "z")], TOM, 5, {}, {"tom": (0.6, 1)}),
+        ([first(5), " ".join(WORDS[5:])], TOM, 5, {}, {}),
+        # The best prompt is named.
+        ([first(6, "x"), first(8, "x"), first(7, "x")], TOM, 5, {}, {"tom": (0.8, 2)}),
+        # a b c stands twice in the item: six of its seven words.
+        (["x a b c y"], {"r": "a b c a b c z"}, 3, {}, {"r": (6 / 7, 1)}),
+        # An item of fewer words than a run matches only as a whole.
+        (["What is 2+2 in total?", "what is 2 2"], {"sum": "What is 2+2?"}, 8, {"sum": 2}, {}),
+    ],
+)
+def test_an_item_matches_a_prompt_of_its_words_or_one_that_holds_most(
+    prompts, items, n, exact, near
+):
+    found = find_overlaps(prompts, list(items.items()), n)
+    assert (found.exact, found.near) == (exact, near)
+    assert found.share == len({*exact, *near}) / len(items)
+    assert found.short == sum(len(normalized_words(text)) < n for text in items.values())
 
 
-def test_more_than_half_of_the_words_must_stand_in_one_prompt() -> None:
-    words = ITEM.split()
-    half, more = " ".join(words[:5]), " ".join(words[:6])
-    # Runs of five words: five of ten words are not more than half, six are.
-    assert find_overlaps([f"{half} x y z"], [("tom", ITEM)], n=5).near == {}
-    assert find_overlaps([f"{more} x y z"], [("tom", ITEM)], n=5).near == {"tom": (0.6, 1)}
-    # Two prompts with five each do not add up.
-    rest = " ".join(words[5:])
-    assert find_overlaps([half, rest], [("tom", ITEM)], n=5).near == {}
-
-
-def test_the_best_prompt_is_named() -> None:
-    words = ITEM.split()
-    prompts = [
-        " ".join([*words[:6], "x"]),
-        " ".join([*words[:8], "x"]),
-        " ".join([*words[:7], "x"]),
-    ]
-    assert find_overlaps(prompts, [("tom", ITEM)], n=5).near == {"tom": (0.8, 2)}
-
-
-def test_a_run_that_an_item_repeats_counts_all_its_places() -> None:
-    # a b c stands twice in the item: six of its seven words.
-    found = find_overlaps(["x a b c y"], [("r", "a b c a b c z")], n=3)
-    assert found.near == {"r": (pytest.approx(6 / 7), 1)}
-
-
-def test_short_items_match_only_as_a_whole() -> None:
-    found = find_overlaps(["What is 2+2 in total?", "what is 2 2"], [("sum", "What is 2+2?")])
-    assert (found.short, found.exact, found.near) == (1, {"sum": 2}, {})
-
-
-def test_items_need_names_of_their_own() -> None:
+def test_items_need_names_of_their_own():
     with pytest.raises(ValueError, match="expected different names, found 2 items"):
         find_overlaps([], [("a", "x"), ("a", "y")])
 
@@ -432,9 +388,7 @@ def files(tmp_path: Path) -> list[str]:
     ]
 
 
-def test_the_command_counts_and_names_examples_without_their_text(
-    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_counts_and_names_examples_without_their_text(files, tmp_path, capsys):
     assert main(files) == 0
     with (tmp_path / "out.csv").open(newline="") as stream:
         [row] = csv.DictReader(stream)
@@ -448,9 +402,7 @@ def test_the_command_counts_and_names_examples_without_their_text(
     assert "apples" not in output
 
 
-def test_above_the_threshold_the_command_can_refuse(
-    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_above_the_threshold_the_command_can_refuse(files, tmp_path, capsys):
     assert main([*files, "--action", "refuse"]) == 1
     assert "train.jsonl: holds more than 2.00% of exam" in capsys.readouterr().err
     assert not (tmp_path / "out.csv").exists()
@@ -466,8 +418,6 @@ def test_above_the_threshold_the_command_can_refuse(
         ("--items", "exam", "--items: expected NAME=FILE, found 'exam'"),
     ],
 )
-def test_bad_options_are_refused(
-    files: list[str], option: str, value: str, expected: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_options_are_refused(files, option, value, expected, capsys):
     assert main([*files, option, value]) == 1
     assert expected in capsys.readouterr().err

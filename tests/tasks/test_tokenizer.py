@@ -1,7 +1,5 @@
 """The character tokenizer: fixed ids, exact decoding, the same after saving."""
 
-from pathlib import Path
-
 import pytest
 from transformers import AutoTokenizer, Qwen2Config
 
@@ -19,7 +17,7 @@ from rlsubnet.tasks.tokenizer import (
 EVERY_CHARACTER = "07+5*3-2=;(91,46)8"
 
 
-def test_ids_follow_the_written_vocabulary() -> None:
+def test_ids_follow_the_written_vocabulary():
     tokenizer = build_tokenizer()
     assert len(tokenizer) == VOCAB_SIZE == len(VOCABULARY) == 24
     assert tokenizer.get_vocab() == {token: number for number, token in enumerate(VOCABULARY)}
@@ -27,27 +25,27 @@ def test_ids_follow_the_written_vocabulary() -> None:
     assert encode_text(tokenizer, CHARACTERS) == list(range(3, 21))
 
 
-def test_prompt_starts_and_response_ends() -> None:
+def test_prompt_starts_and_response_ends():
     tokenizer = build_tokenizer()
     assert encode_prompt(tokenizer, "3+4=") == [1, 6, 13, 7, 16]
     assert encode_response(tokenizer, ";07") == [18, 3, 10, 2]
     assert encode_prompt(tokenizer, "") == [1]
 
 
-def test_decoding_gives_the_text_back() -> None:
+def test_decoding_gives_the_text_back():
     tokenizer = build_tokenizer()
     assert set(EVERY_CHARACTER) == set(CHARACTERS)
     assert tokenizer.decode(encode_text(tokenizer, EVERY_CHARACTER)) == EVERY_CHARACTER
     assert tokenizer.decode([18, 0, 4, 22], skip_special_tokens=False) == ";<pad>1<reserved0>"
 
 
-def test_unknown_character_is_refused() -> None:
+def test_unknown_character_is_refused():
     with pytest.raises(ValueError, match="no tokens for a part of '1 2'"):
         encode_text(build_tokenizer(), "1 2")
 
 
 @pytest.mark.parametrize("load", [AutoTokenizer.from_pretrained, load_tokenizer])
-def test_saved_tokenizer_beside_a_qwen2_model_keeps_every_id(load, tmp_path: Path) -> None:
+def test_saved_tokenizer_beside_a_qwen2_model_keeps_every_id(load, tmp_path):
     original = build_tokenizer()
     Qwen2Config(vocab_size=VOCAB_SIZE).save_pretrained(tmp_path)
     original.save_pretrained(tmp_path)
@@ -66,7 +64,7 @@ def test_saved_tokenizer_beside_a_qwen2_model_keeps_every_id(load, tmp_path: Pat
     assert loaded.padding_side == "left"
 
 
-def test_load_tokenizer_reads_tokenizer_json_as_it_stands(tmp_path: Path) -> None:
+def test_load_tokenizer_reads_tokenizer_json_as_it_stands(tmp_path):
     Qwen2Config(vocab_size=VOCAB_SIZE).save_pretrained(tmp_path)
     build_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="no tokens"):

@@ -18,22 +18,22 @@ TOKENIZER = build_tokenizer()
 RECIPE = Recipe(steps=1, batch_size=2, lr=1.0, beta=0.5)
 
 
-def test_a_text_is_learned_from_its_first_character() -> None:
-    ((sample,),) = make_examples([{"text": "1+"}], find_algorithm("pretrain"), TOKENIZER)
-    assert (sample.tokens, sample.given) == ([1, 4, 13], 1)
-
-
-def test_a_response_is_learned_with_its_end_token_and_its_prompt_is_not() -> None:
-    records = [{"prompt": "1=", "response": "2", "level": 1}]
-    ((sample,),) = make_examples(records, find_algorithm("sft"), TOKENIZER)
-    assert (sample.tokens, sample.given) == ([1, 4, 16, 5, 2], 3)
-
-
-def test_a_pair_has_one_prompt_and_two_responses() -> None:
-    records = [{"prompt": "1=", "chosen": "2", "rejected": "33", "level": 1}]
-    ((chosen, rejected),) = make_examples(records, find_algorithm("dpo"), TOKENIZER)
-    assert (chosen.tokens, rejected.tokens) == ([1, 4, 16, 5, 2], [1, 4, 16, 6, 6, 2])
-    assert chosen.given == rejected.given == 3
+@pytest.mark.parametrize(
+    ("algorithm", "record", "expected"),
+    [
+        # A text is learned from its first character, a response with its end token.
+        ("pretrain", {"text": "1+"}, [([1, 4, 13], 1)]),
+        ("sft", {"prompt": "1=", "response": "2", "level": 1}, [([1, 4, 16, 5, 2], 3)]),
+        (
+            "dpo",
+            {"prompt": "1=", "chosen": "2", "rejected": "33", "level": 1},
+            [([1, 4, 16, 5, 2], 3), ([1, 4, 16, 6, 6, 2], 3)],
+        ),
+    ],
+)
+def test_a_record_is_read_as_its_algorithm_learns_it(algorithm, record, expected):
+    (example,) = make_examples([record], find_algorithm(algorithm), TOKENIZER)
+    assert list(example) == expected
 
 
 @pytest.mark.parametrize(
@@ -44,38 +44,20 @@ def test_a_pair_has_one_prompt_and_two_responses() -> None:
         ({"prompt": "1=", "response": 5}, "line 2: "),
     ],
 )
-def test_a_bad_record_is_named_by_its_line(record: dict[str, object], message: str) -> None:
+def test_a_bad_record_is_named_by_its_line(record, message):
     good = {"prompt": "1=", "response": "1"}
     with pytest.raises(ValueError, match=message):
         make_examples([good, record], find_algorithm("sft"), TOKENIZER)
 
 
-def test_an_unknown_algorithm_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="expected one of pretrain, sft, .*, prime, found 'p'"):
-        find_algorithm("p")
-
-
-def test_cross_entropy_is_weighted_by_tokens() -> None:
+def test_cross_entropy_is_weighted_by_tokens():
     logps = torch.tensor([[-1.0, -2.0], [-4.0, 0.0]])
     mask = torch.tensor([[True, True], [True, False]])
     terms = ALGORITHMS["sft"].terms(Scores(logps, mask, int(mask.sum())), RECIPE)
     assert (terms.loss.item(), terms.weight) == (7.0, 3)
 
 
-def test_the_reward_of_dpo_is_the_summed_margin_of_its_pairs() -> None:
-    # Rows: chosen 1, chosen 2, rejected 1, rejected 2; response sums -1, -3, -4, -2.
-    logps = torch.tensor([[-1.0, 0.0], [-1.0, -2.0], [-3.0, -1.0], [-2.0, 0.0]])
-    mask = logps != 0
-    scores = Scores(logps, mask, 6, reference=torch.tensor([-2.0, -2.0, -2.0, -2.0]))
-    plain = ALGORITHMS["dpo"].terms(scores, RECIPE)
-    # Margins with beta 0.5: 0.5 * ((-1 + 2) - (-4 + 2)) = 1.5 and 0.5 * ((-3 + 2) - 0) = -0.5.
-    assert (plain.logged["reward"].item(), plain.weight) == (1.0, 2)
-    norm = ALGORITHMS["dpo_norm"].terms(scores, RECIPE)
-    # Per token: 0.5 * (1 / 1 - (-2) / 2) = 1 and 0.5 * (-1 / 2 - 0 / 1) = -0.25.
-    assert (norm.logged["reward"].item(), norm.weight) == (0.75, 2)
-
-
-# Rows: chosen 1, chosen 2, rejected 1, rejected 2; as above, two tokens where a sum has two terms.
+# Rows: chosen 1, chosen 2, rejected 1, rejected 2; response sums -1, -3, -4, -2.
 PAIR_LOGPS = torch.tensor([[-1.0, 0.0], [-1.0, -2.0], [-3.0, -1.0], [-2.0, 0.0]])
 PAIRS = Scores(
     PAIR_LOGPS,
@@ -86,7 +68,16 @@ PAIRS = Scores(
 )
 
 
-def test_simpo_divides_by_tokens_and_asks_for_no_reference() -> None:
+def test_the_reward_of_dpo_is_the_summed_margin_of_its_pairs():
+    plain = ALGORITHMS["dpo"].terms(PAIRS, RECIPE)
+    # Margins with beta 0.5: 0.5 * ((-1 + 2) - (-4 + 2)) = 1.5 and 0.5 * ((-3 + 2) - 0) = -0.5.
+    assert (plain.logged["reward"].item(), plain.weight) == (1.0, 2)
+    norm = ALGORITHMS["dpo_norm"].terms(PAIRS, RECIPE)
+    # Per token: 0.5 * (1 / 1 - (-2) / 2) = 1 and 0.5 * (-1 / 2 - 0 / 1) = -0.25.
+    assert (norm.logged["reward"].item(), norm.weight) == (0.75, 2)
+
+
+def test_simpo_divides_by_tokens_and_asks_for_no_reference():
     terms = ALGORITHMS["simpo"].terms(
         Scores(PAIRS.logps, PAIRS.mask, PAIRS.tokens), RECIPE.but(gamma=1.0)
     )
@@ -95,7 +86,7 @@ def test_simpo_divides_by_tokens_and_asks_for_no_reference() -> None:
     assert terms.loss.item() == pytest.approx(sum(math.log1p(math.exp(1 - m)) for m in (0.5, 0.25)))
 
 
-def test_orpo_adds_likelihood_and_odds_and_asks_for_no_reference() -> None:
+def test_orpo_adds_likelihood_and_odds_and_asks_for_no_reference():
     terms = ALGORITHMS["orpo"].terms(
         Scores(PAIRS.logps, PAIRS.mask, PAIRS.tokens), RECIPE.but(odds_weight=2.0)
     )
@@ -106,7 +97,7 @@ def test_orpo_adds_likelihood_and_odds_and_asks_for_no_reference() -> None:
     assert (terms.loss.item(), terms.weight) == (pytest.approx(expected, rel=1e-5), 2)
 
 
-def test_kto_logs_the_reference_point_as_the_kl_of_the_whole_batch() -> None:
+def test_kto_logs_the_reference_point_as_the_kl_of_the_whole_batch():
     terms = ALGORITHMS["kto"].terms(PAIRS, RECIPE)
     # Log-ratios 1, -1 and -2, 0, z_0 1/4, beta 1/2: the margins are those of DPO.
     assert (terms.logged["reward"].item(), terms.weight) == (1.0, 2)
@@ -117,7 +108,7 @@ def test_kto_logs_the_reference_point_as_the_kl_of_the_whole_batch() -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_an_objective_has_the_recipe_keys_that_the_sheets_say(algorithm: str) -> None:
+def test_an_objective_has_the_recipe_keys_that_the_sheets_say(algorithm):
     def loss(recipe: Recipe) -> float:
         return ALGORITHMS[algorithm].terms(PAIRS, recipe).loss.item()
 
@@ -126,6 +117,6 @@ def test_an_objective_has_the_recipe_keys_that_the_sheets_say(algorithm: str) ->
     assert used == {key for key, users in of.items() if algorithm in users}
 
 
-def test_sheets_and_registry_know_the_same_algorithms() -> None:
+def test_sheets_and_registry_know_the_same_algorithms():
     sheet = get_args(get_type_hints(Run)["algorithm"])
     assert list(sheet) == [*ALGORITHMS, *ONLINE] == list(Recipe.learns_from)

@@ -26,7 +26,7 @@ def codes(tensor: torch.Tensor) -> np.ndarray:
 
 @pytest.mark.parametrize("atol", TOLERANCES)
 @pytest.mark.parametrize("rule", ["bitwise", *RULES])
-def test_the_same_weights_count_as_changed(rule: str, atol: float) -> None:
+def test_the_same_weights_count_as_changed(rule, atol):
     init, tuned = pair(200, 100)
     expected = changed(codes(init), codes(tuned), rule, atol)
     assert 0 < expected.sum() < expected.size
@@ -35,7 +35,7 @@ def test_the_same_weights_count_as_changed(rule: str, atol: float) -> None:
         np.testing.assert_array_equal(found.numpy(), expected)
 
 
-def test_nan_and_a_zero_of_another_sign_count_as_they_do_in_arrays() -> None:
+def test_nan_and_a_zero_of_another_sign_count_as_they_do_in_arrays():
     init = torch.tensor([0.0, 1.0, 2.0], dtype=torch.bfloat16)
     tuned = torch.tensor([-0.0, float("nan"), 2.0], dtype=torch.bfloat16)
     for rule, expected in (("bitwise", [True, True, False]), ("official", [False, True, False])):
@@ -43,7 +43,7 @@ def test_nan_and_a_zero_of_another_sign_count_as_they_do_in_arrays() -> None:
         assert changed(codes(init), codes(tuned), rule).tolist() == expected
 
 
-def test_a_model_is_counted_over_all_its_tensors() -> None:
+def test_a_model_is_counted_over_all_its_tensors():
     pairs = {"matrix": pair(30, 20), "vector": pair(50)}
     init, tuned = ({name: both[side] for name, both in pairs.items()} for side in (0, 1))
     count = count_changed(init, tuned)
@@ -52,7 +52,7 @@ def test_a_model_is_counted_over_all_its_tensors() -> None:
     assert count.sparsity().item() == 1 - expected / 650
 
 
-def test_models_that_do_not_fit_are_refused_by_name() -> None:
+def test_models_that_do_not_fit_are_refused_by_name():
     with pytest.raises(ValueError, match="tensor b: in one"):
         count_changed({"a": torch.zeros(1)}, {"a": torch.zeros(1), "b": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"tensor a: shapes differ: \[1\] and \[2\]"):

@@ -64,7 +64,7 @@ def counts_by_kernel() -> list[list[int]]:
 
 
 @pytest.mark.skipif(not find_spec("triton"), reason="needs triton, part of torch's GPU builds")
-def test_the_kernel_counts_the_integers_of_arrays() -> None:
+def test_the_kernel_counts_the_integers_of_arrays():
     # In a process of its own: triton decides when it is imported whether it interprets.
     done = subprocess.run(
         [sys.executable, "-m", __name__],
@@ -79,7 +79,7 @@ def test_the_kernel_counts_the_integers_of_arrays() -> None:
         assert found == [*expected, sum(expected)], (rule, atol)
 
 
-def test_chunks_cover_a_tensor_of_more_than_2_to_the_31_weights_once() -> None:
+def test_chunks_cover_a_tensor_of_more_than_2_to_the_31_weights_once():
     numel = 2**31 + 5
     found = device.chunks([(1 << 46, 1 << 45, numel)])
     assert found.dtype == np.int64
@@ -90,7 +90,7 @@ def test_chunks_cover_a_tensor_of_more_than_2_to_the_31_weights_once() -> None:
     assert found[-1].tolist() == [(1 << 46) + 2**32, (1 << 45) + 2**32, 5]
 
 
-def test_counts_of_more_than_2_to_the_31_changes_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_of_more_than_2_to_the_31_changes_add_up(monkeypatch):
     # A program counts at most 65,536: so many programs that all weights changed.
     programs = 2**31 // device.CHUNK + 1
     full = torch.full((programs,), device.CHUNK, dtype=torch.int32)

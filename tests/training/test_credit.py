@@ -30,7 +30,7 @@ def experience(algorithm: str, policy: Path, problems: Path, **changes: object) 
     return gather(found, questions(problems, policy, 8), seed=1)
 
 
-def test_grpo_gives_every_token_its_response_s_advantage(policy: Path, problems: Path) -> None:
+def test_grpo_gives_every_token_its_response_s_advantage(policy, problems):
     found = experience("grpo", policy, problems)
     mask, groups = found.rollouts.batch.mask, found.rollouts.outcomes.view(8, 4)
     for row, advantages in enumerate(found.credit.advantages):
@@ -41,7 +41,7 @@ def test_grpo_gives_every_token_its_response_s_advantage(policy: Path, problems:
     assert found.credit.returns is None
 
 
-def test_raft_learns_from_the_tokens_of_right_responses_alone(policy: Path, problems: Path) -> None:
+def test_raft_learns_from_the_tokens_of_right_responses_alone(policy, problems):
     found = experience("raft", policy, problems)
     mask, outcomes = found.rollouts.batch.mask, found.rollouts.outcomes
     assert {0.0, 1.0} == set(outcomes.tolist())
@@ -50,9 +50,7 @@ def test_raft_learns_from_the_tokens_of_right_responses_alone(policy: Path, prob
         assert not found.credit.advantages[row][~mask[row]].any()
 
 
-def test_the_first_credit_of_ppo_is_the_outcome_discounted_by_lambda(
-    policy: Path, problems: Path
-) -> None:
+def test_the_first_credit_of_ppo_is_the_outcome_discounted_by_lambda(policy, problems):
     # A new head says 0 everywhere, so delta is the outcome at the end and 0 before.
     found = experience("ppo", policy, problems, gae_lambda=0.5)
     mask, outcomes = found.rollouts.batch.mask, found.rollouts.outcomes
@@ -63,7 +61,7 @@ def test_the_first_credit_of_ppo_is_the_outcome_discounted_by_lambda(
     torch.testing.assert_close(found.credit.advantages, whitened(expected, mask))
 
 
-def test_the_coefficient_scales_what_the_policy_feels_of_the_value_loss() -> None:
+def test_the_coefficient_scales_what_the_policy_feels_of_the_value_loss():
     gradients = []
     for coefficient in (1.0, 0.25, 0.0):
         head = ValueHead(3, coefficient, torch.device("cpu"))
@@ -78,7 +76,7 @@ def test_the_coefficient_scales_what_the_policy_feels_of_the_value_loss() -> Non
     assert gradients == [1.0, 0.25, 0.0]
 
 
-def test_the_head_learns_from_the_mean_over_tokens(policy: Path) -> None:
+def test_the_head_learns_from_the_mean_over_tokens(policy):
     # Summed gradients of 1 over 1 token and of 4 over 4 are both 1: AdamW moves by its rate twice.
     credit = learner("ppo", policy, recipe(value_lr=0.25)).credit
     assert isinstance(credit.head, ValueHead)
@@ -89,9 +87,7 @@ def test_the_head_learns_from_the_mean_over_tokens(policy: Path) -> None:
     assert bias.item() == pytest.approx(-0.5)
 
 
-def test_prime_learns_the_outcomes_first_and_then_gives_credit(
-    policy: Path, problems: Path
-) -> None:
+def test_prime_learns_the_outcomes_first_and_then_gives_credit(policy, problems):
     settings = recipe(lr=1e-3)
     found = learner("prime", policy, settings)
     assert isinstance(found.credit, ProcessCredit)
@@ -120,9 +116,7 @@ def test_prime_learns_the_outcomes_first_and_then_gives_credit(
     "changes",
     [{}, {"reward_updates": 4}, {"eps": 1.0, "reward_clip": 1e-3, "reward_lr": 1.0}],
 )
-def test_one_update_of_the_reward_model_is_adamw_at_twice_the_rate(
-    policy: Path, problems: Path, changes: dict[str, object]
-) -> None:
+def test_one_update_of_the_reward_model_is_adamw_at_twice_the_rate(policy, problems, changes):
     settings = recipe(lr=1e-3, **changes)
     found = learner("prime", policy, settings)
     seen = gather(found, questions(problems, policy, 8), seed=1)
@@ -167,17 +161,17 @@ def group(*correct: bool, finished: bool = True) -> Group:
         ({"prompt": 1, "solution": ";07"}, "line 2: "),
     ],
 )
-def test_a_bad_problem_is_named_by_its_line(record: dict[str, object], message: str) -> None:
+def test_a_bad_problem_is_named_by_its_line(record, message):
     with pytest.raises(ValueError, match=message):
         make_questions([{"prompt": "1=", "solution": ";07"}, record], TOKENIZER)
 
 
-def test_every_batch_of_every_seed_has_its_own_noise() -> None:
+def test_every_batch_of_every_seed_has_its_own_noise():
     seeds = {noise_seed(seed, number) for seed in range(30) for number in range(1, 31)}
     assert len(seeds) == 900
 
 
-def test_groups_that_pass_come_first_in_the_order_they_were_drawn() -> None:
+def test_groups_that_pass_come_first_in_the_order_they_were_drawn():
     drawn = [
         group(True, True, True, True),
         group(True, False, False, False),
@@ -191,7 +185,7 @@ def test_groups_that_pass_come_first_in_the_order_they_were_drawn() -> None:
     assert keep_preferred(drawn, 2, low=0.75, high=1.0) == [drawn[0], drawn[3]]
 
 
-def test_means_are_over_all_that_was_drawn_and_the_batch_holds_what_is_kept() -> None:
+def test_means_are_over_all_that_was_drawn_and_the_batch_holds_what_is_kept():
     drawn = [group(False, False), group(True, False)]
     settings = recipe(batch_size=1, samples=2, accuracy_low=0.2, accuracy_high=0.8)
     rollouts = make_rollouts(drawn, settings, pad=0, device=torch.device("cpu"))
@@ -200,10 +194,7 @@ def test_means_are_over_all_that_was_drawn_and_the_batch_holds_what_is_kept() ->
     assert rollouts.batch.targets.tolist() == [[5, 2], [5, 2]]
 
 
-def test_responses_are_verified_and_end_with_their_end_token(
-    policy: Path,
-    problems: Path,
-) -> None:
+def test_responses_are_verified_and_end_with_their_end_token(policy, problems):
     model, tokenizer = load_model(policy), load_tokenizer(policy)
     asked = questions(problems, policy, 20)
     draw = make_sampler("own", model)
@@ -220,10 +211,7 @@ def test_responses_are_verified_and_end_with_their_end_token(
     assert 0 < sum(outcomes) < len(outcomes)
 
 
-def test_a_response_that_is_cut_off_is_wrong_and_its_group_not_finished(
-    policy: Path,
-    problems: Path,
-) -> None:
+def test_a_response_that_is_cut_off_is_wrong_and_its_group_not_finished(policy, problems):
     model, tokenizer = load_model(policy), load_tokenizer(policy)
     asked = [Question(question.prompt, ";07") for question in questions(problems, policy, 10)]
     draw = make_sampler("own", model)
@@ -232,10 +220,7 @@ def test_a_response_that_is_cut_off_is_wrong_and_its_group_not_finished(
         assert not found.finished or all(s.tokens[-1] == 2 for s in found.samples)
 
 
-def test_the_seed_decides_what_is_drawn(
-    policy: Path,
-    problems: Path,
-) -> None:
+def test_the_seed_decides_what_is_drawn(policy, problems):
     model, tokenizer = load_model(policy), load_tokenizer(policy)
     asked = questions(problems, policy, 10)
     draw = make_sampler("own", model)

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -19,9 +17,7 @@ def boxes(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]
 
 
 @given(boxes())
-def test_the_runs_of_a_box_are_its_weights_in_order(
-    drawn: tuple[tuple[int, ...], tuple[tuple[int, int], ...]],
-) -> None:
+def test_the_runs_of_a_box_are_its_weights_in_order(drawn):
     shape, box = drawn
     numbers = np.arange(int(np.prod(shape))).reshape(shape)
     expected = numbers[tuple(slice(begin, end) for begin, end in box)].ravel()
@@ -34,7 +30,7 @@ def test_the_runs_of_a_box_are_its_weights_in_order(
 
 
 @given(st.integers(1, 20), st.integers(1, 8))
-def test_parts_are_those_of_torch_chunk(size: int, count: int) -> None:
+def test_parts_are_those_of_torch_chunk(size, count):
     chunks = torch.arange(size).chunk(count)
     for position in range(count):
         begin, end = part(0, size, count, position)
@@ -53,7 +49,7 @@ class Tied(nn.Module):
         self.scale = nn.Parameter(torch.ones(()), requires_grad=False)
 
 
-def test_a_mask_file_is_attached_to_a_plain_model(tmp_path: Path) -> None:
+def test_a_mask_file_is_attached_to_a_plain_model(tmp_path):
     model = Tied()
     inside = np.array([[True, False], [False, True], [True, True]])
     masks = {"embed.weight": inside, "scale": np.array(True)}
@@ -67,7 +63,7 @@ def test_a_mask_file_is_attached_to_a_plain_model(tmp_path: Path) -> None:
     assert ((model.embed.weight != before).numpy() == inside).all()
 
 
-def test_a_tied_weight_has_the_name_of_named_parameters(tmp_path: Path) -> None:
+def test_a_tied_weight_has_the_name_of_named_parameters(tmp_path):
     model = Tied()
     masks = {name: np.ones((3, 2), np.bool_) for name in ("embed.weight", "head.weight")}
     save_mask(tmp_path / "mask.safetensors", masks, {"rule": "bitwise"})
@@ -76,7 +72,7 @@ def test_a_tied_weight_has_the_name_of_named_parameters(tmp_path: Path) -> None:
         attach_engine_mask(adamw, model, tmp_path / "mask.safetensors")
 
 
-def test_names_are_those_of_the_checkpoint_whatever_wraps_the_model() -> None:
+def test_names_are_those_of_the_checkpoint_whatever_wraps_the_model():
     model = nn.Sequential()
     model.add_module("module", nn.Sequential())
     model.module.add_module("layers", nn.ModuleList([nn.Sequential()]))

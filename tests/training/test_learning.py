@@ -1,8 +1,6 @@
 """What each objective does to a model in a few steps."""
 
 import math
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,16 +11,14 @@ from rlsubnet.tasks.tokenizer import encode_prompt, encode_response, load_tokeni
 from rlsubnet.training.batches import example_order
 from tests.training.training_runs import RECIPE, bits, column, row
 
-Train = Callable[..., Path]
-
 
 @pytest.mark.parametrize(
     ("algorithm", "beta", "start"),
     [("dpo", 0.1, math.log(2)), ("dpo_norm", 5.0, math.log(2)), ("kto", 0.1, 0.5)],
 )
 def test_a_run_with_a_reference_starts_where_policy_and_reference_agree_and_learns(
-    train: Train, algorithm: str, beta: float, start: float
-) -> None:
+    train, algorithm, beta, start
+):
     folder = train(row(algorithm, beta=beta, steps=12))
     losses, rewards = column(folder, "loss"), column(folder, "reward")
     assert losses[0] == pytest.approx(start, abs=1e-6)
@@ -33,15 +29,15 @@ def test_a_run_with_a_reference_starts_where_policy_and_reference_agree_and_lear
 
 @pytest.mark.parametrize(("algorithm", "beta"), [("simpo", 2.0), ("orpo", 0.1)])
 def test_a_preference_run_without_reference_lowers_its_loss_and_widens_its_margin(
-    train: Train, algorithm: str, beta: float
-) -> None:
+    train, algorithm, beta
+):
     folder = train(row(algorithm, beta=beta, steps=12))
     losses, rewards = column(folder, "loss"), column(folder, "reward")
     assert losses[-1] < losses[0]
     assert rewards[-1] > rewards[0]
 
 
-def test_rft_is_sft_on_other_data(train: Train) -> None:
+def test_rft_is_sft_on_other_data(train):
     # The two data files of these tests are equal, so the runs must be.
     sampled, shown = train(row("rft"), "rft"), train(row("sft"), "sft")
     assert bits(sampled) == bits(shown)
@@ -49,16 +45,14 @@ def test_rft_is_sft_on_other_data(train: Train) -> None:
     assert losses[-1] < losses[0]
 
 
-def test_kto_logs_a_reference_point_that_starts_at_zero(train: Train) -> None:
+def test_kto_logs_a_reference_point_that_starts_at_zero(train):
     points = column(train(row("kto", steps=12)), "kl")
     assert points[0] == pytest.approx(0.0, abs=1e-6)
     assert all(point >= 0 for point in points)
     assert max(points) > 1e-3
 
 
-def test_the_reference_point_of_kto_is_of_responses_to_the_next_prompt(
-    train: Train, data: dict[str, Path], base: Path
-) -> None:
+def test_the_reference_point_of_kto_is_of_responses_to_the_next_prompt(train, data, base):
     changes = {"schedule": "constant", "warmup_ratio": 0.0, "lr": 1e-2}
     after_one = train(row("kto", steps=1, **changes), "one")
     found = column(train(row("kto", steps=2, **changes), "two"), "kl")[1]

@@ -35,7 +35,7 @@ def bits(tensor: torch.Tensor) -> list[int]:
 
 
 @pytest.mark.parametrize("mask_at", ["post_clip", "pre_clip"])
-def test_frozen_weights_keep_their_bits_and_the_others_move(tmp_path: Path, mask_at: str) -> None:
+def test_frozen_weights_keep_their_bits_and_the_others_move(tmp_path, mask_at):
     weight, optimizer = masked(tmp_path, mask_at=mask_at)
     before = bits(weight)
     for _ in range(3):
@@ -49,7 +49,7 @@ def test_frozen_weights_keep_their_bits_and_the_others_move(tmp_path: Path, mask
     optimizer.mask.check_updates(3)
 
 
-def test_post_clip_clips_with_the_norm_of_the_whole_gradient(tmp_path: Path) -> None:
+def test_post_clip_clips_with_the_norm_of_the_whole_gradient(tmp_path):
     weight, optimizer = masked(tmp_path, clip=1.0, mask_at="post_clip")
     weight.grad = torch.tensor([3.0, 4.0, 0.0, 0.0])
     optimizer.accumulate()
@@ -61,7 +61,7 @@ def test_post_clip_clips_with_the_norm_of_the_whole_gradient(tmp_path: Path) -> 
     assert optimizer.masters["w"][0].item() == pytest.approx(1 - 0.375, rel=1e-5)
 
 
-def test_pre_clip_clips_with_the_norm_inside_the_mask(tmp_path: Path) -> None:
+def test_pre_clip_clips_with_the_norm_inside_the_mask(tmp_path):
     weight, optimizer = masked(tmp_path, clip=1.0, mask_at="pre_clip")
     weight.grad = torch.tensor([3.0, 4.0, 0.0, 0.0])
     optimizer.accumulate()
@@ -73,7 +73,7 @@ def test_pre_clip_clips_with_the_norm_inside_the_mask(tmp_path: Path) -> None:
     assert optimizer.masters["w"][0].item() == pytest.approx(1 - 0.5, rel=1e-5)
 
 
-def test_a_gradient_of_nan_outside_the_mask_does_no_harm(tmp_path: Path) -> None:
+def test_a_gradient_of_nan_outside_the_mask_does_no_harm(tmp_path):
     weight = Parameter(torch.ones(4))
     adamw = torch.optim.AdamW([weight], lr=0.1, weight_decay=0.0)
     attach_mask(adamw, {"w": weight}, mask_file(tmp_path, w=INSIDE))
@@ -82,7 +82,7 @@ def test_a_gradient_of_nan_outside_the_mask_does_no_harm(tmp_path: Path) -> None
     assert weight.detach().tolist() == pytest.approx([0.9, 1.0, 0.9, 1.0])
 
 
-def test_a_mask_of_ones_gives_the_same_bits_as_no_mask(tmp_path: Path) -> None:
+def test_a_mask_of_ones_gives_the_same_bits_as_no_mask(tmp_path):
     results = []
     for ones in (None, np.ones(4, dtype=np.bool_)):
         weight = Parameter(torch.tensor([1.0, 0.3, 0.5, -2.0]))
@@ -98,7 +98,7 @@ def test_a_mask_of_ones_gives_the_same_bits_as_no_mask(tmp_path: Path) -> None:
     assert results[0] == results[1]
 
 
-def test_names_and_shapes_that_do_not_fit_are_all_listed(tmp_path: Path) -> None:
+def test_names_and_shapes_that_do_not_fit_are_all_listed(tmp_path):
     parameters = {"a": Parameter(torch.ones(4)), "b": Parameter(torch.ones(2, 2))}
     adamw = torch.optim.AdamW(parameters.values(), weight_decay=0.0)
     mask = mask_file(tmp_path, b=INSIDE, c=INSIDE)
@@ -108,13 +108,13 @@ def test_names_and_shapes_that_do_not_fit_are_all_listed(tmp_path: Path) -> None
         assert part in str(error.value)
 
 
-def test_weight_decay_with_a_mask_is_refused(tmp_path: Path) -> None:
+def test_weight_decay_with_a_mask_is_refused(tmp_path):
     with pytest.raises(ValueError, match="weight_decay 0.01 moves frozen weights"):
         masked(tmp_path, weight_decay=0.01)
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_weight_decay_that_rounding_loses_is_allowed(tmp_path: Path, fused: bool) -> None:
+def test_weight_decay_that_rounding_loses_is_allowed(tmp_path, fused):
     # lr * weight_decay is 2^-25 exactly. Powers of two have the nearest neighbours below.
     start = torch.cat([2.0 ** torch.arange(-40, 40), torch.randn(4096), -torch.rand(4096)])
     weight = Parameter(start.clone())
@@ -136,7 +136,7 @@ def test_weight_decay_that_rounding_loses_is_allowed(tmp_path: Path, fused: bool
     assert (free.detach() != start).float().mean() > 0.9
 
 
-def test_weight_decay_that_a_schedule_will_make_too_large_is_refused(tmp_path: Path) -> None:
+def test_weight_decay_that_a_schedule_will_make_too_large_is_refused(tmp_path):
     weight = Parameter(torch.ones(4))
     adamw = torch.optim.AdamW([weight], lr=1e-5, weight_decay=0.01)
     torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: step / 10)
@@ -145,7 +145,7 @@ def test_weight_decay_that_a_schedule_will_make_too_large_is_refused(tmp_path: P
         attach_mask(adamw, {"w": weight}, mask_file(tmp_path, w=INSIDE))
 
 
-def test_weight_decay_that_has_grown_too_large_stops_the_update(tmp_path: Path) -> None:
+def test_weight_decay_that_has_grown_too_large_stops_the_update(tmp_path):
     weight = Parameter(torch.ones(4))
     adamw = torch.optim.AdamW([weight], lr=0.0, weight_decay=0.01)
     attach_mask(adamw, {"w": weight}, mask_file(tmp_path, w=INSIDE))
@@ -157,29 +157,27 @@ def test_weight_decay_that_has_grown_too_large_stops_the_update(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
-def test_weight_decay_that_is_added_to_the_gradient_is_refused(
-    tmp_path: Path, kind: type[torch.optim.Optimizer]
-) -> None:
+def test_weight_decay_that_is_added_to_the_gradient_is_refused(tmp_path, kind):
     weight = Parameter(torch.ones(4))
     optimizer = kind([weight], lr=1e-9, weight_decay=1e-9)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="moves frozen weights"):
         attach_mask(optimizer, {"w": weight}, mask_file(tmp_path, w=INSIDE))
 
 
-def test_an_empty_mask_is_refused(tmp_path: Path) -> None:
+def test_an_empty_mask_is_refused(tmp_path):
     weight = Parameter(torch.ones(4))
     adamw = torch.optim.AdamW([weight], weight_decay=0.0)
     with pytest.raises(ValueError, match="the mask is empty"):
         attach_mask(adamw, {"w": weight}, mask_file(tmp_path, w=np.zeros(4, dtype=np.bool_)))
 
 
-def test_an_optimizer_of_other_parameters_is_refused(tmp_path: Path) -> None:
+def test_an_optimizer_of_other_parameters_is_refused(tmp_path):
     adamw = torch.optim.AdamW([Parameter(torch.ones(4))], weight_decay=0.0)
     with pytest.raises(ValueError, match="the optimizer updates other parameters"):
         attach_mask(adamw, {"w": Parameter(torch.ones(4))}, mask_file(tmp_path, w=INSIDE))
 
 
-def test_a_hook_that_never_fired_is_an_error(tmp_path: Path) -> None:
+def test_a_hook_that_never_fired_is_an_error(tmp_path):
     weight = Parameter(torch.ones(4))
     attached_to = torch.optim.AdamW([weight], weight_decay=0.0)
     mask = attach_mask(attached_to, {"w": weight}, mask_file(tmp_path, w=INSIDE))
@@ -206,7 +204,7 @@ def step(optimizer: torch.optim.Optimizer, *weights: Parameter) -> None:
     optimizer.param_groups[0]["params"] = []
 
 
-def test_updates_are_counted_by_tensor_where_they_come_one_by_one(tmp_path: Path) -> None:
+def test_updates_are_counted_by_tensor_where_they_come_one_by_one(tmp_path):
     layout, (a, b), bits_of = two_tensors(tmp_path)
     mask = attach_layout(layout, bits_of)
     for _ in range(3):
@@ -220,9 +218,7 @@ def test_updates_are_counted_by_tensor_where_they_come_one_by_one(tmp_path: Path
         mask.check_updates(4)
 
 
-def test_a_tensor_that_something_else_updates_is_noticed_in_the_second_update(
-    tmp_path: Path,
-) -> None:
+def test_a_tensor_that_something_else_updates_is_noticed_in_the_second_update(tmp_path):
     layout, (a, _), bits_of = two_tensors(tmp_path)
     attach_layout(layout, bits_of)
     step(layout.optimizer, a)
@@ -230,7 +226,7 @@ def test_a_tensor_that_something_else_updates_is_noticed_in_the_second_update(
         step(layout.optimizer, a)
 
 
-def test_a_tensor_that_came_after_the_mask_is_refused(tmp_path: Path) -> None:
+def test_a_tensor_that_came_after_the_mask_is_refused(tmp_path):
     layout, (a, b), bits_of = two_tensors(tmp_path)
     attach_layout(layout, bits_of)
     late = Parameter(torch.ones(1))
@@ -239,9 +235,7 @@ def test_a_tensor_that_came_after_the_mask_is_refused(tmp_path: Path) -> None:
     assert late.item() == 1.0
 
 
-def test_pre_clip_fails_in_the_first_update_if_the_trainer_does_not_apply_it(
-    tmp_path: Path,
-) -> None:
+def test_pre_clip_fails_in_the_first_update_if_the_trainer_does_not_apply_it(tmp_path):
     layout, (a, b), bits_of = two_tensors(tmp_path)
     mask = attach_layout(layout, bits_of, "pre_clip")
     with pytest.raises(ValueError, match=r"must call apply\(\) before it clips"):
@@ -255,13 +249,13 @@ def test_pre_clip_fails_in_the_first_update_if_the_trainer_does_not_apply_it(
         mask.check_updates(2)
 
 
-def test_a_mask_without_a_gradient_to_apply_to_says_so(tmp_path: Path) -> None:
+def test_a_mask_without_a_gradient_to_apply_to_says_so(tmp_path):
     layout, _, bits_of = two_tensors(tmp_path)
     with pytest.raises(ValueError, match="must be applied after backward"):
         attach_layout(layout, bits_of).apply()
 
 
-def test_an_unknown_place_of_the_mask_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_place_of_the_mask_is_refused(tmp_path):
     layout, _, bits_of = two_tensors(tmp_path)
     with pytest.raises(ValueError, match="mask_at: expected post_clip or pre_clip, found after"):
         attach_layout(layout, bits_of, "after")

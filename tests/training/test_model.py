@@ -1,6 +1,5 @@
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ IDS = torch.tensor([[1, 4, 13, 5, 16]])
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_a_saved_folder_loads_with_the_same_logits(tmp_path: Path, tied: bool) -> None:
+def test_a_saved_folder_loads_with_the_same_logits(tmp_path, tied):
     model = new_model({**ARCHITECTURE, "tie_word_embeddings": tied}, TOKENIZER, seed=1)
     MasterOptimizer(dict(model.named_parameters()), Recipe(steps=1, batch_size=1, lr=1.0))  # rounds
     with torch.no_grad():
@@ -38,9 +37,7 @@ def test_a_saved_folder_loads_with_the_same_logits(tmp_path: Path, tied: bool) -
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_a_model_that_learns_in_bfloat16_turns_by_the_angles_of_its_saved_folder(
-    tmp_path: Path, tied: bool
-) -> None:
+def test_a_model_that_learns_in_bfloat16_turns_by_the_angles_of_its_saved_folder(tmp_path, tied):
     model = new_model({**ARCHITECTURE, "tie_word_embeddings": tied}, TOKENIZER, seed=1)
     exact = model.model.rotary_emb.inv_freq.clone()
     assert not torch.equal(exact, exact.bfloat16().float())
@@ -55,7 +52,7 @@ def test_a_model_that_learns_in_bfloat16_turns_by_the_angles_of_its_saved_folder
         assert torch.equal(load_model(tmp_path, torch.bfloat16)(IDS).logits, learned)
 
 
-def test_first_weights_depend_on_the_seed_alone() -> None:
+def test_first_weights_depend_on_the_seed_alone():
     torch.manual_seed(5)
     one = new_model(ARCHITECTURE, TOKENIZER, seed=1)
     following = torch.rand(1)
@@ -67,14 +64,12 @@ def test_first_weights_depend_on_the_seed_alone() -> None:
     assert torch.equal(torch.rand(1), following)  # global random numbers are left alone
 
 
-def test_an_unknown_key_of_the_architecture_is_refused() -> None:
+def test_an_unknown_key_of_the_architecture_is_refused():
     with pytest.raises(ValueError, match=r"Qwen2Config has no keys \['num_layers'\]"):
         new_model({**ARCHITECTURE, "num_layers": 3}, TOKENIZER, seed=1)
 
 
-def test_what_stands_beside_the_weights_is_copied_from_init_byte_by_byte(
-    base: Path, tmp_path: Path
-) -> None:
+def test_what_stands_beside_the_weights_is_copied_from_init_byte_by_byte(base, tmp_path):
     init = tmp_path / "init"
     shutil.copytree(base, init)
     config = json.loads((init / "config.json").read_text())
@@ -90,7 +85,7 @@ def test_what_stands_beside_the_weights_is_copied_from_init_byte_by_byte(
         assert (out / name).read_bytes() == (init / name).read_bytes()
 
 
-def test_missing_weights_are_refused(base: Path, tmp_path: Path) -> None:
+def test_missing_weights_are_refused(base, tmp_path):
     shutil.copytree(base, tmp_path / "init")
     tensors = load_file(base / "model.safetensors")
     del tensors["model.norm.weight"]
@@ -100,7 +95,7 @@ def test_missing_weights_are_refused(base: Path, tmp_path: Path) -> None:
         load_model(tmp_path / "init")
 
 
-def test_weights_in_another_precision_start_the_masters_unrounded(tmp_path: Path) -> None:
+def test_weights_in_another_precision_start_the_masters_unrounded(tmp_path):
     model = new_model(ARCHITECTURE, TOKENIZER, seed=1)
     weight = model.lm_head.weight.detach().clone()
     model.save_pretrained(tmp_path)  # float32

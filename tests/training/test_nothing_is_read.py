@@ -118,7 +118,7 @@ def online(base: Path, name: str) -> Callable[[], object]:
 
 @pytest.mark.usefixtures("as_on_a_gpu")
 @pytest.mark.parametrize("name", [*ALGORITHMS, *ASSIGNERS])
-def test_a_step_reads_nothing(base: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_reads_nothing(base, name, monkeypatch):
     # The AdamW of PPO's head counts its steps on the CPU, whatever the device: no reading.
     monkeypatch.setattr(ValueCredit, "update", lambda self, divisor: None)
     step = (online if name in ASSIGNERS else offline)(base, name)
@@ -128,24 +128,20 @@ def test_a_step_reads_nothing(base: Path, name: str, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.usefixtures("as_on_a_gpu")
 @pytest.mark.parametrize("keys", [{}, {"optimizer": "sgd"}, {"mask_at": "pre_clip"}])
-def test_a_masked_step_reads_nothing(
-    base: Path, mask: Path, keys: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_masked_step_reads_nothing(base, mask, keys, monkeypatch):
     step = offline(base, "dpo", mask, **keys)
     with watched(monkeypatch):
         step()
 
 
-def test_the_watch_sees_a_step_that_reads_its_norm(
-    base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_watch_sees_a_step_that_reads_its_norm(base, monkeypatch):
     step = offline(base, "sft")
     with pytest.raises(AssertionError, match="waits for the device"), watched(monkeypatch):
         step()
 
 
 @pytest.mark.parametrize("how", [(), (1.0, torch.Generator().manual_seed(0), 8)])
-def test_drawing_asks_every_16_tokens_whether_to_go_on(how: tuple) -> None:
+def test_drawing_asks_every_16_tokens_whether_to_go_on(how):
     sampler = StaticSampler(tiny_model())
     endless = SampleRequest([[1] * 9, [1] * 5], 40, *how, eos=-1, pad=0)
     with Watch(refuses=False) as watch:

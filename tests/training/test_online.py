@@ -25,7 +25,7 @@ from tests.training.online_runs import (
     questions,
     recipe,
 )
-from tests.training.training_runs import bits, column, metrics, run_training
+from tests.training.training_runs import bits, column, interrupted, metrics, run_training
 
 Train = Callable[..., Path]
 
@@ -54,8 +54,8 @@ GRADIENT = {"lr": 1e4, "eps": 1e4, "clip": None, "schedule": "constant", "reward
 @pytest.mark.parametrize("changes", [{}, {"accumulate": 2}, {"temperature": 0.7}])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_gradient_of_one_step_agrees_with_reinforce_one_response_at_a_time(
-    policy: Path, problems: Path, algorithm: str, changes: dict[str, Any]
-) -> None:
+    policy, problems, algorithm, changes
+):
     settings = recipe(**GRADIENT, **changes, entropy_coef=0.5)
     found = learner(algorithm, policy, settings)
     before = masters(found)
@@ -86,9 +86,7 @@ def test_the_gradient_of_one_step_agrees_with_reinforce_one_response_at_a_time(
 
 
 @pytest.mark.parametrize("coefficient", [0.0, 0.5])
-def test_the_policy_feels_the_value_loss_through_its_hidden_states(
-    policy: Path, problems: Path, coefficient: float
-) -> None:
+def test_the_policy_feels_the_value_loss_through_its_hidden_states(policy, problems, coefficient):
     settings = recipe(**GRADIENT, value_coef=coefficient)
     found = learner("ppo", policy, settings)
     assert isinstance(found.credit.head, ValueHead)
@@ -123,7 +121,7 @@ def test_the_policy_feels_the_value_loss_through_its_hidden_states(
     assert (linear.weight - 0.1).abs().max().item() == pytest.approx(1e-3, rel=1e-2)
 
 
-def test_the_divergence_from_the_start_pulls_back(policy: Path, problems: Path) -> None:
+def test_the_divergence_from_the_start_pulls_back(policy, problems):
     # No right response, so no advantage: only the divergence has a gradient. It is 0 where the
     # policy is its start, and descends the divergence once the policy has moved away.
     settings = recipe(**GRADIENT, kl_coef=1.0)
@@ -142,7 +140,7 @@ def test_the_divergence_from_the_start_pulls_back(policy: Path, problems: Path) 
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_reward_improves(train: Train, algorithm: str) -> None:
+def test_reward_improves(train, algorithm):
     # With a reward model that learns twenty times as fast PRIME forgets to end its responses.
     what = online_row(algorithm, steps=25, samples=8, lr=1e-2, reward_lr=1e-3)
     folder = train(what)
@@ -156,10 +154,10 @@ def test_reward_improves(train: Train, algorithm: str) -> None:
 
 @pytest.mark.parametrize("algorithm", ["ppo", "prime"])
 def test_a_second_model_or_head_is_saved_to_resume_and_not_in_the_result(
-    monkeypatch: pytest.MonkeyPatch, train: Train, policy: Path, algorithm: str
-) -> None:
+    monkeypatch, train, policy, algorithm
+):
     what = online_row(algorithm, steps=3, save_every=1)
-    interrupted(monkeypatch, train, what, after=2)
+    interrupted(train, what, after=2)
     folder = train(what, "undisturbed")
     assert Checkpoint(folder / "final").tensors.keys() == Checkpoint(policy).tensors.keys()
     state = torch.load(folder.parent / "run" / "resume" / STATE, weights_only=True)
@@ -169,7 +167,7 @@ def test_a_second_model_or_head_is_saved_to_resume_and_not_in_the_result(
     )
 
 
-def test_metrics_of_an_online_run_have_two_more_columns(train: Train) -> None:
+def test_metrics_of_an_online_run_have_two_more_columns(train):
     lines = metrics(train(online_row("grpo", steps=3)))
     assert list(lines[0]) == [
         *("step", "loss", "reward", "kl", "grad_norm", "grad_norm_masked", "lr", "tokens"),
@@ -181,36 +179,18 @@ def test_metrics_of_an_online_run_have_two_more_columns(train: Train) -> None:
         assert line["grad_norm_masked"] == ""
 
 
-def interrupted(monkeypatch: pytest.MonkeyPatch, train: Train, what: Any, after: int) -> None:
-    """Train ``what`` and fail when batch ``after + 1`` is to be drawn, as a full disk would."""
-    calls = []
-
-    def failing(*arguments: Any) -> Experience:
-        calls.append(arguments)
-        if len(calls) > after:
-            raise OSError("no space left")
-        return gather(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(online, "gather", failing)
-        with pytest.raises(OSError, match="no space left"):
-            train(what, "run")
-
-
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_resumed_run_ends_with_the_bits_of_an_undisturbed_one(
-    monkeypatch: pytest.MonkeyPatch, train: Train, tmp_path: Path, algorithm: str
-) -> None:
+    monkeypatch, train, tmp_path, algorithm
+):
     what = online_row(algorithm, steps=6, save_every=2, reward_updates=2)
-    interrupted(monkeypatch, train, what, after=5)
+    interrupted(train, what, after=5)
     assert not (tmp_path / "run" / "final").exists()
     assert bits(train(what, "run")) == bits(train(what, "undisturbed"))
     assert not (tmp_path / "run" / "resume").exists()
 
 
-def test_prompts_and_noise_of_a_batch_follow_from_seed_and_number(
-    monkeypatch: pytest.MonkeyPatch, train: Train
-) -> None:
+def test_prompts_and_noise_of_a_batch_follow_from_seed_and_number(monkeypatch, train):
     drawn = []
 
     def recording(learner: Any, asked: Any, seed: int) -> Experience:
@@ -224,11 +204,9 @@ def test_prompts_and_noise_of_a_batch_follow_from_seed_and_number(
     assert len({prompt for asked, _ in drawn for prompt in asked}) == 40
 
 
-def test_several_updates_for_a_batch_resume_where_a_batch_ends(
-    monkeypatch: pytest.MonkeyPatch, train: Train
-) -> None:
+def test_several_updates_for_a_batch_resume_where_a_batch_ends(monkeypatch, train):
     what = online_row("ppo", steps=7, updates=2, save_every=1, lr=1e-2)
-    interrupted(monkeypatch, train, what, after=2)
+    interrupted(train, what, after=2)
     resumed = train(what, "run")
     assert bits(resumed) == bits(train(what, "undisturbed"))
     rewards = column(resumed, "reward")
@@ -240,9 +218,7 @@ def test_several_updates_for_a_batch_resume_where_a_batch_ends(
     assert len(rewards) == 7
 
 
-def test_the_ratio_is_clipped_only_where_the_policy_has_moved_since_it_drew(
-    train: Train,
-) -> None:
+def test_the_ratio_is_clipped_only_where_the_policy_has_moved_since_it_drew(train):
     def run(name: str, **changes: Any) -> Path:
         return train(online_row("grpo", steps=4, lr=1e-2, **changes), name)
 
@@ -251,7 +227,7 @@ def test_the_ratio_is_clipped_only_where_the_policy_has_moved_since_it_drew(
     assert bits(run("off", clip_ratio=None, **off)) != bits(run("clip", clip_ratio=1e-3, **off))
 
 
-def test_the_accuracy_filter_chooses_among_more_prompts(train: Train) -> None:
+def test_the_accuracy_filter_chooses_among_more_prompts(train):
     settings = {"steps": 3, "oversample": 3, "samples": 8, "lr": 1e-6}
     plain = train(online_row("grpo", **settings), "plain")
     mixed = train(online_row("grpo", **settings, accuracy_low=0.1, accuracy_high=0.9), "mixed")
@@ -260,7 +236,7 @@ def test_the_accuracy_filter_chooses_among_more_prompts(train: Train) -> None:
     assert column(plain, "loss")[0] != column(mixed, "loss")[0]
 
 
-def test_bad_data_are_refused_by_line(policy: Path, problems: Path, tmp_path: Path) -> None:
+def test_bad_data_are_refused_by_line(policy, problems, tmp_path):
     def run(path: Path, **changes: Any) -> None:
         folder = tmp_path / "run"
         run_training(

@@ -18,7 +18,7 @@ def give_gradient(parameter: Parameter, gradient: Tensor, optimizer: MasterOptim
     optimizer.accumulate()
 
 
-def test_one_step_equals_adamw_worked_by_hand() -> None:
+def test_one_step_equals_adamw_worked_by_hand():
     # g = 0.5: m = 0.1 * 0.5, v = 0.001 * 0.25; both corrected: m^ = 0.5, v^ = 0.25.
     # Decay: 1 * (1 - 0.1 * 0.2) = 0.98; update: 0.1 * 0.5 / (0.5 + 0.5) = 0.05 with eps = 0.5.
     weight = Parameter(torch.tensor([1.0]))
@@ -30,7 +30,7 @@ def test_one_step_equals_adamw_worked_by_hand() -> None:
     assert weight.item() == 238 / 256
 
 
-def test_steps_equal_those_of_torch_without_fused_kernels() -> None:
+def test_steps_equal_those_of_torch_without_fused_kernels():
     generator = torch.Generator().manual_seed(1)
     init = torch.randn(33, generator=generator)
     weight, other = Parameter(init.clone()), Parameter(init.clone())
@@ -49,7 +49,7 @@ def test_steps_equal_those_of_torch_without_fused_kernels() -> None:
     torch.testing.assert_close(optimizer.masters["w"].detach(), other.detach())
 
 
-def test_two_steps_equal_sgd_with_momentum_worked_by_hand() -> None:
+def test_two_steps_equal_sgd_with_momentum_worked_by_hand():
     # v = 1, w = 1 - 0.25 * 1 = 0.75; then v = 0.5 * 1 + 1 = 1.5, w = 0.75 - 0.25 * 1.5 = 0.375.
     weight = Parameter(torch.tensor([1.0]))
     optimizer = MasterOptimizer({"w": weight}, recipe(optimizer="sgd", beta1=0.5))
@@ -59,7 +59,7 @@ def test_two_steps_equal_sgd_with_momentum_worked_by_hand() -> None:
         assert optimizer.masters["w"].item() == expected
 
 
-def test_sgd_moves_weights_in_proportion_to_their_gradients_and_adamw_all_alike() -> None:
+def test_sgd_moves_weights_in_proportion_to_their_gradients_and_adamw_all_alike():
     moves = {}
     for name in ("sgd", "adamw"):
         weight = Parameter(torch.zeros(2))
@@ -73,7 +73,7 @@ def test_sgd_moves_weights_in_proportion_to_their_gradients_and_adamw_all_alike(
 
 
 @pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
-def test_the_model_holds_bfloat16_values_and_the_master_more(compute: torch.dtype) -> None:
+def test_the_model_holds_bfloat16_values_and_the_master_more(compute):
     weight = Parameter(torch.linspace(-1, 1, 101).to(compute))
     optimizer = MasterOptimizer({"w": weight}, recipe())
     for _ in range(3):
@@ -84,7 +84,7 @@ def test_the_model_holds_bfloat16_values_and_the_master_more(compute: torch.dtyp
     assert not torch.equal(master, master.bfloat16().float())
 
 
-def test_a_drift_below_half_a_step_of_bfloat16_shows_only_in_the_master() -> None:
+def test_a_drift_below_half_a_step_of_bfloat16_shows_only_in_the_master():
     # Above 1 bfloat16 has steps of 1/128; AdamW's first update is lr = 0.003 < 1/256.
     weight = Parameter(torch.tensor([1.5]))
     optimizer = MasterOptimizer({"w": weight}, recipe())
@@ -97,7 +97,7 @@ def test_a_drift_below_half_a_step_of_bfloat16_shows_only_in_the_master() -> Non
     assert weight.item() == 1.5 + 1 / 128
 
 
-def test_gradients_of_parts_are_summed_in_float32_and_divided_once() -> None:
+def test_gradients_of_parts_are_summed_in_float32_and_divided_once():
     weight = Parameter(torch.zeros(1, dtype=torch.bfloat16))
     optimizer = MasterOptimizer({"w": weight}, recipe())
     for gradient in (256.0, 1.0, 1.0):  # bfloat16 would keep 256: its steps there are 2
@@ -107,7 +107,7 @@ def test_gradients_of_parts_are_summed_in_float32_and_divided_once() -> None:
     assert (norms.full.value(), norms.masked) == (86.0, None)
 
 
-def test_clipping_scales_the_gradient_to_the_largest_norm() -> None:
+def test_clipping_scales_the_gradient_to_the_largest_norm():
     weight = Parameter(torch.zeros(2))
     optimizer = MasterOptimizer({"w": weight}, recipe(clip=1.0, eps=1.0))
     give_gradient(weight, torch.tensor([3.0, 4.0]), optimizer)
@@ -117,7 +117,7 @@ def test_clipping_scales_the_gradient_to_the_largest_norm() -> None:
     torch.testing.assert_close(optimizer.masters["w"].detach(), expected, rtol=1e-5, atol=0)
 
 
-def test_a_gradient_that_is_not_finite_is_refused_and_nothing_moves() -> None:
+def test_a_gradient_that_is_not_finite_is_refused_and_nothing_moves():
     weight = Parameter(torch.ones(2))
     optimizer = MasterOptimizer({"w": weight}, recipe())
     give_gradient(weight, torch.tensor([math.nan, 1.0]), optimizer)
@@ -126,7 +126,7 @@ def test_a_gradient_that_is_not_finite_is_refused_and_nothing_moves() -> None:
     assert weight.tolist() == [1.0, 1.0]
 
 
-def test_a_parameter_without_gradient_is_named() -> None:
+def test_a_parameter_without_gradient_is_named():
     used, unused = Parameter(torch.ones(2)), Parameter(torch.ones(2))
     optimizer = MasterOptimizer({"used": used, "unused": unused}, recipe())
     give_gradient(used, torch.ones(2), optimizer)

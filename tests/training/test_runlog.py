@@ -5,8 +5,6 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -14,17 +12,13 @@ from rlsubnet.files import sha256
 from rlsubnet.training.runlog import git_commit, metrics_row
 from tests.training.training_runs import row
 
-Train = Callable[..., Path]
 
-
-def test_unknown_columns_are_refused() -> None:
+def test_unknown_columns_are_refused():
     with pytest.raises(ValueError, match=r"unknown columns \['speed'\]"):
         metrics_row(step=1, speed=2.0)
 
 
-def test_the_manifest_names_everything_a_run_follows_from(
-    train: Train, base: Path, data: dict[str, Path], mask: Path
-) -> None:
+def test_the_manifest_names_everything_a_run_follows_from(train, base, data, mask):
     what = row("dpo", mask="quarter")
     text = (train(what, mask=mask) / "final" / "manifest.json").read_text()
     manifest = json.loads(text)
@@ -39,7 +33,7 @@ def test_the_manifest_names_everything_a_run_follows_from(
     assert socket.gethostname() not in text.split('"')
 
 
-def test_the_commit_is_that_of_the_checkout(repository: Path) -> None:
+def test_the_commit_is_that_of_the_checkout(repository):
     if not (repository / ".git").exists():
         pytest.skip("not a git checkout")
     head = subprocess.run(
@@ -48,9 +42,7 @@ def test_the_commit_is_that_of_the_checkout(repository: Path) -> None:
     assert git_commit() in (head.stdout.strip(), None)  # None until this file is tracked
 
 
-def test_without_a_checkout_the_commit_is_what_a_variable_says(
-    repository: Path, tmp_path: Path
-) -> None:
+def test_without_a_checkout_the_commit_is_what_a_variable_says(repository, tmp_path):
     copy = tmp_path / "rlsubnet"
     shutil.copytree(repository / "workflow" / "rlsubnet", copy)
     code = "from rlsubnet.training.runlog import git_commit; print(git_commit())"
@@ -68,15 +60,13 @@ def test_without_a_checkout_the_commit_is_what_a_variable_says(
     assert told == ["None", "4f04122"]
 
 
-def test_without_wandb_it_is_not_imported(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_wandb_it_is_not_imported(train, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)  # an import would raise
     train(row("sft", steps=1))
 
 
 @pytest.mark.slow
-def test_offline_logging_needs_no_account(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_offline_logging_needs_no_account(train, tmp_path, monkeypatch):
     for name in [name for name in os.environ if name.startswith("WANDB")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))

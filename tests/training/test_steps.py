@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -13,11 +12,10 @@ from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta import PatchedCheckpoint, find_steps, open_steps, unpack
 from rlsubnet.checkpoints.masks import load_mask
 from rlsubnet.checkpoints.sources import FileSource
-from rlsubnet.training import loop
 from rlsubnet.training.journal import STATE, StepSaver
 from tests.checkpoints.checkpoint_files import write_checkpoint
 from tests.training.online_runs import online_row
-from tests.training.training_runs import bits, row, run_training
+from tests.training.training_runs import bits, interrupted, row, run_training
 
 Train = Callable[..., Path]
 # Step k of such a run does not depend on how many follow.
@@ -34,9 +32,7 @@ def names(*steps: int) -> list[str]:
 
 
 @pytest.mark.parametrize("algorithm", ["sft", "dpo"])
-def test_a_saved_step_is_the_model_of_a_run_that_ends_there(
-    train: Train, base: Path, tmp_path: Path, algorithm: str
-) -> None:
+def test_a_saved_step_is_the_model_of_a_run_that_ends_there(train, base, tmp_path, algorithm):
     whole = train(row(algorithm, checkpoint_every=2, **CONSTANT), "whole")
     assert list(saved(whole)) == names(2, 4, 6)
     steps = open_steps(Checkpoint(base), find_steps([whole / "steps"]))
@@ -51,9 +47,7 @@ def test_a_saved_step_is_the_model_of_a_run_that_ends_there(
         ).read_bytes(), name
 
 
-def test_an_online_run_saves_the_steps_after_which_it_draws_again(
-    train: Train, policy: Path
-) -> None:
+def test_an_online_run_saves_the_steps_after_which_it_draws_again(train, policy):
     what = {"steps": 4, "updates": 2, "lr": 1e-2, **CONSTANT}
     whole = train(online_row("ppo", checkpoint_every=2, **what), "whole")
     assert list(saved(whole)) == names(2, 4)
@@ -64,13 +58,11 @@ def test_an_online_run_saves_the_steps_after_which_it_draws_again(
     assert steps[2].digest() != steps[4].digest()
 
 
-def test_saving_steps_changes_no_bit_of_the_run(train: Train) -> None:
+def test_saving_steps_changes_no_bit_of_the_run(train):
     assert bits(train(row("dpo", checkpoint_every=1), "saving")) == bits(train(row("dpo"), "plain"))
 
 
-def test_a_masked_run_saves_steps_that_differ_inside_the_mask(
-    train: Train, base: Path, mask: Path
-) -> None:
+def test_a_masked_run_saves_steps_that_differ_inside_the_mask(train, base, mask):
     folder = train(row("dpo", mask="quarter", checkpoint_every=3, lr=1e-2), mask=mask)
     init, inside = Checkpoint(base), load_mask(mask)
     for path in find_steps([folder / "steps"]).values():
@@ -82,26 +74,9 @@ def test_a_masked_run_saves_steps_that_differ_inside_the_mask(
         assert moved > 0
 
 
-def interrupted(monkeypatch: pytest.MonkeyPatch, train: Train, what: Any, after: int) -> None:
-    """Train into ``run`` and fail after ``after`` steps, as a full disk would."""
-    step = loop.train_step
-
-    def failing(*arguments: Any) -> dict[str, Any]:
-        if arguments[-1] == after + 1:
-            raise OSError("no space left")
-        return step(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", failing)
-        with pytest.raises(OSError, match="no space left"):
-            train(what, "run")
-
-
-def test_until_a_run_is_complete_its_steps_lie_beside_its_state(
-    monkeypatch: pytest.MonkeyPatch, train: Train, tmp_path: Path
-) -> None:
+def test_until_a_run_is_complete_its_steps_lie_beside_its_state(monkeypatch, train, tmp_path):
     what = row("sft", save_every=2, checkpoint_every=1)
-    interrupted(monkeypatch, train, what, after=5)
+    interrupted(train, what, after=5)
     run = tmp_path / "run"
     assert sorted(path.name for path in run.iterdir()) == ["resume"]
     assert sorted(path.name for path in (run / "resume").iterdir()) == [LOCK, STATE, "steps"]
@@ -114,35 +89,27 @@ def test_until_a_run_is_complete_its_steps_lie_beside_its_state(
     assert not (run / "resume").exists()
 
 
-def test_a_run_that_begins_again_drops_the_steps_of_the_one_before(
-    monkeypatch: pytest.MonkeyPatch, train: Train
-) -> None:
-    interrupted(monkeypatch, train, row("sft", save_every=0, checkpoint_every=1), after=5)
+def test_a_run_that_begins_again_drops_the_steps_of_the_one_before(monkeypatch, train):
+    interrupted(train, row("sft", save_every=0, checkpoint_every=1), after=5)
     folder = train(row("sft", save_every=0, checkpoint_every=3), "run")
     assert list(saved(folder)) == names(3, 6)
 
 
-def test_a_state_whose_saved_steps_are_gone_is_refused(
-    monkeypatch: pytest.MonkeyPatch, train: Train, tmp_path: Path
-) -> None:
+def test_a_state_whose_saved_steps_are_gone_is_refused(monkeypatch, train, tmp_path):
     what = row("sft", save_every=4, checkpoint_every=2)
-    interrupted(monkeypatch, train, what, after=5)
+    interrupted(train, what, after=5)
     (tmp_path / "run" / "resume" / "steps" / names(2)[0]).unlink()
     with pytest.raises(ValueError, match=r"step 4, but .*missing: step-000002.*delete .*resume "):
         train(what, "run")
 
 
-def test_how_often_steps_are_saved_is_part_of_what_a_state_belongs_to(
-    monkeypatch: pytest.MonkeyPatch, train: Train
-) -> None:
-    interrupted(monkeypatch, train, row("sft", checkpoint_every=2), after=5)
+def test_how_often_steps_are_saved_is_part_of_what_a_state_belongs_to(monkeypatch, train):
+    interrupted(train, row("sft", checkpoint_every=2), after=5)
     with pytest.raises(ValueError, match="saved by another run: .*checkpoint_every"):
         train(row("sft", checkpoint_every=1), "run")
 
 
-def test_a_last_step_that_is_not_the_final_model_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, train: Train, tmp_path: Path
-) -> None:
+def test_a_last_step_that_is_not_the_final_model_is_an_error(monkeypatch, train, tmp_path):
     save = StepSaver.save
     # The last file would then hold the weights of the step before.
     monkeypatch.setattr(StepSaver, "save", lambda saver, step: save(saver, step + 1))
@@ -154,16 +121,12 @@ def test_a_last_step_that_is_not_the_final_model_is_an_error(
 @pytest.mark.parametrize(
     ("every", "fault"), [(4, "a divisor of steps 6 .*, found 4"), (3, "of updates 2, found 3")]
 )
-def test_steps_that_leave_out_the_last_or_lie_amid_a_batch_are_refused(
-    every: int, fault: str
-) -> None:
+def test_steps_that_leave_out_the_last_or_lie_amid_a_batch_are_refused(every, fault):
     with pytest.raises(ValueError, match=f"checkpoint_every: expected .*{fault}"):
         row("sft", checkpoint_every=every, updates=2)
 
 
-def test_an_init_that_is_not_stored_in_bfloat16_is_refused(
-    data: dict[str, Path], base: Path, tmp_path: Path
-) -> None:
+def test_an_init_that_is_not_stored_in_bfloat16_is_refused(data, base, tmp_path):
     init = tmp_path / "init"
     shutil.copytree(base, init)
     stored = load_file(base / "model.safetensors")

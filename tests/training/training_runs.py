@@ -1,15 +1,18 @@
 """Rows of runs on a model of a few thousand weights, and what is compared of two runs."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from rlsubnet.backends import trainers
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.config.layout import RunFiles
 from rlsubnet.config.model import Recipe, Row
+from rlsubnet.training.journal import Journal
 from rlsubnet.training.run import NativeTrainer
 
 ARCHITECTURE = {
@@ -65,6 +68,21 @@ def run_training(
     """Train a row from and into files wherever they lie."""
     files = RunFiles(data, resume, out, metrics, init, mask, steps)
     trainers.run_training(what, files, NativeTrainer(what, files, device))
+
+
+def interrupted(train: Callable[..., Path], what: Row, after: int, *mask: Path) -> None:
+    """Train into ``run`` and fail after so many steps, as a full disk would."""
+    note = Journal.note
+
+    def failing(journal: Journal, values: dict[str, Any]) -> None:
+        if values["step"] > after:
+            raise OSError("no space left")
+        note(journal, values)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "note", failing)
+        with pytest.raises(OSError, match="no space left"):
+            train(what, "run", *mask)
 
 
 def metrics(folder: Path) -> list[dict[str, str]]:

@@ -21,14 +21,11 @@ from rlsubnet.evaluation.sampler import make_sampler
 from rlsubnet.evaluation.score import answer_suites, load_suites
 from rlsubnet.evaluation.vllm import vllm_version
 from rlsubnet.files import write_jsonl
-from rlsubnet.training import online
 from tests.training.online_runs import PROMPTS, online_row
-from tests.training.training_runs import bits, column, row, run_training, weights
+from tests.training.training_runs import bits, column, interrupted, row, run_training, weights
 from tests.vllm.models import ARCHITECTURE, NEEDS_VLLM
 
 pytestmark = NEEDS_VLLM
-
-Train = Callable[..., Path]
 
 
 def files(folder: Path) -> dict[str, Path]:
@@ -67,7 +64,7 @@ def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def train(tmp_path: Path, policy: Path, problems: Path) -> Train:
+def train(tmp_path: Path, policy: Path, problems: Path) -> Callable[..., Path]:
     def run(what: Any, name: str, mask: Path | None = None) -> Path:
         folder = tmp_path / name
         run_training(what, problems, **files(folder), init=policy, mask=mask)
@@ -77,7 +74,7 @@ def train(tmp_path: Path, policy: Path, problems: Path) -> Train:
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "prime"])
-def test_a_policy_learns_from_responses_that_vllm_draws(train: Train, algorithm: str) -> None:
+def test_a_policy_learns_from_responses_that_vllm_draws(train, algorithm):
     # At the default rate of its reward model PRIME may collapse here, whatever draws.
     changes = {"reward_lr": 1e-3} if algorithm == "prime" else {}
     what = online_row(algorithm, steps=20, samples=8, sampler="vllm", compute="bfloat16", **changes)
@@ -90,25 +87,14 @@ def test_a_policy_learns_from_responses_that_vllm_draws(train: Train, algorithm:
 
 
 def test_a_masked_run_leaves_all_else_and_goes_on_after_an_interruption(
-    train: Train, policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    train, policy, tmp_path, monkeypatch
+):
     generator = np.random.default_rng(5)
     start = weights(policy)
     mask = {name: generator.random(values.shape) < 0.25 for name, values in start.items()}
     save_mask(tmp_path / "mask.safetensors", mask, {"rule": "bitwise"})
     what = online_row("grpo", steps=6, save_every=2, sampler="vllm").but(mask="quarter")
-    gather, calls = online.gather, []
-
-    def failing(*arguments: Any) -> Any:
-        calls.append(arguments)
-        if len(calls) == 6:
-            raise OSError("no space left")
-        return gather(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(online, "gather", failing)
-        with pytest.raises(OSError, match="no space left"):
-            train(what, "run", tmp_path / "mask.safetensors")
+    interrupted(train, what, 5, tmp_path / "mask.safetensors")
     resumed = train(what, "run", tmp_path / "mask.safetensors")
     assert bits(resumed) == bits(train(what, "whole", tmp_path / "mask.safetensors"))
     after = weights(resumed / "final")
@@ -116,7 +102,7 @@ def test_a_masked_run_leaves_all_else_and_goes_on_after_an_interruption(
     assert sum(int((after[name] != start[name])[mask[name]].sum()) for name in start) > 1000
 
 
-def test_scores_are_those_of_the_models_own_sampling(policy: Path, problems: Path) -> None:
+def test_scores_are_those_of_the_models_own_sampling(policy, problems):
     suites = load_suites(read_suites([f"arith={problems}"]))
     model, tokenizer = load_policy(policy, "cpu")
     block = {"samples": 64, "temperature": 1.0, "batch_size": 512, "max_new_tokens": 6, "seed": 7}
@@ -132,14 +118,14 @@ def test_scores_are_those_of_the_models_own_sampling(policy: Path, problems: Pat
     assert abs(own - vllm) < 5 * (2 * 0.1 * 0.9 * 64 * len(PROMPTS)) ** 0.5
 
 
-def test_rollouts_are_compared_with_the_models_own() -> None:
+def test_rollouts_are_compared_with_the_models_own():
     bench = make_bench(MINIATURE, torch.device("cpu"))
     speed, beside = vllm_figures(bench, repeats=1)
     assert speed.unit == "tokens/s" and speed.values[0] > 0
     assert "beside the static cache" in beside.what
 
 
-def test_data_can_be_drawn_by_vllm(policy: Path) -> None:
+def test_data_can_be_drawn_by_vllm(policy):
     keys = {"prompts": 5, "samples": 6, "max_new_tokens": 6, "batch_size": 8, "sampler": "vllm"}
     how = Preferences(kind="preferences", policy="sft", split="train", seed=3, **keys)
     answers = sample_answers(policy, PROMPTS[:5], how)

@@ -41,7 +41,7 @@ def noise(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_greedy_tokens_are_the_models_own(model: PreTrainedModel, sampler: VllmSampler) -> None:
+def test_greedy_tokens_are_the_models_own(model, sampler):
     expected = generate(model, ask(PROMPTS, 24))
     assert sampler(ask(PROMPTS, 24)).tolist() == expected.tolist()
     ended = [row.index(EOS) for row in expected.tolist() if EOS in row]
@@ -49,7 +49,7 @@ def test_greedy_tokens_are_the_models_own(model: PreTrainedModel, sampler: VllmS
     assert any(5 in row for row in expected.tolist())
 
 
-def test_tokens_follow_the_weights(model: PreTrainedModel, sampler: VllmSampler) -> None:
+def test_tokens_follow_the_weights(model, sampler):
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     first = sampler(ask(PROMPTS, 24)).tolist()
     torch.manual_seed(1)
@@ -64,7 +64,7 @@ def test_tokens_follow_the_weights(model: PreTrainedModel, sampler: VllmSampler)
     assert sampler(ask(PROMPTS, 24)).tolist() == first
 
 
-def test_a_seed_gives_the_same_samples_again(sampler: VllmSampler) -> None:
+def test_a_seed_gives_the_same_samples_again(sampler):
     first, again, other = (
         sampler(ask(PROMPTS, 9, 1.0, noise(seed), 3)).tolist() for seed in (1, 1, 2)
     )
@@ -77,8 +77,8 @@ def test_a_seed_gives_the_same_samples_again(sampler: VllmSampler) -> None:
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_samples_of_one_prompt_stand_side_by_side_and_come_from_the_softmax(
-    model: PreTrainedModel, sampler: VllmSampler, temperature: float
-) -> None:
+    model, sampler, temperature
+):
     draws, prompts = 3000, PROMPTS[:2]
     rows = sampler(ask(prompts, 1, temperature, noise(3), draws))
     shares = []
@@ -93,7 +93,7 @@ def test_samples_of_one_prompt_stand_side_by_side_and_come_from_the_softmax(
     assert (shares[0] - shares[1]).abs().max() > 0.05, "the example needs two distributions"
 
 
-def test_more_prompts_than_are_read_at_a_time(sampler: VllmSampler) -> None:
+def test_more_prompts_than_are_read_at_a_time(sampler):
     prompts = [[1, *([4 + number % 9] * 97)] for number in range(300)]
     assert sum(map(len, prompts)) > 2 * TOKENS
     rows = sampler(ask(prompts, 3, 1.0, noise(1))).tolist()
@@ -101,7 +101,7 @@ def test_more_prompts_than_are_read_at_a_time(sampler: VllmSampler) -> None:
     assert len(rows) == 300 and rows[:5] == alone
 
 
-def test_what_cannot_be_drawn_is_refused(sampler: VllmSampler) -> None:
+def test_what_cannot_be_drawn_is_refused(sampler):
     assert sampler.longest == 128
     with pytest.raises(ValueError, match="prompt of 100 tokens and a response of 29, .* 128"):
         sampler(ask([[1] * 100], 29))
@@ -112,9 +112,7 @@ def test_what_cannot_be_drawn_is_refused(sampler: VllmSampler) -> None:
         sampler(ask([[1]], 3, 1.0))
 
 
-def test_other_weights_than_the_models_are_refused(
-    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_weights_than_the_models_are_refused(model, monkeypatch):
     sampler = VllmSampler(model)
     monkeypatch.setattr(sampler, "_bring_weights", lambda: None)
     with pytest.raises(ValueError, match="vLLM's probabilities are not the model's: .* token"):

@@ -244,6 +244,8 @@ class ValueCredit(CreditAssigner):
     The head is no part of the model that a run results in: it lives in the resume state only.
     """
 
+    head: ValueHead
+
     def __init__(self, policy: PreTrainedModel, recipe: Recipe) -> None:
         self._policy, self._recipe = policy, recipe
         self.head = ValueHead(policy.config.hidden_size, recipe.value_coef, policy.device)
