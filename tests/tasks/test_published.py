@@ -338,7 +338,7 @@ def first(count: int, *more: str) -> str:
             TOM | {"o": OTHER},
             8,
             {"tom": 2},
-            {},
+            {"tom": (1.0, 2)},
         ),
         # Inside a longer prompt its words are found.
         ([f"Please solve: {ITEM}. Show your work."], TOM, 8, {}, {"tom": (1.0, 1)}),
