@@ -130,19 +130,22 @@ def likelihood_terms(scores: Scores, recipe: Recipe) -> Terms:
     return Terms(cross_entropy(scores.logps), scores.tokens)
 
 
-def _responses(scores: Scores) -> tuple[Tensor, ...]:
+def _responses(scores: Scores) -> tuple[Tensor, Tensor]:
     """Return the log-probabilities of chosen and rejected responses, each ``[pairs]``."""
-    return response_logps(scores.logps).chunk(2)
+    chosen, rejected = response_logps(scores.logps).chunk(2)
+    return chosen, rejected
 
 
-def _pairs(scores: Scores) -> tuple[Tensor, ...]:
+def _pairs(scores: Scores) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return chosen, rejected, reference chosen, reference rejected, each ``[pairs]``."""
     assert scores.reference is not None, "this preference loss needs the reference"
-    return *_responses(scores), *scores.reference.chunk(2)
+    reference_chosen, reference_rejected = scores.reference.chunk(2)
+    return *_responses(scores), reference_chosen, reference_rejected
 
 
-def _lengths(scores: Scores) -> tuple[Tensor, ...]:
-    return scores.mask.sum(dim=1).chunk(2)
+def _lengths(scores: Scores) -> tuple[Tensor, Tensor]:
+    chosen, rejected = scores.mask.sum(dim=1).chunk(2)
+    return chosen, rejected
 
 
 def _sums(loss: PreferenceLoss) -> Terms:
