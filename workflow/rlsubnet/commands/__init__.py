@@ -18,8 +18,6 @@ GROUPS = {
             "rank": "rank of every update matrix (Table 2) beside a random control",
             "trajectory": "classify weights over the saved steps of a run: never updated, "
             "cancelled, subnetwork",
-        },
-        "card": {
             "card": "write one page of HTML about a pair: all measurements, with the paper's "
             "beside them",
         },

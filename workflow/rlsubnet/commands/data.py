@@ -8,33 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 from rlsubnet.commands.shared import Subcommands, add_command, add_config, read_data
 
-EXAMPLE = """rlsubnet data arith500 --config config/demo/config.yaml \\
-      --out work/demo/data/arith500.jsonl"""
+if TYPE_CHECKING:
+    from rlsubnet.tasks.published import Overlaps
 
-
-def _add_data(subcommands: Subcommands) -> None:
-    """Add this area's subcommands."""
-    parser = add_command(
-        subcommands,
-        "data",
-        run_data,
-        EXAMPLE,
-        "Make one data set of the config, one JSON object a line. Everything follows from the seed "
-        "in the specification; prompts of different splits never coincide.",
-    )
-    parser.add_argument("name", metavar="NAME", help="name of the data set")
-    add_config(parser)
-    parser.add_argument(
-        "--policy",
-        type=Path,
-        metavar="DIR",
-        help="model folder whose samples are needed (kinds preferences, rejection_samples)",
-    )
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="JSON-lines file")
+CONTAMINATION_COLUMNS = ("items", "n", "short", "exact", "near", "matched", "share", "examples")
+EXAMPLES = 5
 
 
 def run_data(options: argparse.Namespace) -> None:
-    """Make the data set and write it."""
+    """Make one data set of the config, one JSON object a line. Everything follows from the seed in
+    the specification; prompts of different splits never coincide.
+
+    Example:
+      rlsubnet data arith500 --config config/demo/config.yaml \\
+          --out work/demo/data/arith500.jsonl
+    """
     from rlsubnet.evaluation.policy_data import build
     from rlsubnet.files import sha256, write_jsonl
 
@@ -43,100 +31,14 @@ def run_data(options: argparse.Namespace) -> None:
     print(f"{summary}, sha256 {sha256(options.out)[:12]}")
 
 
-if TYPE_CHECKING:
-    from rlsubnet.tasks.published import Overlaps
-
-CONTAMINATION_COLUMNS = ("items", "n", "short", "exact", "near", "matched", "share", "examples")
-EXAMPLES = 5
-
-
-def _add_published(subcommands: Subcommands) -> None:
-    """Add this area's subcommands."""
-    parser = add_command(
-        subcommands,
-        "fetch",
-        run_fetch,
-        "rlsubnet fetch tulu --config config/paper/config.yaml --out work/paper/sources/tulu",
-        "Fetch or link the files that `source`, `revision` and `files` of an entry name, and\n"
-        "record commit, sizes and digests in download.json. HF_TOKEN and HF_ENDPOINT are\n"
-        "respected; an interrupted call is continued by the same one.",
-    )
-    parser.add_argument("name", metavar="NAME", help="name of the data set")
-    add_config(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
-
-    parser = add_command(
-        subcommands,
-        "adapt",
-        run_adapt,
-        "rlsubnet adapt rollouts --config config/paper/config.yaml\n"
-        "    --source work/paper/sources/rollouts --out work/paper/data/rollouts.jsonl",
-        "Read the fetched files of a data set (JSON lines, JSON, Parquet, CSV) and write this\n"
-        "project's JSON lines. Says first what the rows look like; ends at the first one that the\n"
-        "entry's columns do not fit.",
-    )
-    parser.add_argument("name", metavar="NAME", help="name of the data set")
-    add_config(parser)
-    parser.add_argument(
-        "--source", type=Path, required=True, metavar="DIR", help="fetched folder, or one file"
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON-lines file")
-
-    parser = add_command(
-        subcommands,
-        "mix",
-        run_mix,
-        "rlsubnet mix work/paper/data/gsm8k.jsonl work/paper/data/math.jsonl\n"
-        "    --out work/paper/data/gsm8k_math.jsonl",
-    )
-    parser.add_argument(
-        "parts", nargs="+", type=Path, metavar="FILE", help="JSON-lines files, in this order"
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON-lines file")
-
-    parser = add_command(
-        subcommands,
-        "contamination",
-        run_contamination,
-        "rlsubnet contamination work/paper/data/tulu.jsonl\n"
-        "    --items math500=work/paper/data/math500.jsonl --out contamination.csv",
-        "Compare the prompts of training data with evaluation items, without case, punctuation\n"
-        "and spacing: the same words, or one prompt that holds more than --enough of an item's\n"
-        "words in shared runs of --ngram words. Examples name an item and a line of the training\n"
-        "file, never their text.",
-    )
-    parser.add_argument("train", type=Path, metavar="TRAIN", help="JSON-lines file of pairs")
-    parser.add_argument(
-        "--items",
-        nargs="+",
-        action="extend",
-        required=True,
-        metavar="NAME=FILE",
-        help="evaluation items, JSON lines with id and prompt",
-    )
-    parser.add_argument("--ngram", type=int, default=8, help="words of a run (default: 8)")
-    parser.add_argument(
-        "--enough", type=float, default=0.5, help="share of an item's words (default: 0.5)"
-    )
-    parser.add_argument(
-        "--threshold",
-        type=float,
-        default=0.02,
-        help="largest share of items that may match (default: 0.02)",
-    )
-    parser.add_argument(
-        "--action",
-        choices=("warn", "refuse"),
-        default="warn",
-        help="what to do above the threshold: say so, or fail (default: warn)",
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="CSV", help="one row for each set of items"
-    )
-
-
 def run_fetch(options: argparse.Namespace) -> None:
-    """Fetch or link the files of one data set."""
+    """Fetch or link the files that `source`, `revision` and `files` of an entry name, and
+    record commit, sizes and digests in download.json. HF_TOKEN and HF_ENDPOINT are
+    respected; an interrupted call is continued by the same one.
+
+    Example:
+      rlsubnet fetch tulu --config config/paper/config.yaml --out work/paper/sources/tulu
+    """
     from rlsubnet.tasks.rows import fetch
 
     report = functools.partial(print, flush=True)
@@ -144,7 +46,14 @@ def run_fetch(options: argparse.Namespace) -> None:
 
 
 def run_adapt(options: argparse.Namespace) -> None:
-    """Write the records of one data set."""
+    """Read the fetched files of a data set (JSON lines, JSON, Parquet, CSV) and write this
+    project's JSON lines. Says first what the rows look like; ends at the first one that the
+    entry's columns do not fit.
+
+    Example:
+      rlsubnet adapt rollouts --config config/paper/config.yaml \\
+          --source work/paper/sources/rollouts --out work/paper/data/rollouts.jsonl
+    """
     from rlsubnet.files import sha256, write_jsonl
     from rlsubnet.tasks.published import adapt
 
@@ -159,7 +68,12 @@ def run_adapt(options: argparse.Namespace) -> None:
 
 
 def run_mix(options: argparse.Namespace) -> None:
-    """Write the records of all parts."""
+    """Make one data set out of others, one after the other.
+
+    Example:
+      rlsubnet mix work/paper/data/gsm8k.jsonl work/paper/data/math.jsonl \\
+          --out work/paper/data/gsm8k_math.jsonl
+    """
     from itertools import chain
 
     from rlsubnet.files import iterate_jsonl, sha256, write_jsonl
@@ -197,7 +111,6 @@ def _contamination_row(name: str, overlaps: "Overlaps") -> dict[str, Any]:
 def contamination_rows(
     train: Path, items: Sequence[str], ngram: int, enough: float
 ) -> list[dict[str, Any]]:
-    """Return one row for each set of evaluation items, ``NAME=FILE``."""
     from rlsubnet.files import iterate_jsonl
     from rlsubnet.tasks.published import find_overlaps, training_prompts
 
@@ -210,7 +123,15 @@ def contamination_rows(
 
 
 def run_contamination(options: argparse.Namespace) -> None:
-    """Write the counts, and say or refuse what lies above the threshold."""
+    """Compare the prompts of training data with evaluation items, without case, punctuation
+    and spacing: the same words, or one prompt that holds more than --enough of an item's
+    words in shared runs of --ngram words. Examples name an item and a line of the training
+    file, never their text.
+
+    Example:
+      rlsubnet contamination work/paper/data/tulu.jsonl \\
+          --items math500=work/paper/data/math500.jsonl --out contamination.csv
+    """
     from rlsubnet.files import write_csv
 
     if options.ngram < 1 or not 0 <= options.enough < 1 or not 0 <= options.threshold <= 1:
@@ -233,27 +154,31 @@ def run_contamination(options: argparse.Namespace) -> None:
 
 
 def run_download(options: argparse.Namespace) -> None:
-    """Fetch or link one checkpoint folder, a line of progress per file."""
+    """Fetch the weights (safetensors, or .bin where there are none), configs and tokenizer
+    of one commit, file by file; check every size and digest; record them in
+    download.json. An interrupted download waits in OUT.partial and is continued by the
+    same command. The environment variables HF_TOKEN and HF_ENDPOINT are respected.
+
+    Example:
+      rlsubnet download hf:allenai/Llama-3.1-Tulu-3-8B-DPO --out work/models/tulu-dpo
+    """
     from rlsubnet.checkpoints.hub import download
 
     report = functools.partial(print, flush=True)
     download(options.source, options.revision, options.out, report=report)
 
 
-def _add_download(subcommands: Subcommands) -> None:
-    """Add this area's subcommands."""
-    parser = add_command(
-        subcommands,
-        "download",
-        run_download,
-        "rlsubnet download hf:allenai/Llama-3.1-Tulu-3-8B-DPO --out work/models/tulu-dpo",
-        description=(
-            "Fetch the weights (safetensors, or .bin where there are none), configs and tokenizer\n"
-            "of one commit, file by file; check every size and digest; record them in\n"
-            "download.json. An interrupted download waits in OUT.partial and is continued by the\n"
-            "same command. The environment variables HF_TOKEN and HF_ENDPOINT are respected."
-        ),
-    )
+def _add_data_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="name of the data set")
+    add_config(parser)
+
+
+def _add_jsonl(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON-lines file")
+
+
+def add_commands(subcommands: Subcommands) -> None:
+    parser = add_command(subcommands, "download", run_download)
     parser.add_argument(
         "source",
         metavar="SOURCE",
@@ -268,8 +193,59 @@ def _add_download(subcommands: Subcommands) -> None:
         "--out", type=Path, required=True, metavar="DIR", help="the checkpoint folder to make"
     )
 
+    parser = add_command(subcommands, "data", run_data)
+    _add_data_set(parser)
+    parser.add_argument(
+        "--policy",
+        type=Path,
+        metavar="DIR",
+        help="model folder whose samples are needed (kinds preferences, rejection_samples)",
+    )
+    _add_jsonl(parser)
 
-def add_commands(subcommands: Subcommands) -> None:
-    """Add this area's subcommands."""
-    for add in (_add_download, _add_data, _add_published):
-        add(subcommands)
+    parser = add_command(subcommands, "fetch", run_fetch)
+    _add_data_set(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
+
+    parser = add_command(subcommands, "adapt", run_adapt)
+    _add_data_set(parser)
+    parser.add_argument(
+        "--source", type=Path, required=True, metavar="DIR", help="fetched folder, or one file"
+    )
+    _add_jsonl(parser)
+
+    parser = add_command(subcommands, "mix", run_mix)
+    parser.add_argument(
+        "parts", nargs="+", type=Path, metavar="FILE", help="JSON-lines files, in this order"
+    )
+    _add_jsonl(parser)
+
+    parser = add_command(subcommands, "contamination", run_contamination)
+    parser.add_argument("train", type=Path, metavar="TRAIN", help="JSON-lines file of pairs")
+    parser.add_argument(
+        "--items",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="NAME=FILE",
+        help="evaluation items, JSON lines with id and prompt",
+    )
+    parser.add_argument("--ngram", type=int, default=8, help="words of a run (default: 8)")
+    parser.add_argument(
+        "--enough", type=float, default=0.5, help="share of an item's words (default: 0.5)"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.02,
+        help="largest share of items that may match (default: 0.02)",
+    )
+    parser.add_argument(
+        "--action",
+        choices=("warn", "refuse"),
+        default="warn",
+        help="what to do above the threshold: say so, or fail (default: warn)",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="CSV", help="one row for each set of items"
+    )

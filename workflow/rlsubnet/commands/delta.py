@@ -18,17 +18,11 @@ sparsity it is about a tenth of a bfloat16 checkpoint. Memory does not grow with
 
 
 def _add_out(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add OUT, the last path or --out as the other commands have it."""
     parser.add_argument("place", nargs="?", type=Path, metavar="OUT", help=what)
     parser.add_argument("--out", type=Path, metavar="OUT", help="the same")
 
 
 def _out(options: argparse.Namespace) -> Path:
-    """Return OUT.
-
-    Raises:
-        ValueError: it is missing, or given twice.
-    """
     given = [path for path in (options.place, options.out) if path is not None]
     if len(given) != 1:
         raise ValueError(f"expected one OUT, found {len(given)}: {', '.join(map(str, given))}")
@@ -50,14 +44,12 @@ def _counted(delta: Delta) -> list[Named]:
 
 
 def _sizes(delta: Delta) -> tuple[int, int, int]:
-    """Return changed weights, all weights, and the bytes of the file."""
     tensors = [tensor for _, tensor in _counted(delta)]
     changed, numel = sum(t.changed for t in tensors), sum(t.numel for t in tensors)
     return changed, numel, delta.path.stat().st_size
 
 
 def size_line(delta: Delta) -> str:
-    """Return the share of changed weights, and the size beside that of a full copy."""
     (changed, numel, size), full = _sizes(delta), delta.full_bytes
     return (
         f"{changed:,} of {numel:,} weights changed ({_share(changed, numel):.2%}); "
@@ -100,7 +92,6 @@ def _table(
 
 
 def summary(delta: Delta) -> str:
-    """Return what ``rlsubnet delta show`` prints."""
     tensors = _counted(delta)
     lines = [size_line(delta)]
     lines += _table("layer", tensors, lambda name: parse_parameter(name).layer)
@@ -153,7 +144,11 @@ def as_json(delta: Delta) -> dict[str, Any]:
 
 
 def run_pack(options: argparse.Namespace) -> None:
-    """Write the delta of a pair and say how large it is."""
+    """Write the delta of a pair of checkpoints.
+
+    Example:
+      rlsubnet delta pack models/sft runs/dpo/final dpo.delta
+    """
     from rlsubnet.checkpoints.checkpoint import open_source
     from rlsubnet.checkpoints.delta_pack import pack
 
@@ -166,7 +161,12 @@ def run_pack(options: argparse.Namespace) -> None:
 
 
 def run_unpack(options: argparse.Namespace) -> None:
-    """Write the tuned checkpoint as a Hugging Face folder."""
+    """Write init + delta as the Hugging Face folder that was packed: the same files with the same
+    bytes, compared by digest. Init may be laid out in other shards than it was.
+
+    Example:
+      rlsubnet delta unpack models/sft dpo.delta dpo
+    """
     from rlsubnet.checkpoints.checkpoint import open_source
     from rlsubnet.checkpoints.delta import unpack
 
@@ -174,14 +174,17 @@ def run_unpack(options: argparse.Namespace) -> None:
 
 
 def run_show(options: argparse.Namespace) -> None:
-    """Print what a delta holds: by layer, matrix kind and tensor, and its files."""
+    """Print which share of each tensor changed, and the size beside a full copy.
+
+    Example:
+      rlsubnet delta show dpo.delta
+    """
     delta = Delta(options.delta)
     delta.check_data()
     print(json.dumps(as_json(delta), indent=2) if options.json else summary(delta))
 
 
 def add_commands(subcommands: Subcommands) -> None:
-    """Add delta and its three actions."""
     parser = add_command(
         subcommands,
         "delta",
@@ -196,23 +199,13 @@ def add_commands(subcommands: Subcommands) -> None:
     )
 
     parser = add_command(
-        actions,
-        "pack",
-        run_pack,
-        "rlsubnet delta pack models/sft runs/dpo/final dpo.delta",
-        summary="write the delta of a pair of checkpoints",
+        actions, "pack", run_pack, summary="write the delta of a pair of checkpoints"
     )
     add_pair(parser, common_rows=False)
     _add_out(parser, "delta to write")
 
     parser = add_command(
-        actions,
-        "unpack",
-        run_unpack,
-        "rlsubnet delta unpack models/sft dpo.delta dpo",
-        "Write init + delta as the Hugging Face folder that was packed: the same files with the\n"
-        "same bytes, compared by digest. Init may be laid out in other shards than it was.",
-        summary="write init + delta as a Hugging Face folder",
+        actions, "unpack", run_unpack, summary="write init + delta as a Hugging Face folder"
     )
     parser.add_argument("init", metavar="INIT", help=f"before finetuning: {CHECKPOINT_HELP}")
     parser.add_argument("delta", metavar="DELTA", help="what `rlsubnet delta pack` wrote")
@@ -222,7 +215,6 @@ def add_commands(subcommands: Subcommands) -> None:
         actions,
         "show",
         run_show,
-        "rlsubnet delta show dpo.delta",
         summary="print which share of each tensor changed, and the size beside a full copy",
     )
     parser.add_argument("delta", metavar="DELTA", help="what `rlsubnet delta pack` wrote")

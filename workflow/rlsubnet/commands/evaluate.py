@@ -15,50 +15,221 @@ if TYPE_CHECKING:
     from rlsubnet.backends.olmes_outputs import Settings as OlmesSettings
     from rlsubnet.config.schema import Sampling
 
-EXAMPLE = """rlsubnet evaluate work/demo/runs/dpo/final --config config/demo/config.yaml \
-      --suite arith500=work/demo/data/arith500.jsonl --suite mc5=work/demo/data/mc5.jsonl \
-      --scores scores.csv --answers answers.csv.gz"""
-STEPS_EXAMPLE = """rlsubnet evaluate_steps work/demo/runs/sft/final work/demo/runs/prime/steps \
-      --config config/demo/config.yaml --suite arith500=work/demo/data/arith500.jsonl \
-      --out step_scores.csv"""
-OLMES_EXAMPLE = """rlsubnet evaluate_olmes work/paper/runs/dpo/final --gpus 1 \
-      --config config/paper/config.yaml --cache work/paper/olmes/cache \
-      --raw work/paper/olmes/runs/dpo --scores scores.csv --answers answers.csv.gz"""
-OLMES_STEPS_EXAMPLE = """rlsubnet evaluate_steps_olmes work/paper/models/Eurus-2-7B-SFT \
-      work/paper/runs/prime/steps --gpus 1 --config config/paper/config.yaml \
-      --cache work/paper/olmes/cache --raw work/paper/olmes/steps/prime --out step_scores.csv"""
-PREFETCH_EXAMPLE = """rlsubnet prefetch_olmes --config config/paper/config.yaml \
-      --cache work/paper/olmes/cache --out work/paper/olmes/prefetched.json"""
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    """Score a model on test suites: problems are sampled and decoded greedily and graded by a
+    strict verifier, multiple choice is graded by log-likelihood per token, and preference pairs by
+    which response is more likely.
+
+    Example:
+      rlsubnet evaluate work/demo/runs/dpo/final --config config/demo/config.yaml \\
+          --suite arith500=work/demo/data/arith500.jsonl --suite mc5=work/demo/data/mc5.jsonl \\
+          --scores scores.csv --answers answers.csv.gz
+    """
+    settings = settings_of(options)
+    files = read_suites(options.suite)
+
+    import torch
+
+    from rlsubnet.columns import ScoreRow, names
+    from rlsubnet.evaluation.loading import load_policy
+    from rlsubnet.evaluation.results import write_answers
+    from rlsubnet.evaluation.sampler import make_sampler
+    from rlsubnet.evaluation.score import answer_suites, chance_levels, load_suites
+    from rlsubnet.files import write_csv
+
+    suites = load_suites(files)
+    model, tokenizer = load_policy(options.model, options.device, getattr(torch, options.dtype))
+    draw = make_sampler(settings.sampler, model)
+    answers, rows = answer_suites(model, tokenizer, suites, settings, draw)
+    write_answers(options.answers, answers)
+    write_csv(options.scores, rows, names(ScoreRow))
+    chances: dict[str, float] = {}
+    for suite in suites:
+        chances |= chance_levels(suite.name, suite.records)
+    print(summary(rows, chances))
+
+
+def run_evaluate_steps(options: argparse.Namespace) -> None:
+    """Score the model that a run started from (step 0) and every saved step of it, as
+    `rlsubnet evaluate` scores a model. One process holds one model, whose weights are replaced
+    step by step. Progress goes to stderr.
+
+    Example:
+      rlsubnet evaluate_steps work/demo/runs/sft/final work/demo/runs/prime/steps \\
+          --config config/demo/config.yaml --suite arith500=work/demo/data/arith500.jsonl \\
+          --out step_scores.csv
+    """
+    settings = settings_of(options, samples="step_samples")
+    files = read_suites(options.suite)
+
+    import torch
+
+    from rlsubnet.checkpoints.delta import find_steps
+    from rlsubnet.columns import StepScoreRow, names
+    from rlsubnet.evaluation.loading import load_policy
+    from rlsubnet.evaluation.sampler import make_sampler
+    from rlsubnet.evaluation.score import answer_suites, load_suites, models_of_steps
+    from rlsubnet.files import write_csv
+    from rlsubnet.training.runlog import time_left
+
+    suites, steps = load_suites(files), find_steps(options.saved)
+    policy, tokenizer = load_policy(options.init, options.device, getattr(torch, options.dtype))
+    # Follows the model from step to step: its weights are replaced in place.
+    draw = make_sampler(settings.sampler, policy)
+    rows: list[dict[str, Any]] = []
+    started, count = time.monotonic(), len(steps) + 1
+    for number, (step, model) in enumerate(models_of_steps(policy, options.init, steps), start=1):
+        _, scores = answer_suites(model, tokenizer, suites, settings, draw)
+        rows += [{"step": step, **row} for row in scores]
+        left = time_left((time.monotonic() - started) / number * (count - number))
+        shown = ", ".join(summary(scores, {}).splitlines())
+        print(f"step {step} ({number}/{count}): {shown}; {left} left", file=sys.stderr, flush=True)
+    write_csv(options.out, rows, names(StepScoreRow))
+
+
+def settings_of(options: argparse.Namespace, samples: str = "samples") -> "Sampling":
+    """Return the settings of the config's evaluation; ``samples`` is the key that says how many."""
+    from rlsubnet.config.schema import read_sampling
+
+    block = read_config(options)["evaluation"]
+    return read_sampling({**block, "samples": block[samples]})
+
+
+def read_suites(arguments: Sequence[str]) -> dict[str, Path]:
+    """Return the file of each suite.
+
+    >>> read_suites(["mc5=data/mc5.jsonl"])["mc5"].name
+    'mc5.jsonl'
+    """
+    suites: dict[str, Path] = {}
+    for argument in arguments:
+        name, equals, path = argument.partition("=")
+        if not (name and equals and path) or name in suites:
+            raise ValueError(f"--suite {argument}: expected NAME=FILE, each name once")
+        suites[name] = Path(path)
+    return suites
+
+
+def summary(rows: Sequence[Mapping[str, Any]], chances: Mapping[str, float]) -> str:
+    """Return one line per task: accuracy, 95 % interval and chance level, in per cent."""
+    lines = []
+    for row in rows:
+        if row["level"] == "all":
+            low, high = 100 * float(row["ci_low"]), 100 * float(row["ci_high"])
+            share = 100 * row["correct"] / row["n"]
+            chance = chances.get(row["task"])
+            guess = "" if chance is None else f", chance {100 * chance:.1f}"
+            lines.append(
+                f"{row['task']}: {share:.2f} % of {row['n']} "
+                f"[{low:.2f}, {high:.2f}] ({row['interval']}){guess}"
+            )
+    return "\n".join(lines)
+
+
+def run_evaluate_olmes(options: argparse.Namespace) -> None:
+    """Check a model folder and the installed olmes, run olmes on all its tasks without network
+    and count right answers in what it wrote.
+
+    Example:
+      rlsubnet evaluate_olmes work/paper/runs/dpo/final --gpus 1 \\
+          --config config/paper/config.yaml --cache work/paper/olmes/cache \\
+          --raw work/paper/olmes/runs/dpo --scores scores.csv --answers answers.csv.gz
+    """
+    from rlsubnet.columns import ScoreRow, names
+    from rlsubnet.evaluation.results import write_answers
+    from rlsubnet.files import write_csv
+
+    olmes = _olmes(options, "suites")
+    answers, rows = olmes.evaluate(options.model, options.raw)
+    write_answers(options.answers, answers)
+    write_csv(options.scores, rows, names(ScoreRow))
+    tasks = olmes.settings.tasks
+    print(summary(rows, {task.name: task.chance for task in tasks if task.chance is not None}))
+
+
+def run_evaluate_steps_olmes(options: argparse.Namespace) -> None:
+    """Score the model that a run started from (step 0) and every saved step of it, as
+    `rlsubnet evaluate_olmes` scores a model. One step at a time lies on the disk in full.
+
+    Example:
+      rlsubnet evaluate_steps_olmes work/paper/models/Eurus-2-7B-SFT \\
+          work/paper/runs/prime/steps --gpus 1 --config config/paper/config.yaml \\
+          --cache work/paper/olmes/cache --raw work/paper/olmes/steps/prime --out step_scores.csv
+    """
+    from rlsubnet.checkpoints.delta import find_steps
+    from rlsubnet.columns import StepScoreRow, names
+    from rlsubnet.files import write_csv
+
+    steps, olmes = find_steps(options.saved), _olmes(options, "step_suites")
+    rows: list[dict[str, Any]] = []
+    for step, scores in olmes.evaluate_steps(options.init, steps, options.raw):
+        rows += [{"step": step, **row} for row in scores]
+        shown = ", ".join(summary(scores, {}).splitlines())
+        print(f"step {step} of {', '.join(map(str, steps))}: {shown}", file=sys.stderr, flush=True)
+    write_csv(options.out, rows, names(StepScoreRow))
+
+
+def run_prefetch_olmes(options: argparse.Namespace) -> None:
+    """Let olmes write its requests without a model, which brings its data to the cache, and
+    check how many there are. Run it where there is internet. GPQA is gated: accept its
+    terms on its page and put a token into HF_TOKEN.
+
+    Example:
+      rlsubnet prefetch_olmes --config config/paper/config.yaml \\
+          --cache work/paper/olmes/cache --out work/paper/olmes/prefetched.json
+    """
+    from rlsubnet.backends.olmes import prefetch
+    from rlsubnet.files import write_json
+
+    settings, folder = _olmes_settings(options, "suites", "step_suites")
+    write_json(options.out, prefetch(settings, options.cache, folder))
+
+
+def _olmes(options: argparse.Namespace, key: str) -> "Olmes":
+    """Return the installed olmes, checked, and print what is known of the training data."""
+    from rlsubnet.backends.olmes import contamination_lines, find_olmes
+
+    settings, folder = _olmes_settings(options, key)
+    found = find_olmes(settings, options.cache, folder, options.gpus, options.model_type)
+    print(*contamination_lines(options.contamination), sep="\n", flush=True)
+    return found
+
+
+def _olmes_settings(options: argparse.Namespace, *keys: str) -> "tuple[OlmesSettings, Path | None]":
+    """Return what olmes is asked, the suites of ``keys``, and the environment that it is in."""
+    from rlsubnet.backends.olmes_outputs import read_settings
+
+    block = read_config(options)["evaluation"]
+    suites = list(dict.fromkeys(name for key in keys for name in block[key]))
+    how = {key: value for key, value in block["olmes"].items() if key != "environment"}
+    folder = block["olmes"]["environment"]
+    return read_settings({"suites": suites, **how}), Path(folder) if folder else None
 
 
 def add_commands(subcommands: Subcommands) -> None:
-    """Add evaluate and evaluate_steps."""
-    parser = add_command(
-        subcommands,
-        "evaluate",
-        run_evaluate,
-        EXAMPLE,
-        "Score a model on test suites: problems are sampled and decoded greedily and graded by a "
-        "strict verifier, multiple choice is graded by log-likelihood per token, and preference "
-        "pairs by which response is more likely.",
-        needs=("torch", "transformers"),
-    )
+    heavy = ("torch", "transformers")
+    parser = add_command(subcommands, "evaluate", run_evaluate, needs=heavy)
     _add_model(parser)
     _add_how(parser)
 
-    parser = add_command(
-        subcommands,
-        "evaluate_steps",
-        run_evaluate_steps,
-        STEPS_EXAMPLE,
-        "Score the model that a run started from (step 0) and every saved step of it, as "
-        "`rlsubnet evaluate` scores a model. One process holds one model, whose weights are "
-        "replaced step by step. Progress goes to stderr.",
-        needs=("torch", "transformers"),
-    )
+    parser = add_command(subcommands, "evaluate_steps", run_evaluate_steps, needs=heavy)
     _add_steps(parser)
     _add_how(parser)
-    _add_olmes(subcommands)
+
+    parser = add_command(subcommands, "evaluate_olmes", run_evaluate_olmes)
+    _add_model(parser)
+    _add_olmes(parser)
+
+    parser = add_command(subcommands, "evaluate_steps_olmes", run_evaluate_steps_olmes)
+    _add_steps(parser)
+    _add_olmes(parser)
+
+    parser = add_command(subcommands, "prefetch_olmes", run_prefetch_olmes)
+    _add_config_and_cache(parser)
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="FILE", help="JSON, items and digest by task"
+    )
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -101,153 +272,15 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run_evaluate(options: argparse.Namespace) -> None:
-    """Score the model and write scores and answers."""
-    settings = settings_of(options)
-    files = read_suites(options.suite)
-
-    import torch
-
-    from rlsubnet.columns import ScoreRow, names
-    from rlsubnet.evaluation.loading import load_policy
-    from rlsubnet.evaluation.results import write_answers
-    from rlsubnet.evaluation.sampler import make_sampler
-    from rlsubnet.evaluation.score import answer_suites, chance_levels, load_suites
-    from rlsubnet.files import write_csv
-
-    suites = load_suites(files)
-    model, tokenizer = load_policy(options.model, options.device, getattr(torch, options.dtype))
-    draw = make_sampler(settings.sampler, model)
-    answers, rows = answer_suites(model, tokenizer, suites, settings, draw)
-    write_answers(options.answers, answers)
-    write_csv(options.scores, rows, names(ScoreRow))
-    chances: dict[str, float] = {}
-    for suite in suites:
-        chances |= chance_levels(suite.name, suite.records)
-    print(summary(rows, chances))
-
-
-def run_evaluate_steps(options: argparse.Namespace) -> None:
-    """Score the start and every saved step, and write the scores of all."""
-    settings = settings_of(options, samples="step_samples")
-    files = read_suites(options.suite)
-
-    import torch
-
-    from rlsubnet.checkpoints.delta import find_steps
-    from rlsubnet.columns import StepScoreRow, names
-    from rlsubnet.evaluation.loading import load_policy
-    from rlsubnet.evaluation.sampler import make_sampler
-    from rlsubnet.evaluation.score import answer_suites, load_suites, models_of_steps
-    from rlsubnet.files import write_csv
-    from rlsubnet.training.runlog import time_left
-
-    suites, steps = load_suites(files), find_steps(options.saved)
-    policy, tokenizer = load_policy(options.init, options.device, getattr(torch, options.dtype))
-    # Follows the model from step to step: its weights are replaced in place.
-    draw = make_sampler(settings.sampler, policy)
-    rows: list[dict[str, Any]] = []
-    started, count = time.monotonic(), len(steps) + 1
-    for number, (step, model) in enumerate(models_of_steps(policy, options.init, steps), start=1):
-        _, scores = answer_suites(model, tokenizer, suites, settings, draw)
-        rows += [{"step": step, **row} for row in scores]
-        left = time_left((time.monotonic() - started) / number * (count - number))
-        shown = ", ".join(summary(scores, {}).splitlines())
-        print(f"step {step} ({number}/{count}): {shown}; {left} left", file=sys.stderr, flush=True)
-    write_csv(options.out, rows, names(StepScoreRow))
-
-
-def settings_of(options: argparse.Namespace, samples: str = "samples") -> "Sampling":
-    """Return the settings of the config's evaluation; ``samples`` is the key that says how many."""
-    from rlsubnet.config.schema import read_sampling
-
-    block = read_config(options)["evaluation"]
-    return read_sampling({**block, "samples": block[samples]})
-
-
-def read_suites(arguments: Sequence[str]) -> dict[str, Path]:
-    """Return the file of each suite.
-
-    Raises:
-        ValueError: an argument is not ``NAME=FILE``, or a name comes twice.
-
-    >>> read_suites(["mc5=data/mc5.jsonl"])["mc5"].name
-    'mc5.jsonl'
-    """
-    suites: dict[str, Path] = {}
-    for argument in arguments:
-        name, equals, path = argument.partition("=")
-        if not (name and equals and path) or name in suites:
-            raise ValueError(f"--suite {argument}: expected NAME=FILE, each name once")
-        suites[name] = Path(path)
-    return suites
-
-
-def summary(rows: Sequence[Mapping[str, Any]], chances: Mapping[str, float]) -> str:
-    """Return one line per task: accuracy, 95 % interval and chance level, in per cent."""
-    lines = []
-    for row in rows:
-        if row["level"] == "all":
-            low, high = 100 * float(row["ci_low"]), 100 * float(row["ci_high"])
-            share = 100 * row["correct"] / row["n"]
-            chance = chances.get(row["task"])
-            guess = "" if chance is None else f", chance {100 * chance:.1f}"
-            lines.append(
-                f"{row['task']}: {share:.2f} % of {row['n']} "
-                f"[{low:.2f}, {high:.2f}] ({row['interval']}){guess}"
-            )
-    return "\n".join(lines)
-
-
-def _add_olmes(subcommands: Subcommands) -> None:
-    """Add this area's subcommands."""
-    parser = add_command(
-        subcommands,
-        "evaluate_olmes",
-        run_evaluate_olmes,
-        OLMES_EXAMPLE,
-        "Check a model folder and the installed olmes, run olmes on all its tasks without network\n"
-        "and count right answers in what it wrote.",
-    )
-    _add_model(parser)
-    _add_olmes_shared(parser)
-    _add_olmes_how(parser)
-
-    parser = add_command(
-        subcommands,
-        "evaluate_steps_olmes",
-        run_evaluate_steps_olmes,
-        OLMES_STEPS_EXAMPLE,
-        "Score the model that a run started from (step 0) and every saved step of it, as\n"
-        "`rlsubnet evaluate_olmes` scores a model. One step at a time lies on the disk in full.",
-    )
-    _add_steps(parser)
-    _add_olmes_shared(parser)
-    _add_olmes_how(parser)
-
-    parser = add_command(
-        subcommands,
-        "prefetch_olmes",
-        run_prefetch_olmes,
-        PREFETCH_EXAMPLE,
-        "Let olmes write its requests without a model, which brings its data to the cache, and\n"
-        "check how many there are. Run it where there is internet. GPQA is gated: accept its\n"
-        "terms on its page and put a token into HF_TOKEN.",
-    )
-    _add_olmes_shared(parser)
-    parser.add_argument(
-        "--out", required=True, type=Path, metavar="FILE", help="JSON, items and digest by task"
-    )
-
-
-def _add_olmes_shared(parser: argparse.ArgumentParser) -> None:
+def _add_config_and_cache(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument(
         "--cache", required=True, type=Path, metavar="DIR", help="folder with the data of the tasks"
     )
 
 
-def _add_olmes_how(parser: argparse.ArgumentParser) -> None:
+def _add_olmes(parser: argparse.ArgumentParser) -> None:
+    _add_config_and_cache(parser)
     parser.add_argument(
         "--raw",
         required=True,
@@ -273,62 +306,3 @@ def _add_olmes_how(parser: argparse.ArgumentParser) -> None:
         default="vllm",
         help="engine (default vllm); hf, plain transformers, needs no GPU and is for trials",
     )
-
-
-def run_evaluate_olmes(options: argparse.Namespace) -> None:
-    """Check, run olmes, and write scores and answers."""
-    from rlsubnet.columns import ScoreRow, names
-    from rlsubnet.evaluation.results import write_answers
-    from rlsubnet.files import write_csv
-
-    olmes = _olmes(options, "suites")
-    answers, rows = olmes.evaluate(options.model, options.raw)
-    write_answers(options.answers, answers)
-    write_csv(options.scores, rows, names(ScoreRow))
-    tasks = olmes.settings.tasks
-    print(summary(rows, {task.name: task.chance for task in tasks if task.chance is not None}))
-
-
-def run_evaluate_steps_olmes(options: argparse.Namespace) -> None:
-    """Run olmes on the start and on every saved step, and write the scores of all."""
-    from rlsubnet.checkpoints.delta import find_steps
-    from rlsubnet.columns import StepScoreRow, names
-    from rlsubnet.files import write_csv
-
-    steps, olmes = find_steps(options.saved), _olmes(options, "step_suites")
-    rows: list[dict[str, Any]] = []
-    for step, scores in olmes.evaluate_steps(options.init, steps, options.raw):
-        rows += [{"step": step, **row} for row in scores]
-        shown = ", ".join(summary(scores, {}).splitlines())
-        print(f"step {step} of {', '.join(map(str, steps))}: {shown}", file=sys.stderr, flush=True)
-    write_csv(options.out, rows, names(StepScoreRow))
-
-
-def run_prefetch_olmes(options: argparse.Namespace) -> None:
-    """Let olmes fetch its data and write how many items each task has."""
-    from rlsubnet.backends.olmes import prefetch
-    from rlsubnet.files import write_json
-
-    settings, folder = _olmes_settings(options, "suites", "step_suites")
-    write_json(options.out, prefetch(settings, options.cache, folder))
-
-
-def _olmes(options: argparse.Namespace, key: str) -> "Olmes":
-    """Return the installed olmes, checked, and print what is known of the training data."""
-    from rlsubnet.backends.olmes import contamination_lines, find_olmes
-
-    settings, folder = _olmes_settings(options, key)
-    found = find_olmes(settings, options.cache, folder, options.gpus, options.model_type)
-    print(*contamination_lines(options.contamination), sep="\n", flush=True)
-    return found
-
-
-def _olmes_settings(options: argparse.Namespace, *keys: str) -> "tuple[OlmesSettings, Path | None]":
-    """Return what olmes is asked, the suites of ``keys``, and the environment that it is in."""
-    from rlsubnet.backends.olmes_outputs import read_settings
-
-    block = read_config(options)["evaluation"]
-    suites = list(dict.fromkeys(name for key in keys for name in block[key]))
-    how = {key: value for key, value in block["olmes"].items() if key != "environment"}
-    folder = block["olmes"]["environment"]
-    return read_settings({"suites": suites, **how}), Path(folder) if folder else None

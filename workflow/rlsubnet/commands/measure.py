@@ -1,4 +1,4 @@
-"""Subcommands on pairs and masks: updates, mask, frozen, union, overlap, rank, trajectory."""
+"""Subcommands on pairs and masks: updates, mask, frozen, union, overlap, rank, trajectory, card."""
 
 import argparse
 import math
@@ -13,6 +13,7 @@ from rlsubnet.commands.shared import (
     add_command,
     add_common_rows,
     add_csv,
+    add_device,
     add_kernel,
     add_pair,
     add_pass_options,
@@ -20,16 +21,36 @@ from rlsubnet.commands.shared import (
     add_threads,
     check_seed,
     chosen_device,
-    measure,
     open_pair,
+    progress_bar,
 )
 from rlsubnet.threads import bound_linear_algebra, checked_threads
 
 if TYPE_CHECKING:
     from rlsubnet.checkpoints.pair import Pair
     from rlsubnet.checkpoints.structure import MaskPair, MatrixRank
+    from rlsubnet.measure.kernel import Counts, Request
     from rlsubnet.measure.overlap import Overlap, TensorOverlap
     from rlsubnet.measure.sparsity import UpdateCounts
+
+
+def _measure(
+    pair: "Pair",
+    request: "Request",
+    options: argparse.Namespace,
+    result: Path | None,
+    mask: Path | None,
+) -> "dict[str, Counts]":
+    from rlsubnet.checkpoints.differ import measure_update
+
+    kernel, threads = options.kernel, checked_threads(options.threads)
+    progress = progress_bar(pair, options.progress)
+    try:
+        return measure_update(
+            pair, request, result, mask, kernel=kernel, threads=threads, progress=progress
+        )
+    finally:
+        progress.close()
 
 
 def run_updates(options: argparse.Namespace) -> None:
@@ -38,6 +59,9 @@ def run_updates(options: argparse.Namespace) -> None:
     and under the exact rule (float32 difference of the stored values). A summary by
     matrix kind and layer is always printed. Reads a few MiB at a time. An interrupted run
     goes on after the last shard that it finished, if nothing has changed since.
+
+    Example:
+      rlsubnet updates models/sft runs/dpo/final --out updates.csv --mask mask.safetensors
     """
     from rlsubnet.measure.kernel import Request
     from rlsubnet.measure.sparsity import TOLERANCES
@@ -46,7 +70,7 @@ def run_updates(options: argparse.Namespace) -> None:
         raise ValueError(f"--out and --mask are one file, {options.out}: expected two")
     pair = open_pair(options)
     tolerances = sorted(set(options.tolerances or TOLERANCES))
-    found = measure(pair, Request(tuple(tolerances)), options, options.out, options.mask)
+    found = _measure(pair, Request(tuple(tolerances)), options, options.out, options.mask)
     counts = {name: found[name].update_counts(tolerances) for name in found}
     if options.out:
         from rlsubnet.columns import UpdateRow, names
@@ -82,7 +106,6 @@ def _update_rows(pair: "Pair", counts: "Mapping[str, UpdateCounts]") -> list[dic
 
 
 def _update_summary(pair: "Pair", counts: "Mapping[str, UpdateCounts]") -> str:
-    """Return the summary of a pair: sparsity in per cent, by tolerance, matrix kind and layer."""
     from rlsubnet.checkpoints.pair import pair_notes
     from rlsubnet.measure.parameters import parse_parameter
     from rlsubnet.measure.sparsity import RULES, TABLE_TOLERANCE, group_counts, total_counts
@@ -118,6 +141,11 @@ def _update_summary(pair: "Pair", counts: "Mapping[str, UpdateCounts]") -> str:
 
 
 def run_mask(options: argparse.Namespace) -> None:
+    """Write the mask of a pair: one bit per weight that finetuning changed.
+
+    Example:
+      rlsubnet mask models/sft runs/dpo/final --rule official --atol 1e-5 --out m.safetensors
+    """
     from rlsubnet.checkpoints.masks import write_mask
     from rlsubnet.checkpoints.pair import random_masks
     from rlsubnet.measure.kernel import Request
@@ -134,12 +162,15 @@ def run_mask(options: argparse.Namespace) -> None:
         return
     atol = TABLE_TOLERANCE if options.atol is None else options.atol
     request = Request((), options.rule, 0.0 if options.rule == "bitwise" else atol)
-    measure(pair, request, options, None, options.out)
+    _measure(pair, request, options, None, options.out)
 
 
 def run_frozen(options: argparse.Namespace) -> None:
     """Compare the weights outside a mask bit by bit. Exit status 1, after writing --out,
     when one of them changed.
+
+    Example:
+      rlsubnet frozen models/sft runs/dpo_sub/final --mask mask.safetensors --out frozen.csv
     """
     from rlsubnet.checkpoints.masks import load_mask
     from rlsubnet.checkpoints.pair import check_frozen
@@ -161,6 +192,9 @@ def run_frozen(options: argparse.Namespace) -> None:
 def run_union(options: argparse.Namespace) -> None:
     """Write the union of masks of one start, such as those of a run's saved steps: the weights
     that were ever updated (Figure 6). Reads a piece at a time.
+
+    Example:
+      rlsubnet union step50.safetensors step100.safetensors --out ever.safetensors
     """
     from rlsubnet.checkpoints.masks import load_mask
     from rlsubnet.checkpoints.structure import unite_masks
@@ -183,6 +217,9 @@ def run_overlap(options: argparse.Namespace) -> None:
     and, with --init, with the same density in each tensor and bfloat16 exponent of the
     weights before finetuning. Small weights show a bfloat16 change in every run, so that
     only what exceeds the last one is shared structure. Reads a few MiB at a time.
+
+    Example:
+      rlsubnet overlap seed42.safetensors seed123.safetensors --init models/sft --out o.csv
     """
     import numpy as np
 
@@ -218,7 +255,6 @@ def run_overlap(options: argparse.Namespace) -> None:
 def _overlap_summary(
     masks: "MaskPair", tensors: Sequence["TensorOverlap"], overlaps: Sequence["Overlap"]
 ) -> str:
-    """Return what the command prints: sizes, overlaps, and the nulls line by line."""
     from rlsubnet.measure.overlap import NULLS, OverlapCounts
 
     total = sum((tensor.counts for tensor in tensors), OverlapCounts())
@@ -259,6 +295,9 @@ def run_rank(options: argparse.Namespace) -> None:
     and vectors do not count. The control moves as many weights by the same amounts at
     random positions: a rank just below a square matrix's maximum is an artefact of the
     tolerance when the control has it too.
+
+    Example:
+      rlsubnet rank models/sft runs/dpo/final --out ranks.csv
     """
     check_seed(options)
     # Before numpy is imported: its linear algebra asks for the number of threads once.
@@ -305,6 +344,9 @@ def run_trajectory(options: argparse.Namespace) -> None:
     """Classify weights over the saved steps of a run by their bits (Figures 2, 5 and 6).
     Shares are fractions of all weights; never, cancelled and subnetwork are counts up
     to that step, so that the last row is the run's.
+
+    Example:
+      rlsubnet trajectory models/sft runs/grpo/steps --out trajectory.csv
     """
     from rlsubnet.checkpoints.checkpoint import Checkpoint
     from rlsubnet.checkpoints.delta import find_steps, open_steps
@@ -329,13 +371,45 @@ def run_trajectory(options: argparse.Namespace) -> None:
     ]
     write_csv(options.out, rows, names(TrajectoryRow))
     last = counts[-1]
-    classes = {
-        "never updated": last.never,
-        "cancelled": last.cancelled,
-        "subnetwork": last.subnetwork,
-    }
-    for label, number in classes.items():
-        print(f"{label:<14} {number / last.numel:.2%}")
+    print(f"never updated  {last.never / last.numel:.2%}")
+    print(f"cancelled      {last.cancelled / last.numel:.2%}")
+    print(f"subnetwork     {last.subnetwork / last.numel:.2%}")
+
+
+def run_card(options: argparse.Namespace) -> None:
+    """Write one HTML page about any two checkpoints: sparsity by tolerance, layer and matrix, ranks
+    beside a random control, norms, magnitudes, what the difference takes to store, the paper's
+    models beside it, and what to know before quoting a number. The page is one file and loads
+    nothing.
+
+    Example:
+      rlsubnet card models/sft runs/dpo/final --out card.html
+    """
+    check_seed(options)
+    threads = checked_threads(options.threads)
+    # Before numpy is imported: its linear algebra asks for the number of threads once.
+    bound_linear_algebra(threads)
+    from rlsubnet.card.facts import measure_facts
+    from rlsubnet.card.page import card_page
+    from rlsubnet.files import replacing
+
+    pair = open_pair(options)
+    progress = progress_bar(pair, options.progress)
+    try:
+        facts = measure_facts(
+            pair,
+            ranks=not options.no_rank,
+            seed=options.seed,
+            kernel=options.kernel,
+            threads=threads,
+            device="cpu" if options.no_rank else chosen_device(options.device),
+            take_progress=progress.add,
+        )
+    finally:
+        progress.close()
+    with replacing(options.out) as temporary:
+        temporary.write_text(card_page(facts), encoding="utf-8")
+    print(f"{options.out}: {options.out.stat().st_size / 1000:,.0f} kB, open it in a browser")
 
 
 def add_saved_steps(parser: argparse.ArgumentParser) -> None:
@@ -351,13 +425,7 @@ def add_saved_steps(parser: argparse.ArgumentParser) -> None:
 
 def add_commands(subcommands: Subcommands) -> None:
     """Add what this module's docstring lists."""
-    parser = add_command(
-        subcommands,
-        "updates",
-        run_updates,
-        "rlsubnet updates models/sft runs/dpo/final --out updates.csv --mask mask.safetensors",
-        run_updates.__doc__,
-    )
+    parser = add_command(subcommands, "updates", run_updates)
     add_pair(parser)
     parser.add_argument(
         "--tolerances",
@@ -372,12 +440,7 @@ def add_commands(subcommands: Subcommands) -> None:
     )
     add_pass_options(parser)
 
-    parser = add_command(
-        subcommands,
-        "mask",
-        run_mask,
-        "rlsubnet mask models/sft runs/dpo/final --rule official --atol 1e-5 --out m.safetensors",
-    )
+    parser = add_command(subcommands, "mask", run_mask)
     add_pair(parser)
     parser.add_argument(
         "--rule",
@@ -394,34 +457,16 @@ def add_commands(subcommands: Subcommands) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="mask to write")
     add_pass_options(parser)
 
-    parser = add_command(
-        subcommands,
-        "frozen",
-        run_frozen,
-        "rlsubnet frozen models/sft runs/dpo_sub/final --mask mask.safetensors --out frozen.csv",
-        run_frozen.__doc__,
-    )
+    parser = add_command(subcommands, "frozen", run_frozen)
     add_pair(parser, common_rows=False)
     parser.add_argument("--mask", type=Path, required=True, metavar="FILE", help="training mask")
     add_csv(parser, "write the counts of every tensor")
 
-    parser = add_command(
-        subcommands,
-        "union",
-        run_union,
-        "rlsubnet union step50.safetensors step100.safetensors --out ever.safetensors",
-        run_union.__doc__,
-    )
+    parser = add_command(subcommands, "union", run_union)
     parser.add_argument("masks", nargs="+", metavar="MASK", help="masks (`rlsubnet mask`)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="mask to write")
 
-    parser = add_command(
-        subcommands,
-        "overlap",
-        run_overlap,
-        "rlsubnet overlap seed42.safetensors seed123.safetensors --init models/sft --out o.csv",
-        run_overlap.__doc__,
-    )
+    parser = add_command(subcommands, "overlap", run_overlap)
     parser.add_argument("mask1", metavar="MASK1", help="mask of subnetwork 1 (`rlsubnet mask`)")
     parser.add_argument("mask2", metavar="MASK2", help="mask of subnetwork 2")
     parser.add_argument(
@@ -436,32 +481,27 @@ def add_commands(subcommands: Subcommands) -> None:
     add_seed(parser, "the bootstrap behind the intervals")
     add_csv(parser, "write one row per null")
 
-    parser = add_command(
-        subcommands,
-        "rank",
-        run_rank,
-        "rlsubnet rank models/sft runs/dpo/final --out ranks.csv",
-        run_rank.__doc__,
-    )
+    parser = add_command(subcommands, "rank", run_rank)
     add_pair(parser)
     add_seed(parser, "the random control")
     add_threads(parser, "of the linear algebra")
-    parser.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="where large matrices are worked on; auto takes a GPU that is there (default: auto)",
-    )
+    add_device(parser)
     add_csv(parser, "write one row per matrix")
 
-    parser = add_command(
-        subcommands,
-        "trajectory",
-        run_trajectory,
-        "rlsubnet trajectory models/sft runs/grpo/steps --out trajectory.csv",
-        run_trajectory.__doc__,
-    )
+    parser = add_command(subcommands, "trajectory", run_trajectory)
     parser.add_argument("init", metavar="INIT", help=f"the start: {LOCAL_HELP}")
     add_saved_steps(parser)
     parser.add_argument("--steps", type=int, nargs="+", help="step numbers, one per saved step")
     add_csv(parser, "one row per step", required=True)
+
+    parser = add_command(subcommands, "card", run_card)
+    add_pair(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="HTML", help="page to write")
+    parser.add_argument(
+        "--no-rank",
+        action="store_true",
+        help="leave ranks out, by far the longest part of large models",
+    )
+    add_seed(parser, "the random control")
+    add_device(parser)
+    add_pass_options(parser)

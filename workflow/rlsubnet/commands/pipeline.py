@@ -5,94 +5,21 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlsubnet.commands.shared import Subcommands, add_command
+from rlsubnet.commands.shared import Subcommands, add_command, add_config_files
 
 if TYPE_CHECKING:
     from rlsubnet.config import Scale
 
-STATUS = """\
-Say which tables and figures of a scale are done and what the others wait for, from the files that
-are there, the log of the last Snakemake in this folder and, where it used Slurm, squeue. Of failed
-jobs the last lines of their logs are shown. Changes nothing."""
-
-RESUME = """\
-Go on after Snakemake, or the machine it ran on, was killed. Its Slurm jobs are cancelled (an old
-job must not write beside its successor) and waited for, half-written files removed, the folder
-unlocked; then Snakemake goes on. Trainings continue from their own last saved state.
-
-Give Snakemake's arguments as for the first call; without any, the last call is repeated."""
-
-
-def add_commands(subcommands: Subcommands) -> None:
-    """Add this area's subcommands."""
-    parser = add_command(
-        subcommands,
-        "check",
-        run_check,
-        "rlsubnet check --config config/demo/config.yaml",
-        "Validate a config and its three sheets against their schemas and each other, then say "
-        "in words what they plan. Sheet paths are relative to the current folder.",
-    )
-    parser.add_argument(
-        "--config",
-        nargs="+",
-        required=True,
-        type=Path,
-        metavar="FILE",
-        help="config files, later ones laid over earlier ones",
-    )
-
-    parser = add_command(
-        subcommands,
-        "plan",
-        run_plan,
-        "rlsubnet plan --scale paper",
-        "Say for each table and figure, and for the whole scale, how many runs it needs, how many\n"
-        "GPU hours these take at most (time limits times GPUs of the config's `resources`), and\n"
-        "how much disk its models, runs and masks fill; then what its largest job fills while it\n"
-        "runs. What items share is counted in each.",
-    )
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--scale", metavar="NAME", help="config/NAME/config.yaml in this folder")
-    which.add_argument("--config", nargs="+", type=Path, metavar="FILE", help="as for check")
-
-    parser = add_command(
-        subcommands,
-        "status",
-        run_status,
-        "rlsubnet status --config config/paper/config.yaml",
-        STATUS,
-        needs=("psutil",),
-    )
-    parser.add_argument(
-        "--config",
-        nargs="+",
-        type=Path,
-        metavar="FILE",
-        help="config files (default: those of the last run here, else the demo's)",
-    )
-    parser.add_argument("--json", action="store_true", help="the same for programs")
-
-    parser = add_command(
-        subcommands,
-        "resume",
-        run_resume,
-        "rlsubnet resume -- --profile slurm --configfile config/paper/config.yaml",
-        RESUME,
-        needs=("psutil", "snakemake"),
-    )
-    parser.add_argument(
-        "--ended-elsewhere",
-        action="store_true",
-        help="the last run was started on another machine, and I know that it has ended",
-    )
-    parser.add_argument(
-        "arguments", nargs="*", metavar="ARGUMENT", help="after --: arguments of snakemake"
-    )
-
 
 def run_plan(options: argparse.Namespace) -> None:
-    """Print what a scale costs."""
+    """Say for each table and figure, and for the whole scale, how many runs it needs, how many
+    GPU hours these take at most (time limits times GPUs of the config's `resources`), and
+    how much disk its models, runs and masks fill; then what its largest job fills while it
+    runs. What items share is counted in each.
+
+    Example:
+      rlsubnet plan --scale paper
+    """
     from rlsubnet.config import load_config, load_scale
     from rlsubnet.config.plan import cost_lines, item_costs
 
@@ -101,7 +28,12 @@ def run_plan(options: argparse.Namespace) -> None:
 
 
 def run_check(options: argparse.Namespace) -> None:
-    """Print the plan of a scale; a fault in a config or a sheet raises."""
+    """Validate a config and its three sheets against their schemas and each other, then say in
+    words what they plan. Sheet paths are relative to the current folder.
+
+    Example:
+      rlsubnet check --config config/demo/config.yaml
+    """
     from rlsubnet.config import load_config, load_scale
 
     print("\n".join(plan_lines(load_scale(load_config(options.config)))))
@@ -145,7 +77,13 @@ def plan_lines(scale: "Scale") -> list[str]:
 
 
 def run_status(options: argparse.Namespace) -> None:
-    """Print where a scale stands."""
+    """Say which tables and figures of a scale are done and what the others wait for, from the files
+    that are there, the log of the last Snakemake in this folder and, where it used Slurm, squeue.
+    Of failed jobs the last lines of their logs are shown. Changes nothing.
+
+    Example:
+      rlsubnet status --config config/paper/config.yaml
+    """
     from rlsubnet.config import load_config, load_scale
     from rlsubnet.files import json_text
     from rlsubnet.running.resume import config_files
@@ -170,9 +108,42 @@ def run_status(options: argparse.Namespace) -> None:
 
 
 def run_resume(options: argparse.Namespace) -> None:
-    """Clear up and go on; ends with Snakemake's status."""
+    """Go on after Snakemake, or the machine it ran on, was killed. Its Slurm jobs are cancelled (an
+    old job must not write beside its successor) and waited for, half-written files removed, the
+    folder unlocked; then Snakemake goes on. Trainings continue from their own last saved state.
+
+    Give Snakemake's arguments as for the first call; without any, the last call is repeated.
+
+    Example:
+      rlsubnet resume -- --profile slurm --configfile config/paper/config.yaml
+    """
     from rlsubnet.running.resume import resume
 
     status = resume(options.arguments, options.ended_elsewhere)
     if status:
         sys.exit(status)
+
+
+def add_commands(subcommands: Subcommands) -> None:
+    parser = add_command(subcommands, "check", run_check)
+    add_config_files(parser, help="config files, later ones laid over earlier ones")
+
+    parser = add_command(subcommands, "plan", run_plan)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--scale", metavar="NAME", help="config/NAME/config.yaml in this folder")
+    which.add_argument("--config", nargs="+", type=Path, metavar="FILE", help="as for check")
+
+    parser = add_command(subcommands, "status", run_status, needs=("psutil",))
+    where = "config files (default: those of the last run here, else the demo's)"
+    add_config_files(parser, required=False, help=where)
+    parser.add_argument("--json", action="store_true", help="the same for programs")
+
+    parser = add_command(subcommands, "resume", run_resume, needs=("psutil", "snakemake"))
+    parser.add_argument(
+        "--ended-elsewhere",
+        action="store_true",
+        help="the last run was started on another machine, and I know that it has ended",
+    )
+    parser.add_argument(
+        "arguments", nargs="*", metavar="ARGUMENT", help="after --: arguments of snakemake"
+    )

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rlsubnet.commands import SUMMARIES
-from rlsubnet.threads import MOST_THREADS, checked_threads
+from rlsubnet.threads import MOST_THREADS
 
 if TYPE_CHECKING:
     from rlsubnet.checkpoints.differ import ProgressCallback
     from rlsubnet.checkpoints.pair import Pair
     from rlsubnet.config import Scale
-    from rlsubnet.measure.kernel import Counts, Request
 
 Subcommands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 LOCAL_HELP = "Hugging Face folder (sharded or not) or one .safetensors or .bin file"
@@ -27,22 +26,23 @@ def add_command(
     subcommands: Subcommands,
     name: str,
     run: Callable[[argparse.Namespace], None],
-    example: str,
-    description: str | None = None,
+    example: str = "",
+    description: str = "",
     needs: tuple[str, ...] = (),
     summary: str = "",
 ) -> argparse.ArgumentParser:
-    """Add subcommand ``name`` that calls ``run(options)``; its help ends with ``example``.
+    """Add subcommand ``name`` that calls ``run(options)``.
 
-    ``needs`` are the modules that it cannot do without and that a plain install leaves out.
+    Its help is the docstring of ``run``, what follows ``Example:`` last, where no other texts are
+    given. ``needs`` are the modules that it cannot do without and that a plain install leaves out.
     ``summary`` is for the actions of a command; those of commands stand in ``commands.GROUPS``.
     """
+    text, _, last = (run.__doc__ or "").replace("\n    ", "\n").partition("\nExample:\n  ")
     listed: dict[str, Any] = {"help": summary} if summary else {}
     parser = subcommands.add_parser(
         name,
-        # It may be a docstring, whose lines are indented.
-        description=(description or summary or SUMMARIES[name]).replace("\n    ", "\n").rstrip(),
-        epilog=f"example:\n  {example}",
+        description=(description or text).strip() or SUMMARIES[name],
+        epilog=f"example:\n  {example or last.rstrip()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         **listed,
     )
@@ -50,16 +50,19 @@ def add_command(
     return parser
 
 
+def add_config_files(
+    parser: argparse.ArgumentParser,
+    required: bool = True,
+    help: str = "config of the scale; later files are laid over earlier ones",
+) -> None:
+    parser.add_argument(
+        "--config", nargs="+", required=required, type=Path, metavar="FILE", help=help
+    )
+
+
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Add the options that say where a command reads the sheets: ``--config`` and ``--set``."""
-    parser.add_argument(
-        "--config",
-        nargs="+",
-        required=True,
-        type=Path,
-        metavar="FILE",
-        help="config of the scale; later files are laid over earlier ones",
-    )
+    add_config_files(parser)
     parser.add_argument(
         "--set",
         nargs="+",
@@ -70,11 +73,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def read_config(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the config that the options of :func:`add_config` name.
-
-    Raises:
-        ValueError: it is faulty, or an entry of ``--set`` is.
-    """
+    """Return the config that the options of :func:`add_config` name."""
     import yaml
 
     from rlsubnet.config import load_config
@@ -124,6 +123,15 @@ def add_pair(parser: argparse.ArgumentParser, common_rows: bool = True) -> None:
             "tensors whose number of rows may differ (a resized vocabulary): their common "
             "first rows are compared, and the summary says so",
         )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where large matrices are worked on; auto takes a GPU that is there (default: auto)",
+    )
 
 
 def add_common_rows(parser: argparse.ArgumentParser, help: str) -> None:
@@ -214,38 +222,8 @@ def progress_bar(pair: "Pair", asked: bool) -> "ProgressCallback":
     return Bar()
 
 
-def measure(
-    pair: "Pair",
-    request: "Request",
-    options: argparse.Namespace,
-    result: Path | None,
-    mask: Path | None,
-) -> "dict[str, Counts]":
-    """Measure a pair as the options of ``add_pass_options`` tell."""
-    from rlsubnet.checkpoints.differ import measure_update
-
-    threads = checked_threads(options.threads)
-    progress = progress_bar(pair, options.progress)
-    try:
-        return measure_update(
-            pair,
-            request,
-            result,
-            mask,
-            kernel=options.kernel,
-            threads=threads,
-            progress=progress,
-        )
-    finally:
-        progress.close()
-
-
 def chosen_device(wish: str) -> str:
-    """Return ``cpu`` or ``cuda`` for ``auto``, ``cpu`` or ``cuda``.
-
-    Raises:
-        ValueError: cuda is asked for, and torch finds none.
-    """
+    """Return ``cpu`` or ``cuda`` for ``auto``, ``cpu`` or ``cuda``."""
     if wish == "cpu" or (wish == "auto" and not DRIVER.exists()):
         return "cpu"
     import torch
