@@ -169,7 +169,9 @@ STEP_FILES = "step-*.delta"
 
 
 def step_file(step: int) -> str:
-    """>>> step_file(5)
+    """Return the name of the file that a run saves a step in.
+
+    >>> step_file(5)
     'step-000005.delta'
     """
     return STEP_FILES.replace("*", f"{step:06d}")

@@ -79,7 +79,7 @@ def scale_of_each(
         scales: one per block, (block rows, block columns); its first row is that of ``start``.
         block: rows and columns of a block; the last blocks of a matrix may be smaller.
         columns: of the matrix.
-        start: position in the flattened matrix of the first weight, in weights.
+        start: position in the flattened matrix of the first weight.
         count: how many weights, at least 1.
 
     A matrix of 3 columns in blocks of 1 x 2, its second row from its second weight on:
@@ -96,10 +96,6 @@ def scale_of_each(
 
 def dequantize(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
     """Return the bfloat16 codes of ``e4m3(code) * scale``, a float32 product rounded once.
-
-    Args:
-        codes: uint8, any shape.
-        scales: float32, one per weight, same shape.
 
     1.125 * 0.5 = 0.5625 is 0x3f10 = 16144 in bfloat16; 0x7f is NaN and stays NaN (0x7fc0 = 32704).
 

@@ -35,9 +35,6 @@ class Request:
         rule: what marks a weight as changed in the mask and by exponent: bitwise, official, exact.
         atol: tolerance of ``rule``; bitwise has none.
         by_exponent: whether weights, and marked ones, are counted by bfloat16 exponent.
-
-    Raises:
-        ValueError: an unknown rule, or a tolerance that is none.
     """
 
     tolerances: tuple[float, ...]
@@ -75,7 +72,6 @@ class Counts:
         self.by_exponent = np.zeros((EXPONENTS, 2), np.int64) if request.by_exponent else None
 
     def merge(self, other: "Counts") -> None:
-        """Add what another pass has counted."""
         self.changed += other.changed
         self.totals[:2] += other.totals[:2]
         self.totals[2] = max(self.totals[2], other.totals[2])
@@ -106,6 +102,9 @@ def numpy_kernel(
 ) -> bool:
     """Add the counts of a piece to ``counts``; the arithmetic is done for differing weights alone.
 
+    Returns whether all weights are finite for certain. If not, the caller must look: what was
+    counted means nothing with NaN or Inf in it.
+
     Args:
         init: weights before finetuning as stored (uint16 codes for bfloat16), flat.
         tuned: weights after finetuning, as many; the stored type may differ.
@@ -113,10 +112,6 @@ def numpy_kernel(
         counts: is added to.
         packed: uint8, takes the mask of the piece: one bit per weight, the first one lowest, and
             zeros beyond the last.
-
-    Returns:
-        Whether all weights are finite for certain. If not, the caller must look: what was counted
-        means nothing with NaN or Inf in it.
 
     >>> request = Request((1e-5,))
     >>> counts, packed = Counts(request), np.empty(1, np.uint8)

@@ -227,16 +227,7 @@ def numba_kernel(
     counts: Counts,
     packed: np.ndarray | None = None,
 ) -> bool:
-    """Do what ``measure.kernel.numpy_kernel`` does, by compiled loops.
-
-    >>> request = Request((1e-5,))
-    >>> counts, packed = Counts(request), np.empty(1, np.uint8)
-    >>> init = np.array([1.0, 2.0, 3.0, 4.0], np.float32)
-    >>> numba_kernel(init, np.array([1.0, 2.0, 3.0, 4.5], np.float32), request, counts, packed)
-    True
-    >>> counts.update_counts(request.tolerances).unchanged, int(packed[0])  # bit 3 is 8
-    ({('official', 1e-05): 3, ('exact', 1e-05): 3}, 8)
-    """
+    """Do what ``measure.kernel.numpy_kernel`` does, by compiled loops."""
     tables = _NO_TABLES if counts.by_exponent is None else np.zeros((4, 2 * EXPONENTS), np.uint32)
     rest = (
         request.limits,
@@ -296,13 +287,7 @@ def _sort(first, second, init, tables):  # type: ignore[no-untyped-def]
 def numba_shared_bits(
     first: np.ndarray, second: np.ndarray, numel: int, init: np.ndarray | None = None
 ) -> tuple[OverlapCounts, np.ndarray | None]:
-    """Do what ``numpy_shared_bits`` does.
-
-    >>> first, second = np.array([0b0011], np.uint8), np.array([0b0110], np.uint8)
-    >>> counts, by_exponent = numba_shared_bits(first, second, 3, np.ones(3, np.float32))
-    >>> counts, by_exponent[127].tolist()
-    (OverlapCounts(numel=3, first=2, second=2, both=1), [3, 2, 2, 1])
-    """
+    """Do what ``numpy_shared_bits`` does, by compiled loops."""
     if init is not None:
         tables = np.zeros((4, 4 * EXPONENTS), np.uint32)
         _sort(first, second, to_bfloat16(init), tables)

@@ -27,13 +27,8 @@ SharedBits = Callable[
 def wants_numba(name: str, worthwhile: bool) -> bool:
     """Return whether compiled loops do the work.
 
-    Args:
-        name: ``numpy``, ``numba``, or ``auto``: numba where it is installed and repays its import.
-            The environment variable RLSUBNET_KERNEL stands in for ``auto``.
-        worthwhile: whether there is enough to do for that.
-
-    Raises:
-        ValueError: an unknown name, or numba is asked for and not installed.
+    ``auto`` takes numba where it is installed and ``worthwhile`` says that there is enough to do to
+    repay its import. The environment variable RLSUBNET_KERNEL stands in for ``auto``.
 
     >>> wants_numba("numpy", worthwhile=True)
     False
@@ -50,14 +45,9 @@ def wants_numba(name: str, worthwhile: bool) -> bool:
 
 
 def choose_kernel(name: str, nbytes: int) -> Kernel:
-    """Return a kernel by name; all of them give the same integers and bits.
+    """Return a kernel; all of them give the same integers and bits.
 
-    Args:
-        name: see ``wants_numba``.
-        nbytes: stored bytes of both checkpoints.
-
-    >>> choose_kernel("numpy", 1 << 40).__name__
-    'numpy_kernel'
+    ``nbytes`` are the stored bytes of both checkpoints.
     """
     if not wants_numba(name, worthwhile=nbytes >= WORTH_COMPILING):
         return numpy_kernel
@@ -67,15 +57,9 @@ def choose_kernel(name: str, nbytes: int) -> Kernel:
 
 
 def choose_shared_bits(kernel: str, numel: int, by_exponent: bool) -> SharedBits:
-    """Return what counts; both ways give the same integers.
+    """Return what counts ``numel`` weights; both ways give the same integers.
 
-    Args:
-        kernel: ``numpy``, ``numba`` or ``auto``, see ``measure.kernels``.
-        numel: weights that will be counted.
-        by_exponent: whether they will be counted by exponent; numpy is slow at that alone.
-
-    >>> choose_shared_bits("numpy", 1 << 40, by_exponent=True).__name__
-    'numpy_shared_bits'
+    By exponent numpy is slow, and only at that.
     """
     from rlsubnet.measure.overlap import numpy_shared_bits
 

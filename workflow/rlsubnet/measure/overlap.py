@@ -37,11 +37,8 @@ _EVEN_BYTES, _ADD_TWOS = np.uint64(0x00FF00FF00FF00FF), np.uint64(0x000100010001
 class OverlapCounts:
     """Sizes of two subnetworks of the same weights; counts of disjoint parts add up with ``+``.
 
-    Attributes:
-        numel: weights both masks speak about.
-        first: weights updated in run 1, ``|I1|``.
-        second: weights updated in run 2, ``|I2|``.
-        both: weights updated in both, ``|I1 & I2|``.
+    Of ``numel`` weights, run 1 updated ``first`` (``|I1|``), run 2 ``second`` (``|I2|``), and
+    ``both`` were updated in both (``|I1 & I2|``).
     """
 
     numel: int = 0
@@ -84,11 +81,7 @@ def popcount(packed: np.ndarray) -> int:
 
 
 def overlap_counts(first: np.ndarray, second: np.ndarray, numel: int) -> OverlapCounts:
-    """Return the sizes of two subnetworks given as packed bits.
-
-    Args:
-        first, second: uint8 arrays of equal length, bits beyond ``numel`` zero.
-        numel: number of weights.
+    """Return the sizes of two subnetworks given as packed bits, those beyond ``numel`` zero.
 
     >>> overlap_counts(np.array([0b0111], np.uint8), np.array([0b1110], np.uint8), numel=8)
     OverlapCounts(numel=8, first=3, second=3, both=2)
@@ -101,20 +94,12 @@ def overlap_counts(first: np.ndarray, second: np.ndarray, numel: int) -> Overlap
 def exponent_counts(first: np.ndarray, second: np.ndarray, init: np.ndarray) -> np.ndarray:
     """Return the sizes of two subnetworks among the weights of each bfloat16 exponent.
 
+    int64, shape (256, 4): per exponent the number of weights, of those that run 1 and run 2 updated
+    (``first``, ``second``), and of those that both did. Parts of a tensor add up.
+
     The exponent is the stored one of bfloat16: 127 for 1, 0 for zero and subnormal numbers. A start
     in float16 or float32 is first rounded to bfloat16, to nearest and ties to even, which is the
-    type that the authors' rule compares updates in.
-
-    Args:
-        first, second: bool arrays, where run 1 and run 2 updated a weight.
-        init: the weights before finetuning as stored (uint16 codes for bfloat16), same shape.
-
-    Returns:
-        int64, shape (256, 4): per exponent the number of weights, of those that run 1 and run 2
-        updated, and of those that both did. Parts of a tensor add up.
-
-    Raises:
-        ValueError: the arrays do not fit each other, or a weight is NaN, Inf or rounds to Inf.
+    type that the authors' rule compares updates in. NaN, Inf and what rounds to Inf is refused.
 
     Of the weights 1 and 1.5 both runs updated the first; of 2 and 3 run 2 alone updated the last.
 
@@ -136,11 +121,7 @@ def exponent_counts(first: np.ndarray, second: np.ndarray, init: np.ndarray) -> 
 
 
 def refuse_bad_exponents(by_key: np.ndarray, numel: int) -> np.ndarray:
-    """Return ``exponent_counts`` from the number of weights of each key, exponent * 4 + marks.
-
-    Raises:
-        ValueError: weights of the exponent that NaN and Inf have.
-    """
+    """Return ``exponent_counts`` from the number of weights of each key, exponent * 4 + marks."""
     counts = by_key.reshape(EXPONENTS, 2, 2)
     if bad := int(counts[-1].sum()):
         raise ValueError(f"{bad} of {numel} weights before finetuning are no finite bfloat16")
@@ -153,10 +134,8 @@ def chance_overlap(groups: np.ndarray) -> float:
     """Return how many weights two subnetworks share by chance, given their sizes in each group.
 
     Of ``n`` weights run 1 updated ``a`` and run 2 ``c``. When either picks its own at random, the
-    other has picked each with probability ``c / n``: they share ``a c / n``. Groups add up.
-
-    Args:
-        groups: shape (groups, 3 or more), a row ``n, a, c, ...`` for each group.
+    other has picked each with probability ``c / n``: they share ``a c / n``. Groups add up, each
+    a row ``n, a, c, ...``.
 
     Of 4 small weights run 1 updated 4 and run 2 updated 3, of 12 large ones 4 and 3: given that,
     chance shares 4 * 3 / 4 = 3 and 4 * 3 / 12 = 1. Ignoring magnitude, one would expect
@@ -175,10 +154,8 @@ def chance_overlap(groups: np.ndarray) -> float:
 class TensorOverlap:
     """What two subnetworks share in one tensor.
 
-    Attributes:
-        counts: their sizes and what both hold.
-        by_magnitude: ``chance_overlap`` of the tensor's ``exponent_counts``; None where the weights
-            before finetuning are not known.
+    ``by_magnitude`` is the ``chance_overlap`` of its ``exponent_counts``, None where the weights
+    before finetuning are not known.
     """
 
     counts: OverlapCounts
@@ -233,7 +210,6 @@ def _shared_by_chance(sums: np.ndarray) -> np.ndarray:
 def _lift_intervals(
     table: np.ndarray, generator: np.random.Generator, draws: int
 ) -> list[tuple[float, float]]:
-    """Return the interval of each null's lift from ``draws`` samples of the table's rows."""
     tensors = len(table)
     sums = np.empty((draws, table.shape[1]))
     for draw in range(draws):
@@ -257,16 +233,10 @@ def overlap_beside_nulls(
     not cover what other seeds, data or another start would give, nor a null that is too coarse. A
     tiny model has 25 to 40 tensors, of which layer norms hold hardly an update: the interval is
     rough there (about 92 % in simulations with 20 equal tensors), and rougher still where one
-    tensor holds most updates.
+    tensor holds most updates. It is nan with fewer than two tensors, and where a sample held
+    nothing that the null would share.
 
-    Args:
-        tensors: every tensor of the model; ``per_magnitude`` is left out where no tensor has it.
-        generator: makes the draws; all nulls see the same ones.
-        draws: number of bootstrap samples.
-
-    Returns:
-        One ``Overlap`` per null. Its interval is nan with fewer than two tensors, and where a
-        sample held nothing that the null would share.
+    ``per_magnitude`` is left out where no tensor has it. All nulls see the same ``draws``.
 
     Raises:
         ValueError: a subnetwork is empty, so that its overlap is not defined.
@@ -318,10 +288,7 @@ def numpy_shared_bits(
 ) -> tuple[OverlapCounts, np.ndarray | None]:
     """Return the sizes of two subnetworks, and ``exponent_counts`` where ``init`` is given.
 
-    Args:
-        first, second: packed bits, the first weight lowest, zeros beyond the last.
-        numel: number of weights.
-        init: as many weights before finetuning, as stored.
+    ``first`` and ``second`` are packed bits, the first weight lowest, zeros beyond the last.
 
     >>> first, second = np.array([0b0011], np.uint8), np.array([0b0110], np.uint8)
     >>> counts, by_exponent = numpy_shared_bits(first, second, 3, np.ones(3, np.float32))

@@ -102,16 +102,11 @@ def inertia(gram: np.ndarray, bound: float) -> Inertia:
 
 
 def all_below(gram: np.ndarray, found: Inertia, bound: float) -> bool:
-    """Return whether all eigenvalues below a bound lie below a lower one, too.
+    """Return whether all eigenvalues below a bound (``found``) lie below a lower one, too.
 
     Of a few, a subspace near their eigenvectors may prove it, at a fraction of the cost of another
     factorization: its k-th smallest Ritz value is never below the k-th smallest eigenvalue
     (Cauchy's interlacing theorem).
-
-    Args:
-        gram: symmetric, its lower triangle.
-        found: from :func:`inertia`.
-        bound: the lower one.
 
     >>> gram = np.diag([1.0, 2.0, 3.0])
     >>> all_below(gram, inertia(gram, 2.5), 2.2), all_below(gram, inertia(gram, 2.5), 1.5)
@@ -227,12 +222,6 @@ class Rank:
 
 
 def refuse_no_matrix(delta: np.ndarray) -> None:
-    """Refuse what has no rank.
-
-    Raises:
-        ValueError: not a float32 matrix, or entries that are not finite. (LAPACK may report success
-            on NaN.)
-    """
     if delta.ndim != 2 or delta.dtype != np.float32:
         raise ValueError(
             f"a rank needs a matrix in float32, found {delta.dtype} {list(delta.shape)}"
@@ -242,7 +231,6 @@ def refuse_no_matrix(delta: np.ndarray) -> None:
 
 
 def rank_by_torch(delta: np.ndarray) -> int:
-    """Return the rank as the authors take it: ``torch.linalg.matrix_rank`` in float32."""
     if find_spec("torch") is None:
         warnings.warn(
             "torch is not installed: a rank at the edge of the tolerance is numpy's and may differ "
@@ -269,12 +257,9 @@ def _limits(shape: tuple[int, ...]) -> tuple[float, float]:
 
 
 def rank_of_spectrum(delta: np.ndarray, singular: np.ndarray) -> Rank:
-    """Return the rank of a matrix of which the singular values are known.
+    """Return the rank of a float32 matrix whose singular values are known, the largest first.
 
-    Args:
-        delta: float32, (rows, columns), finite.
-        singular: its singular values, accurate to ``eps(float32) * largest`` or better, the largest
-            first.
+    They are accurate to ``eps(float32) * largest`` or better.
 
     >>> delta = np.diag([1, 2, 0] * 9).astype(np.float32)
     >>> rank_of_spectrum(delta, np.sort(np.diagonal(delta))[::-1])
@@ -335,12 +320,6 @@ def _certified(core: np.ndarray, limit: float) -> tuple[bool, np.ndarray, int]:
 
 def numerical_rank(delta: np.ndarray) -> Rank:
     """Return the integer that ``torch.linalg.matrix_rank(delta)`` gives, and how it was decided.
-
-    Args:
-        delta: float32, (rows, columns).
-
-    Raises:
-        ValueError: not a float32 matrix, or entries that are not finite.
 
     >>> numerical_rank(np.diag([1, 2, 0] * 9).astype(np.float32))
     Rank(rank=18, how='inertia')
@@ -409,9 +388,6 @@ def singular_values_of(delta: np.ndarray, device: str = "cpu") -> np.ndarray:
     """Return the singular values of a float32 matrix, the largest first.
 
     Up to SMALL rows or columns by a decomposition in float32, beyond from a Gram matrix in float64.
-
-    >>> singular_values_of(np.array([[3, 0], [0, 4]], np.float32))
-    array([4., 3.], dtype=float32)
     """
     if min(delta.shape) <= SMALL:
         return np.linalg.svd(delta, compute_uv=False)
@@ -429,12 +405,7 @@ def _spread(singular: np.ndarray) -> tuple[float, float]:
 def update_rank(delta: np.ndarray, device: str = "cpu") -> UpdateRank:
     """Return the rank of an update as ``torch.linalg.matrix_rank(delta.float())`` decides it.
 
-    Args:
-        delta: the update, float32, (rows, columns).
-        device: where large matrices are worked on; torch knows any other than ``cpu``.
-
-    Raises:
-        ValueError: not a matrix in float32, or entries that are not finite.
+    ``device`` is where large matrices are worked on; torch knows any other than ``cpu``.
 
     >>> update_rank(np.diag([3.0, 4.0, 0.0]).astype(np.float32)).rank
     2
@@ -449,11 +420,7 @@ def update_rank(delta: np.ndarray, device: str = "cpu") -> UpdateRank:
 
 
 def rank_alone(delta: np.ndarray, device: str = "cpu") -> int:
-    """Return the integer of ``update_rank``, which costs less where the rest is not asked for.
-
-    >>> rank_alone(np.diag([3.0, 4.0, 0.0]).astype(np.float32))
-    2
-    """
+    """Return the integer of ``update_rank``, which costs less where the rest is not asked for."""
     if device == "cpu" and min(delta.shape) > SMALL:
         return numerical_rank(delta).rank
     refuse_no_matrix(delta)

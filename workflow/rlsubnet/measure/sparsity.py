@@ -48,11 +48,7 @@ def official_threshold(atol: float) -> int:
 
 
 def exact_threshold(atol: float) -> int:
-    """Return the bits of the largest float32 number that is at most ``atol``.
-
-    >>> exact_threshold(1.0) == 0x3F800000
-    True
-    """
+    """Return the bits of the largest float32 number that is at most ``atol``."""
     _check_tolerance(atol)
     value = np.float32(atol)
     if float(value) > atol:
@@ -106,11 +102,8 @@ def changed(
 class UpdateCounts:
     """What an update did to some weights; counts of two disjoint parts add up with ``+``.
 
-    Attributes:
-        numel: weights compared.
-        bitwise_changed: weights whose stored bits differ.
-        max_abs_diff: largest ``|tuned - init|`` in float32.
-        unchanged: (rule, atol) -> weights that count as unchanged.
+    ``max_abs_diff`` is the largest ``|tuned - init|`` in float32, ``unchanged`` the number of
+    unchanged weights by (rule, atol).
     """
 
     numel: int = 0
@@ -137,13 +130,7 @@ def update_counts(
 ) -> UpdateCounts:
     """Return the counts of one update at all tolerances under both rules.
 
-    Args:
-        init: weights before finetuning, as stored (uint16 codes for bfloat16), any shape.
-        tuned: weights after finetuning, same shape; the stored type may differ.
-        tolerances: absolute, in weight units.
-
-    Raises:
-        ValueError: the shapes differ, or a tolerance is negative or not finite.
+    The weights are as stored (uint16 codes for bfloat16), of one shape; their types may differ.
 
     >>> init = np.array([0x3F80, 0x4000, 0x4040, 0x4080], np.uint16)  # 1, 2, 3, 4
     >>> tuned = np.array([0x3F80, 0x4000, 0x4040, 0x4090], np.uint16)  # 1, 2, 3, 4.5
@@ -173,10 +160,7 @@ def total_counts(counts: Iterable[UpdateCounts]) -> UpdateCounts:
 def group_counts(
     counts: Mapping[str, UpdateCounts], group_of: Callable[[str], Key]
 ) -> dict[Key, UpdateCounts]:
-    """Return the counts of tensors added up by group, in order of first appearance.
-
-    ``group_of`` maps a tensor's name to its group, such as its layer or its matrix kind.
-    """
+    """Return the counts of tensors added up by group, in order of first appearance."""
     groups: dict[Key, UpdateCounts] = {}
     for name, part in counts.items():
         key = group_of(name)
@@ -188,10 +172,7 @@ def group_counts(
 class UpdateNorms:
     """Sums of squares of some weights; those of two disjoint parts add up with ``+``.
 
-    Attributes:
-        numel: number of weights.
-        init_squares: sum of ``init**2``.
-        update_squares: sum of ``(tuned - init)**2``.
+    ``init_squares`` is the sum of ``init**2``, ``update_squares`` that of ``(tuned - init)**2``.
     """
 
     numel: int = 0
@@ -228,10 +209,6 @@ class UpdateNorms:
 
 def update_norms(init: np.ndarray, tuned: np.ndarray) -> UpdateNorms:
     """Return the sums of squares of a piece, taken in float64.
-
-    Args:
-        init: weights before finetuning, as stored (uint16 codes for bfloat16), any shape.
-        tuned: weights after finetuning, same shape.
 
     >>> norms = update_norms(np.array([3.0, 4.0], np.float32), np.array([3.0, 4.5], np.float32))
     >>> norms.init, norms.update, norms.relative

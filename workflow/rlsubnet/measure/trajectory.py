@@ -19,7 +19,6 @@ class StepCounts:
     ``never + cancelled + subnetwork == numel``; at the last step they are the shares of Figure 2.
 
     Attributes:
-        numel: weights compared.
         never: equal to the start at this and every earlier saved step.
         cancelled: updated at an earlier saved step, equal to the start again now.
         subnetwork: different from the start now.
@@ -46,14 +45,7 @@ class StepCounts:
 
 
 def trajectory_counts(init: np.ndarray, steps: Sequence[np.ndarray]) -> list[StepCounts]:
-    """Return the counts of every saved step of some weights.
-
-    Args:
-        init: weights at the start, as stored.
-        steps: the same weights at each saved step, in order; the last one is the final model.
-
-    Raises:
-        ValueError: no step, or a step of another shape or type.
+    """Return the counts of every saved step of some weights; the last step is the final model.
 
     A weight that goes 0, 1, 0 is cancelled, one that goes 0, 1, 2 is in the subnetwork:
 
