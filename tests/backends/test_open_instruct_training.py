@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from rlsubnet.backends.open_instruct.training import find_checkout
 from rlsubnet.backends.processes import alone_in
@@ -136,7 +137,13 @@ def refused(bench: Bench, capfd: pytest.CaptureFixture[str]) -> Callable[..., st
 def test_a_run_becomes_a_folder_that_differs_from_its_start_in_the_weights_alone(
     bench: Bench,
 ) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    stale = bench.scratch / "output" / "dpo__42__1"  # of a killed run, and no whole save
+    stale.mkdir(parents=True)
+    (stale / "pytorch_model.bin").write_text("old")
     assert main(bench.words()) == 0
+    assert not bench.scratch.exists()
     start, tuned = Checkpoint(bench.init), Checkpoint(bench.out)
     assert list(tuned.tensors) == list(start.tensors)
     for name in start.tensors:
@@ -148,21 +155,13 @@ def test_a_run_becomes_a_folder_that_differs_from_its_start_in_the_weights_alone
     assert {path.name for path in bench.out.iterdir()} == kept | {"manifest.json"}
     for name in kept - {"model.safetensors"}:
         assert (bench.out / name).read_bytes() == (bench.init / name).read_bytes(), name
-    assert not bench.scratch.exists()
-
-
-def test_transformers_loads_what_is_exported(bench: Bench) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    assert main(bench.words()) == 0
-    loaded = AutoModelForCausalLM.from_pretrained(bench.out, dtype=torch.bfloat16)
-    start = AutoModelForCausalLM.from_pretrained(bench.init, dtype=torch.bfloat16)
-    assert torch.equal(loaded.lm_head.weight, 2 * start.lm_head.weight)
+    loaded, init = (
+        AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).lm_head.weight
+        for path in (bench.out, bench.init)
+    )
+    assert torch.equal(loaded, 2 * init)
     assert AutoTokenizer.from_pretrained(bench.out)("ab").input_ids == [64, 65]
 
-
-def test_metrics_and_manifest_say_what_was_recorded(bench: Bench) -> None:
-    assert main(bench.words()) == 0
     with bench.metrics.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["step"] for row in rows] == ["1", "2", "3"]
@@ -173,26 +172,15 @@ def test_metrics_and_manifest_say_what_was_recorded(bench: Bench) -> None:
     assert manifest["row"]["recipe"]["commit"] == bench.commit
     assert (manifest["steps"], manifest["batch_size"]) == (3, 4)
     assert manifest["packages"] == {"torch": "0"}
-    assert manifest["inputs_sha256"]["init"] == Checkpoint(bench.init).digest()
+    assert manifest["inputs_sha256"]["init"] == start.digest()
 
 
-def test_what_a_killed_run_left_is_removed_first(bench: Bench) -> None:
-    stale = bench.scratch / "output" / "dpo__42__1"
-    stale.mkdir(parents=True)
-    (stale / "pytorch_model.bin").write_text("old")
-    assert main(bench.words()) == 0
-    assert bench.out.is_dir()
-
-
-def test_another_commit_is_refused_unless_the_recipe_names_it(
+def test_another_commit_or_a_modified_checkout_is_refused(
     bench: Bench, refused: Callable[..., str]
 ) -> None:
     message = refused(commit="c35cd715f75931dc9b8bc5888b9f8f8fc53a144a")
     assert "expected commit c35cd715f75931dc9b8bc5888b9f8f8fc53a144a" in message
     assert f"found {bench.commit}; run git checkout c35cd715" in message
-
-
-def test_a_modified_checkout_is_refused(bench: Bench, refused: Callable[..., str]) -> None:
     (bench.checkout / "open_instruct" / "dpo_tune_cache.py").write_text("fail\n")
     assert "differ from commit" in refused()
 
@@ -227,19 +215,16 @@ def test_a_run_that_is_not_whole_leaves_no_result(
     assert expected in refused()
 
 
-def test_a_masked_run_needs_a_mask_that_fits_and_a_start_in_bfloat16(
+def test_a_start_that_is_not_in_bfloat16_is_refused(
     bench: Bench, refused: Callable[..., str], tmp_path: Path, model: Path
 ) -> None:
     mask = tmp_path / "mask.safetensors"
     write_random_mask(mask, model)
-    weights = tmp_path / "float32"
-    weights.mkdir()
-    from safetensors.torch import load_file, save_file
-
+    bench.init = tmp_path / "float32"
+    bench.init.mkdir()
     state = load_file(model / "model.safetensors")
-    save_file({n: t.float() for n, t in state.items()}, weights / "model.safetensors")
-    (weights / "config.json").write_text("{}")
-    bench.init = weights
+    save_file({n: t.float() for n, t in state.items()}, bench.init / "model.safetensors")
+    (bench.init / "config.json").write_text("{}")
     message = refused(mask=mask)
     assert "is stored in F32; training in bfloat16 changes all weights" in message
 
