@@ -3,7 +3,8 @@
 import copy
 import csv
 import json
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,64 @@ from rlsubnet.checkpoints.delta import step_file
 from rlsubnet.checkpoints.masks import load_mask, save_mask
 from rlsubnet.files import sha256
 from tests.backends import verl_runs
-from tests.backends.verl_place import Workplace
+from tests.sheets_of_row import train_command
 
 pytestmark = [
     pytest.mark.verl,
     pytest.mark.skipif(find_spec("verl") is None, reason="verl is not installed: make test-verl"),
 ]
 
-
 Moment = Callable[[Places], bool]
 # One of the rows that the differ writes for each tensor.
 EXACT = ("exact", "1e-05")
+
+
+class Workplace:
+    """A folder with the tiny model, its prompts, and the runs that were trained from it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.init = folder / "init"
+        verl_runs.save_model(self.init)
+
+    def train(self, row: Mapping[str, Any], mask: Path | None = None, prompts: int = 64) -> Path:
+        out = self.folder / row["run"]
+        out.mkdir(exist_ok=True)
+        verl_runs.rlsubnet(out / "log", *self._words(row, mask, prompts))
+        return out
+
+    def train_until_killed(
+        self,
+        row: Mapping[str, Any],
+        mask: Path,
+        prompts: int,
+        moment: Callable[[Places], bool],
+        workers: bool = True,
+    ) -> Path:
+        out = self.folder / row["run"]
+        places = Places(self.init, out / "verl")
+        out.mkdir(exist_ok=True)
+        process = verl_runs.start_rlsubnet(out / "log", *self._words(row, mask, prompts))
+        while not moment(places):
+            assert process.poll() is None, (out / "log").read_text()[-6000:]
+            time.sleep(0.001)
+        verl_runs.kill_all(process, workers)
+        return out
+
+    def _words(self, row: Mapping[str, Any], mask: Path | None, prompts: int) -> list[str]:
+        data = self.folder / f"prompts_{prompts}.jsonl"
+        verl_runs.save_prompts(data, prompts)
+        words = train_command(self.folder / row["run"], row, data, self.init, mask)
+        return [*words, "--threads", "3"]
+
+    def frozen(self, run: Path, mask: Path) -> tuple[int, int, int]:
+        out = run / "frozen.csv"
+        words = ("frozen", self.init, run / "final", "--mask", mask, "--out", out)
+        verl_runs.rlsubnet(run / "log", *words)
+        rows = list(csv.DictReader(out.open()))
+        columns = ("frozen_changed", "subnetwork_changed", "subnetwork")
+        frozen, changed, size = (sum(int(row[column]) for row in rows) for column in columns)
+        return frozen, changed, size
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rlsubnet.tasks.published import GRADERS, graded_prompts, last_boxed
-from tests.backends import verl_rows
+from tests.backends import verl_runs
 
 pytestmark = [
     pytest.mark.verl,
@@ -24,7 +24,7 @@ def composed(name: str) -> Any:
     folder = Path(verl.__file__).parent / "trainer" / "config"
     with initialize_config_dir(config_dir=str(folder), version_base=None):
         # Settings of Hydra itself are for its own command line.
-        lines = [line for line in verl_rows.overrides_of(name) if not line.startswith("hydra.")]
+        lines = [line for line in verl_runs.overrides_of(name) if not line.startswith("hydra.")]
         config = compose("ppo_trainer", overrides=lines)
     OmegaConf.resolve(config)
     uses_kl = config.actor_rollout_ref.actor.use_kl_loss
@@ -32,12 +32,12 @@ def composed(name: str) -> Any:
     return config
 
 
-@pytest.mark.parametrize("name", verl_rows.ROWS)
+@pytest.mark.parametrize("name", verl_runs.ROWS)
 def test_verl_takes_every_row_of_the_paper(name: str) -> None:
     from verl.utils.config import omega_conf_to_dataclass
 
     config = composed(name)
-    recipe = verl_rows.row(name).recipe
+    recipe = verl_runs.paper_row(name).recipe
     actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
     rollout = omega_conf_to_dataclass(config.actor_rollout_ref.rollout)
     assert actor.optim.lr == recipe.lr
@@ -124,7 +124,6 @@ def test_prompts_survive_the_way_into_parquet_and_verls_own_data_set(tmp_path: P
 
     from rlsubnet.backends.verl.command import write_parquet
     from rlsubnet.files import write_jsonl
-    from tests.backends import verl_runs
 
     rows = [
         ("row 1", {"problem": "x?", "level": "Level 5", "solution": r"\boxed{2}"}),

@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -15,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlsubnet.backends.processes import alone_in, started
+from rlsubnet.backends.processes import alone_in
 from rlsubnet.backends.trainers import check_start, link_copy
 from rlsubnet.backends.verl.command import (
     NO_CLIP,
@@ -31,7 +29,7 @@ from rlsubnet.backends.verl.training import environment
 from rlsubnet.checkpoints.masks import save_mask
 from rlsubnet.files import write_jsonl
 from rlsubnet.objectives.prime import preferred_rows
-from tests.backends import verl_rows
+from tests.backends import verl_runs
 from tests.checkpoints.checkpoint_files import make_weights, write_checkpoint
 from tests.sheets_of_row import checked_row
 
@@ -106,61 +104,6 @@ def test_a_config_whose_rotary_embeddings_verl_would_not_find_is_refused(tmp_pat
 
 
 # The process.
-
-
-def test_whatever_happens_the_process_and_its_children_end(tmp_path: Path) -> None:
-    script = (
-        "import subprocess, sys, time\n"
-        "from pathlib import Path\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
-        "Path('new').write_text(str(child.pid)); Path('new').rename('pid')\n"
-        "time.sleep(60)\n"
-    )
-    with (
-        pytest.raises(KeyError),
-        started([sys.executable, "-c", script], tmp_path, {}) as process,
-    ):
-        while not (tmp_path / "pid").exists():
-            time.sleep(0.02)
-        raise KeyError
-    assert process.returncode is not None
-    child = (tmp_path / "pid").read_text()
-    for _ in range(100):  # ended with its parent's group; nobody here waits for it
-        state = subprocess.run(["ps", "-o", "stat=", "-p", child], capture_output=True)
-        if not state.stdout.strip() or state.stdout.strip().startswith(b"Z"):
-            break
-        time.sleep(0.02)
-    else:
-        pytest.fail(f"process {child} is still there")
-
-
-def test_a_folder_is_its_trainer_s_even_if_the_process_that_started_it_is_killed(
-    tmp_path: Path,
-) -> None:
-    script = (
-        "import sys, time\n"
-        "from pathlib import Path\n"
-        "from rlsubnet.backends.processes import alone_in, started\n"
-        "folder = Path(sys.argv[1])\n"
-        "sleep = [sys.executable, '-c', 'import time; time.sleep(60)']\n"
-        "with alone_in(folder) as lock, started(sleep, folder, {}, [lock]) as process:\n"
-        "    (folder / 'new').write_text(str(process.pid))\n"
-        "    (folder / 'new').rename(folder / 'pid')\n"
-        "    time.sleep(60)\n"
-    )
-    starter = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])
-    while not (tmp_path / "pid").exists():
-        time.sleep(0.02)
-    trainer = int((tmp_path / "pid").read_text())
-    try:
-        starter.kill()
-        starter.wait()
-        with pytest.raises(ValueError, match="another process is training"), alone_in(tmp_path, 0):
-            pass
-    finally:
-        os.killpg(trainer, signal.SIGKILL)
-    with alone_in(tmp_path):  # its end is waited for
-        pass
 
 
 def test_a_folder_is_not_free_before_the_last_process_that_stays_in_it_has_ended(
@@ -290,79 +233,70 @@ def as_mapping(lines: list[str]) -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines)
 
 
-def test_every_row_of_the_sheet_is_tested_here() -> None:
-    assert tuple(verl_rows.paper().runs_of("verl")) == verl_rows.ROWS
+def test_every_row_becomes_the_command_line_that_was_read_before() -> None:
+    assert tuple(verl_runs.paper().runs_of("verl")) == verl_runs.ROWS
+    for name in verl_runs.ROWS:
+        golden, found = GOLDEN / f"{name}.txt", verl_runs.overrides_of(name)
+        assert "".join(f"{line}\n" for line in found) == golden.read_text(), (
+            f"if this is wanted, write it to {golden} and read the diff"
+        )
 
 
-@pytest.mark.parametrize("name", verl_rows.ROWS)
-def test_a_row_becomes_the_command_line_that_was_read_before(name: str) -> None:
-    golden = GOLDEN / f"{name}.txt"
-    found = "".join(f"{line}\n" for line in verl_rows.overrides_of(name))
-    assert found == golden.read_text(), f"if this is wanted, write it to {golden} and read the diff"
+ACTOR = "actor_rollout_ref.actor"
 
 
-def changed(name: str, other: str) -> dict[str, tuple[str | None, str | None]]:
-    a, b = (as_mapping(verl_rows.overrides_of(each)) for each in (name, other))
+@pytest.mark.parametrize(
+    ("name", "other", "expected"),
+    [
+        ("prime", "prime_sub", {"+actor_rollout_ref.subnetwork.mask": ("null", str(MASK))}),
+        (
+            # A term of the loss and the reference model, no part of the reward.
+            *("grpo_kl", "grpo_nokl"),
+            {f"{ACTOR}.use_kl_loss": ("True", "False"), f"{ACTOR}.kl_loss_coef": ("0.001", "0.0")},
+        ),
+        # A bound that no gradient reaches.
+        ("grpo_kl", "grpo_noclip", {f"{ACTOR}.grad_clip": ("1.0", str(NO_CLIP))}),
+    ],
+)
+def test_two_rows_differ_by_what_tells_them_apart_alone(
+    name: str, other: str, expected: dict[str, tuple[str, str]]
+) -> None:
+    a, b = (as_mapping(verl_runs.overrides_of(each)) for each in (name, other))
     own = ("trainer.experiment_name", "trainer.default_local_dir", "hydra.run.dir")
     keys = [key for key in {**a, **b} if key not in (*own, "data.train_files", "data.val_files")]
-    return {key: (a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)}
-
-
-def test_a_masked_run_differs_from_the_full_one_in_its_mask_alone() -> None:
-    assert changed("prime", "prime_sub") == {
-        "+actor_rollout_ref.subnetwork.mask": ("null", str(MASK)),
-    }
-
-
-def test_the_kl_switch_is_a_loss_term_and_the_reference_model_and_no_part_of_the_reward() -> None:
-    assert changed("grpo_kl", "grpo_nokl") == {
-        "actor_rollout_ref.actor.use_kl_loss": ("True", "False"),
-        "actor_rollout_ref.actor.kl_loss_coef": ("0.001", "0.0"),
-    }
-    for name in verl_rows.ROWS:
-        assert as_mapping(verl_rows.overrides_of(name))["algorithm.use_kl_in_reward"] == "False"
-
-
-def test_the_clipping_switch_sets_a_bound_that_no_gradient_reaches() -> None:
-    assert changed("grpo_kl", "grpo_noclip") == {
-        "actor_rollout_ref.actor.grad_clip": ("1.0", str(NO_CLIP))
-    }
-
-
-def test_no_run_has_weight_decay_which_is_not_0_in_verl() -> None:
-    for name in verl_rows.ROWS:
-        found = as_mapping(verl_rows.overrides_of(name))
-        assert found["actor_rollout_ref.actor.optim.weight_decay"] == "0.0"
+    assert {key: (a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)} == expected
+    assert a["algorithm.use_kl_in_reward"] == b["algorithm.use_kl_in_reward"] == "False"
 
 
 def test_appendix_b_stands_in_the_command_line_of_prime() -> None:
-    found = as_mapping(verl_rows.overrides_of("prime"))
+    found = as_mapping(verl_runs.overrides_of("prime"))
     expected = {
         "data.train_batch_size": "64",
+        "+data.gen_batch_size": "256",
         "actor_rollout_ref.actor.optim.lr": "5e-07",
-        "+prime.reward.lr": "1e-06",
+        "actor_rollout_ref.actor.optim.weight_decay": "0.0",  # in verl it is not 0
+        # One update for each batch: 64 prompts, all of them in one mini-batch.
+        "actor_rollout_ref.actor.ppo_mini_batch_size": "64",
         "actor_rollout_ref.rollout.n": "4",
+        "+prime.reward.lr": "1e-06",
         "+prime.reward.clip": "10.0",
         "+prime.reward.beta": "0.05",
         "trainer.total_epochs": "15",
     }
     assert {key: found[key] for key in expected} == expected
-    # One update for each batch: 64 prompts, all of them in one mini-batch.
-    assert found["actor_rollout_ref.actor.ppo_mini_batch_size"] == "64"
-    assert found["+data.gen_batch_size"] == "256"
 
 
 def test_more_settings_of_verl_come_last_and_so_win(tmp_path: Path) -> None:
     own = {"batch_size": 64, "samples": 4, "lr": 5e-7}
     own["overrides"] = ["data.truncation=left", "+own.key=1"]
-    row = checked_row(tmp_path, verl_rows.own_row("x", "prime", own))
-    assert overrides(row, verl_rows.PLACES)[-2:] == ["data.truncation=left", "+own.key=1"]
+    row = checked_row(tmp_path, verl_runs.own_row("x", "prime", own))
+    assert overrides(row, verl_runs.PLACES)[-2:] == ["data.truncation=left", "+own.key=1"]
 
 
 def test_a_resumed_run_differs_in_the_save_that_it_goes_on_from_alone() -> None:
-    row, save = verl_rows.row("prime"), Path("/w/saves/global_step_42")
-    begun = overrides(row, verl_rows.PLACES)
-    resumed = overrides(row, verl_rows.PLACES._replace(resumed=save))
+    row, save = verl_runs.paper_row("prime"), Path("/w/saves/global_step_42")
+    begun = overrides(row, verl_runs.PLACES)
+    resumed = overrides(row, verl_runs.PLACES._replace(resumed=save))
     assert [line for line in resumed if line not in begun] == [
         "trainer.resume_mode=resume_path",
         f"trainer.resume_from_path={save}",
@@ -370,15 +304,15 @@ def test_a_resumed_run_differs_in_the_save_that_it_goes_on_from_alone() -> None:
 
 
 def test_the_entry_point_is_that_of_the_algorithm() -> None:
-    words = command(verl_rows.row("grpo_kl"), verl_rows.PLACES, "python")
+    words = command(verl_runs.paper_row("grpo_kl"), verl_runs.PLACES, "python")
     start = words.index("--")
     assert words[:4] == ["python", "-m", "rlsubnet.backends.launch", "ray"]
     assert words[start + 1 : start + 3] == ["-m", "rlsubnet.backends.verl.grpo"]
 
 
 def test_on_several_nodes_ray_is_the_launcher_s_and_the_processes_are_shared() -> None:
-    row = verl_rows.row("grpo_kl")
-    words = command(row, verl_rows.PLACES._replace(nodes=2), "python", threads=64)
+    row = verl_runs.paper_row("grpo_kl")
+    words = command(row, verl_runs.PLACES._replace(nodes=2), "python", threads=64)
     assert words[:2] == ["srun", "--nodes=2"]
     found = as_mapping([word for word in words if "=" in word and not word.startswith("-")])
     assert (found["trainer.nnodes"], found["trainer.n_gpus_per_node"]) == ("2", "4")
@@ -386,12 +320,12 @@ def test_on_several_nodes_ray_is_the_launcher_s_and_the_processes_are_shared() -
     # Of a Ray that runs already verl may not say how many CPUs it has.
     assert "ray_kwargs.ray_init.num_cpus" not in found
     with pytest.raises(ValueError, match="key processes: expected a multiple of 3 nodes, found 8"):
-        command(row, verl_rows.PLACES._replace(nodes=3), "python")
+        command(row, verl_runs.PLACES._replace(nodes=3), "python")
 
 
 def test_a_place_with_blanks_and_signs_is_quoted() -> None:
     places = Places(Path("/w/a b=c/init"), Path("/w/verl"))
-    lines = overrides(verl_rows.row("prime"), places)
+    lines = overrides(verl_runs.paper_row("prime"), places)
     assert "actor_rollout_ref.model.path='/w/a b=c/init'" in lines
 
 
@@ -414,11 +348,11 @@ def test_a_bad_row_is_refused_before_anything_starts(
 ) -> None:
     own = {"batch_size": 64, "samples": 4, "lr": 5e-7, **recipe}
     with pytest.raises(ValueError, match=message):
-        checked_row(tmp_path, verl_rows.own_row("x", algorithm, own))
+        checked_row(tmp_path, verl_runs.own_row("x", algorithm, own))
 
 
 def test_weight_decay_is_refused_only_where_it_moves_frozen_weights(tmp_path: Path) -> None:
     recipe = {"batch_size": 64, "samples": 4, "lr": 5e-7, "weight_decay": 0.01}
-    checked_row(tmp_path, verl_rows.own_row("x", "grpo", recipe))
+    checked_row(tmp_path, verl_runs.own_row("x", "grpo", recipe))
     with pytest.raises(ValueError, match="weight_decay: expected 0 in a run with a mask"):
-        checked_row(tmp_path, verl_rows.own_row("x", "grpo", recipe, mask="p"))
+        checked_row(tmp_path, verl_runs.own_row("x", "grpo", recipe, mask="p"))

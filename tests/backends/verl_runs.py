@@ -1,4 +1,4 @@
-"""A tiny model, its prompts, and rows that verl trains on two CPU processes."""
+"""The paper's rows for verl; and a tiny model, its prompts, and rows for two CPU processes."""
 
 import json
 import os
@@ -7,11 +7,19 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tests.backends.verl_rows import own_row
+from rlsubnet.backends.verl.command import Places, overrides
+from rlsubnet.config import load_config, load_scale
+from rlsubnet.config.model import Row
+from rlsubnet.config.scale import Scale
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+PRIME = ("prime", "prime_sub", "prime_steps")
+ROWS = (*PRIME, "grpo_kl", "grpo_nokl", "grpo_noclip", "grpo_nokl_noclip")
+PLACES = Places(Path("/w/models/start"), Path("/w/runs/run/verl"))
 PROCESSES = 2
 RAY_FILES = Path(__file__).parent / "verl_cpu"
 CHARACTERS = "0123456789+-*=? #.abcdefghijklmnopqrstuvwxyz:\nABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -31,6 +39,29 @@ ON_CPU = (
     "+ray_kwargs.ray_init.include_dashboard=False",
     "+ray_kwargs.ray_init.runtime_env.worker_process_setup_hook=verl_shim.prepare",
 )
+
+
+@cache
+def paper() -> Scale:
+    config = load_config([REPOSITORY / "config" / "paper" / "config.yaml"])
+    return load_scale(config, REPOSITORY)
+
+
+def paper_row(name: str) -> Row:
+    return paper().row(name)
+
+
+def overrides_of(name: str) -> list[str]:
+    given = paper_row(name)
+    mask = Path(f"/w/masks/{given.mask}.safetensors") if given.mask else None
+    return overrides(given, PLACES._replace(mask=mask), threads=64)
+
+
+def own_row(run: str, algorithm: str, recipe: dict[str, Any], mask: str = "") -> dict[str, Any]:
+    return {
+        **{"run": run, "backend": "verl", "algorithm": algorithm, "init": "start"},
+        **{"data": "math", "recipe": recipe, "seed": 42, "mask": mask},
+    }
 
 
 def save_model(folder: Path) -> None:
@@ -118,27 +149,20 @@ def environment() -> dict[str, str]:
     return {**os.environ, **ray, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
-def command(*words: object) -> list[str]:
-    return [sys.executable, "-m", "rlsubnet.cli", *map(str, words)]
-
-
-def rlsubnet(log: Path, *words: object) -> None:
-    with log.open("a") as stream:
-        done = subprocess.run(
-            command(*words), env=environment(), stdout=stream, stderr=subprocess.STDOUT
-        )
-    assert done.returncode == 0, log.read_text()[-6000:]
-
-
 def start_rlsubnet(log: Path, *words: object) -> "subprocess.Popen[bytes]":
+    """Start a subcommand in a session of its own; what it prints is added to a file."""
     with log.open("a") as stream:
         return subprocess.Popen(
-            command(*words),
+            [sys.executable, "-m", "rlsubnet.cli", *map(str, words)],
             env=environment(),
             stdout=stream,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+
+
+def rlsubnet(log: Path, *words: object) -> None:
+    assert start_rlsubnet(log, *words).wait() == 0, log.read_text()[-6000:]
 
 
 def kill_all(process: "subprocess.Popen[bytes]", workers: bool) -> None:
