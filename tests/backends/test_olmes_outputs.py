@@ -71,100 +71,74 @@ def test_requests_alone_tell_the_numbers_of_items(folder, tmp_path):
         read_requests(alone, Settings(suites=("small",)))
 
 
-def without_last(lines):
-    return lines[:-1]
-
-
-def twice(lines):
-    return [*lines, lines[0]]
-
-
-def set_in(record, *keys, value):
+def change_in(lines, keys, value):
+    """Set a value in the first of some lines, or leave its key out."""
+    record = lines[0]
     for key in keys[:-1]:
         record = record[key]
     record[keys[-1]] = value
+    if value is ABSENT:
+        del record[keys[-1]]
 
 
-def set_in_first(*keys, value):
-    return lambda lines: set_in(lines[0], *keys, value=value)
-
-
-def set_in_all(*keys, value):
-    return lambda lines: [set_in(line, *keys, value=value) for line in lines] and None
-
-
-def without(key):
-    return lambda lines: lines[0].pop(key) and None
-
-
+ABSENT = object()
 SUMMARY, CHOICE, MATH = "metrics-all.jsonl", "task-000-choice:0shot_cot", "task-001-math"
+PREDICTED, ASKED, MATH_ASKED = (
+    *(f"{CHOICE}-{kind}.jsonl" for kind in ("predictions", "requests")),
+    f"{MATH}-requests.jsonl",
+)
+ALIAS, EXACT = ("task_config", "metadata", "alias"), ("metrics", "exact_match")
+MODEL_PATH = ("model_config", "model_path")
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "message"),
+    ("name", "keys", "value", "message"),
     [
-        (SUMMARY, without_last, r"metrics-all.jsonl: tasks missing: aime::zs_cot"),
-        (SUMMARY, twice, "task choice:0shot_cot::tulu3 stands twice"),
-        (
-            SUMMARY,
-            set_in_first("task_config", "metadata", "alias", value="gpqa::llama3"),
-            r"tasks missing: choice:0shot_cot::tulu3",
-        ),
-        (
-            SUMMARY,
-            set_in_first("model_config", "model_path", value="/work/runs/sft/final"),
-            "evaluated /work/runs/sft/final, expected /work/runs/dpo/final",
-        ),
-        (SUMMARY, set_in_first("num_instances", value=2), "num_instances is 2, .* are 3"),
-        (
-            SUMMARY,
-            set_in_first("metrics", "exact_match", value=0.67),
-            r"exact_match is 0.67, its predictions give 0.666",
-        ),
-        (SUMMARY, set_in_first("task_idx", value=None), "task_idx is None, expected a number"),
-        (SUMMARY, without("metrics"), "metrics-all.jsonl: no key metrics"),
-        (f"{CHOICE}-predictions.jsonl", without_last, "2 predictions for 3 requests; .* doc_id 0"),
-        (f"{CHOICE}-predictions.jsonl", twice, "two predictions for doc_id 2"),
-        (
-            f"{CHOICE}-predictions.jsonl",
-            set_in_first("metrics", "exact_match", value=0.5),
-            "doc_id 2: exact_match is 0.5, expected 0 or 1",
-        ),
-        (
-            f"{CHOICE}-predictions.jsonl",
-            set_in_first("metrics", value={"acc": 1}),
-            "exact_match is None, expected 0 or 1; metrics: acc",
-        ),
-        (f"{CHOICE}-predictions.jsonl", set_in_first("native_id", value="q0"), "q0 stands 2 times"),
-        (f"{CHOICE}-predictions.jsonl", without("native_id"), "doc_id 2: no key native_id"),
-        (f"{CHOICE}-requests.jsonl", without_last, r"2 items, expected 3"),
-        (f"{CHOICE}-requests.jsonl", twice, "two requests for doc_id 0"),
-        (
-            f"{MATH}-requests.jsonl",
-            set_in_first("doc", "level", value=4),
-            "doc_id 0: level 4, expected one of 1, 3, 5",
-        ),
-        (
-            f"{MATH}-requests.jsonl",
-            set_in_first("doc", "level", value=3),
-            r"items by level \{'1': 1, '3': 3\}, expected \{'1': 1, '3': 2, '5': 1\}",
-        ),
-        (f"{MATH}-requests.jsonl", set_in_first("doc", value={}), "no key level"),
+        (SUMMARY, ALIAS, "gpqa::llama3", r"tasks missing: choice:0shot_cot::tulu3"),
+        (SUMMARY, MODEL_PATH, "/sft", "evaluated /sft, expected /work/runs/dpo/final"),
+        (SUMMARY, ["num_instances"], 2, "num_instances is 2, .* are 3"),
+        (SUMMARY, EXACT, 0.67, r"exact_match is 0.67, its predictions give 0.666"),
+        (SUMMARY, ["task_idx"], None, "task_idx is None, expected a number"),
+        (SUMMARY, ["metrics"], ABSENT, "metrics-all.jsonl: no key metrics"),
+        (PREDICTED, EXACT, 0.5, "doc_id 2: exact_match is 0.5, expected 0 or 1"),
+        (PREDICTED, ["metrics"], {"acc": 1}, "exact_match is None, expected .* metrics: acc"),
+        (PREDICTED, ["native_id"], "q0", "q0 stands 2 times"),
+        (PREDICTED, ["native_id"], ABSENT, "doc_id 2: no key native_id"),
+        (MATH_ASKED, ["doc", "level"], 4, "doc_id 0: level 4, expected one of 1, 3, 5"),
+        (MATH_ASKED, ["doc", "level"], 3, r"items by level \{'1': 1, '3': 3\}, expected \{'1': 1"),
+        (MATH_ASKED, ["doc"], {}, "no key level"),
     ],
 )
-def test_damaged_outputs_are_refused_by_file_and_reason(folder, name, change, message):
-    edit_lines(folder / name, change)
+def test_damaged_outputs_are_refused_by_file_and_reason(folder, name, keys, value, message):
+    edit_lines(folder / name, lambda lines: change_in(lines, keys, value))
     with pytest.raises(ValueError, match=message) as error:
         read_outputs(folder, Settings(suites=("small",)), MODEL)
     assert str(error.value).startswith(str(folder / name.partition("-requests")[0][:8]))
 
 
 @pytest.mark.parametrize(
+    ("name", "short", "twice"),
+    [
+        (SUMMARY, "tasks missing: aime::zs_cot", "task choice:0shot_cot::tulu3 stands twice"),
+        (PREDICTED, "2 predictions for 3 requests; .* doc_id 0", "two predictions for doc_id 2"),
+        (ASKED, "2 items, expected 3", "two requests for doc_id 0"),
+    ],
+)
+def test_lines_that_are_lost_or_doubled_are_refused(folder, name, short, twice):
+    edit_lines(folder / name, lambda lines: [*lines, lines[0]])
+    with pytest.raises(ValueError, match=twice):
+        read_outputs(folder, Settings(suites=("small",)), MODEL)
+    edit_lines(folder / name, lambda lines: lines[:-2])
+    with pytest.raises(ValueError, match=short):
+        read_outputs(folder, Settings(suites=("small",)), MODEL)
+
+
+@pytest.mark.parametrize(
     ("name", "message"),
     [
         (SUMMARY, "no such file; olmes did not finish"),
-        (f"{CHOICE}-predictions.jsonl", "no such file"),
-        (f"{CHOICE}-requests.jsonl", "no such file; olmes writes it with --save-raw-requests"),
+        (PREDICTED, "no such file"),
+        (ASKED, "no such file; olmes writes it with --save-raw-requests"),
     ],
 )
 def test_a_missing_file_is_named(folder, name, message):
@@ -174,7 +148,7 @@ def test_a_missing_file_is_named(folder, name, message):
 
 
 def test_a_cut_line_is_named_by_its_number(folder):
-    path = folder / f"{CHOICE}-predictions.jsonl"
+    path = folder / PREDICTED
     path.write_text(path.read_text()[:-20])
     with pytest.raises(ValueError, match=r"predictions\.jsonl, line 3: not JSON"):
         read_outputs(folder, Settings(suites=("small",)), MODEL)
@@ -207,7 +181,8 @@ def test_a_limit_asks_for_that_many_items_and_no_level_counts(folder):
 def test_a_limit_that_misses_the_year_says_so(folder, monkeypatch):
     monkeypatch.setitem(OLMES_SUITES, "small", OlmesSuite(OLMES_SUITES["small"].tasks[2:]))
     edit_lines(folder / SUMMARY, lambda lines: lines[2:])
-    edit_lines(folder / "task-002-aime-requests.jsonl", set_in_all("doc", "year", value="2022"))
+    path = folder / "task-002-aime-requests.jsonl"
+    path.write_text(path.read_text().replace("2024", "2022"))
     with pytest.raises(ValueError, match="no item of 2024 among 3; raise the limit"):
         read_outputs(folder, Settings(suites=("small",), limit=3), MODEL)
 
