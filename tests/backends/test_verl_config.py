@@ -69,15 +69,6 @@ def test_the_reward_model_has_settings_of_its_own_and_the_policy_keeps_its() -> 
     assert config.actor_rollout_ref.rollout.n == 4
 
 
-def test_another_release_of_verl_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rlsubnet.backends.verl.trainer import task
-
-    task.check_version()
-    monkeypatch.setattr(task, "version", lambda package: "0.7.0")
-    with pytest.raises(ValueError, match="verl 0.7.0 is installed, expected 0.6.1"):
-        task.check_version()
-
-
 # What verl's graders make of the data.
 
 

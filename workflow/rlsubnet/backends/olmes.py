@@ -4,17 +4,15 @@ import csv
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlsubnet.backends.olmes_outputs import BACKEND, Settings, read_outputs, read_requests
-from rlsubnet.backends.processes import CURE, rotary_faults
+from rlsubnet.backends.processes import CURE, in_a_group, rotary_faults
 from rlsubnet.checkpoints.delta import step_file, unpack
 from rlsubnet.checkpoints.delta_file import is_delta
 from rlsubnet.checkpoints.sources import FileSource, read_config, read_tensors
@@ -35,7 +33,6 @@ folders = list(spec.submodule_search_locations or []) if spec else []
 print(json.dumps({"folder": folders[0] if folders else None, "versions": versions}))
 """
 _OUTPUT_NAMES = ("metrics.json", "metrics-all.jsonl")
-_GRACE = 20.0  # seconds between asking a stopped job's processes to end and ending them
 
 
 def check_program(environment: Mapping[str, str], commit: str | None) -> dict[str, Any]:
@@ -127,27 +124,10 @@ def run_program(words: Sequence[str], environment: Mapping[str, str]) -> None:
     """
     sys.stdout.flush()
     program = str(shutil.which(words[0], path=environment.get("PATH")) or words[0])
-    process = subprocess.Popen([program, *words[1:]], env=dict(environment), start_new_session=True)
-    try:
+    with in_a_group([program, *words[1:]], env=dict(environment)) as process:
         status = process.wait()
-    except BaseException:
-        _end_group(process)
-        raise
     if status:
         raise ValueError(f"olmes ended with status {status}; its own messages stand above")
-
-
-def _end_group(process: "subprocess.Popen[bytes]") -> None:
-    """End the program and all that it started: first asked, then forced."""
-    for number, patience in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, 1.0)):
-        deadline = time.monotonic() + patience
-        while time.monotonic() < deadline:
-            process.poll()  # a process that has ended stays in the group until it is asked for
-            try:
-                os.killpg(process.pid, number)
-            except ProcessLookupError:
-                return
-            time.sleep(0.1)
 
 
 # Requests handed over at once; both engines order them by length. vLLM makes its own batches of

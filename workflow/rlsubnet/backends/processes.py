@@ -113,13 +113,15 @@ def started(
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Yield a process in a group of its own; nothing of the group outlives the block."""
     print(" ".join([f"{key}={value}" for key, value in variables.items()] + [*words]), flush=True)
-    process = subprocess.Popen(
-        words,
-        cwd=folder,
-        env={**os.environ, **variables},
-        start_new_session=True,
-        pass_fds=inherited,
-    )
+    environment = {**os.environ, **variables}
+    with in_a_group(words, cwd=folder, env=environment, pass_fds=inherited) as process:
+        yield process
+
+
+@contextmanager
+def in_a_group(words: Sequence[str], **options: Any) -> Iterator["subprocess.Popen[bytes]"]:
+    """Yield a process that leads a group: when the block ends, it is first asked, then forced."""
+    process = subprocess.Popen(words, start_new_session=True, **options)
     try:
         yield process
     finally:

@@ -28,6 +28,7 @@ from typing import Any
 
 from rlsubnet.backends.open_instruct.saving import PACKAGES, LauncherError, Saver
 from rlsubnet.backends.processes import end_with_parent
+from rlsubnet.files import write_json
 from rlsubnet.machine import describe_environment
 
 STEPS, REPORT = "steps.jsonl", "report.json"
@@ -73,7 +74,15 @@ class Watch:
         """Check an engine, and attach the mask to its optimizer."""
         if self.engine is not None:
             raise LauncherError("deepspeed.initialize was called twice; one model is trained")
-        found = engine_settings(engine)
+        import torch
+
+        found = {
+            "zero_stage": engine.zero_optimization_stage(),
+            "bf16": engine.bfloat16_enabled(),
+            "clip": float(engine.gradient_clipping()),
+            "accumulate": engine.gradient_accumulation_steps(),
+            "processes": torch.distributed.get_world_size(),
+        }
         if found != self.expected:
             raise LauncherError(f"DeepSpeed's engine: expected {self.expected}, found {found}")
         self.engine = engine
@@ -110,6 +119,11 @@ class Watch:
     def norm(self) -> float:
         """Return the norm of the gradient that the last clip saw."""
         return float(self.engine.get_global_grad_norm())
+
+    def read_line(self, record: logging.LogRecord) -> None:
+        """Note the step if a line of the script's log says what one gave."""
+        if found := STEP_LINE.match(record.getMessage()):
+            self.after_step(int(found[1]), float(found[3]))
 
     def after_step(self, step: int, loss: float) -> None:
         """Write down one optimizer step.
@@ -158,18 +172,6 @@ class Watch:
             self.attached.check_updates(self.engine.global_steps - self.saver.done)
 
 
-def engine_settings(engine: Any) -> dict[str, Any]:
-    import torch
-
-    return {
-        "zero_stage": engine.zero_optimization_stage(),
-        "bf16": engine.bfloat16_enabled(),
-        "clip": float(engine.gradient_clipping()),
-        "accumulate": engine.gradient_accumulation_steps(),
-        "processes": torch.distributed.get_world_size(),
-    }
-
-
 def sum_over_processes(value: float) -> float:
     """Return the sum of a number of each process; all of them must ask."""
     import torch
@@ -178,18 +180,6 @@ def sum_over_processes(value: float) -> float:
     total = torch.tensor(value, dtype=torch.float64, device=device)
     torch.distributed.all_reduce(total)
     return float(total)
-
-
-class StepHandler(logging.Handler):
-    """Calls ``watch.after_step`` for each line of the script that says what a step gave."""
-
-    def __init__(self, watch: Watch) -> None:
-        super().__init__()
-        self.watch = watch
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if found := STEP_LINE.match(record.getMessage()):
-            self.watch.after_step(int(found[1]), float(found[3]))
 
 
 def returning(function: Callable[..., Any], then: Callable[[Any], None]) -> Callable[..., Any]:
@@ -234,16 +224,9 @@ def install(watch: Watch) -> None:
     # The script's logger: it is run as the main module.
     logger = logging.getLogger("__main__")
     logger.setLevel(logging.INFO)
-    logger.addHandler(StepHandler(watch))
-
-
-def write_report(watch: Watch, folder: Path) -> None:
-    report = {
-        "steps": watch.engine.global_steps,
-        "engine": {**watch.expected, "optimizer": type(watch.engine.optimizer).__name__},
-        **describe_environment(PACKAGES),
-    }
-    (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    handler = logging.Handler()
+    handler.emit = watch.read_line  # type: ignore[method-assign]
+    logger.addHandler(handler)
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -277,7 +260,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if torch.distributed.is_initialized():  # with tracking, the script has ended it
         torch.distributed.barrier()  # every process got through its check
     if first:
-        write_report(watch, options.records)
+        write_json(
+            options.records / REPORT,
+            {
+                "steps": watch.engine.global_steps,
+                "engine": {**watch.expected, "optimizer": type(watch.engine.optimizer).__name__},
+                **describe_environment(PACKAGES),
+            },
+        )
     sys.stdout.flush()
     sys.stderr.flush()
     # Threads of gloo and DeepSpeed may abort a process that is tearing down, after all is written.

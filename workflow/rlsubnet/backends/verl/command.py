@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 # verl refuses null: a bound that no gradient reaches clips nothing.
 NO_CLIP = 1.0e9
-VALIDATION_PROMPTS = 64
 
 
 class Places(NamedTuple):
@@ -82,7 +81,7 @@ def hydra_value(value: Any) -> str:
 
 def _policy(recipe: "VerlRecipe", init: Path, mask: Path | None, seed: int) -> dict[str, Any]:
     """Return what the policy's workers are told, below ``actor_rollout_ref``."""
-    values = {
+    values: dict[str, Any] = {
         "model.path": init,
         "model.use_remove_padding": recipe.remove_padding,
         "model.enable_gradient_checkpointing": recipe.gradient_checkpointing,
@@ -115,44 +114,30 @@ def _policy(recipe: "VerlRecipe", init: Path, mask: Path | None, seed: int) -> d
         "rollout.tensor_model_parallel_size": 1,
         "rollout.gpu_memory_utilization": 0.6,
         "rollout.log_prob_micro_batch_size_per_gpu": recipe.scored_per_process,
-        # This project's own keys; verl reads neither.
-        "+subnetwork.mask": mask,
-        "+subnetwork.seed": seed,
     }
-    return _below("actor_rollout_ref", values)
-
-
-def _below(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``values`` with their keys below ``prefix``; the ``+`` of a new key stays in front.
-
-    >>> _below("trainer", {"nnodes": 1, "+own": 2})
-    {'trainer.nnodes': 1, '+trainer.own': 2}
-    """
+    # New keys, this project's own; verl reads neither.
+    own = {"subnetwork.mask": mask, "subnetwork.seed": seed}
     return {
-        f"+{prefix}.{key[1:]}" if key.startswith("+") else f"{prefix}.{key}": value
-        for key, value in values.items()
+        **{f"actor_rollout_ref.{key}": value for key, value in values.items()},
+        **{f"+actor_rollout_ref.{key}": value for key, value in own.items()},
     }
 
 
 def _prime(recipe: "VerlRecipe", init: Path) -> dict[str, Any]:
     """Return what only PRIME is told: the accuracy filter and the implicit reward model."""
+    clip = NO_CLIP if recipe.reward_clip is None else recipe.reward_clip
     return {
         "+data.gen_batch_size": recipe.batch_size * recipe.oversample,
         "reward_model.enable": True,
         "reward_model.micro_batch_size_per_gpu": recipe.per_process,
-        **_below(
-            "+prime",
-            {
-                "accuracy_low": recipe.accuracy_low,
-                "accuracy_high": recipe.accuracy_high,
-                "reward.path": init,
-                "reward.updated": recipe.reward_update,
-                "reward.beta": recipe.reward_beta,
-                "reward.lr": recipe.reward_lr,
-                "reward.clip": NO_CLIP if recipe.reward_clip is None else recipe.reward_clip,
-                "reward.batch": recipe.reward_batch,
-            },
-        ),
+        "+prime.accuracy_low": recipe.accuracy_low,
+        "+prime.accuracy_high": recipe.accuracy_high,
+        "+prime.reward.path": init,
+        "+prime.reward.updated": recipe.reward_update,
+        "+prime.reward.beta": recipe.reward_beta,
+        "+prime.reward.lr": recipe.reward_lr,
+        "+prime.reward.clip": clip,
+        "+prime.reward.batch": recipe.reward_batch,
     }
 
 
@@ -167,7 +152,7 @@ def overrides(row: "Row[VerlRecipe]", places: Places, threads: int | None = None
         "data.train_files": [places.prompts],
         # verl does not start without prompts to validate on; they are not used.
         "data.val_files": [places.prompts],
-        "data.val_max_samples": VALIDATION_PROMPTS,
+        "data.val_max_samples": 64,
         "data.train_batch_size": recipe.batch_size,
         "data.max_prompt_length": recipe.max_prompt_tokens,
         "data.max_response_length": recipe.max_new_tokens,
@@ -225,21 +210,15 @@ def command(
     return launched(places.nodes, "ray", each, python, words)
 
 
-KEYS = ("data_source", "prompt", "ability", "reward_model", "extra_info")
-
-
 def check_record(record: Mapping[str, Any]) -> None:
     """Check one record.
 
-    >>> question = [{"role": "user", "content": "1 + 1?"}]
-    >>> answer = {"style": "rule", "ground_truth": "2"}
-    >>> check_record({"data_source": "openai/gsm8k", "prompt": question, "ability": "math",
-    ...               "reward_model": answer, "extra_info": {"index": 0, "level": None}})
-    >>> check_record({"data_source": "openai/gsm8k", "prompt": question})
+    >>> check_record({"data_source": "openai/gsm8k", "prompt": []})
     Traceback (most recent call last):
     ValueError: missing keys ability, reward_model, extra_info
     """
-    if missing := [key for key in KEYS if key not in record]:
+    keys = ("data_source", "prompt", "ability", "reward_model", "extra_info")
+    if missing := [key for key in keys if key not in record]:
         raise ValueError(f"missing keys {', '.join(missing)}")
     prompt, reward = record["prompt"], record["reward_model"]
     if not (isinstance(prompt, list) and prompt and set(prompt[0]) == {"role", "content"}):

@@ -6,7 +6,6 @@ has its step: verl logs a step after saving it.
 """
 
 from collections.abc import Mapping
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -113,12 +112,6 @@ def step_metrics(step: int, logged: Mapping[str, float], recipe: "VerlRecipe") -
 def logged_steps(log: Path) -> int:
     """Return the number of steps in the log; a line that was cut off is none."""
     return log.read_bytes().count(b"\n") if log.exists() else 0
-
-
-def keep_steps(log: Path, count: int) -> None:
-    """Cut the log after its first ``count`` steps."""
-    with log.open("rb") as stream, replacing(log) as temporary:
-        temporary.write_bytes(b"".join(islice(stream, count)))
 
 
 def read_metrics(log: Path, recipe: "VerlRecipe") -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from rlsubnet.backends.verl.saves import (
     check_rotary,
     due,
     finished_saves,
-    keep_steps,
     logged_steps,
     merge_step,
     read_metrics,
@@ -33,6 +33,7 @@ from rlsubnet.checkpoints.delta_pack import pack
 from rlsubnet.checkpoints.sources import FileSource
 from rlsubnet.config.layout import RunFiles
 from rlsubnet.config.model import Row, VerlRecipe
+from rlsubnet.files import replacing
 from rlsubnet.training.runlog import ONLINE_METRICS
 
 INTERVAL = 5.0  # seconds between two looks at what verl has saved
@@ -229,4 +230,5 @@ def _remove_after(places: Places, step: int) -> None:
     for path in places.steps.glob("*"):
         if not path.match(STEP_FILES) or step_number(path) > step:
             path.unlink()
-    keep_steps(places.log, step)
+    with places.log.open("rb") as stream, replacing(places.log) as temporary:
+        temporary.write_bytes(b"".join(islice(stream, step)))

@@ -1,7 +1,6 @@
 """Ray's driver tasks, with this project's workers, and the loop of PRIME (Cui et al. 2025)."""
 
 import uuid
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from verl.utils.profiler import marked_timer
 from verl.utils.tracking import Tracking
 
 from rlsubnet.backends.processes import stay_in
-from rlsubnet.backends.verl import VERSION
 from rlsubnet.backends.verl.trainer.saving import (
     SavingTrainer,
     log_path,
@@ -229,16 +227,8 @@ class PrimeTask(TaskRunner):
         trainer.fit()
 
 
-def check_version() -> None:
-    """Raise ValueError unless verl is the release whose classes are extended here."""
-    found = version("verl")
-    if found != VERSION:
-        raise ValueError(f"verl {found} is installed, expected {VERSION}")
-
-
 def main(task: type[TaskRunner]) -> None:
     """Train what the command line says: Hydra overrides of verl's ``ppo_trainer``."""
-    check_version()
 
     @hydra.main(config_path=str(CONFIG), config_name="ppo_trainer", version_base=None)
     def run(config: Any) -> None:
