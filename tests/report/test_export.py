@@ -115,7 +115,7 @@ def test_latex_numbers_a_table_and_the_caption_names_the_papers_number(frame):
 @pytest.mark.parametrize("item", TABLES)
 def test_every_table_exports_in_all_formats(item, scale, results, published):
     if item == "table3":
-        scale.pairs.pop("dpo_vs_sub")  # its answers are made in test_table3
+        scale.pairs.pop("dpo_vs_sub")  # its answers are made in test_accuracy
     paths = write_item(item, scale, results, published)
     assert [path.name for path in paths] == [f"{item}.csv", f"{item}.md", f"{item}.tex"]
     assert len(pd.read_csv(paths[0])) == len(make_item(item, scale, results, published))
