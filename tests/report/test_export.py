@@ -36,15 +36,12 @@ def test_csv_keeps_counts_whole_and_leaves_missing_cells_empty(frame, tmp_path: 
     assert rows[1] == dict.fromkeys(frame.columns, "") | {"part": "measured", "tuned": "dpo"}
 
 
-def test_print_leaves_out_columns_that_are_empty_in_a_part(frame):
+def test_print_leaves_out_empty_columns_and_escapes_bars(frame):
     text = markdown(frame, "T")
     measured, paper = text.split(f"**{NOT_RUN}**")
     assert "| Tuned | Parameters | p |" in measured
     assert "Paper" not in measured
     assert "| Paper: model | Paper: sparsity (%) |" in paper
-
-
-def test_markdown_escapes_bars(frame):
     assert r"| dpo_sub\|100% | 8,030,261,248 | 0.219 |" in markdown(frame, "T")
 
 
@@ -79,13 +76,18 @@ def test_one_changed_weight_in_310000_does_not_round_away():
     assert markdown(frame, "T").splitlines()[-1] == "| 99.9997 |"
 
 
-def test_latex_escapes_and_has_as_many_cells_as_columns(frame):
+def test_latex_escapes_numbers_a_table_and_keeps_an_empty_one(frame):
     text = latex(frame, "100 % of T_1", ["a & b"], label="t")
     assert r"\caption{100 \% of T\_1: measured}\label{tab:t}" in text
     assert r"dpo\_sub\textbar{}100\% & 8,030,261,248 & 0.219 \\" in text
     assert r"Tulu \& co & 81.4 \\" in text
     assert r"a \& b" in text
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
+    text = latex(frame, "Table 6: update sparsity")
+    assert r"\caption{Update sparsity (Table 6 of arXiv 2505.11711): measured}" in text
+    text = latex(make_frame([], ["part", "label"]), "Gains", ["a note"], label="t")
+    assert r"\caption{Gains}\label{tab:t}" in text and "a note" in text
+    assert "tabular" not in text and text.endswith("\\end{table}\n")
 
 
 def test_a_wide_part_lies_on_its_side_under_the_same_number():
@@ -99,17 +101,6 @@ def test_a_wide_part_lies_on_its_side_under_the_same_number():
     assert r"\shortstack[l]{length-normalized,\\subnetwork only}" in first
     assert r"\begin{table}" in second and r"\ContinuedFloat" in second
     assert "a note" in second and "a note" not in first
-
-
-def test_a_table_without_rows_keeps_its_caption_and_notes():
-    text = latex(make_frame([], ["part", "label"]), "Gains", ["a note"], label="t")
-    assert r"\caption{Gains}\label{tab:t}" in text and "a note" in text
-    assert "tabular" not in text and text.endswith("\\end{table}\n")
-
-
-def test_latex_numbers_a_table_and_the_caption_names_the_papers_number(frame):
-    text = latex(frame, "Table 6: update sparsity")
-    assert r"\caption{Update sparsity (Table 6 of arXiv 2505.11711): measured}" in text
 
 
 @pytest.mark.parametrize("item", TABLES)

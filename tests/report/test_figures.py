@@ -54,7 +54,7 @@ def bars(figure: Figure) -> list[tuple[float, float, str]]:
     ]
 
 
-def test_fig1_bars_are_densities_in_the_algorithms_colors(everything, results, published):
+def test_fig1_bars_are_densities_and_the_papers_are_hatched(everything, results, published):
     figure = draw_fig1(figure_data.densities(everything, results, published))
     # SFT left 2 of 10 weights unchanged, DPO 6 of 10.
     expected = [(0, 80.0, style.METHODS["SFT"].color), (0, 40.0, style.METHODS["DPO"].color)]
@@ -64,10 +64,6 @@ def test_fig1_bars_are_densities_in_the_algorithms_colors(everything, results, p
         assert (start, color) == (wanted_start, wanted_color.upper())
         assert end == pytest.approx(wanted_end)
     assert [axes.get_xlabel() for axes in figure.axes] == ["Updated weights (%)"] * 2
-
-
-def test_fig1_draws_the_papers_sft_range_as_a_hatched_span(everything, results, published):
-    figure = draw_fig1(figure_data.densities(everything, results, published))
     first = figure.axes[1].patches[0]
     assert (first.get_x(), first.get_x() + first.get_width()) == (85, 94)
     assert all(bar.get_hatch() for bar in figure.axes[1].patches)
@@ -85,10 +81,14 @@ def test_fig3_average_is_black_and_weighted(everything, results, published):
     assert legend == ["average of the layer", "q_proj", "input_layernorm"]
 
 
-def test_fig3_shows_the_lowest_point_of_every_panel():
+def test_fig3_shows_every_panels_lowest_point_and_four_as_a_square(everything, results, published):
     rows = [("a", "DPO", 0, "average", 90.0), ("b", "DPO", 0, "average", 10.0)]
     figure = draw_fig3(pd.DataFrame(rows, columns=figure_data.LAYER_COLUMNS))
     assert all(axes.get_ylim()[0] < 10 < 90 < axes.get_ylim()[1] for axes in figure.axes)
+    one = figure_data.layers(everything, results)
+    four = pd.concat([one.assign(label=f"pair {number}") for number in range(4)])
+    places = [axes.get_subplotspec().get_geometry()[:2] for axes in draw_fig3(four).axes]
+    assert places == [(2, 2)] * 4
 
 
 def test_pairs_that_share_a_label_stay_apart(everything, results, published):
@@ -196,13 +196,6 @@ def test_fig1_shows_every_model_of_the_papers_table_1(nothing, results, publishe
     assert len(paper) == len(published["table1"]["rows"])
 
 
-def test_fig3_of_four_pairs_is_a_square(everything, results, published):
-    one = figure_data.layers(everything, results)
-    four = pd.concat([one.assign(label=f"pair {number}") for number in range(4)])
-    places = [axes.get_subplotspec().get_geometry()[:2] for axes in draw_fig3(four).axes]
-    assert places == [(2, 2)] * 4
-
-
 def test_fig4_refuses_runs_of_different_length(everything, results, published):
     path = results.folder / "metrics" / "dpo_sub.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
@@ -226,13 +219,10 @@ def test_trajectory_figures_draw_per_cent_in_the_algorithms_color(everything, re
         assert line.get_color() == style.METHODS["DPO"].color
 
 
-def test_fig6_prints_the_papers_claim_from_the_published_file():
+def test_fig6_prints_both_shares_ever_updated_outside(everything, results, published):
     entry = {"ever_updated_outside_final": 12.5, "trend": "goes up and down"}
     figure = draw_fig6(pd.DataFrame(columns=figure_data.TRAJECTORY_COLUMNS), entry)
     assert "paper: goes up and down;\nabout 12.5 % ever updated outside" in words(figure)
-
-
-def test_fig6_says_how_many_weights_were_ever_updated_outside(everything, results, published):
     # Cancelled at the last step: 1 of 10.
     figure = make_item("fig6", everything, results, published)
     assert "label of dpo: 10.0 % ever updated outside" in words(figure)
@@ -261,16 +251,13 @@ def test_fig7_draws_accuracy_below_sparsity(everything, results, published):
     assert {(0.0, 20.0), (0.0, 30.0), (10.0, 55.0)} <= {(x, round(y, 6)) for x, y in corners}
 
 
-def test_fig7_without_suites_for_steps_shows_sparsity_alone(everything, results, published):
+def test_fig7_takes_no_suites_and_refuses_one_that_no_step_has(everything, results, published):
     config = {**everything.config, "evaluation": {"step_suites": []}}
     figure = make_item("fig7", dataclasses.replace(everything, config=config), results, published)
     assert [axes.get_title(loc="left") for axes in figure.axes] == [
         "(a) against the start",
         "(b) consecutive saved steps",
     ]
-
-
-def test_fig7_refuses_steps_that_were_not_evaluated_on_a_suite(everything, results):
     evaluation = {"backend": "native", "step_suites": ["other"]}
     config = {**everything.config, "evaluation": evaluation}
     with pytest.raises(ValueError, match=r"step_scores/dpo\.csv: no task other_sampled; found"):
@@ -374,10 +361,7 @@ def test_algorithms_can_be_told_apart_without_full_color_vision(kind):
             assert distance > 12, (first, second, round(float(distance), 1))
 
 
-def test_markers_and_colors_are_used_once():
+def test_every_method_has_a_color_and_marker_of_its_own():
     looks = list(style.METHODS.values())
     assert len({color for _, color, _ in looks}) == len({marker for *_, marker in looks}) == 12
-
-
-def test_every_method_of_the_sheets_has_a_color():
     assert set(get_args(get_type_hints(Pair)["method"])) == set(style.METHODS)

@@ -69,16 +69,13 @@ def test_a_table_and_a_figure_are_written_and_listed(config: Path, capsys):
     assert "| DPO | SFT to DPO | sft | dpo | 60.0 |" in (config / listed[1]).read_text()
 
 
-def test_an_absent_results_file_is_one_line_on_stderr(config: Path, capsys):
+def test_absent_files_and_models_are_one_line_on_stderr(config: Path, capsys):
     (config / "results" / "updates" / "dpo.csv").unlink()
     assert call("table1") == 1
     error = capsys.readouterr().err
     assert error.startswith("rlsubnet table1: error: results/updates/dpo.csv: no such file")
     assert error.count("\n") == 1
     assert not (config / "results" / "tables").exists()
-
-
-def test_a_paper_model_that_the_paper_lacks_is_an_error(config: Path, capsys):
     pairs = config / "pairs.tsv"
     pairs.write_text(pairs.read_text().replace("Tulu-3-8B", "Tulu-4-8B"))
     assert call("table1") == 1

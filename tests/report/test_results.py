@@ -14,13 +14,10 @@ def one_file(tmp_path: Path, kind: str, text: str) -> Results:
     return Results(write_results(tmp_path, {results_file(kind, "dpo"): text}))
 
 
-def test_layers_outside_the_stack_are_empty_and_the_others_integers(tmp_path: Path):
+def test_typed_columns_and_compressed_answers_are_read(tmp_path: Path):
     ranks = one_file(tmp_path, "ranks", RANKS).get("ranks", "dpo")
     assert ranks["layer"].tolist()[0] == 0
     assert ranks["layer"].isna().tolist() == [False, True]
-
-
-def test_compressed_answers_are_read(tmp_path: Path):
     text = answers_csv([("arith_greedy", "1", "p1", 1, 1)])
     answers = one_file(tmp_path, "answers", text).get("answers", "dpo")
     assert answers.to_dict("records") == [
@@ -28,13 +25,10 @@ def test_compressed_answers_are_read(tmp_path: Path):
     ]
 
 
-def test_missing_file_names_it_and_the_command_that_makes_it(tmp_path: Path):
+def test_a_missing_file_or_column_is_named(tmp_path: Path):
     path = tmp_path / "updates" / "dpo.csv"
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(str(path))}: .*snakemake"):
         Results(tmp_path).updates("dpo")
-
-
-def test_missing_column_is_named(tmp_path: Path):
     text = DPO_UPDATES.replace(",rule,", ",rules,")
     with pytest.raises(ValueError, match=r"updates/dpo\.csv: columns missing: \['rule'\]"):
         one_file(tmp_path, "updates", text).updates("dpo")

@@ -37,7 +37,7 @@ def test_runs_in_a_row_lead_from_init_to_tuned(scale):
     assert runs_between(rounds, unrelated) == []
 
 
-def test_steps_of_runs_in_a_row_add_up_and_other_rates_are_listed(scale):
+def test_rates_of_runs_in_a_row_add_up_and_a_linear_decay_halves_them(scale):
     rounds = with_runs(
         scale, make_run("raft_1", set="lr=2e-3"), make_run("raft_2", init="raft_1", set="steps=5")
     )
@@ -45,9 +45,6 @@ def test_steps_of_runs_in_a_row_add_up_and_other_rates_are_listed(scale):
     # 10 steps at 2e-3 and 5 at 1e-3, both constant: 0.02 + 0.005.
     assert (columns["lr"], columns["steps"]) == ("2e-3, 1e-3", 15)
     assert columns["lr_sum"] == pytest.approx(0.025)
-
-
-def test_a_linear_decay_sums_to_about_half_of_a_constant_rate(scale):
     decay = with_runs(scale, make_run("dpo", set="schedule=linear"))
     # One step of warm-up, at the peak, then 1e-3 (9 + 8 + ... + 1) / 9.
     pair = make_pair("dpo", "sft", "dpo", "DPO", "")
@@ -99,10 +96,12 @@ def groups(scale, *pairs, side="tuned"):
     return [[pair.pair for pair in group] for group in seed_groups(scale, pairs, side)]
 
 
-def test_runs_that_differ_in_their_seed_only_belong_together(scale):
+def test_only_the_seed_may_differ_and_what_changes_no_bit(scale):
     pairs = [make_pair(name, "sft", name, "DPO", "") for name in ("dpo", "dpo_seed")]
     assert groups(scale, *pairs) == [["dpo", "dpo_seed"]]
     assert seed_text(scale, pairs, "tuned") == "mean of 42, 123"
+    other = make_run("dpo_seed", seed=123, set="save_every=7 lr=1e-3")
+    assert groups(with_runs(scale, other), *pairs) == [["dpo", "dpo_seed"]]
 
 
 @pytest.mark.parametrize(
@@ -113,12 +112,6 @@ def test_any_other_difference_keeps_runs_apart(scale, change):
     other = dataclasses.replace(scale.runs["dpo_seed"], **change)
     pairs = [make_pair(name, "sft", name, "DPO", "") for name in ("dpo", "dpo_seed")]
     assert groups(with_runs(scale, other), *pairs) == [["dpo"], ["dpo_seed"]]
-
-
-def test_how_often_a_run_is_saved_does_not_keep_seeds_apart(scale):
-    other = make_run("dpo_seed", seed=123, set="save_every=7 lr=1e-3")
-    pairs = [make_pair(name, "sft", name, "DPO", "") for name in ("dpo", "dpo_seed")]
-    assert groups(with_runs(scale, other), *pairs) == [["dpo", "dpo_seed"]]
 
 
 def test_full_runs_of_several_seeds_meet_their_own_subs(seeded):
@@ -171,15 +164,12 @@ def test_every_run_of_the_paper_tells_what_tables_ask(paper):
         steps_columns(paper, pair), pace_of(paper, pair)
 
 
-def test_a_step_of_verl_counts_as_its_optimizer_steps(paper):
+def test_a_step_of_verl_counts_as_its_optimizer_steps_and_unknown_steps_are_left_out(paper):
     # 210 batches of responses, each of them four updates at 1e-6.
     columns = steps_columns(paper, paper.pairs["grpo_kl"])
     assert (columns["lr"], columns["steps"]) == ("1e-6", 840)
     assert columns["lr_sum"] == pytest.approx(840e-6)
     assert pace_of(paper, paper.pairs["prime"]).steps == 869
     assert pace_of(paper, paper.pairs["prime"]).schedule == "constant"
-
-
-def test_where_only_the_data_tell_the_steps_the_rate_stands_alone(paper):
     assert steps_columns(paper, paper.pairs["dpo"]) == {"lr": "5e-7"}
     assert pace_of(paper, paper.pairs["dpo"]) is None

@@ -42,54 +42,37 @@ def without_rows(scale):
     return dataclasses.replace(scale, pairs={}, comparisons={})
 
 
-def test_sparsity_is_weighted_by_parameters_under_both_rules(scale, results, published):
+def test_a_row_of_table1_holds_ours_and_the_papers(scale, results, published):
     row = row_of(table1(scale, results, published), tuned="dpo")
     # official: (4 + 2) of (8 + 2), not the mean of 4/8 and 2/2; exact: 3 + 2; bits: 10 - 6.
     assert row["sparsity_percent"] == 60.0
     assert row["sparsity_exact_percent"] == 50.0
     assert row["sparsity_bitwise_percent"] == 40.0
     assert row["numel"] == 10
-
-
-def test_the_printed_value_stands_beside_in_columns_of_its_own(scale, results, published):
-    row = row_of(table1(scale, results, published), tuned="dpo")
     assert (row["paper_model"], row["paper_sparsity_percent"]) == ("Llama-3.1-Tulu-3-8B-DPO", 81.4)
     assert (row["paper_on_policy"], row["paper_kl"], row["paper_online"]) == ("no", "yes", "no")
     assert row["source"] == "Table 1"
+    # Ten steps at a constant 1e-3.
+    assert (row["lr"], row["steps"]) == ("1e-3", 10)
+    assert row["lr_sum"] == pytest.approx(0.01)
 
 
-def test_each_published_row_appears_exactly_once(scale, results, published):
+def test_each_published_row_appears_once_and_sft_below_rl(scale, results, published):
     table = table1(scale, results, published)
     printed = [row["rl"] for row in published["table1"]["rows"]]
     assert sorted(table["paper_model"][table["paper_model"] != ""]) == sorted(printed)
     assert (table["part"] == NOT_RUN).sum() == len(printed) - 1
-
-
-def test_sft_is_a_control_below_the_rl_rows(scale, results, published):
-    table = table1(scale, results, published)
     assert table["part"].drop_duplicates().tolist() == [MEASURED, CONTROL, NOT_RUN]
     row = row_of(table, part=CONTROL)
     assert (row["algorithm"], row["sparsity_percent"]) == ("SFT", 20.0)
     assert row["source"] == "Paper's SFT stages: 6 to 15 % (Sec 3)"
 
 
-def test_learning_rate_and_steps_stand_beside_every_sparsity(scale, results, published):
-    row = row_of(table1(scale, results, published), tuned="dpo")
-    # Ten steps at a constant 1e-3.
-    assert (row["lr"], row["steps"]) == ("1e-3", 10)
-    assert row["lr_sum"] == pytest.approx(0.01)
-
-
-def test_the_papers_sft_range_does_not_stand_beside_sft_that_leads_nowhere(
-    scale, results, published
-):
+def test_the_papers_sft_range_stands_beside_sft_stages_alone(scale, results, published):
     dpo = dataclasses.replace(scale.runs["dpo"], init="base")
     runs = {**scale.runs, **dict.fromkeys(("dpo", "dpo_sub", "dpo_seed"), dpo)}
     changed = dataclasses.replace(scale, runs=runs)
     assert row_of(table1(changed, results, published), part=CONTROL)["source"] == ""
-
-
-def test_the_papers_sft_range_does_not_stand_beside_sft_after_sft(scale, results, published):
     # The pair base_sft, if its start were itself the result of SFT.
     start = dataclasses.replace(make_run("base"), algorithm="sft")
     changed = dataclasses.replace(scale, runs={**scale.runs, "base": start})
@@ -105,7 +88,7 @@ def test_mean_rank_weighs_matrices_equally(scale, results, published):
     assert (row["paper_model"], row["paper_update_rank_percent"]) == ("Tulu 8B", 99.8)
 
 
-def test_overlaps_become_per_cent_in_a_row_for_each_null(scale, results, published):
+def test_the_papers_overlap_stands_beside_its_own_null_alone(scale, results, published):
     table = table4(scale, results, published)
     rows = table[table["part"] == MEASURED]
     assert rows["null"].tolist() == [
@@ -122,11 +105,6 @@ def test_overlaps_become_per_cent_in_a_row_for_each_null(scale, results, publish
     assert rows["lift"].tolist() == [2.5, 1.5, 1.2]
     assert rows["lift_ci_low"].tolist()[:2] == [2.0, 1.25]
     assert rows["lift_ci_low"].isna().tolist() == [False, False, True]
-
-
-def test_the_paper_s_overlap_stands_beside_its_own_null_alone(scale, results, published):
-    table = table4(scale, results, published)
-    rows = table[table["part"] == MEASURED]
     assert rows["paper_o1_percent"].tolist()[0] == 60.5
     assert rows["paper_o1_random_percent"].tolist()[0] == 36.7
     assert rows["source"].tolist() == ["Table 4, Sec 5", "", ""]
@@ -173,16 +151,13 @@ def test_table6_gives_every_tolerance_and_rule(scale, results, published):
     assert pd.isna(exact["paper_sparsity_1e-5_percent"])
 
 
-def test_table5_matches_model_and_method(scale, results, published):
+def test_table5_matches_method_and_model_by_its_short_name_too(scale, results, published):
     named = {"items": ("table5",), "paper_model": "Llama-3.1-8B-SFT"}
     table = table5(with_pairs(scale, dpo=named), results, published)
     row = row_of(table, tuned="dpo")
     # The paper has this model with SFT and with DPO, both 6.8; ours is DPO.
     assert (row["paper_stage"], row["paper_sparsity_percent"]) == ("RL", 6.8)
     assert row_of(table, part=NOT_RUN, paper_model="Llama-3.1-8B-SFT")["method"] == "SFT"
-
-
-def test_table5_knows_the_short_name_of_a_model_of_table1(scale, results, published):
     named = with_pairs(scale, dpo={"items": ("table5",)})
     row = row_of(table5(named, results, published), tuned="dpo")
     assert (row["paper_model"], row["paper_sparsity_percent"]) == ("Llama-3.1-8B-DPO", 81.4)
@@ -238,17 +213,12 @@ def test_a_scale_without_rows_prints_the_paper_and_says_not_run(item, scale, res
     assert table[measured].isna().all().all()
 
 
-def test_a_tensor_without_a_row_at_the_tolerance_is_an_error(scale, results, published):
+def test_values_that_are_missing_are_refused_by_name(scale, results, published):
     path = results.folder / "updates" / "dpo.csv"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(line for line in lines if "layernorm" not in line or "0.0001" in line))
     with pytest.raises(ValueError, match=r"dpo\.csv: no row with atol 1e-05, rule official for"):
         table1(scale, results, published)
-
-
-def test_an_unmeasured_tolerance_is_an_error_that_lists_the_measured_ones(
-    scale, results, published
-):
     scale.config["measure"]["table_tolerance"] = 1e-7
     with pytest.raises(ValueError, match=r"no rows with atol 1e-07.*\['1e-05', '0.0001'\]"):
         table1(scale, results, published)
@@ -301,7 +271,7 @@ def table(online, results, published):
     return section6(online, results, published)
 
 
-def test_what_the_recipe_says_stands_beside_how_far_it_acted(table):
+def test_what_the_recipe_says_stands_beside_how_far_it_acted_and_the_paper_beside_means(table):
     row = row_of(table, part=REGULARIZATION, tuned="grpo_kl")
     assert (row["kl_coef"], row["clip"], row["sparsity_percent"]) == ("0.05", "1", 60.0)
     assert row["kl_mean"] == pytest.approx(0.01)
@@ -310,9 +280,6 @@ def test_what_the_recipe_says_stands_beside_how_far_it_acted(table):
     assert (row["lr"], row["steps"]) == ("1e-3", 10)
     noclip = row_of(table, part=REGULARIZATION, tuned="grpo_noclip")
     assert (noclip["kl_coef"], noclip["clip"], noclip["clipped_percent"]) == ("0", "none", 0.0)
-
-
-def test_seeds_are_led_by_their_mean_and_the_paper_stands_beside_it(table):
     seeds = table[table["tuned"].str.startswith("grpo") & ~table["tuned"].str.contains("_[kn]")]
     assert seeds["row"].tolist() == [MEAN_OF_SEEDS, ONE_OF_THE_SEEDS, ONE_OF_THE_SEEDS]
     mean = seeds.iloc[0]
@@ -321,11 +288,11 @@ def test_seeds_are_led_by_their_mean_and_the_paper_stands_beside_it(table):
     assert mean["sparsity_sd_points"] == pytest.approx(40 / math.sqrt(2))
     assert seeds["paper_kl"].tolist() == ["no", "", ""]
     assert mean["paper_sparsity_percent"] == 68.8
-
-
-def test_the_papers_values_stand_beside_grpo_with_and_without_kl_alone(table):
     beside = table[table["paper_kl"] != ""].set_index("tuned")["paper_sparsity_percent"]
     assert beside.to_dict() == {"grpo, grpo_seed": 68.8, "grpo_kl": 69.8}
+    printed = section6_in_print(table)
+    assert "mean of 2" in set(printed["seed"])
+    assert set(printed["tuned"]) == {""}
 
 
 def test_the_course_of_a_saved_run(table):
@@ -381,12 +348,6 @@ def test_it_reads_the_metrics_and_saved_steps_of_tuned_runs(online):
     assert [file for file in files if "trajectory" in file] == ["results/trajectory/prime.csv"]
     # The start of the pairs is not asked for.
     assert "results/metrics/sft.csv" not in files
-
-
-def test_print_counts_the_seeds_and_leaves_names_to_the_label(table):
-    printed = section6_in_print(table)
-    assert "mean of 2" in set(printed["seed"])
-    assert set(printed["tuned"]) == {""}
 
 
 def test_a_run_that_levels_off_does_not_fall_in_its_last_quarter():

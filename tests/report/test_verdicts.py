@@ -69,7 +69,7 @@ def word(found: dict[str, dict[str, str]], id: str) -> str:
     return found[id]["verdict"]
 
 
-def test_observations_are_judged_where_they_are_measured(full, results, published):
+def test_observations_are_judged_here_and_numbers_on_the_same_model(full, results, published):
     found = judged(full, results, published)
     # DPO leaves 6 of 10 weights unchanged, the SFT stage 2 of 10.
     assert word(found, "takeaway1/sparse") == AGREES
@@ -87,42 +87,29 @@ def test_observations_are_judged_where_they_are_measured(full, results, publishe
     assert word(found, "takeaway2/full_rank") == DIFFERS
     # Loss 0.6 -> 0.4 at one step of three.
     assert word(found, "fig4") == DIFFERS
-
-
-def test_numbers_of_another_model_are_not_comparable(full, results, published):
-    found = judged(full, results, published)
     for id in ("table1/Llama-3.1-Tulu-3-8B-DPO", "table4/Seed", "takeaway1/often_above_70"):
         assert word(found, id) == NOT_COMPARABLE
     row = found["table1/Llama-3.1-Tulu-3-8B-DPO"]
     assert (row["paper"], row["here"]) == ("81.4 %", "60.0 % (dpo)")
 
 
-def test_every_row_of_the_tables_has_a_verdict(full, results, published):
+def test_every_claim_and_row_has_one_id_one_word_and_a_rule(full, results, published):
     found = judged(full, results, published)
     for table in ("table1", "table2", "table5", "table6", "table3a", "table3b", "table4"):
         rows = [id for id in found if id.startswith(f"{table}/")]
         assert len(rows) == len(published[table]["rows"])
     assert word(found, "table1/DeepSeek-R1-Zero") == NOT_RUN
-
-
-def test_a_claim_has_one_id_one_of_four_words_and_a_rule(full, results, published):
     frame = verdicts(full, results, published)
     assert frame["id"].is_unique
     assert set(frame["verdict"]) <= set(WORDS)
     assert (frame[["claim", "where", "paper", "decided_by"]] != "").all(axis=None)
     assert not [id for id in frame["id"] if re.search(r"\s", id)]
-
-
-def test_every_takeaway_conjecture_and_figure_is_judged(full, results, published):
     where = " ".join(verdicts(full, results, published)["where"])
     for number in range(1, 5):
         assert f"Takeaway {number}" in where
     for number in range(1, 8):
         assert f"Figure {number}" in where
     assert "Conjecture 1" in where
-
-
-def test_a_scale_that_runs_nothing_says_so_everywhere(full, results, published):
     empty = dataclasses.replace(full, pairs={}, comparisons={}, runs={})
     assert set(verdicts(empty, results, published)["verdict"]) == {NOT_RUN}
 
@@ -343,9 +330,6 @@ def test_files_stand_where_the_report_and_a_reader_look(full, results, published
     counts = ", ".join(f"{w} {sum(row['verdict'] == w for row in rows)}" for w in WORDS)
     for path in paths[1:4]:
         assert counts in path.read_text()
-
-
-def test_sentences_are_broken_over_landscape_pages_in_latex(full, results, published):
     text = write_item("verdicts", full, results, published)[2].read_text()
     parts = text.count(r"\begin{longtable}")
     assert parts == text.count(r"\end{longtable}") == 11
