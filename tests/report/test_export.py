@@ -45,23 +45,22 @@ def test_print_leaves_out_empty_columns_and_escapes_bars(frame):
     assert r"| dpo_sub\|100% | 8,030,261,248 | 0.219 |" in markdown(frame, "T")
 
 
-def test_a_small_p_is_printed_as_a_bound_and_never_as_zero():
-    frame = make_frame([{"p_value": p} for p in (1e-85, 0.0009, 0.001, 1.0)], ["p_value"])
-    cells = [line.strip("| ") for line in markdown(frame, "T").splitlines()[-4:]]
-    assert cells == ["< 0.001", "< 0.001", "0.001", "1.000"]
-    assert r"\textless{} 0.001 \\" in latex(frame, "T")
-
-
-def test_a_small_negative_number_is_not_printed_as_minus_zero():
-    names = ["delta_points", "gain_points"]
-    frame = make_frame([{"delta_points": -0.004, "gain_points": -0.06}], names)
-    assert markdown(frame, "T").splitlines()[-1] == "| 0.00 | -0.1 |"
-
-
-def test_a_scientific_number_is_printed_as_the_paper_writes_tolerances():
-    frame = make_frame([{"lr_sum": value} for value in (3.01e-4, 1.2009, 0.0)], ["lr_sum"])
-    cells = [line.strip("| ") for line in markdown(frame, "T").splitlines()[-3:]]
-    assert cells == ["3e-4", "1.2e0", "0"]
+@pytest.mark.parametrize(
+    ("name", "values", "cells"),
+    [
+        # A small p is a bound and never zero, a small negative number no minus zero.
+        ("p_value", [1e-85, 0.0009, 0.001, 1.0], ["< 0.001", "< 0.001", "0.001", "1.000"]),
+        ("delta_points", [-0.004], ["0.00"]),
+        ("gain_points", [-0.06], ["-0.1"]),
+        # As the paper writes tolerances.
+        ("lr_sum", [3.01e-4, 1.2009, 0.0], ["3e-4", "1.2e0", "0"]),
+        # One changed weight of 310,000 does not round away.
+        ("same_1e-4_percent", [100 * (1 - 1 / 310_000)], ["99.9997"]),
+    ],
+)
+def test_numbers_in_print(name, values, cells):
+    text = markdown(make_frame([{name: value} for value in values], [name]), "T")
+    assert [line.strip("| ") for line in text.splitlines()[-len(cells) :]] == cells
 
 
 def test_print_may_show_less_than_the_csv_holds(frame, tmp_path: Path):
@@ -71,17 +70,14 @@ def test_print_may_show_less_than_the_csv_holds(frame, tmp_path: Path):
         assert "8,030,261,248" in path.read_text() and "Tulu" not in path.read_text()
 
 
-def test_one_changed_weight_in_310000_does_not_round_away():
-    frame = make_frame([{"same_1e-4_percent": 100 * (1 - 1 / 310_000)}], ["same_1e-4_percent"])
-    assert markdown(frame, "T").splitlines()[-1] == "| 99.9997 |"
-
-
 def test_latex_escapes_numbers_a_table_and_keeps_an_empty_one(frame):
     text = latex(frame, "100 % of T_1", ["a & b"], label="t")
     assert r"\caption{100 \% of T\_1: measured}\label{tab:t}" in text
     assert r"dpo\_sub\textbar{}100\% & 8,030,261,248 & 0.219 \\" in text
     assert r"Tulu \& co & 81.4 \\" in text
     assert r"a \& b" in text
+    small = latex(make_frame([{"p_value": 1e-85}], ["p_value"]), "T")
+    assert r"\textless{} 0.001 \\" in small
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
     text = latex(frame, "Table 6: update sparsity")
     assert r"\caption{Update sparsity (Table 6 of arXiv 2505.11711): measured}" in text

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlsubnet.config import Comparison, load_config
+from rlsubnet.report.results import Results
 from rlsubnet.report.verdicts import verdicts
 from rlsubnet.report.verdicts.numbers import Pace, pace_of
 from rlsubnet.report.verdicts.rules import AGREES, DIFFERS, NOT_COMPARABLE, NOT_RUN, WORDS
@@ -15,10 +16,7 @@ from rlsubnet.report.write import write_item
 from tests.report import small_results as small
 
 ANSWERS = [("arith_sampled", "1", f"p{item}", 4, 2) for item in range(4)]
-SCORES = (
-    "task,level,n,correct,ci_low,ci_high,interval,backend,data_sha256\n"
-    "arith_sampled,all,16,8,0.0,1.0,clustered,native,ab\n"
-)
+SCORES = small.SCORES_HEADER + "arith_sampled,all,16,8,0.0,1.0,clustered,native,ab\n"
 OVERLAPS = (
     "null,o1,o2,o1_null,o2_null,lift,ci_low,ci_high\n"
     "uniform,0.75,0.6,0.5,0.4,1.5,1.4,1.6\n"
@@ -45,10 +43,8 @@ def full(scale, results, repository: Path):
     )
     recipes = load_config([repository / "config" / "demo" / "config.yaml"])["recipes"]
     config = {**scale.config, "recipes": {**recipes, "sft": {**recipes["rl"], "lr": 1e-3}}}
-    base = dataclasses.replace(
-        small.make_run("base"), algorithm="pretrain", init="tiny", data="text"
-    )
-    sft = dataclasses.replace(small.make_run("sft"), algorithm="sft", init="base", recipe="sft")
+    base = small.make_run("base", algorithm="pretrain", init="tiny", data="text")
+    sft = small.make_run("sft", algorithm="sft", init="base", recipe="sft")
     return dataclasses.replace(scale, config=config, runs={**scale.runs, "base": base, "sft": sft})
 
 
@@ -116,11 +112,11 @@ def test_every_claim_and_row_has_one_id_one_word_and_a_rule(full, results, publi
 
 def test_sft_at_rls_rate_and_steps_decides_whether_rl_is_the_reason(full, results, published):
     assert word(judged(full, results, published), "takeaway1/because_rl") == NOT_RUN
-    control = dataclasses.replace(small.make_run("again"), algorithm="sft")
+    control = small.make_run("again", algorithm="sft")
     pair = small.make_pair("again", "sft", "again", "SFT", "table1")
     for updates, verdict in ((small.DPO_UPDATES, DIFFERS), (small.SFT_UPDATES, AGREES)):
         small.write_results(results.folder, {"updates/again.csv": updates})
-        fresh = dataclasses.replace(results, _read={})
+        fresh = Results(results.folder)
         found = judged(with_pair(full, pair, control), fresh, published)
         assert word(found, "takeaway1/because_rl") == verdict
         assert word(found, "takeaway1/sft_dense") == AGREES  # the control is no SFT stage
@@ -197,8 +193,8 @@ def test_in_and_out_of_distribution_are_compared_at_equal_rate_and_steps(full, r
         results.folder,
         {"updates/rft.csv": small.DPO_UPDATES, "updates/ood.csv": small.SFT_UPDATES},
     )
-    rft = dataclasses.replace(small.make_run("rft"), algorithm="rft")
-    ood = dataclasses.replace(small.make_run("ood"), init="base")
+    rft = small.make_run("rft", algorithm="rft")
+    ood = small.make_run("ood", init="base")
     inside = small.make_pair("rft", "sft", "rft", "RFT", "table5", "Qwen2.5-Math-7B")
     outside = small.make_pair("ood", "base", "ood", "DPO", "table1,table5", "Llama-3.1-8B-SFT")
     both = with_pair(with_pair(full, inside, rft), outside, ood)
@@ -217,23 +213,23 @@ def test_in_and_out_of_distribution_are_compared_at_equal_rate_and_steps(full, r
     assert word(found, "takeaway4/data_decides") == NOT_RUN
 
 
+def with_grpo(scale, results, run: str, metrics: str, updates=small.DPO_UPDATES, **more):
+    """Return the scale with a GRPO run, whose files are written."""
+    files = {f"updates/{run}.csv": updates, f"metrics/{run}.csv": metrics}
+    small.write_results(results.folder, files)
+    pair = small.make_pair(run, "sft", run, "GRPO", "section6")
+    return with_pair(scale, pair, small.make_run(run, algorithm="grpo", **more))
+
+
 def test_leaving_out_clipping_says_something_only_if_clipping_acted(full, results, published):
-    problems = {**full.config["recipes"]["rl"], "clip": 0.5}
-    config = {**full.config, "recipes": {**full.config["recipes"], "rl": problems}}
-    runs = [small.make_run("clipped"), dataclasses.replace(small.make_run("free"), set="clip=null")]
+    clipped = {"rl": {**full.config["recipes"]["rl"], "clip": 0.5}}
+    config = {**full.config, "recipes": {**full.config["recipes"], **clipped}}
     both = dataclasses.replace(full, config=config)
-    for run in runs:
-        pair = small.make_pair(run.run, "sft", run.run, "GRPO", "section6")
-        both = with_pair(both, pair, dataclasses.replace(run, algorithm="grpo"))
-    small.write_results(
-        results.folder,
-        {f"updates/{run.run}.csv": small.DPO_UPDATES for run in runs}
-        # The gradient's norm is 1.0 at every step.
-        | {f"metrics/{run.run}.csv": small.METRICS for run in runs},
-    )
-    small.write_results(results.folder, {"updates/seed.csv": small.SFT_UPDATES})
-    seed = dataclasses.replace(runs[1], run="seed", algorithm="grpo", seed=7)
-    both = with_pair(both, small.make_pair("seed", "sft", "seed", "GRPO", "table1"), seed)
+    # The gradient's norm is 1.0 at every step.
+    both = with_grpo(both, results, "clipped", small.METRICS)
+    both = with_grpo(both, results, "free", small.METRICS, set="clip=null")
+    again = {"set": "clip=null", "seed": 7}
+    both = with_grpo(both, results, "seed", small.METRICS, small.SFT_UPDATES, **again)
     found = judged(both, results, published)
     assert word(found, "takeaway4/clipping") == AGREES
     assert found["takeaway4/clipping"]["here"] == (
@@ -241,15 +237,14 @@ def test_leaving_out_clipping_says_something_only_if_clipping_acted(full, result
         "steps; seeds alone differ by 40.0 points"
     )
     assert word(found, "takeaway4/kl") == NOT_RUN
-    small.write_results(
-        results.folder, {"metrics/clipped.csv": small.METRICS.replace(",1.0,", ",0.1,")}
-    )
-    fresh = dataclasses.replace(results, _read={})
+    weak = small.METRICS.replace(",1.0,", ",0.1,")
+    small.write_results(results.folder, {"metrics/clipped.csv": weak})
+    fresh = Results(results.folder)
     assert word(judged(both, fresh, published), "takeaway4/clipping") == NOT_COMPARABLE
 
 
 def test_a_random_subnetwork_decides_whether_it_takes_this_one(full, results, published):
-    control = dataclasses.replace(small.make_run("random"), mask="dpo:random")
+    control = small.make_run("random", mask="dpo:random")
     pair = small.make_pair("dpo_vs_random", "dpo", "random", "DPO", "section4")
     shown = with_pair(full, pair, control)
     for run in ("dpo", "random"):
@@ -288,25 +283,16 @@ def test_a_random_subnetwork_decides_whether_it_takes_this_one(full, results, pu
 def test_a_kl_term_says_something_only_if_it_lowered_the_divergence(
     kl, verdict, full, results, published
 ):
-    runs = [small.make_run("free"), dataclasses.replace(small.make_run("kl"), set="kl_coef=0.1")]
-    both = full
-    for run in runs:
-        pair = small.make_pair(run.run, "sft", run.run, "GRPO", "section6")
-        both = with_pair(both, pair, dataclasses.replace(run, algorithm="grpo"))
     # Without the term the divergence is 0.1, with it a tenth less, or a hundredth.
-    metrics = {"free": small.METRICS.replace(",,,", ",,0.1,")}
-    metrics["kl"] = small.METRICS.replace(",,,", f",,{kl},")
-    small.write_results(
-        results.folder,
-        {f"updates/{run.run}.csv": small.DPO_UPDATES for run in runs}
-        | {f"metrics/{name}.csv": text for name, text in metrics.items()},
-    )
+    both = with_grpo(full, results, "free", small.METRICS.replace(",,,", ",,0.1,"))
+    logged = small.METRICS.replace(",,,", f",,{kl},")
+    both = with_grpo(both, results, "kl", logged, set="kl_coef=0.1")
     assert word(judged(both, results, published), "takeaway4/kl") == verdict
 
 
 def test_the_pace_of_a_chain_of_runs_sums_their_steps(full):
     first = small.make_run("first")
-    second = dataclasses.replace(small.make_run("second"), init="first", set="steps=50")
+    second = small.make_run("second", init="first", set="steps=50")
     pair = small.make_pair("chain", "sft", "second", "RAFT++", "")
     chain = with_pair(full, pair, first, second)
     assert pace_of(chain, pair) == Pace(3e-6, 250, "linear", "adamw")
