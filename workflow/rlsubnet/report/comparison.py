@@ -5,12 +5,13 @@ all that is trained from it gets other digits; what the demo shows should keep i
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
 import pandas as pd
+import yaml
 
 from rlsubnet.columns import MachineRow, names
 from rlsubnet.report.export import column, document, html_table, notes_of, write_table, write_text
@@ -44,42 +45,18 @@ class Headline:
 
     table: str
     column: str
-    names: tuple[str, ...]
+    names: Sequence[str]
     where: Mapping[str, str] = field(default_factory=dict)
-    interval: tuple[str, ...] = ()
+    interval: Sequence[str] = ()
     se: str = ""
 
 
-_PAIR = ("label", "init", "tuned")
-_RANKED = ("algorithm", "init", "tuned")
-_SHARED = ("algorithm", "compared", "init", "tuned")
-_GAIN = ("label", "task", "decoding", "init", "tuned")
-_DELTA = ("algorithm", "task", "level", "decoding")
-HEADLINES = (
-    Headline("table1", "sparsity_percent", _PAIR),
-    Headline("table2", "update_rank_percent", _RANKED),
-    Headline("table2", "control_rank_percent", _RANKED),
-    Headline(
-        "table3",
-        "delta_points",
-        _DELTA,
-        where={"row": "mean of seeds", "level": "|Overall"},
-        se="delta_total_se_points",
-    ),
-    Headline("table4", "o1_percent", ("label",), where={"null": "uniform.*"}),
-    Headline("table4", "o1_null_percent", ("label", "null")),
-    Headline("table4", "lift", ("label", "null"), interval=("lift_ci_low", "lift_ci_high")),
-    Headline("section4", "same_1e-5_percent", _SHARED),
-    Headline("section4", "frozen_changed", _SHARED),
-    Headline("section4", "frozen_weights", _SHARED),
-    *(
-        Headline("section6", name, ("part", "label"))
-        for name in ("sparsity_percent", "never_percent", "cancelled_percent", "subnetwork_percent")
-    ),
-    Headline("gains", "sparsity_percent", _GAIN, where={"decoding": "sampled.*"}),
-    Headline("gains", "tuned_percent", _GAIN, where={"decoding": "sampled.*"}),
-    Headline("gains", "gain_points", _GAIN, interval=("gain_interval",)),
-)
+HEADLINES = [
+    Headline(**entry)
+    for entry in yaml.safe_load(
+        Path(__file__).with_name("headlines.yaml").read_text(encoding="utf-8")
+    )
+]
 
 
 @dataclass(frozen=True)

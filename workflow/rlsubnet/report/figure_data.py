@@ -7,7 +7,7 @@ from rlsubnet.data import Published
 from rlsubnet.report.results import Results, layer_sparsity, rows_of, sparsity
 from rlsubnet.report.settings import ONLINE, distribution_columns, is_sft_stage, seed_groups
 from rlsubnet.report.style import RL_METHODS
-from rlsubnet.report.tables import pairs_of
+from rlsubnet.report.tables import pairs_of, tolerance_of
 
 SFT_STAGE, RL_STAGE, CONTROL_STAGE = "SFT", "RL", "controls"
 LOSS, REWARD = "Training loss", "Training reward"
@@ -34,7 +34,7 @@ def densities(scale: Scale, results: Results, published: Published) -> pd.DataFr
         SFT that other training starts from, `RL`, or `controls` for all other pairs: those without
         reinforcement learning, and those out of distribution.
     """
-    atol = float(scale.config["measure"]["table_tolerance"])
+    atol = tolerance_of(scale)
     rows = []
     for pair, label in labeled(pairs_of(scale, "fig1")):
         density = 100 * (1 - sparsity(results.updates(pair.pair), atol))
@@ -61,7 +61,7 @@ def layers(scale: Scale, results: Results) -> pd.DataFrame:
         Columns label, method, layer, matrix, sparsity_percent; matrix `average` is the layer as a
         whole, weighted by parameters.
     """
-    atol = float(scale.config["measure"]["table_tolerance"])
+    atol = tolerance_of(scale)
     tables = [pd.DataFrame(columns=LAYER_COLUMNS)]
     for pair, label in labeled(pairs_of(scale, "fig3")):
         table = layer_sparsity(results.updates(pair.pair), atol)

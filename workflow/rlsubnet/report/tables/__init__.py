@@ -12,7 +12,7 @@ import pandas as pd
 from rlsubnet.config import Pair, Scale
 from rlsubnet.report.export import column
 from rlsubnet.report.paired import Compared
-from rlsubnet.report.results import NOT_RUN
+from rlsubnet.report.results import NOT_RUN, Results, sparsity
 from rlsubnet.report.style import METHODS, RL_METHODS
 
 MEASURED = "measured"
@@ -29,6 +29,16 @@ def pairs_of(scale: Scale, item: str) -> list[Pair]:
     """Return the pairs whose column `items` names the table or figure, RL first, sheet order."""
     chosen = [pair for pair in scale.pairs.values() if item in pair.items]
     return sorted(chosen, key=lambda pair: pair.method not in RL_METHODS)
+
+
+def tolerance_of(scale: Scale) -> float:
+    """Return the tolerance below which tables and figures call a weight unchanged."""
+    return float(scale.config["measure"]["table_tolerance"])
+
+
+def sparsity_percent(scale: Scale, results: Results, pair: str) -> float:
+    """Return the share of a pair's weights that finetuning left unchanged, by the authors' rule."""
+    return 100 * sparsity(results.updates(pair), tolerance_of(scale))
 
 
 def part_of(pair: Pair) -> str:

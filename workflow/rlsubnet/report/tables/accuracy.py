@@ -40,6 +40,7 @@ from rlsubnet.report.tables import (
     paper_row,
     part_of,
     short_seeds,
+    tolerance_of,
 )
 
 AVERAGE, OVERALL = "Avg", "Overall"
@@ -337,7 +338,7 @@ def gains(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
 
     The paper reports no accuracy of its starting points, so nothing of it stands beside ours.
     """
-    tolerance = float(scale.config["measure"]["table_tolerance"])
+    tolerance = tolerance_of(scale)
     rows = []
     for one in measured_gains(scale, results):
         first, seeds = one.pairs[0], len(one.pairs)

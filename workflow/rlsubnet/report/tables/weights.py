@@ -48,6 +48,8 @@ from rlsubnet.report.tables import (
     paper_row,
     part_of,
     short_seeds,
+    sparsity_percent,
+    tolerance_of,
 )
 
 _SPARSITIES = ["sparsity_percent", "sparsity_exact_percent", "sparsity_bitwise_percent", "numel"]
@@ -187,7 +189,7 @@ def table6(scale: Scale, results: Results, published: Published) -> pd.DataFrame
 
 def _measured(scale: Scale, results: Results, pair: str) -> Row:
     updates = results.updates(pair)
-    atol = float(scale.config["measure"]["table_tolerance"])
+    atol = tolerance_of(scale)
     return {
         "sparsity_percent": 100 * sparsity(updates, atol),
         "sparsity_exact_percent": 100 * sparsity(updates, atol, "exact"),
@@ -268,7 +270,6 @@ def table4(scale: Scale, results: Results, published: Published) -> pd.DataFrame
             for axis, row in printed.items()
         }
     )
-    atol = float(scale.config["measure"]["table_tolerance"])
     rows: list[Row] = []
     for comparison in scale.comparisons.values():
         if "table4" not in comparison.items:
@@ -279,8 +280,8 @@ def table4(scale: Scale, results: Results, published: Published) -> pd.DataFrame
             "label": comparison.label,
             "setting1": comparison.setting1,
             "setting2": comparison.setting2,
-            "sparsity1_percent": 100 * sparsity(results.updates(comparison.pair1), atol),
-            "sparsity2_percent": 100 * sparsity(results.updates(comparison.pair2), atol),
+            "sparsity1_percent": sparsity_percent(scale, results, comparison.pair1),
+            "sparsity2_percent": sparsity_percent(scale, results, comparison.pair2),
         }
         for row in _nulls(results.get("overlap", comparison.comparison)):
             if row["null"] == NULLS["uniform"]:
@@ -386,7 +387,7 @@ def _regularized(scale: Scale, results: Results, group: Sequence[Pair]) -> list[
 
 def _one_run(scale: Scale, results: Results, pair: Pair) -> Row:
     updates = results.updates(pair.pair)
-    atol = float(scale.config["measure"]["table_tolerance"])
+    atol = tolerance_of(scale)
     row: Row = {
         **names_of(pair),
         "seed": seed_text(scale, [pair], "tuned"),

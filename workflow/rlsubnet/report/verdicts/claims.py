@@ -18,7 +18,7 @@ from rlsubnet.report.results import (
     sparsity,
 )
 from rlsubnet.report.settings import distribution_columns
-from rlsubnet.report.tables import p_text, pairs_of
+from rlsubnet.report.tables import p_text, pairs_of, sparsity_percent
 from rlsubnet.report.tables.accuracy import Accuracy, beside_the_papers
 from rlsubnet.report.verdicts import rules
 from rlsubnet.report.verdicts.numbers import (
@@ -585,8 +585,7 @@ def _pairs_beside(source: Source, item: str, model: str) -> list[Pair]:
 
 
 def _sparsity(source: Source, pair: Pair) -> float:
-    atol = float(source.scale.config["measure"]["table_tolerance"])
-    return 100 * sparsity(source.results.updates(pair.pair), atol)
+    return sparsity_percent(source.scale, source.results, pair.pair)
 
 
 def _numbers(

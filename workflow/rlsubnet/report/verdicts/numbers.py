@@ -31,7 +31,13 @@ from rlsubnet.report.settings import (
     suite_facts,
 )
 from rlsubnet.report.style import METHODS, RL_METHODS
-from rlsubnet.report.tables import MEAN_OF_SEEDS, ONE_OF_THE_SEEDS, pairs_of
+from rlsubnet.report.tables import (
+    MEAN_OF_SEEDS,
+    ONE_OF_THE_SEEDS,
+    pairs_of,
+    sparsity_percent,
+    tolerance_of,
+)
 from rlsubnet.report.tables.accuracy import (
     PREFERENCES,
     Accuracy,
@@ -110,12 +116,11 @@ def is_papers(source: Source, pair: Pair) -> bool:
 def updates_of(source: Source, *items: str) -> list[Update]:
     """Return the sparsity of every pair that names one of the items, RL first, sheet order."""
     scale, results, _ = source
-    atol = float(scale.config["measure"]["table_tolerance"])
     pairs = {pair.pair: pair for item in items for pair in pairs_of(scale, item)}
     return [
         Update(
             pair,
-            100 * sparsity(results.updates(pair.pair), atol),
+            sparsity_percent(scale, results, pair.pair),
             is_papers(source, pair),
             pace_of(scale, pair),
         )
@@ -223,7 +228,7 @@ class Layers(NamedTuple):
 def layers_of(source: Source, pairs: list[Pair]) -> list[Layers]:
     """Return densities by layer and matrix and unchanged norms, of models that have both."""
     scale, results, _ = source
-    atol = float(scale.config["measure"]["table_tolerance"])
+    atol = tolerance_of(scale)
     found = []
     for pair in pairs:
         updates = results.updates(pair.pair)
