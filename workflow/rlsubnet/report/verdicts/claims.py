@@ -20,35 +20,8 @@ from rlsubnet.report.results import (
 from rlsubnet.report.settings import distribution_columns
 from rlsubnet.report.tables import p_text, pairs_of, sparsity_percent
 from rlsubnet.report.tables.accuracy import Accuracy, beside_the_papers
-from rlsubnet.report.verdicts import rules
-from rlsubnet.report.verdicts.numbers import (
-    Ablation,
-    Layers,
-    Overlap,
-    Source,
-    Update,
-    ablations,
-    courses_of,
-    distributions,
-    gains_of,
-    is_papers,
-    judged_accuracies,
-    layers_of,
-    loss_differences,
-    overlaps_of,
-    overlaps_with_sft,
-    random_accuracies,
-    random_subnetworks,
-    ranks_of,
-    reinforced,
-    same_weights,
-    seed_spread,
-    seeds_name,
-    summed_accuracies,
-    supervised,
-    without_kl,
-    without_sft,
-)
+from rlsubnet.report.verdicts import numbers, rules
+from rlsubnet.report.verdicts.numbers import Source, Update
 from rlsubnet.report.verdicts.rules import (
     Line,
     another_model,
@@ -67,14 +40,18 @@ _AXES = {"Seed": "seed", "Data": "data", "Seed + Data + Algo.": "algorithm"}
 
 def sparsity_claims(source: Source) -> Iterator[Line]:
     """Yield Takeaway 1, observation and explanation apart, then Takeaway 2."""
-    rl = reinforced(source)
-    stages, controls = supervised(source)
+    rl = numbers.reinforced(source)
+    stages, controls = numbers.supervised(source)
     yield from _rl_is_sparse(source, rl)
     yield from _sft_is_dense(source, rl, stages, controls)
     printed = source.published["table1"]["rows"]
     free = named([(row["algo"], row["sparsity"]) for row in printed if not row["kl"]])
     yield _each(
-        source, "takeaway1/no_regularization", rules.sparse, without_kl(source), without_kl=free
+        source,
+        "takeaway1/no_regularization",
+        rules.sparse,
+        numbers.without_kl(source),
+        without_kl=free,
     )
     yield _larger_models(source, rl)
     yield from _where(source, [*stages, *controls])
@@ -183,7 +160,7 @@ def _larger_models(source: Source, rl: list[Update]) -> Line:
 
 
 def _where(source: Source, supervised: list[Update]) -> Iterator[Line]:
-    models = layers_of(source, pairs_of(source.scale, "fig3"))
+    models = numbers.layers_of(source, pairs_of(source.scale, "fig3"))
     yield _line(
         source,
         "takeaway2/layers",
@@ -200,7 +177,7 @@ def _where(source: Source, supervised: list[Update]) -> Iterator[Line]:
         labeled("updated share of the matrices", matrices),
         rules.nearly_all_alike([(model.whole, model.matrices) for model in models]),
     )
-    control = layers_of(source, [update.pair for update in supervised]) if models else []
+    control = numbers.layers_of(source, [update.pair for update in supervised]) if models else []
     norms, of_sft = (
         named([(model.pair.pair, model.norms) for model in found]) for found in (models, control)
     )
@@ -212,13 +189,13 @@ def _where(source: Source, supervised: list[Update]) -> Iterator[Line]:
     )
 
 
-def _ratio(model: Layers) -> tuple[str, float]:
+def _ratio(model: numbers.Layers) -> tuple[str, float]:
     least = min(model.layers)
     return model.pair.pair, max(model.layers) / least if least else float("inf")
 
 
 def _rank(source: Source) -> Iterator[Line]:
-    rl, sft = ranks_of(source)
+    rl, sft = numbers.ranks_of(source)
     printed = [row["update_rank"] for row in source.published["table2"]["rows"]]
     ranks = [(one.pair.pair, one.update) for one in rl]
     random = [(one.pair.pair, one.random) for one in rl]
@@ -249,7 +226,7 @@ def subnetwork_claims(source: Source) -> Iterator[Line]:
     yield from _weights(source)
     yield from _accuracy(source)
     yield from _random(source)
-    runs = loss_differences(source)
+    runs = numbers.loss_differences(source)
     yield _line(
         source,
         "fig4",
@@ -262,7 +239,7 @@ def subnetwork_claims(source: Source) -> Iterator[Line]:
 
 
 def _weights(source: Source) -> Iterator[Line]:
-    fine, coarse = (same_weights(source, tolerance) for tolerance in (1e-5, 1e-4))
+    fine, coarse = (numbers.same_weights(source, tolerance) for tolerance in (1e-5, 1e-4))
     fine_here, coarse_here = (
         joined(
             named([(one.sub, one.same) for one in found], digits=digits),
@@ -277,7 +254,7 @@ def _weights(source: Source) -> Iterator[Line]:
 
 
 def _random(source: Source) -> Iterator[Line]:
-    weights, controls = random_subnetworks(source), random_accuracies(source)
+    weights, controls = numbers.random_subnetworks(source), numbers.random_accuracies(source)
     yield _line(
         source,
         "conjecture1/this_subnetwork_weights",
@@ -306,8 +283,8 @@ def _random(source: Source) -> Iterator[Line]:
 
 
 def _accuracy(source: Source) -> Iterator[Line]:
-    averages, tasks = judged_accuracies(source)
-    gains = gains_of(source, [pair.init for one in averages for pair in one.pairs])
+    averages, tasks = numbers.judged_accuracies(source)
+    gains = numbers.gains_of(source, [pair.init for one in averages for pair in one.pairs])
     yield _line(
         source,
         "conjecture1/accuracy",
@@ -339,7 +316,7 @@ def _ends(rows: list[Accuracy]) -> str:
     ends = ordered if len(ordered) < 2 else [ordered[0], ordered[-1]]
     return " to ".join(
         f"{100 * one.compared.delta:+.1f} (SE {100 * one.compared.total_se:.1f}, "
-        f"{seeds_name(one)}, {' '.join(part for part in (one.task, one.level) if part)})"
+        f"{numbers.seeds_name(one)}, {' '.join(part for part in (one.task, one.level) if part)})"
         for one in ends
     )
 
@@ -349,8 +326,8 @@ def overlap_claims(source: Source) -> Iterator[Line]:
     printed = {row["axis"]: row for row in source.published["table4"]["rows"]}
     for axis, name in _AXES.items():
         for null, suffix in (("uniform", ""), ("per_magnitude", "_structure")):
-            found = overlaps_of(source, axis, null)
-            control = overlaps_with_sft(source, null) if found and suffix else []
+            found = numbers.overlaps_of(source, axis, null)
+            control = numbers.overlaps_with_sft(source, null) if found and suffix else []
             yield _line(
                 source,
                 f"takeaway3/{name}{suffix}",
@@ -364,7 +341,7 @@ def overlap_claims(source: Source) -> Iterator[Line]:
             )
 
 
-def _overlap(one: Overlap) -> str:
+def _overlap(one: numbers.Overlap) -> str:
     interval = "" if math.isnan(one.low) else f" ({one.low:.3f} to {one.high:.3f})"
     return (
         f"o1/o2 {one.o1:.1f}/{one.o2:.1f} %, null {one.o1_null:.1f}/{one.o2_null:.1f} %, "
@@ -375,15 +352,15 @@ def _overlap(one: Overlap) -> str:
 def reason_claims(source: Source) -> Iterator[Line]:
     """Yield Takeaway 4: the data's distribution, KL, clipping, SFT before RL."""
     yield from _data(source)
-    yield _ablation(source, "takeaway4/kl", ablations(source, "kl_coef"))
-    yield _ablation(source, "takeaway4/clipping", ablations(source, "clip"))
-    simpo = [update for update in reinforced(source) if update.pair.method == "SimPO"]
+    yield _ablation(source, "takeaway4/kl", numbers.ablations(source, "kl_coef"))
+    yield _ablation(source, "takeaway4/clipping", numbers.ablations(source, "clip"))
+    simpo = [update for update in numbers.reinforced(source) if update.pair.method == "SimPO"]
     yield _each(source, "section6/simpo", rules.sparse, simpo)
-    yield _each(source, "section6/without_sft", rules.sparse, without_sft(source))
+    yield _each(source, "section6/without_sft", rules.sparse, numbers.without_sft(source))
 
 
 def _data(source: Source) -> Iterator[Line]:
-    inside, outside = distributions(source)
+    inside, outside = numbers.distributions(source)
     rows = source.published["table5"]["rows"]
     sampled = [update for update in inside if update.pair.method in ("RFT", "RAFT++")]
     yield _each(
@@ -420,7 +397,7 @@ def _inside(row: Mapping[str, object]) -> bool:
     return bool(row["in_distribution"])
 
 
-def _ablation(source: Source, id: str, found: list[Ablation]) -> Line:
+def _ablation(source: Source, id: str, found: list[numbers.Ablation]) -> Line:
     here = [
         f"{a.with_it.sparsity:.1f} % with ({a.with_it.pair.pair}), "
         f"{a.without_it.sparsity:.1f} % without ({a.without_it.pair.pair}), {a.detail}"
@@ -429,21 +406,23 @@ def _ablation(source: Source, id: str, found: list[Ablation]) -> Line:
     ruling = rules.limited_impact(
         [(a.with_it.sparsity - a.without_it.sparsity, a.acted) for a in found]
     )
-    spreads = [spread for a in found if (spread := seed_spread(source, a.without_it)) is not None]
+    spreads = [
+        spread for a in found if (spread := numbers.seed_spread(source, a.without_it)) is not None
+    ]
     seeds = [f"seeds alone differ by {max(spreads):.1f} points"] if spreads else []
     return _line(source, id, "; ".join([*here, *seeds]), ruling)
 
 
 def course_claims(source: Source) -> Iterator[Line]:
     """Yield what Figures 2, 5, 6 and 7 show of a run's saved steps."""
-    runs = list(courses_of(source, "fig2"))
+    runs = list(numbers.courses_of(source, "fig2"))
     here = "; ".join(
         "never {:.1f} %, subnetwork {:.1f} %, cancelled {:.1f} %".format(*course.parts)
         + f" ({course.run})"
         for course in runs
     )
     yield _line(source, "fig2", here, rules.ordered([course.parts for course in runs]))
-    runs = list(courses_of(source, "fig5"))
+    runs = list(numbers.courses_of(source, "fig5"))
     here = "; ".join(
         f"{c.sparsity[0]:.1f} % after step {c.steps[0]}, {c.sparsity[len(c.steps) // 2]:.1f} % "
         f"after {c.steps[len(c.steps) // 2]}, {c.sparsity[-1]:.1f} % after {c.steps[-1]} ({c.run})"
@@ -458,7 +437,7 @@ def course_claims(source: Source) -> Iterator[Line]:
 
 
 def _figure6(source: Source) -> Iterator[Line]:
-    runs = list(courses_of(source, "fig6"))
+    runs = list(numbers.courses_of(source, "fig6"))
     yield _line(
         source,
         "fig6",
@@ -474,7 +453,7 @@ def _figure6(source: Source) -> Iterator[Line]:
 
 
 def _figure7(source: Source) -> Iterator[Line]:
-    runs = list(courses_of(source, "fig7"))
+    runs = list(numbers.courses_of(source, "fig7"))
     lowest = [(course.run, min(course.sparsity)) for course in runs]
     ruling = rules.sparse([value for _, value in lowest])
     yield _line(source, "fig7/all_steps_sparse", labeled("lowest", named(lowest)), ruling)
@@ -565,8 +544,8 @@ def _table6(source: Source) -> Iterator[Line]:
         found = []
         for pair in _pairs_beside(source, "table6", model):
             updates = results.updates(pair.pair)
-            numbers = [100 * sparsity(updates, t) if t in ours else None for t in printed_at]
-            found.append((pair, numbers))
+            values = [100 * sparsity(updates, t) if t in ours else None for t in printed_at]
+            found.append((pair, values))
         tolerances = ", ".join(map(tolerance_name, printed_at))
         yield _numbers(
             source,
@@ -598,17 +577,17 @@ def _numbers(
     digits: int = 1,
 ) -> Line:
     """Return the line of a row of numbers; only the paper's own checkpoints can agree or differ."""
-    own = [(pair, numbers) for pair, numbers in measured if is_papers(source, pair)]
+    own = [(pair, values) for pair, values in measured if numbers.is_papers(source, pair)]
     shown = own or measured
     compared = [
         (ours, number)
-        for _, numbers in shown
-        for ours, number in zip(numbers, printed, strict=True)
+        for _, values in shown
+        for ours, number in zip(values, printed, strict=True)
         if ours is not None
     ]
     here = [
-        f"{', '.join(f'{x:.{digits}f}' for x in numbers if x is not None)} % ({pair.tuned})"
-        for pair, numbers in shown
+        f"{', '.join(f'{x:.{digits}f}' for x in values if x is not None)} % ({pair.tuned})"
+        for pair, values in shown
     ]
     ruling = on_same_model(bool(own), rules.same_numbers(compared))
     paper = f"{', '.join(str(value) for value in printed)} %"
@@ -616,7 +595,7 @@ def _numbers(
 
 
 def _table3(source: Source) -> Iterator[Line]:
-    found = summed_accuracies(source)
+    found = numbers.summed_accuracies(source)
     beside, printed = beside_the_papers(found, source.published)
     for row in printed:
         task, part = row["paper_task"], row["source"].replace("Table 3", "table3").strip()
@@ -634,7 +613,7 @@ def _table3(source: Source) -> Iterator[Line]:
             "; ".join(
                 f"{100 * one.compared.full:.1f} and {100 * one.compared.sub:.1f} %, difference "
                 f"{100 * one.compared.delta:+.1f} (SE {100 * one.compared.se:.1f}; "
-                f"{seeds_name(one)}, {one.task})"
+                f"{numbers.seeds_name(one)}, {one.task})"
                 for one in ours
             ),
             another_model(bool(ours)),
@@ -647,7 +626,7 @@ def _table4(source: Source) -> Iterator[Line]:
         one, two = row["i1"], row["i2"]
         here = []
         # The paper's row stands beside the uniform null alone, the only one it has.
-        for found in overlaps_of(source, row["axis"], "uniform"):
+        for found in numbers.overlaps_of(source, row["axis"], "uniform"):
             ours = comparisons[found.comparison]
             first, second = (_sparsity(source, pairs[p]) for p in (ours.pair1, ours.pair2))
             here.append(
