@@ -34,13 +34,9 @@ SHOWN = 8  # of the numbers outside, in the summary
 class Headline:
     """A column of a table whose numbers are compared.
 
-    Attributes:
-        table: name of the item.
-        column: of its CSV.
-        names: columns whose values tell its rows apart.
-        where: only rows whose columns match these patterns.
-        interval: columns that hold an interval's two ends, or one that holds both ("1 to 3").
-        se: column of the standard error, where that is what is printed: 1.96 to each side.
+    `names` are the columns whose values tell its rows apart, `where` patterns of the rows that
+    count, `interval` the columns with an interval's two ends, or one that holds both ("1 to 3"),
+    `se` that of the standard error, where that is what is printed: 1.96 to each side.
     """
 
     table: str
@@ -78,9 +74,6 @@ def read_table(results: Path, item: str) -> pd.DataFrame:
 
 def headline_numbers(frame: pd.DataFrame, headline: Headline) -> dict[str, Number]:
     """Return the numbers of one column by the names of their rows; the paper's rows have none.
-
-    Raises:
-        ValueError: two rows have one name.
 
     >>> frame = pd.DataFrame({"label": ["DPO"], "null": ["uniform"], "lift": ["2.7"],
     ...                       "lift_ci_low": ["2.4"], "lift_ci_high": ["3.0"]})

@@ -111,12 +111,8 @@ def write_table(
 ) -> list[Path]:
     """Write a table as `stem`.csv, .md and .tex and return the three paths.
 
-    Args:
-        frame: the table; rows that share a value of column `part` stand together in print.
-        stem: path without suffix, such as `results/demo/tables/table1`.
-        title: heading in Markdown, caption in LaTeX.
-        notes: sentences below the printed table.
-        printed: what Markdown and LaTeX show where it is not all of `frame`.
+    Rows that share a value of column `part` stand together in print; `printed` is what Markdown and
+    LaTeX show where it is not all of `frame`.
     """
     shown = frame if printed is None else printed
     contents = {
@@ -154,16 +150,9 @@ def write_figure(figure: Figure, stem: Path) -> list[Path]:
 def markdown(frame: pd.DataFrame, title: str, notes: Sequence[str] = ()) -> str:
     """Return the table as Markdown: one block per part, without columns empty in that part.
 
-    >>> frame = pd.DataFrame({"part": ["measured"], "algorithm": ["DPO"], "sparsity_percent": [62.06]})
-    >>> print(markdown(frame, "Table 1"))
-    # Table 1
-    <BLANKLINE>
-    **measured**
-    <BLANKLINE>
-    | Algorithm | Sparsity (%) |
-    |:--|--:|
-    | DPO | 62.1 |
-    <BLANKLINE>
+    >>> frame = pd.DataFrame({"part": ["measured"], "algorithm": ["DPO"], "sparsity_percent":
+    [62.06]}) >>> print(markdown(frame, "Table 1")) # Table 1 <BLANKLINE> **measured** <BLANKLINE> |
+    Algorithm | Sparsity (%) | |:--|--:| | DPO | 62.1 | <BLANKLINE>
     """  # noqa: E501 - one line of a doctest
     lines = [f"# {title}", ""]
     for part, block in _blocks(frame):

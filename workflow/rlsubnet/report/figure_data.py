@@ -28,11 +28,9 @@ DECODINGS = ("sampled", "greedy")
 def densities(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
     """Return the updated share of weights in SFT and RL, ours and the paper's (Figure 1).
 
-    Returns:
-        Columns origin (`ours` or `paper`), stage, method, label, low_percent, high_percent; the
-        two ends are equal except where the paper prints a range over models. Stage is `SFT` for
-        SFT that other training starts from, `RL`, or `controls` for all other pairs: those without
-        reinforcement learning, and those out of distribution.
+    The two ends are equal except where the paper prints a range over models. Stage is `SFT` for SFT
+    that other training starts from, `RL`, or `controls` for all other pairs: those without
+    reinforcement learning, and those out of distribution.
     """
     atol = tolerance_of(scale)
     rows = []
@@ -57,9 +55,7 @@ def _stage(scale: Scale, pair: Pair) -> str:
 def layers(scale: Scale, results: Results) -> pd.DataFrame:
     """Return sparsity by layer and matrix of every pair that names `fig3` (Figure 3).
 
-    Returns:
-        Columns label, method, layer, matrix, sparsity_percent; matrix `average` is the layer as a
-        whole, weighted by parameters.
+    Matrix `average` is the layer as a whole, weighted by parameters.
     """
     atol = tolerance_of(scale)
     tables = [pd.DataFrame(columns=LAYER_COLUMNS)]
@@ -76,15 +72,9 @@ def losses(scale: Scale, results: Results) -> pd.DataFrame:
     A policy gradient's loss is no measure of progress: its advantages are centred in every batch.
     Algorithms that draw their own responses show the share of right ones instead.
 
-    Returns:
-        Columns label, method, quantity (`LOSS` or `REWARD`), seed, step, full, sub, full_smooth,
-        sub_smooth, difference (sub - full), difference_smooth, and for all seeds of a label
-        mean_difference and share_better_percent, the share of steps at which sub has the lower
-        loss or the higher reward. Seeds of one setting share a label, and rows of their mean, with
-        `MEAN` for a seed, come last.
-
-    Raises:
-        ValueError: the two runs have other steps.
+    `difference` is sub - full; `share_better_percent` the share of steps, over all seeds of a
+    label, at which sub has the lower loss or the higher reward. Seeds of one setting share a label,
+    and rows of their mean, with `MEAN` for a seed, come last.
     """
     tables = []
     for group in seed_groups(scale, pairs_of(scale, "fig4"), "init"):
@@ -137,12 +127,10 @@ def _training(scale: Scale, results: Results, pair: Pair) -> pd.DataFrame:
 
 
 def trajectories(item: str, scale: Scale, results: Results) -> pd.DataFrame:
-    """Return the saved steps of every run that feeds Figure 2, 5, 6 or 7.
+    """Return the saved steps of every run that feeds Figure 2, 5, 6 or 7, per cent of all weights.
 
-    Returns:
-        Columns label, method, step, then per cent of all weights: sparsity_percent (against the
-        start), step_sparsity_percent (against the saved step before), outside_percent (updated,
-        outside the final subnetwork), never_percent, cancelled_percent, subnetwork_percent.
+    `sparsity_percent` is against the start, `step_sparsity_percent` against the saved step before,
+    `outside_percent` what is updated outside the final subnetwork.
     """
     tables = []
     for pair, label in labeled(pairs_of(scale, item)):
@@ -167,12 +155,8 @@ def trajectories(item: str, scale: Scale, results: Results) -> pd.DataFrame:
 def step_accuracies(scale: Scale, results: Results) -> pd.DataFrame:
     """Return the accuracy at each saved step, and at the start, of every run that feeds Figure 7.
 
-    Returns:
-        Columns label, method, suite, decoding (`sampled` or `greedy`), step (0 is the start),
-        accuracy_percent, and its 95 % interval low_percent, high_percent; no row without suites.
-
-    Raises:
-        ValueError: a run was not evaluated on one of the config's `evaluation.step_suites`.
+    Decoding is `sampled` or `greedy`, step 0 the start, low and high a 95 % interval. A run that
+    was not evaluated on one of the config's `evaluation.step_suites` is refused.
     """
     suites = scale.config["evaluation"]["step_suites"]
     tables = []

@@ -116,10 +116,6 @@ def draw_fig6(table: pd.DataFrame, paper: Mapping[str, Any]) -> Figure:
     """Draw the share of all weights updated by a step and outside the final subnetwork.
 
     The legend gives the share ever updated outside, which is what Figure 2 calls cancelled.
-
-    Args:
-        table: see `figure_data.trajectories`.
-        paper: entry `fig6` of the published figures.
     """
     figure, axes = _single(2.7)
     last = table.sort_values("step").groupby("label")["cancelled_percent"].last()
@@ -141,10 +137,7 @@ def draw_fig6(table: pd.DataFrame, paper: Mapping[str, Any]) -> Figure:
 def draw_fig7(table: pd.DataFrame, accuracies: pd.DataFrame, paper: Mapping[str, Any]) -> Figure:
     """Draw saved steps: (a) sparsity against the start, with accuracy; (b) against the step before.
 
-    Args:
-        table: see `figure_data.trajectories`.
-        accuracies: see `figure_data.step_accuracies`; without rows their panel is left out.
-        paper: entry `fig7` of the published figures.
+    Without accuracies their panel is left out.
     """
     evaluated = not accuracies.empty
     # A line of the legend for the two ways of decoding each suite.
@@ -489,9 +482,6 @@ def draw_fig4(table: pd.DataFrame) -> Figure:
 
     Light lines are the single steps of one seed, or the moving means of several; the strong line is
     the moving mean, of all seeds.
-
-    Args:
-        table: see `figure_data.losses`.
     """
     labels = list(dict.fromkeys(table["label"]))
     rows = math.ceil(len(labels) / _COLUMNS) or 1

@@ -36,18 +36,9 @@ NOT_DISTINGUISHABLE = "not distinguishable"
 class Compared:
     """Accuracy of full and sub on the same items; ratios in [0, 1].
 
-    Attributes:
-        n: number of items.
-        full_correct: correct answers of full, summed over samples and seeds.
-        sub_correct: the same of sub.
-        full: share of correct answers of full.
-        sub: the same of sub.
-        full_interval: 95 % interval of `full`, None where only a mean of tasks is given.
-        sub_interval: the same of `sub`.
-        se: standard error of `sub - full` from the items, for these very runs.
-        p_value: two-sided p of "no difference".
-        test: name of the test behind `p_value`.
-        parts: the comparison of each seed; empty where there is one.
+    Intervals are of 95 %, None where only a mean of tasks is given. `se` is the standard error of
+    `sub - full` from the items, for these very runs; `p_value` the two-sided p of "no difference"
+    by `test`. `parts` compares each seed; it is empty where there is one.
     """
 
     n: int
@@ -124,12 +115,7 @@ def compare_items(paired: pd.DataFrame) -> Compared:
 
     With one answer an item: Wilson intervals and McNemar's exact test. With several, an item is a
     cluster: normal intervals and a z test from the spread of the items' own means.
-
-    Args:
-        paired: one row per item, columns samples, full, sub (correct answers of each run).
-
-    Raises:
-        ValueError: items differ in their number of samples.
+    `paired` has one row an item: samples, and the correct answers full and sub.
 
     Two items, both right in sub, one in full: delta 0.5, one discordant item, p = 1.
 
@@ -167,16 +153,10 @@ def compare_items(paired: pd.DataFrame) -> Compared:
 
 
 def compare_seeds(paired: Sequence[pd.DataFrame]) -> Compared:
-    """Return the comparison of full and sub over several seeds of one setting.
+    """Return the comparison of full and sub over several seeds, a table as above for each.
 
     Accuracies and delta are means over seeds. The items are averaged over seeds first: their
     intervals and `se` hold for other items and these seeds, `total_se` for other seeds, too.
-
-    Args:
-        paired: for each seed a table as `compare_items` takes it, items in the same order.
-
-    Raises:
-        ValueError: the seeds were not asked the same items, as often.
 
     Two seeds on two items. Seed 1: sub gains both items, seed 2: neither. Items' mean gains are
     1/2 and 1/2, so nothing varies between items, and the seeds' spread is sqrt(1/2).
@@ -265,13 +245,10 @@ _KEY = ["task", "level", "item_id", "samples"]
 
 
 def paired_answers(scale: Scale, results: Results, pair: Pair) -> pd.DataFrame:
-    """Return one row per item with the correct answers of both runs and the suite it belongs to.
+    """Return one row an item: task, level, item_id, samples, suite, and what each run had right.
 
-    Columns: task, level, item_id, samples, suite; full, sub: correct answers of the pair's
-    ``init`` and ``tuned``, named as in Table 3.
-
-    Raises:
-        ValueError: the two runs were not asked the same items of the same files.
+    Columns `full` and `sub` are the pair's `init` and `tuned`, named as in Table 3. Runs that were
+    not asked the same items of the same files are refused.
     """
     full, sub = results.get("answers", pair.init), results.get("answers", pair.tuned)
     _check_same_data(results, f"pair {pair.pair}", pair.init, pair.tuned)
@@ -294,16 +271,7 @@ def paired_answers(scale: Scale, results: Results, pair: Pair) -> pd.DataFrame:
 def answers_of_seeds(
     scale: Scale, results: Results, pairs: Sequence[Pair]
 ) -> dict[str, list[pd.DataFrame]]:
-    """Return the paired answers of every task, one table a seed, all with the same items in a row.
-
-    Args:
-        scale: the sheets.
-        results: the results files.
-        pairs: one pair for each seed, such as those of `settings.seed_groups`.
-
-    Raises:
-        ValueError: the runs were not asked the same items of the same files.
-    """
+    """Return the paired answers of every task: a table a seed, with the same items in a row."""
     tables = [paired_answers(scale, results, pair) for pair in pairs]
     first = tables[0][_KEY]
     for pair, table in zip(pairs[1:], tables[1:], strict=True):

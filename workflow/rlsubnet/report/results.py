@@ -23,14 +23,8 @@ _DTYPES = {str: "str", int: "int64", float: "float64", int | None: "Int64"}
 def read_results(path: Path, kind: str) -> pd.DataFrame:
     """Return a results file as a table with typed columns; `attrs["path"]` holds where it stood.
 
-    Args:
-        path: the file; it may hold columns that are not asked for.
-        kind: what it holds, a key of `columns.RESULTS_FILES`.
-
-    Raises:
-        FileNotFoundError: there is no such file; the message names the command that makes it.
-        ValueError: a column is missing, a value has the wrong type, a row stands twice, a count
-            exceeds its whole, a ratio leaves [0, 1], or there is no row.
+    It may hold columns that are not asked for. A missing column, a value of the wrong type, a row
+    that stands twice, a count above its whole, a ratio outside [0, 1] or no row is a ValueError.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; make it with: snakemake {path}")
@@ -259,7 +253,7 @@ def paper_models(published: Published) -> set[str]:
 
 
 def check_paper_models(models: Iterable[tuple[str, str]], published: Published) -> None:
-    """Refuse a `paper_model` that the paper has no number for, such as a misspelt one."""
+    """Refuse a `paper_model` of a (pair, paper_model) that the paper has no number for."""
     known = paper_models(published)
     for pair, model in models:
         if model and model_name(model) not in known:

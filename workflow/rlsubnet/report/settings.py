@@ -27,10 +27,7 @@ def recipe_of(scale: Scale, run: str) -> dict[str, Any]:
 
 
 def runs_between(scale: Scale, pair: Pair) -> list[Run]:
-    """Return the runs that lead from a pair's init to its tuned, first to last.
-
-    None where the sheet does not make the tuned model, or not out of that init.
-    """
+    """Return the runs that lead from a pair's init to its tuned; none if no such line exists."""
     line: list[Run] = []
     name = pair.tuned
     while name != pair.init:
@@ -156,12 +153,8 @@ def seed_groups(scale: Scale, pairs: Sequence[Pair], side: str) -> list[list[Pai
 
     The pairs of a group share method and all settings of their runs but the seed. Where a seed
     would stand twice, something that this cannot see differs, too, and each pair stays alone.
-
-    Args:
-        scale: the sheets.
-        pairs: such as those of one table.
-        side: what varies: `tuned` (one start, tuned with several seeds), or `init` (full runs of
-            several seeds, each against its own sub).
+    `side` varies: `tuned` (one start, tuned with several seeds), or `init` (full runs of several
+    seeds, each against its own sub).
     """
     groups: dict[Hashable, list[Pair]] = {}
     for pair in pairs:
@@ -179,10 +172,7 @@ def seed_groups(scale: Scale, pairs: Sequence[Pair], side: str) -> list[list[Pai
 
 
 def seed_text(scale: Scale, group: Sequence[Pair], side: str) -> str:
-    """Return the seeds of a group in print, empty for a model that the sheet does not make.
-
-    One seed is printed as `42`, several as `mean of 42, 123, 7`.
-    """
+    """Return the seeds of a group in print: `42`, `mean of 42, 123`, nothing if released."""
     runs = [getattr(pair, side) for pair in group]
     seeds = ", ".join(str(scale.runs[run].seed) for run in runs if run in scale.runs)
     return f"mean of {seeds}" if len(group) > 1 else seeds
@@ -193,14 +183,10 @@ GREEDY, LIKELIHOOD = "greedy", "log-likelihood"
 
 @dataclass(frozen=True)
 class SuiteFacts:
-    """How a suite was asked and what of the paper it stands for.
+    """How a suite was asked and what of the paper it stands for; tasks without the suite's name.
 
-    Attributes:
-        kind: problems, choices, preferences or demonstration_pairs.
-        decoding: how items were answered, in print; empty where the number of samples tells.
-        chances: share right by chance, by task name without the suite's.
-        stands_for: the task of Table 3(a), by task name without the suite's.
-        math500: whether its levels stand beside those of Table 3(b).
+    `decoding` is empty where the number of samples tells, `stands_for` names tasks of Table 3(a),
+    and levels of `math500` stand beside those of Table 3(b).
     """
 
     kind: str

@@ -109,18 +109,10 @@ _TABLE3 = [
 class Accuracy:
     """Full against sub on one task or level, of one seed or as the mean over several.
 
-    Attributes:
-        pairs: (full run, masked run), one pair a seed.
-        row: `MEAN_OF_SEEDS`, `ONE_OF_THE_SEEDS`, or `ONE_SEED` where no other was run.
-        part: of Table 3.
-        task: its name; `AVERAGE` for the mean of the choice tasks.
-        level: of the problems, `OVERALL` for all of them; empty for other tasks.
-        decoding: how items were answered, in print.
-        sampled: whether answers were drawn at random.
-        compared: the two runs.
-        chance: share right by chance, None where it is not known.
-        stands_for: the paper's task beside it, if any.
-        as_the_paper: whether the paper's numbers by level stand beside it.
+    `pairs` are (full run, masked run), one a seed; `row` tells which of the two it is. `task` is
+    `AVERAGE` for the mean of the choice tasks, `level` `OVERALL` for all problems and empty for
+    other tasks. `chance` is None where it is not known, `stands_for` the paper's task beside it,
+    and `as_the_paper` says whether the paper's numbers by level stand there.
     """
 
     pairs: Sequence[Pair]

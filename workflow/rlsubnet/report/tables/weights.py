@@ -292,11 +292,7 @@ def table4(scale: Scale, results: Results, published: Published) -> pd.DataFrame
 
 
 def _nulls(overlaps: pd.DataFrame) -> Iterator[Row]:
-    """Yield what is measured under each null, the null named in words, coarse to fine.
-
-    Raises:
-        ValueError: the file holds a null that nothing is known of.
-    """
+    """Yield what is measured under each null, the null named in words, coarse to fine."""
     found = {overlap.null: overlap for overlap in overlaps.itertuples()}
     if unknown := [null for null in found if null not in NULLS]:
         path = overlaps.attrs.get("path", "overlap")
@@ -526,10 +522,8 @@ def section4(scale: Scale, results: Results, published: Published) -> pd.DataFra
 def masked_pairs(scale: Scale) -> Iterator[tuple[Pair, Pair]]:
     """Yield (full run and masked run, start and full run) of what names `section4`.
 
-    The null itself is none of them; it stands below the row of its own mask.
-
-    Raises:
-        ValueError: a pair's init is not the run that the mask of its tuned was made from.
+    The null itself is none of them; it stands below the row of its own mask. A pair whose init is
+    not the run that its mask was made from is refused.
     """
     for pair in pairs_of(scale, "section4"):
         run = scale.runs.get(pair.tuned)

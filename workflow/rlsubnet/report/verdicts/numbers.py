@@ -85,8 +85,7 @@ class Update:
 def pace_of(scale: Scale, pair: Pair) -> Pace | None:
     """Return at what pace a pair was trained; the steps of runs in a row are summed.
 
-    None where no run made it, where the runs between its two checkpoints differ in their rate, or
-    where the sheet does not tell the steps.
+    None where no run made it, where its runs differ in rate, or where the sheet tells no steps.
     """
     recipes = [recipe_of(scale, run.run) for run in runs_between(scale, pair)]
     if any(recipe["steps"] is None for recipe in recipes):
@@ -313,8 +312,7 @@ def random_subnetworks(source: Source) -> list[tuple[str, float, float]]:
 def judged_accuracies(source: Source) -> tuple[list[Accuracy], list[Accuracy]]:
     """Return (averages, single tasks and levels) of Table 3, of the mean where it has seeds.
 
-    Sampled answers stand for greedy ones where there are both. Held-out preferences are left out:
-    the paper's claim is about tasks.
+    Sampled answers stand for greedy ones where there are both; held-out preferences are no task.
     """
     found = [one for one in summed_accuracies(source) if one.part != PREFERENCES]
     sampled = {one.pairs[0].tuned for one in found if one.sampled}
@@ -360,10 +358,7 @@ class Control(NamedTuple):
 
 
 def random_accuracies(source: Source) -> list[Control]:
-    """Return the accuracy inside random subnetworks against full runs, on the same problems.
-
-    Of each suite of which `gains_of` tells both runs' gains.
-    """
+    """Return the accuracy inside random subnetworks against full runs, where both have gains."""
     scale, results, _ = source
     found = []
     for run in scale.runs.values():
