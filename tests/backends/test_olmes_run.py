@@ -15,7 +15,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from rlsubnet.backends.olmes import (
     check_model,
     check_program,
-    config_faults,
     olmes_arguments,
     olmes_environment,
     remove_outputs,
@@ -283,13 +282,13 @@ def test_a_chat_template_may_lie_in_a_file(folder):
     check_model(folder, SETTINGS)
 
 
-def test_theta_in_two_places_must_be_the_same():
-    base = {"max_position_embeddings": 4096}
-    both = {**base, "rope_theta": 1e6, "rope_parameters": {"rope_theta": 1e6}}
-    assert list(config_faults(both, 4096)) == []
-    apart = {**base, "rope_theta": 1e4, "rope_parameters": {"rope_theta": 1e6}}
-    (fault,) = config_faults(apart, 4096)
-    assert "rope_theta is 1000000.0 in rope_parameters and 10000.0 beside it" in fault
+def test_theta_in_two_places_must_be_the_same(folder):
+    twice = {"rope_theta": 1e6, "rope_parameters": {"rope_theta": 1e6}}
+    edit(folder / "config.json", **twice)
+    check_model(folder, SETTINGS)
+    edit(folder / "config.json", rope_theta=1e4)
+    with pytest.raises(ValueError, match="rope_theta is 1000000.0 in .* 10000.0 beside it"):
+        check_model(folder, SETTINGS)
 
 
 def test_an_incomplete_folder_is_refused(folder):

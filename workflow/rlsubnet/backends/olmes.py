@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,6 @@ for name in ("ai2-olmes", "vllm", "transformers", "lm_eval"):
 folders = list(spec.submodule_search_locations or []) if spec else []
 print(json.dumps({"folder": folders[0] if folders else None, "versions": versions}))
 """
-_OUTPUT_NAMES = ("metrics.json", "metrics-all.jsonl")
 
 
 def check_program(environment: Mapping[str, str], commit: str | None) -> dict[str, Any]:
@@ -102,14 +100,9 @@ def remove_outputs(folder: Path) -> None:
     """
     if not folder.exists():
         return
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: expected a folder")
-    foreign = sorted(
-        path.name
-        for path in folder.iterdir()
-        if not (path.name in _OUTPUT_NAMES or path.name.startswith("task-"))
-    )
-    if foreign:
+    theirs = ("metrics.json", "metrics-all.jsonl")
+    names = sorted(path.name for path in folder.iterdir())
+    if foreign := [n for n in names if n not in theirs and not n.startswith("task-")]:
         raise ValueError(
             f"{folder}: holds {foreign[0]}, which olmes does not write; expected a folder of its "
             f"own for its outputs, which is emptied first"
@@ -231,46 +224,31 @@ def visible_devices(given: str | None, gpus: int) -> str:
     return given
 
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-
-
 def check_model(folder: Path, settings: Settings) -> None:
     """Check that olmes can evaluate a Hugging Face folder; the error names all faults."""
     read_tensors(folder)
     for name in ("config.json", "tokenizer_config.json"):
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name}: no such file; olmes needs it")
-    faults = [
-        *config_faults(read_config(folder), settings.max_length),
-        *tokenizer_faults(folder, settings.chat_template),
-    ]
+    config = read_config(folder)
+    faults = [*rotary_faults(config), *tokenizer_faults(folder, settings.chat_template)]
+    longest = config.get("max_position_embeddings")
+    if not isinstance(longest, int) or longest < settings.max_length:
+        faults.append(
+            f"config.json: max_position_embeddings is {longest}, "
+            f"expected at least max_length {settings.max_length}"
+        )
     if faults:
         raise ValueError(f"{folder}: olmes cannot evaluate this checkpoint: {'; '.join(faults)}")
-
-
-def config_faults(config: Mapping[str, Any], max_length: int) -> Iterator[str]:
-    """Yield what transformers 4 would read otherwise in config.json, and a context too short.
-
-    >>> list(config_faults({"max_position_embeddings": 4096, "rope_theta": 10000.0}, 4096))
-    []
-    >>> list(config_faults({"max_position_embeddings": 2048}, 4096))
-    ['config.json: max_position_embeddings is 2048, expected at least max_length 4096']
-    """
-    longest = config.get("max_position_embeddings")
-    if not isinstance(longest, int) or longest < max_length:
-        yield (
-            f"config.json: max_position_embeddings is {longest}, "
-            f"expected at least max_length {max_length}"
-        )
-    yield from rotary_faults(config)
 
 
 def tokenizer_faults(folder: Path, chat_template: str | None) -> Iterator[str]:
     """Yield what transformers 4 cannot read of a folder's tokenizer, and a missing template."""
     path = folder / "tokenizer_config.json"
     config = read_object(str(path), path.read_text(encoding="utf-8"))
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        yield f"no tokenizer: none of {', '.join(TOKENIZER_FILES)}"
+    files = ("tokenizer.json", "tokenizer.model", "vocab.json")
+    if not any((folder / name).is_file() for name in files):
+        yield f"no tokenizer: none of {', '.join(files)}"
     name = config.get("tokenizer_class")
     # Transformers 5 writes names such as TokenizersBackend, which 4 does not know.
     if not str(name).removesuffix("Fast").endswith("Tokenizer"):
@@ -288,14 +266,20 @@ def tokenizer_faults(folder: Path, chat_template: str | None) -> Iterator[str]:
         )
 
 
-@dataclass(frozen=True)
 class Olmes:
-    """The installed olmes, checked, with what it is asked."""
+    """The installed olmes, once all is checked that is not the model, with what it is asked."""
 
-    settings: Settings
-    variables: Mapping[str, str]
-    gpus: int = 0
-    model_type: str = "vllm"
+    def __init__(
+        self, settings: Settings, cache: Path, folder: Path | None, gpus: int, model_type: str
+    ) -> None:
+        if model_type == "vllm" and gpus < 1:
+            raise ValueError(f"--gpus {gpus}: vLLM needs at least 1, --model-type hf none")
+        cache = cache.resolve()
+        if not cache.is_dir():
+            raise ValueError(f"{cache}: no such folder; make it with: rlsubnet prefetch_olmes")
+        self.settings, self.gpus, self.model_type = settings, gpus, model_type
+        self.variables = olmes_environment(os.environ, cache, folder, gpus, offline=True)
+        print(check_program(self.variables, settings.commit), flush=True)
 
     def evaluate(self, model: Path, raw: Path) -> tuple[list[Answer], list[dict[str, Any]]]:
         """Return the answers and the scores of a model folder; ``raw`` holds what olmes wrote."""
@@ -320,24 +304,6 @@ class Olmes:
             own = raw / Path(step_file(step)).stem
             yield step, self.evaluate(whole if packed else path, own)[1]
         shutil.rmtree(whole, ignore_errors=True)
-
-
-def find_olmes(
-    settings: Settings, cache: Path, folder: Path | None, gpus: int, model_type: str
-) -> Olmes:
-    """Return the installed olmes once all is checked that is not the model.
-
-    Raises:
-        ValueError: no GPU for vLLM, no data, or another olmes than asked for.
-    """
-    if model_type == "vllm" and gpus < 1:
-        raise ValueError(f"--gpus {gpus}: vLLM needs at least 1, --model-type hf none")
-    cache = cache.resolve()
-    if not cache.is_dir():
-        raise ValueError(f"{cache}: no such folder; make it with: rlsubnet prefetch_olmes")
-    variables = olmes_environment(os.environ, cache, folder, gpus, offline=True)
-    print(check_program(variables, settings.commit), flush=True)
-    return Olmes(settings, variables, gpus, model_type)
 
 
 def prefetch(settings: Settings, cache: Path, folder: Path | None) -> dict[str, Any]:

@@ -188,10 +188,10 @@ def run_prefetch_olmes(options: argparse.Namespace) -> None:
 
 def _olmes(options: argparse.Namespace, key: str) -> "Olmes":
     """Return the installed olmes, checked, and print what is known of the training data."""
-    from rlsubnet.backends.olmes import contamination_lines, find_olmes
+    from rlsubnet.backends.olmes import Olmes, contamination_lines
 
     settings, folder = _olmes_settings(options, key)
-    found = find_olmes(settings, options.cache, folder, options.gpus, options.model_type)
+    found = Olmes(settings, options.cache, folder, options.gpus, options.model_type)
     print(*contamination_lines(options.contamination), sep="\n", flush=True)
     return found
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from rlsubnet.training.runlog import ONLINE_METRICS
 INTERVAL = 5.0  # seconds between two looks at what verl has saved
 
 
+@dataclass(frozen=True)
 class Keeper:
     """Merges, packs and deletes what verl saves, while it trains.
 
@@ -47,25 +49,20 @@ class Keeper:
     model is 15 GB and a delta about 1.5 GB. Without ``steps`` only the last model is wanted.
     """
 
-    def __init__(
-        self,
-        init: FileSource,
-        saves: Path,
-        log: Path,
-        steps: Path | None,
-        every: int,
-        merge: Callable[[Path, Path], None],
-    ) -> None:
-        self._init, self._saves, self._log = init, saves, log
-        self._steps, self._every, self._merge = steps, every, merge
+    init: FileSource
+    saves: Path
+    log: Path
+    steps: Path | None
+    every: int
+    merge: Callable[[Path, Path], None]
 
     def keep_finished(self) -> None:
         """Pack every finished save but the newest; delete those that are no longer needed."""
         finished = self._finished()
         needed = [save for save in finished if save.resumable][-1:]
         for save in finished[:-1]:
-            merged = self._saves.parent / "merged"
-            if due(save.step, self._every) and self._pack(save, merged):
+            merged = self.saves.parent / "merged"
+            if due(save.step, self.every) and self._pack(save, merged):
                 shutil.rmtree(merged)
             if save not in needed:
                 remove_save(save.folder)
@@ -79,32 +76,32 @@ class Keeper:
         self.keep_finished()
         finished = self._finished()
         if not (finished and finished[-1].last):
-            raise ValueError(f"{self._saves}: verl ended well and did not save its last step")
+            raise ValueError(f"{self.saves}: verl ended well and did not save its last step")
         if not self._pack(finished[-1], out):
-            self._merge(finished[-1].actor, out)
+            self.merge(finished[-1].actor, out)
         self._check_steps(finished[-1].step)
         return finished[-1].step
 
     def _check_steps(self, last: int) -> None:
-        if self._steps is None:
+        if self.steps is None:
             return
-        expected = [step for step in range(1, last + 1) if due(step, self._every) or step == last]
+        expected = [step for step in range(1, last + 1) if due(step, self.every) or step == last]
         names = map(step_file, expected)
-        if missing := [name for name in names if not (self._steps / name).exists()]:
+        if missing := [name for name in names if not (self.steps / name).exists()]:
             raise ValueError(
-                f"{self._steps}: saved steps are missing: {', '.join(missing)}; "
-                f"delete {self._saves.parent} to start from the beginning"
+                f"{self.steps}: saved steps are missing: {', '.join(missing)}; "
+                f"delete {self.saves.parent} to start from the beginning"
             )
 
     def _finished(self) -> list[Save]:
-        return finished_saves(self._saves, logged_steps(self._log))
+        return finished_saves(self.saves, logged_steps(self.log))
 
     def _pack(self, save: Save, merged: Path) -> bool:
         """Merge a save and write its delta; return whether that was still to be done."""
-        if self._steps is None or (self._steps / step_file(save.step)).exists():
+        if self.steps is None or (self.steps / step_file(save.step)).exists():
             return False
-        self._merge(save.actor, merged)
-        pack(self._init, FileSource(merged), self._steps / step_file(save.step))
+        self.merge(save.actor, merged)
+        pack(self.init, FileSource(merged), self.steps / step_file(save.step))
         return True
 
 
@@ -170,9 +167,7 @@ class Verl:
             print(f"{run}: resumed after step {save.step}", file=sys.stderr, flush=True)
         if save is None or not save.last:
             self._run(places._replace(resumed=save and save.folder), lock)
-        rows = read_metrics(places.log, self._row.recipe)
-        self._steps = len(rows)
-        return rows
+        return read_metrics(places.log, self._row.recipe)
 
     def _run(self, places: Places, lock: int) -> None:
         words = command(self._row, places, str(self._python), self._threads)
@@ -194,12 +189,7 @@ class Verl:
 
     def collect(self, folder: Path) -> dict[str, Any]:
         """Make the folder of the last save; the save stays until all is written."""
-        last = self._keeper.finish(folder)
-        if last != self._steps:
-            raise ValueError(
-                f"run {self._row.run}: verl made {self._steps} steps, its last save is {last}"
-            )
-        return {"steps": last}
+        return {"steps": self._keeper.finish(folder)}
 
 
 def resume_or_start(places: Places, belongs_to: Mapping[str, Any]) -> Save | None:
