@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.masks import load_mask, save_mask
+from rlsubnet.checkpoints.pair import tensor_generator
 from rlsubnet.cli import main
 from rlsubnet.columns import FrozenRow, RankRow, TrajectoryRow, UpdateRow, names
 from rlsubnet.commands import shared
 from rlsubnet.threads import VARIABLES
 from tests.checkpoints.checkpoint_files import SHAPES, make_weights, nudge, write_checkpoint
-from tests.checkpoints.test_fp8 import CONFIG, make_fp8
+from tests.checkpoints.test_fp8 import CONFIG, make_fp8, unchanged_by_torch
 
 TABLE_ROW = ("1e-05", "official")
 TOLERANCES = ("1e-08", "1e-07", "1e-06", "1e-05", "0.0001")
@@ -33,23 +34,6 @@ def read_rows(path: Path, row: type) -> list[dict[str, str]]:
         rows = list(reader)
     assert reader.fieldnames == [*names(row)]
     return rows
-
-
-def assert_rows_equal_the_authors(rows, init, tuned):
-    """Check counts of both rules and bits against torch, tensor by tensor."""
-    assert {row["tensor"] for row in rows} == set(init)
-    assert len(rows) == len(init) * len(TOLERANCES) * 2
-    for row in rows:
-        before, after = init[row["tensor"]], tuned[row["tensor"]]
-        if row["rule"] == "official":
-            delta = after.bfloat16() - before.bfloat16()
-            close = torch.isclose(delta, torch.zeros_like(delta), atol=float(row["atol"]))
-        else:
-            close = (after.float() - before.float()).abs().double() <= float(row["atol"])
-        assert int(row["unchanged"]) == int(close.sum())
-        assert int(row["numel"]) == before.numel()
-        assert int(row["bitwise_changed"]) == int((before != after).sum())
-        assert float(row["max_abs_diff"]) == float((after.float() - before.float()).abs().max())
 
 
 def test_rows_carry_layer_matrix_and_types(pair, tmp_path):
@@ -80,7 +64,14 @@ def test_updates_of_a_real_model_and_a_perturbed_copy(shared, tmp_path, capsys):
     out, mask_file = tmp_path / "updates.csv", tmp_path / "mask.safetensors"
     run("updates", *folders, "--out", out, "--mask", mask_file)
     rows = read_rows(out, UpdateRow)
-    assert_rows_equal_the_authors(rows, init, tuned)
+    assert len(rows) == len(init) * len(TOLERANCES) * 2
+    for row in rows:
+        before, after = init[row["tensor"]], tuned[row["tensor"]]
+        expected = unchanged_by_torch(before, after, float(row["atol"]))
+        assert int(row["unchanged"]) == expected[row["rule"]]
+        assert int(row["numel"]) == before.numel()
+        assert int(row["bitwise_changed"]) == int((before != after).sum())
+        assert float(row["max_abs_diff"]) == float((after.float() - before.float()).abs().max())
     mask = load_mask(mask_file)
     for name, weights in init.items():
         assert (mask.read(name) == (weights != tuned[name]).numpy()).all()
@@ -112,13 +103,6 @@ def test_summary_names_kinds_layers_and_what_to_beware_of(tmp_path, capsys):
     assert re.search(r"^0 +60 +100\.00 ", printed, re.MULTILINE)
     assert "warning: lm_head.weight has 11 and 13 rows: the first 11 count" in printed
     assert "warning: stored types differ in 7 tensors (F32 against BF16)" in printed
-
-
-def test_counts_and_mask_in_one_file_are_refused(pair, tmp_path, capsys):
-    path = str(tmp_path / "both")
-    assert main(["updates", *map(str, pair), "--out", path, "--mask", path]) == 1
-    assert f"--out and --mask are one file, {path}: expected two" in capsys.readouterr().err
-    assert not Path(path).exists()
 
 
 def test_mask_of_the_table_tolerance(pair, tmp_path):
@@ -166,15 +150,11 @@ def test_rank_rows_equal_torch(pair, tmp_path):
         assert int(row["max_rank"]) == min(SHAPES[name]) >= int(row["rank_of_random_control"])
 
 
-def test_control_of_one_matrix_depends_on_seed_and_name_alone(pair, tmp_path):
-    from rlsubnet.checkpoints.pair import tensor_generator
-
-    first, again, other, seeded = (
-        tensor_generator(seed, name).integers(0, 2**60)
-        for seed, name in ((0, "a"), (0, "a"), (0, "b"), (1, "a"))
-    )
+def test_control_of_one_matrix_depends_on_seed_and_name_alone():
+    places = ((0, "a"), (0, "a"), (0, "b"), (1, "a"))
+    first, again, *others = (tensor_generator(*place).integers(0, 2**60) for place in places)
     assert first == again
-    assert len({first, other, seeded}) == 3
+    assert len({first, *others}) == 3
 
 
 def test_a_stack_of_matrices_gives_one_rank_each(tmp_path):
@@ -204,10 +184,7 @@ def test_trajectory_orders_steps_by_number(tmp_path):
         ",".join(names(TrajectoryRow)) + "\n20,0.5,0.5,0.25,2,0,2\n100,0.5,0.5,0.0,1,1,2\n"
     )
     run("trajectory", *folders.values(), "--steps", 1, 2, "--out", tmp_path / "n.csv")
-    assert [row["step"] for row in read_rows(tmp_path / "n.csv", TrajectoryRow)] == [
-        "1",
-        "2",
-    ]
+    assert [row["step"] for row in read_rows(tmp_path / "n.csv", TrajectoryRow)] == ["1", "2"]
 
 
 def test_trajectory_of_deltas_is_that_of_the_full_checkpoints(tmp_path):
@@ -223,12 +200,6 @@ def test_trajectory_of_deltas_is_that_of_the_full_checkpoints(tmp_path):
     run("trajectory", init, tmp_path / "steps", "--out", tmp_path / "deltas.csv")
     assert (tmp_path / "deltas.csv").read_text() == (tmp_path / "full.csv").read_text()
     assert len(read_rows(tmp_path / "deltas.csv", TrajectoryRow)) == 3
-
-
-def test_two_folders_of_one_step_are_refused(pair, tmp_path, capsys):
-    arguments = [*map(str, (pair[0], *pair)), "--steps", "3", "3", "--out", str(tmp_path / "t")]
-    assert main(["trajectory", *arguments]) == 1
-    assert "two saved steps have one number: [3, 3]" in capsys.readouterr().err
 
 
 def test_safetensors_are_measured_without_torch(pair, tmp_path):
@@ -286,11 +257,6 @@ def test_linear_algebra_has_the_threads_that_are_asked_for(tmp_path, threads):
     assert printed.splitlines()[-1] == f"threads {1 + 2 * helpers}"
 
 
-def test_a_number_of_threads_that_is_none_is_refused(pair, capsys):
-    assert main(["rank", *map(str, pair), "--threads", "0"]) == 1
-    assert "--threads must be 1 or more, found 0" in capsys.readouterr().err
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_auto_stays_on_the_processor_and_asking_for_one_is_refused(
     pair, capsys, monkeypatch, tmp_path
@@ -314,12 +280,3 @@ def test_a_gpu_gives_the_integers_of_the_processor(tmp_path, shape):
         assert cpu.split(",")[place] == cuda.split(",")[place]
     for number in close:
         assert float(cpu.split(",")[number]) == pytest.approx(float(cuda.split(",")[number]))
-
-
-def test_an_update_that_is_not_finite_is_refused_with_file_and_tensor(tmp_path, capsys):
-    init = write_checkpoint(tmp_path / "init", make_weights())
-    tuned = make_weights()
-    tuned["lm_head.weight"][2, 1] = torch.nan
-    bad = write_checkpoint(tmp_path / "tuned", tuned)
-    assert main(["rank", str(init), str(bad)]) == 1
-    assert f"{bad}/model.safetensors: tensor lm_head.weight: 1 of" in capsys.readouterr().err
