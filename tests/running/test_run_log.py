@@ -1,5 +1,6 @@
 """What is read of a run's events; tests/slurm has those of a real cluster."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -9,7 +10,16 @@ from typing import Any
 import pytest
 
 from rlsubnet.cli import main
-from rlsubnet.running.run_log import DONE, FAILED, RUNNING, WAITING, Run, runs_here, unknown_run
+from rlsubnet.running.runs import (
+    DONE,
+    FAILED,
+    RUNNING,
+    WAITING,
+    Run,
+    read_run,
+    runs_here,
+    unknown_run,
+)
 
 Event = Mapping[str, Any]
 
@@ -67,6 +77,12 @@ def test_a_job_fails_is_started_again_and_ends_well() -> None:
         *((RUNNING, 2, "22"), (DONE, 2, "22")),
     ]
     assert (found[0].name, found[0].outputs) == ("dpo", ("train/dpo.csv",))
+
+
+def test_the_last_line_of_a_killed_run_may_be_cut_off(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps(job(7, "train", "dpo")) + "\n" + '{"eve')
+    assert read_run(file).jobs["7"].title == "train dpo"
 
 
 SNAKEFILE = """

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlsubnet.running.resume import kill_strays
-from rlsubnet.running.run_log import Job, Run
+from rlsubnet.running.runs import Job, Run, kill_strays
 
 Start = Callable[[str, str], "subprocess.Popen[bytes]"]
 

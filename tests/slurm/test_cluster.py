@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlsubnet.running.run_log import Run, runs_here
+from rlsubnet.running.runs import Run, runs_here
 from tests.backends.tiny import changes
 from tests.slurm.cluster import Cluster
 from tests.slurm.masked_training import CASE

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rlsubnet.running.run_log import DONE, FAILED, Run, runs_here
+from rlsubnet.running.runs import DONE, FAILED, Run, runs_here
 from tests.slurm.cluster import NODES, Cluster
 from tests.slurm.faults import Drill, Fault, SmallDisk, job_of
 from tests.slurm.projects import ClusterProject, wait_for

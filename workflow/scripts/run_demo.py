@@ -11,8 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlsubnet.running.resume import snakemake, unlock, wait_for_workers
-from rlsubnet.running.workers import directors_here
+from rlsubnet.running.runs import directors_here, snakemake, unlock, wait_for_workers
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("results/demo")

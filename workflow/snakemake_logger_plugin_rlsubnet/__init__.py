@@ -1,6 +1,6 @@
 """Snakemake's ``--logger rlsubnet``: what happens in a run, as JSON lines beside its own log.
 
-``profiles/default`` asks for it in every run of this folder; `rlsubnet.running.run_log` reads the
+``profiles/default`` asks for it in every run of this folder; `rlsubnet.running.runs` reads the
 lines. With ``--logger-rlsubnet-progress CONFIG`` it prints a line for each job that starts or ends,
 with the time left, instead of Snakemake's own words. Snakemake finds the package by its name.
 """
@@ -18,7 +18,7 @@ from snakemake_interface_logger_plugins.settings import LogHandlerSettingsBase
 if TYPE_CHECKING:
     from rlsubnet.running.progress import JobLines
 
-# Of each event what `run_log` and `progress` read; what is only said is a message.
+# Of each event what `runs` and `progress` read; what is only said is a message.
 FIELDS = {
     "message": ("msg",),
     "workflow_started": ("host",),
@@ -67,11 +67,9 @@ class LogHandler(LogHandlerBase):
 
     @property
     def writes_to_stream(self) -> bool:
-        """Return whether it takes the place of Snakemake's own words."""
         return self.jobs is not None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take one record."""
         try:
             event = event_of(record)
             self._write(event)

@@ -86,10 +86,8 @@ def run_status(options: argparse.Namespace) -> None:
     """
     from rlsubnet.config import load_config, load_scale
     from rlsubnet.files import json_text
-    from rlsubnet.running.resume import config_files
-    from rlsubnet.running.run_log import runs_here
+    from rlsubnet.running.runs import config_files, directors_here, queue_of, runs_here
     from rlsubnet.running.status import Report, all_items, as_json, correct_states, status_lines
-    from rlsubnet.running.workers import directors_here, queue_of
 
     wanted = [str(file) for file in options.config] if options.config else None
     runs = [run for run in runs_here() if run.jobs]
@@ -117,7 +115,7 @@ def run_resume(options: argparse.Namespace) -> None:
     Example:
       rlsubnet resume -- --profile slurm --configfile config/paper/config.yaml
     """
-    from rlsubnet.running.resume import resume
+    from rlsubnet.running.runs import resume
 
     status = resume(options.arguments, options.ended_elsewhere)
     if status:

@@ -1,7 +1,7 @@
 """A line for each job that starts or ends, with how long the rest of the run takes.
 
 The time left comes from usual durations, corrected by those seen so far. No clock in here: events
-(`rlsubnet.running.run_log`) have their times.
+(`rlsubnet.running.runs`) have their times.
 """
 
 from collections import Counter, defaultdict
@@ -74,17 +74,11 @@ def usual(rule: str) -> Expected:
 
 @dataclass
 class TimeLeft:
-    """Jobs planned, under way and ended; times are seconds on any one clock.
+    """Jobs planned, under way and ended; times are seconds on any one clock."""
 
-    Attributes:
-        trainings: what is expected of each run that is not there yet.
-        cores: jobs that run side by side.
-        waiting: planned jobs of each rule that have not started.
-    """
-
-    trainings: Mapping[str, Expected] = field(default_factory=dict)
-    cores: int = 1
-    waiting: Counter[str] = field(default_factory=Counter)
+    trainings: Mapping[str, Expected] = field(default_factory=dict)  # of runs not there yet
+    cores: int = 1  # jobs that run side by side
+    waiting: Counter[str] = field(default_factory=Counter)  # planned jobs of each rule, not started
     _running: dict[int, tuple[Expected, float]] = field(default_factory=dict)
     _begun: set[str] = field(default_factory=set)
     _taken: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))

@@ -1,15 +1,15 @@
 """Which tables and figures are done, and what the others wait for."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from os.path import getmtime
 from pathlib import Path
 from typing import Any
 
 from rlsubnet.config import Scale, checkpoint_folder, data_file, item_files, mask_file
 from rlsubnet.config.plan import item_needs
 from rlsubnet.items import ITEMS, VERDICTS
-from rlsubnet.running.run_log import DONE, FAILED, RUNNING, WAITING, Job, Run
-from rlsubnet.running.workers import Queued
+from rlsubnet.running.runs import DONE, FAILED, RUNNING, WAITING, Job, Queued, Run
 
 INTERRUPTED, MISSING, OUTDATED = "interrupted", "missing", "outdated"
 # What is said of an item, the first that holds of any of its jobs.
@@ -21,44 +21,29 @@ LINES = 5  # of the log of a failed job
 class ItemStatus:
     """A table or figure.
 
-    Attributes:
-        name: of the item.
-        state: ``done``, ``outdated`` (a file it reads is newer), ``failed``, ``running``,
-            ``waiting``, ``interrupted`` (its jobs were under way when Snakemake was killed) or
-            ``missing``.
-        files: how many of the files that it reads are there.
-        of: how many it reads.
-        jobs: those under way or failed on which it waits.
+    Its state is ``done``, ``outdated`` (a file it reads is newer), ``failed``, ``running``,
+    ``waiting``, ``interrupted`` (its jobs were under way when Snakemake was killed) or ``missing``.
     """
 
     name: str
     state: str
-    files: int
-    of: int
-    jobs: list[Job] = field(default_factory=list)
+    files: int  # that it reads and that are there
+    of: int  # that it reads
+    jobs: list[Job]  # under way or failed, on which it waits
 
 
 @dataclass(frozen=True)
 class Report:
-    """Where a scale stands.
-
-    Attributes:
-        items: every table and figure.
-        run: the last one here, the states of its jobs corrected, or None.
-        queue: its jobs that Slurm knows, by number.
-        queue_error: why Slurm's queue is not known, empty where it is, or is not needed.
-        alive: whether its Snakemake is at work on this machine.
-    """
+    """Where a scale stands."""
 
     items: Sequence[ItemStatus]
-    run: Run | None
-    queue: Mapping[str, Queued]
-    queue_error: str
-    alive: bool
+    run: Run | None  # the last one here, the states of its jobs corrected
+    queue: Mapping[str, Queued]  # its jobs that Slurm knows, by number
+    queue_error: str  # why Slurm's queue is not known; empty where it is, or is not needed
+    alive: bool  # whether its Snakemake is at work on this machine
 
 
 def item_outputs(scale: Scale, item: str) -> list[Path]:
-    """Return what the rule of an item makes."""
     return [Path(scale.config["results"], file) for file in ITEMS[item].files.values()]
 
 
@@ -92,13 +77,7 @@ def correct_states(run: Run, queue: Mapping[str, Queued], alive: bool) -> None:
 
 
 def item_status(scale: Scale, item: str, run: Run | None) -> ItemStatus:
-    """Return the state of one item.
-
-    Args:
-        scale: for its sheets and folders.
-        item: name of the table or figure.
-        run: the last one here, None in a fresh clone, where times say nothing.
-    """
+    """Return the state of an item; without a run, as in a fresh clone, times say nothing."""
     jobs = run.jobs.values() if run else ()
     reads = [Path(file) for file in item_files(scale, item)]
     outputs = item_outputs(scale, item)
@@ -109,15 +88,11 @@ def item_status(scale: Scale, item: str, run: Run | None) -> ItemStatus:
         state = min((job.state for job in open_jobs), key=URGENCY.index)
     elif len(there) < len(reads) or not all(path.exists() for path in outputs):
         state = MISSING
-    elif run and reads and max(map(_time, reads)) > min(map(_time, outputs)):
+    elif run and reads and max(map(getmtime, reads)) > min(map(getmtime, outputs)):
         state = OUTDATED
     else:
         state = DONE
     return ItemStatus(item, state, len(there), len(reads), open_jobs)
-
-
-def _time(path: Path) -> float:
-    return path.stat().st_mtime
 
 
 def all_items(scale: Scale, run: Run | None) -> list[ItemStatus]:
@@ -125,18 +100,13 @@ def all_items(scale: Scale, run: Run | None) -> list[ItemStatus]:
     return [item_status(scale, item, run) for item in ITEMS if item_files(scale, item)]
 
 
-def last_lines(file: str, count: int = LINES) -> list[str]:
-    """Return the last lines of a log, none where there is no such file."""
-    path = Path(file)
-    if not file or not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return [line.rstrip() for line in lines if line.strip()][-count:]
-
-
 def words_of(job: Job) -> list[str]:
     """Return the last words of a job: of its own log, else of its Slurm job's."""
-    return last_lines(job.log) or last_lines(job.slurm_log)
+    for file in filter(None, (job.log, job.slurm_log)):
+        text = Path(file).read_text("utf-8", "replace") if Path(file).is_file() else ""
+        if lines := [line.rstrip() for line in text.splitlines() if line.strip()]:
+            return lines[-LINES:]
+    return []
 
 
 def described(job: Job, queue: Mapping[str, Queued]) -> str:
@@ -156,7 +126,6 @@ def described(job: Job, queue: Mapping[str, Queued]) -> str:
 
 
 def status_lines(report: Report) -> Iterator[str]:
-    """Yield the whole report."""
     items, run = report.items, report.run
     yield f"{'item':<10}{'state':<13}{'reads':>9}  waits for"
     for item in items:
@@ -171,7 +140,9 @@ def status_lines(report: Report) -> Iterator[str]:
         return
     yield ""
     finished = sum(job.state == DONE for job in run.jobs.values())
-    yield f"last run: {run.file}, {finished} of {len(run.jobs)} jobs done, {_ending(report)}"
+    killed = "under way" if report.alive else "killed: `rlsubnet resume` goes on"
+    ending = "ended" if run.ended else killed
+    yield f"last run: {run.file}, {finished} of {len(run.jobs)} jobs done, {ending}"
     if report.queue_error:
         yield f"  states are those of Snakemake's log alone: {report.queue_error}"
     for job in run.jobs.values():
@@ -180,12 +151,6 @@ def status_lines(report: Report) -> Iterator[str]:
         if job.state == FAILED:
             yield from (f"    | {line}" for line in words_of(job))
             yield f"    log: {job.log or 'none'}" + (f", {job.slurm_log}" if job.slurm_log else "")
-
-
-def _ending(report: Report) -> str:
-    if report.run and report.run.ended:
-        return "ended"
-    return "under way" if report.alive else "killed: `rlsubnet resume` goes on"
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -197,12 +162,10 @@ def as_json(report: Report) -> dict[str, Any]:
         }
         for item in report.items
     ]
-    return {"items": items, "run": _run_as_json(report.run, report) if report.run else None}
-
-
-def _run_as_json(run: Run, report: Report) -> dict[str, Any]:
-    jobs = list(run.jobs.values())
-    return {
+    if not (run := report.run):
+        return {"items": items, "run": None}
+    jobs = run.jobs.values()
+    about = {
         "log": str(run.file),
         "ended": run.ended,
         "under_way": report.alive,
@@ -210,6 +173,7 @@ def _run_as_json(run: Run, report: Report) -> dict[str, Any]:
         "done": sum(job.state == DONE for job in jobs),
         "jobs": [_job_as_json(job, report.queue) for job in jobs if job.state in URGENCY],
     }
+    return {"items": items, "run": about}
 
 
 def _job_as_json(job: Job, queue: Mapping[str, Queued]) -> dict[str, Any]:
