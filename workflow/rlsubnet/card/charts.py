@@ -66,23 +66,19 @@ def _plain(value: object) -> str:
 
 
 def text(x: float, y: float, words: str, class_: str = "tick", anchor: str = "middle") -> str:
-    """Return words at a place."""
     return element("text", escape(words), x=x, y=y, class_=class_, text_anchor=anchor)
 
 
 def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> str:
-    """Return a straight line."""
     return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
 
 
 def rectangle(x: float, y: float, width: float, height: float, class_: str, title: str = "") -> str:
-    """Return a box; what it stands for appears when one points at it."""
     inside = element("title", escape(title)) if title else ""
     return element("rect", inside, x=x, y=y, width=width, height=height, class_=class_)
 
 
 def polyline(points: Iterable[tuple[float, float]], class_: str) -> str:
-    """Return a line through points."""
     joined = " ".join(f"{coordinate(x)},{coordinate(y)}" for x, y in points)
     return element("polyline", points=joined, class_=class_)
 
@@ -101,7 +97,6 @@ _SHAPES = (
 
 
 def marker(x: float, y: float, shape: int, class_: str, title: str = "", size: float = 1.0) -> str:
-    """Return one of the shapes at a place."""
     inside = element("title", escape(title)) if title else ""
     place = f"translate({coordinate(x)} {coordinate(y)}) scale({coordinate(size)})"
     path = element("path", inside, d=_SHAPES[shape % len(_SHAPES)], class_=class_)
@@ -139,7 +134,6 @@ class Series:
 
     @property
     def css(self) -> str:
-        """Return the class that colors it."""
         return f"look-{self.kind or self.look % 8}"
 
 
@@ -152,7 +146,6 @@ class Band:
 
 
 def legend(series: Sequence[Series], band: Band | None = None) -> str:
-    """Return the marks of a chart with their names, as a list."""
     items = []
     for one in series:
         sample = line(0, 7, 26, 7, f"line {one.css}") + marker(13, 7, one.look, f"mark {one.css}")
@@ -168,37 +161,19 @@ def legend(series: Sequence[Series], band: Band | None = None) -> str:
     return f'<ul class="legend">{entries}</ul>'
 
 
-def _frame(bottom: int, y: Scale, y_ticks: Sequence[float], y_unit: str, x_title: str) -> list[str]:
-    """Return grid, tick labels and the title of the x axis."""
-    parts = []
-    for tick in y_ticks:
-        parts.append(line(_LEFT, y(tick), WIDTH - _RIGHT, y(tick), "grid"))
-        parts.append(text(_LEFT - 8, y(tick) + 4, f"{tick:g} {y_unit}", anchor="end"))
-    parts.append(text((_LEFT + WIDTH - _RIGHT) / 2, bottom + 40, x_title, "axis"))
-    return parts
-
-
 def line_chart(
     title: str,
     series: Sequence[Series],
     x_labels: Mapping[float, str],
     x_title: str,
-    y_unit: str = "%",
     band: Band | None = None,
     ceiling: float | None = None,
     height: int = 320,
 ) -> str:
-    """Return lines with marks over labelled places; the y axis spans what there is to see.
+    """Return lines with marks over labelled places, in per cent.
 
-    Args:
-        title: what the chart shows, for those who do not see it.
-        series: the lines; y in the unit of the axis.
-        x_labels: place -> label.
-        x_title: of the x axis.
-        y_unit: follows the numbers of the y axis.
-        band: drawn behind the lines.
-        ceiling: a bound that the axis does not go beyond, such as 100 %.
-        height: of the picture.
+    The y axis spans what there is to see, but does not go beyond ``ceiling``. The band is drawn
+    behind the lines; the title is read to those who do not see the chart.
     """
     values = [value for one in series for _, value in one.points]
     values += [edge for _, *edges in (band.points if band else ()) for edge in edges]
@@ -210,7 +185,11 @@ def line_chart(
     places = list(x_labels)
     margin = max(0.3, 0.02 * len(places)) if len(places) > 1 else 0.5
     x = linear(places[0] - margin, places[-1] + margin, _LEFT, WIDTH - _RIGHT)
-    parts = _frame(bottom, y, ticks, y_unit, x_title)
+    parts = []
+    for tick in ticks:
+        parts.append(line(_LEFT, y(tick), WIDTH - _RIGHT, y(tick), "grid"))
+        parts.append(text(_LEFT - 8, y(tick) + 4, f"{tick:g} %", anchor="end"))
+    parts.append(text((_LEFT + WIDTH - _RIGHT) / 2, bottom + 40, x_title, "axis"))
     every = -(-len(places) // 18)
     for number, (place, label) in enumerate(x_labels.items()):
         if number % every == 0:
@@ -226,24 +205,18 @@ def line_chart(
         drawn = [(x(place), y(value)) for place, value in one.points]
         parts.append(polyline(drawn, f"line {one.css}"))
         for (place, value), (a, b) in zip(one.points, drawn, strict=True):
-            hint = f"{one.label}, {x_labels[place]}: {value:.4g} {y_unit}"
+            hint = f"{one.label}, {x_labels[place]}: {value:.4g} %"
             parts.append(marker(a, b, one.look, f"mark {one.css}", hint, size))
     return drawing(WIDTH, height, title, parts)
 
 
 @dataclass(frozen=True)
 class DotRow:
-    """A row of dots.
-
-    Attributes:
-        label: at its left.
-        dots: (value, class, hint); classes are ``dot``, ``hollow`` and ``cross``.
-        ours: whether it is the pair of the card.
-    """
+    """A row of dots."""
 
     label: str
-    dots: tuple[tuple[float, str, str], ...]
-    ours: bool = False
+    dots: tuple[tuple[float, str, str], ...]  # (value, ``dot``, ``hollow`` or ``cross``, hint)
+    ours: bool = False  # whether it is the pair of the card
 
 
 def dot_rows(
@@ -254,14 +227,9 @@ def dot_rows(
     high: float,
     region: tuple[float, float, str] | None = None,
 ) -> str:
-    """Return a row of dots per label, joined by a line; what is furthest right is largest.
+    """Return a row of dots per label, joined by a line, in per cent from low to high.
 
-    Args:
-        title: what the chart shows.
-        rows: from top to bottom.
-        x_title: of the x axis, which is in per cent.
-        low, high: its ends.
-        region: (from, to, what it stands for), shaded.
+    A region (from, to, what it stands for) is shaded.
     """
     left, step = 236, 25
     bottom = _TOP + step * len(rows) + 4
@@ -341,15 +309,6 @@ def share_bar(title: str, share: float, label: str) -> str:
     """Return a bar that is filled as far as a share in [0, 1] says."""
     filled = max(WIDTH * min(share, 1.0), 2.0)
     inside = share > 0.3
-    parts = [
-        rectangle(0, 0, WIDTH, 30, "bar"),
-        rectangle(0, 0, filled, 30, "bar accent", label),
-        text(
-            filled - 8 if inside else filled + 8,
-            20,
-            label,
-            "inside" if inside else "label",
-            "end" if inside else "start",
-        ),
-    ]
-    return drawing(WIDTH, 30, title, parts)
+    place, *look = (filled - 8, "inside", "end") if inside else (filled + 8, "label", "start")
+    bars = [rectangle(0, 0, WIDTH, 30, "bar"), rectangle(0, 0, filled, 30, "bar accent", label)]
+    return drawing(WIDTH, 30, title, [*bars, text(place, 20, label, *look)])

@@ -1,7 +1,7 @@
 """All that a card says about a pair, in numbers, measured in one way through its files."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -30,77 +30,50 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True)
 class TensorFacts:
-    """What finetuning did to one tensor.
-
-    Attributes:
-        name: without the prefixes of trainers.
-        place: layer and matrix kind.
-        shape: of what is compared.
-        dtypes: as stored, before and after.
-        counts: unchanged weights at all tolerances.
-        norms: of weights and update.
-        by_exponent: int64, (256, 2): weights by bfloat16 exponent, and of these the ones whose
-            bits differ.
-        delta_bytes: what ``rlsubnet delta`` stores of it.
-        full_bytes: what the tuned file holds of it.
-        ranks: of its matrices; empty for vectors, and where ranks were not asked for.
-    """
+    """What finetuning did to one tensor."""
 
     name: str
     place: Parameter
-    shape: tuple[int, ...]
-    dtypes: tuple[str, str]
+    shape: tuple[int, ...]  # of what is compared
+    dtypes: tuple[str, str]  # as stored, before and after
     counts: UpdateCounts
     norms: UpdateNorms
+    # int64, (256, 2): weights by bfloat16 exponent, and of these the ones whose bits differ.
     by_exponent: np.ndarray
-    delta_bytes: int
-    full_bytes: int
-    ranks: tuple[MatrixRank, ...]
+    delta_bytes: int  # what `rlsubnet delta` stores of it
+    full_bytes: int  # what the tuned file holds of it
+    ranks: tuple[MatrixRank, ...]  # empty for vectors, and where ranks were not asked for
 
     @property
     def is_norm(self) -> bool:
-        """Return whether these are the weights of a layer norm."""
         return len(self.shape) == 1 and "norm" in self.place.matrix.lower()
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What finetuning did to a checkpoint.
+    """What finetuning did to a checkpoint: to all its weights together."""
 
-    Attributes:
-        names: of init and tuned.
-        digests: SHA-256 of their weights.
-        tensors: in natural order.
-        notes: what a reader must know about the two.
-        quantized: whether weights are fp8 codes, whose delta is another one.
-        seed: of the random control of the ranks.
-    """
-
-    names: tuple[str, str]
-    digests: tuple[str, str]
-    tensors: tuple[TensorFacts, ...]
-    notes: tuple[str, ...]
-    quantized: bool
-    seed: int
+    names: tuple[str, str]  # of init and tuned
+    digests: tuple[str, str]  # SHA-256 of their weights
+    tensors: tuple[TensorFacts, ...]  # in natural order
+    notes: tuple[str, ...]  # what a reader must know about the two
+    quantized: bool  # whether weights are fp8 codes, whose delta is another one
+    seed: int  # of the random control of the ranks
 
     @property
     def counts(self) -> UpdateCounts:
-        """Return the counts of all weights together."""
         return total_counts(tensor.counts for tensor in self.tensors)
 
     @property
     def norms(self) -> UpdateNorms:
-        """Return the norms of all weights together."""
         return total_norms(self.tensors)
 
     @property
     def ranks(self) -> list[MatrixRank]:
-        """Return the ranks of all matrices."""
         return [rank for tensor in self.tensors for rank in tensor.ranks]
 
     @property
     def by_exponent(self) -> np.ndarray:
-        """Return the counts by exponent of all weights together."""
         return total_by_exponent(self.tensors)
 
     @property
@@ -110,7 +83,6 @@ class Facts:
 
     @property
     def same_bits(self) -> float:
-        """Return the share of the weights of which no bit changed."""
         return same_bits(self.counts)
 
     @property
@@ -123,12 +95,10 @@ class Facts:
 
     @property
     def dtypes(self) -> set[str]:
-        """Return the types in which weights are stored, on either side."""
         return {dtype for tensor in self.tensors for dtype in tensor.dtypes}
 
     @property
     def layers(self) -> list[int]:
-        """Return the numbers of the layers."""
         found = {t.place.layer for t in self.tensors if t.place.layer is not None}
         return sorted(found)
 
@@ -139,12 +109,10 @@ def same_bits(counts: UpdateCounts) -> float:
 
 
 def total_by_exponent(tensors: Iterable[TensorFacts]) -> np.ndarray:
-    """Return the counts by exponent of some tensors together."""
     return sum((tensor.by_exponent for tensor in tensors), np.zeros((EXPONENTS, 2), np.int64))
 
 
 def total_norms(tensors: Iterable[TensorFacts]) -> UpdateNorms:
-    """Return the norms of some tensors together."""
     return sum((tensor.norms for tensor in tensors), UpdateNorms())
 
 
@@ -182,25 +150,22 @@ def _delta_size(before: np.ndarray, after: np.ndarray) -> int:
     return len(encode_block(as_codes(before), as_codes(after)))
 
 
-def _pieces(pair: Pair, name: str) -> Iterator[tuple[int, int]]:
-    numel = pair.numel(name)
-    for start in range(0, numel, BLOCK):
-        yield start, min(BLOCK, numel - start)
-
-
 def _norms_and_delta(pair: Pair, name: str, threads: int) -> tuple[UpdateNorms, int]:
     """Return the norms of a tensor, and the bytes of its delta."""
 
-    def measure(piece: tuple[int, int]) -> tuple[UpdateNorms, int]:
-        before, after = (read_finite(side, name, *piece) for side in (pair.init, pair.tuned))
+    common = pair.numel(name)
+
+    def measure(start: int) -> tuple[UpdateNorms, int]:
+        piece = name, start, min(BLOCK, common - start)
+        before, after = (read_finite(side, *piece) for side in (pair.init, pair.tuned))
         return update_norms(before, after), _delta_size(before, after)
 
     with ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(measure, _pieces(pair, name)))
+        found = list(pool.map(measure, range(0, common, BLOCK)))
     new_bytes = 0
     if name in pair.resized:  # rows that init does not have
-        first, last = pair.numel(name), pair.tuned.tensors[name].numel
-        for start in range(first, last, BLOCK):
+        last = pair.tuned.tensors[name].numel
+        for start in range(common, last, BLOCK):
             rows = pair.tuned.read_range(name, start, min(BLOCK, last - start))
             new_bytes += _delta_size(np.zeros_like(rows), rows)
     norms = sum((norms for norms, _ in found), UpdateNorms())
@@ -222,15 +187,12 @@ def measure_facts(
     Every file is opened when its turn comes, so that a shard of the hub is fetched once.
 
     Args:
-        pair: the two checkpoints.
+        pair: the two checkpoints; weights that are NaN or infinite are refused.
         ranks: whether to take ranks, by far the longest part of large models.
         seed: of the random control of the ranks.
         kernel, threads: of the pass that counts; no number depends on them.
         device: where the ranks of large matrices are taken.
         take_progress: gets the bytes of both files, tensor by tensor.
-
-    Raises:
-        ValueError: weights are NaN or infinite.
     """
     request = Request(TOLERANCES, by_exponent=True)
     found: dict[str, TensorFacts] = {}

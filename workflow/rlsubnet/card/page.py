@@ -166,7 +166,6 @@ def by_tolerance(facts: Facts, published: Published) -> Section:
 
 
 def _points(shares: Sequence[float]) -> tuple[tuple[float, float], ...]:
-    """Return the points of a line: place and per cent."""
     return tuple((float(place), 100 * share) for place, share in enumerate(shares))
 
 
@@ -212,10 +211,8 @@ def _layer_figure(facts: Facts) -> Section:
     kinds = list(by_kind(inside))
     rows = []
     for layer, tensors in sorted(grouped(inside, lambda t: t.place.layer or 0).items()):
-        cells = [
-            per_cent(sparsity_of(of_kind)) if of_kind else "none"
-            for of_kind in map(by_kind(tensors).get, kinds)
-        ]
+        found = [by_kind(tensors).get(kind) for kind in kinds]
+        cells = [per_cent(sparsity_of(of_kind)) if of_kind else "none" for of_kind in found]
         rows.append((str(layer), per_cent(sparsity_of(tensors)), *cells))
     title = "Sparsity by layer and matrix"
     return {
@@ -237,14 +234,10 @@ def rank_shares(ranks: Sequence[MatrixRank]) -> tuple[float, float]:
 def _rank_chart(of_kinds: dict[str, list[MatrixRank]]) -> str:
     rows, lowest = [], 100.0
     for kind, ranks in of_kinds.items():
-        dots = [
-            (
-                100 * rank.measured.rank / rank.max_rank,
-                "dot",
-                f"{rank.tensor}: rank {rank.measured.rank} of {rank.max_rank}",
-            )
-            for rank in ranks
-        ]
+        dots = []
+        for rank in ranks:
+            found, most = rank.measured.rank, rank.max_rank
+            dots.append((100 * found / most, "dot", f"{rank.tensor}: rank {found} of {most}"))
         control = 100 * rank_shares(ranks)[1]
         dots.append((control, "cross", f"random control, {kind}: {control:.2f} % on average"))
         lowest = min(lowest, *(value for value, _, _ in dots))
@@ -257,12 +250,10 @@ def _rank_chart(of_kinds: dict[str, list[MatrixRank]]) -> str:
 def _rank_row(kind: str, ranks: Sequence[MatrixRank]) -> tuple[str, ...]:
     mean, control = rank_shares(ranks)
     lowest = min(ranks, key=lambda one: one.measured.rank / one.max_rank)
-    spreads = (
-        fmean(one.measured.effective_rank / one.max_rank for one in ranks),
-        fmean(one.measured.stable_rank / one.max_rank for one in ranks),
-    )
+    effective = fmean(one.measured.effective_rank / one.max_rank for one in ranks)
+    stable = fmean(one.measured.stable_rank / one.max_rank for one in ranks)
     low = f"{lowest.measured.rank} of {lowest.max_rank}"
-    return kind, str(len(ranks)), per_cent(mean), low, *map(per_cent, (control, *spreads))
+    return kind, str(len(ranks)), per_cent(mean), low, *map(per_cent, (control, effective, stable))
 
 
 def rank(facts: Facts, published: Published) -> Section:
@@ -292,11 +283,8 @@ def norms(facts: Facts) -> Section:
     for kind, tensors in parts.items():
         found = total_norms(tensors)
         largest = total_counts(t.counts for t in tensors).max_abs_diff
-        moves = (found.update_rms, largest)
-        rows.append(
-            (kind, f"{found.init:.4g}", measured(found.update), per_cent(found.relative, 3))
-            + tuple(map(measured, moves))
-        )
+        sizes = f"{found.init:.4g}", measured(found.update), per_cent(found.relative, 3)
+        rows.append((kind, *sizes, measured(found.update_rms), measured(largest)))
     if not facts.layers:
         return {"rows": rows}
     series, labels = kind_series(facts, lambda tensors: total_norms(tensors).relative)
