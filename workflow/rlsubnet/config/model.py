@@ -53,6 +53,11 @@ def key(
     return Field(default, description=doc, json_schema_extra=extra, exclude_if=left_out)
 
 
+def unfit(name: str, expected: str, found: object) -> ValueError:
+    """Return what to raise where a key does not fit others."""
+    return ValueError(f"{name}: expected {expected}, found {found}")
+
+
 class Model(BaseModel):
     """A block of keys: strict about types, without unknown keys and numbers that are none."""
 
@@ -90,10 +95,8 @@ class AnyRecipe(Model):
     def check_for(self, algorithm: str, masked: bool) -> None:
         """Raise ValueError where the keys do not fit an algorithm, or a run with a mask."""
         if masked and self.weight_decay:
-            raise ValueError(
-                f"weight_decay: expected 0 in a run with a mask (it moves frozen weights), "
-                f"found {self.weight_decay}"
-            )
+            expected = "0 in a run with a mask (it moves frozen weights)"
+            raise unfit("weight_decay", expected, self.weight_decay)
 
     def check_used(self, names: Mapping[str, Any], algorithm: str) -> None:
         """Raise ValueError where a row sets a key that its algorithm has no use for.
@@ -121,7 +124,7 @@ class AnyRecipe(Model):
 
 def _check_filter(low: float, high: float) -> None:
     if low > high:
-        raise ValueError(f"accuracy_low: expected at most accuracy_high {high}, found {low}")
+        raise unfit("accuracy_low", f"at most accuracy_high {high}", low)
 
 
 PAIR_KINDS = ("preferences", "demonstration_pairs", "word_preferences")
@@ -220,41 +223,31 @@ class Recipe(AnyRecipe):
         size, every = self.batch_size, self.checkpoint_every
         parts = self.accumulate or 1  # null: to be chosen by memory, from those that divide
         if size % parts:
-            raise ValueError(f"accumulate: expected a divisor of batch_size {size}, found {parts}")
+            raise unfit("accumulate", f"a divisor of batch_size {size}", parts)
         if size % (self.updates * parts):
-            raise ValueError(
-                f"updates: expected updates * accumulate to divide batch_size {size}, "
-                f"found {self.updates} * {parts}"
-            )
+            expected = f"updates * accumulate to divide batch_size {size}"
+            raise unfit("updates", expected, f"{self.updates} * {parts}")
         _check_filter(self.accuracy_low, self.accuracy_high)
         if every and self.steps % every:
-            raise ValueError(
-                f"checkpoint_every: expected a divisor of steps {self.steps} (the last saved step "
-                f"is the final model), found {every}"
-            )
+            expected = f"a divisor of steps {self.steps} (the last saved step is the final model)"
+            raise unfit("checkpoint_every", expected, every)
         if every % self.updates:
-            raise ValueError(
-                f"checkpoint_every: expected a multiple of updates {self.updates}, found {every}"
-            )
+            raise unfit("checkpoint_every", f"a multiple of updates {self.updates}", every)
         if self.optimizer == "sgd" and self.weight_decay:
-            raise ValueError(
-                f"weight_decay: expected 0 with optimizer sgd, which has no decoupled decay, "
-                f"found {self.weight_decay}"
-            )
+            expected = "0 with optimizer sgd, which has no decoupled decay"
+            raise unfit("weight_decay", expected, self.weight_decay)
         return self
 
     def check_for(self, algorithm: str, masked: bool) -> None:
         super().check_for(algorithm, masked)
         if self.checkpoint_every and algorithm == "pretrain":
-            raise ValueError(
-                f"checkpoint_every: expected 0 in pretraining (saved steps are changes of the "
-                f"weights a run starts from, and those are random), found {self.checkpoint_every}"
+            because = (
+                "saved steps are changes of the weights a run starts from, and those are random"
             )
+            raise unfit("checkpoint_every", f"0 in pretraining ({because})", self.checkpoint_every)
         if algorithm == "prime" and self.optimizer == "sgd" and self.reward_lr is None:
-            raise ValueError(
-                "reward_lr: expected a number with optimizer sgd (the reward model keeps AdamW), "
-                "found null"
-            )
+            expected = "a number with optimizer sgd (the reward model keeps AdamW)"
+            raise unfit("reward_lr", expected, "null")
 
     def check_used(self, names: Mapping[str, Any], algorithm: str) -> None:
         for name in {"beta2", "eps"} & set(names) if self.optimizer == "sgd" else ():
@@ -386,10 +379,8 @@ class VerlRecipe(AnyRecipe):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.checkpoint_every and self.steps is None:
-            raise ValueError(
-                "steps: expected a number in a run with checkpoint_every, so that the disk which "
-                "its saved steps take is known, found null"
-            )
+            because = "so that the disk which its saved steps take is known"
+            raise unfit("steps", f"a number in a run with checkpoint_every, {because}", "null")
         self._check_split("updates", self.batch_size * self.samples, self.updates)
         return self
 
@@ -399,14 +390,12 @@ class VerlRecipe(AnyRecipe):
             return
         learned = self.batch_size * self.samples
         if learned % self.reward_batch:
-            raise ValueError(
-                f"reward_batch: expected a divisor of batch_size * samples = {learned}, "
-                f"found {self.reward_batch}"
-            )
+            expected = f"a divisor of batch_size * samples = {learned}"
+            raise unfit("reward_batch", expected, self.reward_batch)
         self._check_split("reward_batch", self.reward_batch, 1)
         _check_filter(self.accuracy_low, self.accuracy_high)
         if self.kl_coef:
-            raise ValueError(f"kl_coef: expected 0, PRIME has no such term, found {self.kl_coef}")
+            raise unfit("kl_coef", "0, PRIME has no such term", self.kl_coef)
 
     def _check_split(self, name: str, responses: int, updates: int) -> None:
         """Check that each update gives every process a whole number of micro-batches."""
@@ -458,15 +447,11 @@ class Architecture(Model):
     def _has_whole_heads(self) -> Self:
         heads, groups = self.num_attention_heads, self.num_key_value_heads
         if self.hidden_size % (2 * heads):  # rotary embeddings turn pairs of a head's numbers
-            raise ValueError(
-                f"num_attention_heads: expected heads of an even whole size, found {heads} in "
-                f"hidden_size {self.hidden_size}"
-            )
+            found = f"{heads} in hidden_size {self.hidden_size}"
+            raise unfit("num_attention_heads", "heads of an even whole size", found)
         if heads % groups:
-            raise ValueError(
-                f"num_key_value_heads: expected a divisor of num_attention_heads {heads}, "
-                f"found {groups}"
-            )
+            expected = f"a divisor of num_attention_heads {heads}"
+            raise unfit("num_key_value_heads", expected, groups)
         return self
 
 
@@ -487,8 +472,7 @@ R = TypeVar("R", bound=AnyRecipe, default=Recipe)
 class Row(Model, Generic[R]):
     """Everything that one training run is told: its row of the sheet with the recipe spelled out.
 
-    What the run computes follows from this and from its input files alone. Its label is left out:
-    it changes what a table prints, not what is trained.
+    What the run computes follows from this and from its input files alone.
     """
 
     run: str = key("name of the run")
@@ -505,7 +489,7 @@ class Row(Model, Generic[R]):
     def _fits(self) -> Self:
         if self.algorithm not in self.recipe.learns_from:
             known = ", ".join(self.recipe.learns_from)
-            raise ValueError(f"algorithm: expected one of {known}, found {self.algorithm!r}")
+            raise unfit("algorithm", f"one of {known}", repr(self.algorithm))
         self.recipe.check_for(self.algorithm, bool(self.mask))
         return self
 

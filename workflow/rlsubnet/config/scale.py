@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlsubnet.config.errors import SheetError, checked, unknown_name
-from rlsubnet.config.model import PAIR_KINDS, PROBLEM_KINDS, RECIPES, AnyRecipe, Row
+from rlsubnet.config.model import PAIR_KINDS, PROBLEM_KINDS, RECIPES, AnyRecipe, Row, unfit
 from rlsubnet.config.read import SheetRow, read_sheet
 from rlsubnet.config.schema import FETCHED_KINDS, ITEM_KIND, MIXTURE, RANDOM, Comparison, Pair, Run
 from rlsubnet.items import ITEMS, VERDICTS
@@ -291,10 +291,8 @@ def _check_gpus(recipe: AnyRecipe, config: Mapping[str, Any]) -> None:
     wanted = config["resources"][kind]
     gpus = wanted["gpus"] * wanted["nodes"]
     if gpus and processes != gpus:
-        raise ValueError(
-            f"processes: expected one per GPU, resources.{kind}.gpus x nodes = {gpus}, "
-            f"found {processes}"
-        )
+        expected = f"one per GPU, resources.{kind}.gpus x nodes = {gpus}"
+        raise unfit("processes", expected, processes)
 
 
 def _check_pair(row: SheetRow[Pair], config: Mapping[str, Any], runs: Runs) -> None:

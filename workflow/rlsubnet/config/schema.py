@@ -36,6 +36,7 @@ from rlsubnet.config.model import (
     VerlRecipe,
     Whole,
     key,
+    unfit,
 )
 
 Name = Annotated[str, Field(pattern="^[A-Za-z0-9]+([._+-][A-Za-z0-9]+)*$")]
@@ -309,10 +310,8 @@ class Measure(Model):
     @model_validator(mode="after")
     def _measures_what_tables_show(self) -> Self:
         if self.table_tolerance not in self.tolerances:
-            raise ValueError(
-                f"table_tolerance: expected one of measure.tolerances "
-                f"({', '.join(map(str, self.tolerances))}), found {self.table_tolerance}"
-            )
+            expected = f"one of measure.tolerances ({', '.join(map(str, self.tolerances))})"
+            raise unfit("table_tolerance", expected, self.table_tolerance)
         return self
 
 
@@ -419,10 +418,7 @@ class Resources(Model):
     def _is_one_process(self) -> Self:
         for kind, job in self:
             if job.nodes > 1 and not kind.startswith("train_"):
-                raise ValueError(
-                    f"{kind}.nodes: expected 1, as these jobs are one process each, "
-                    f"found {job.nodes}"
-                )
+                raise unfit(f"{kind}.nodes", "1, as these jobs are one process each", job.nodes)
         return self
 
 
