@@ -4,7 +4,6 @@ import csv
 import gzip
 import random
 from math import isnan, sqrt
-from statistics import stdev
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from rlsubnet.columns import Answer, ScoreRow, names
 from rlsubnet.evaluation.results import (
     clustered_interval,
     crossed_mean,
-    discordant,
     mcnemar_exact,
     mean_and_error,
     paired_difference,
@@ -80,14 +78,6 @@ def test_answers_come_back_and_the_same_answers_give_the_same_bytes(tmp_path):
 Z95 = float(norm.ppf(0.975))
 
 
-def test_wilson_interval_worked_by_hand():
-    # p = 0.8, n = 5, z = 2: center (0.8 + 4/10) / 1.8 = 2/3,
-    # spread 2 sqrt(0.8 * 0.2 / 5 + 4 / 100) / 1.8 = 2 sqrt(0.072) / 1.8 = 0.29814
-    low, high = wilson_interval(4, 5, z=2.0)
-    assert low == pytest.approx(2 / 3 - 0.298142, abs=1e-6)
-    assert high == pytest.approx(2 / 3 + 0.298142, abs=1e-6)
-
-
 @pytest.mark.parametrize(("correct", "n"), [(0, 7), (7, 7), (1, 2), (57, 230), (361, 500), (1, 1)])
 def test_wilson_interval_equals_scipy(correct, n):
     expected = binomtest(correct, n).proportion_ci(0.95, method="wilson")
@@ -102,31 +92,11 @@ def test_impossible_counts_are_refused(correct, n):
         wilson_interval(correct, n)
 
 
-def test_mcnemar_worked_by_hand():
-    assert mcnemar_exact(0, 1) == 1.0  # 2 * 1/2
-    assert mcnemar_exact(0, 5) == 2 / 32
-    assert mcnemar_exact(2, 8) == 2 * (1 + 10 + 45) / 1024
-    assert mcnemar_exact(4, 4) == 1.0
-
-
-@pytest.mark.parametrize(("b", "c"), [(0, 3), (3, 10), (10, 3), (25, 31), (400, 331), (3000, 2700)])
+@pytest.mark.parametrize(
+    ("b", "c"), [(0, 1), (4, 4), (0, 3), (3, 10), (10, 3), (25, 31), (400, 331), (3000, 2700)]
+)
 def test_mcnemar_equals_scipy_s_binomial_test(b, c):
     assert mcnemar_exact(b, c) == pytest.approx(binomtest(b, b + c, 0.5).pvalue, rel=1e-9)
-
-
-def test_only_items_with_different_answers_count():
-    assert discordant([1, 1, 0, 0], [1, 0, 1, 0]) == (1, 1)
-    with pytest.raises(ValueError):
-        discordant([1], [1, 0])
-
-
-def test_mean_and_error_agree_with_the_standard_library():
-    values = [0.25, 1.0, 0.5, 0.0, 0.125]
-    mean, error = mean_and_error(values)
-    assert mean == pytest.approx(0.375)
-    assert error == pytest.approx(stdev(values) / sqrt(5))
-    with pytest.raises(ValueError, match="at least 2 values"):
-        mean_and_error([1.0])
 
 
 def test_clustered_interval_worked_by_hand():
@@ -163,11 +133,6 @@ def test_clustered_interval_covers_the_truth_95_times_in_100():
 )
 def test_equal_shares_still_have_an_interval(correct, same_as):
     assert clustered_interval(correct, 4) == wilson_interval(*same_as)
-
-
-def test_counts_above_the_number_of_samples_are_refused():
-    with pytest.raises(ValueError, match="between 0 and 4"):
-        clustered_interval([5, 1], 4)
 
 
 def test_paired_difference_is_smaller_in_error_than_unpaired():

@@ -52,7 +52,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory, data: dict[str, Path]) -> Path:
-    """Return the folder of a pretrained model that the other runs start from."""
     folder = tmp_path_factory.mktemp("base")
     run_training(
         row("pretrain"),
@@ -66,7 +65,6 @@ def base(tmp_path_factory: pytest.TempPathFactory, data: dict[str, Path]) -> Pat
 
 @pytest.fixture(scope="session")
 def mask(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
-    """Return the file of a mask with about a quarter of the weights of ``base``."""
     generator = np.random.default_rng(5)
     bits = {
         name: generator.random(info.shape) < 0.25 for name, info in Checkpoint(base).tensors.items()
@@ -113,7 +111,6 @@ def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(
     tmp_path: Path, data: dict[str, Path], base: Path, request: pytest.FixtureRequest
 ) -> Callable[..., Path]:
-    """Return a function that trains a row into ``tmp_path / name`` and returns that folder."""
 
     def run(what: Row, name: str = "run", mask: Path | None = None) -> Path:
         folder, online = tmp_path / name, what.algorithm in ONLINE

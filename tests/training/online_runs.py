@@ -21,27 +21,22 @@ RECIPE = {"batch_size": 8, "samples": 4, "max_new_tokens": 6, "lr": 3e-3, "warmu
 
 
 def online_row(algorithm: str, **changes: Any) -> Row:
-    """Return a row with RECIPE but for ``changes``."""
     return row(algorithm, **{**RECIPE, **changes})
 
 
 def recipe(**changes: Any) -> Recipe:
-    """Return RECIPE but for ``changes``, for one step."""
     return Recipe(**{"steps": 1, **RECIPE, **changes})
 
 
 def learner(algorithm: str, policy: Path, settings: Recipe) -> Learner:
-    """Return what a run starts with."""
     model = load_model(policy)
     optimizer = MasterOptimizer(dict(model.named_parameters()), settings)
     return new_learner(algorithm, model, optimizer, load_tokenizer(policy), settings)
 
 
 def questions(problems: Path, policy: Path, count: int) -> list[Question]:
-    """Return the first problems of a file."""
     return make_questions(read_jsonl(problems)[:count], load_tokenizer(policy))
 
 
 def masters(found: Learner) -> dict[str, torch.Tensor]:
-    """Return copies of the float32 masters."""
     return {name: master.detach().clone() for name, master in found.optimizer.masters.items()}

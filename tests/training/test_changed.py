@@ -1,10 +1,14 @@
 """Measures of tensors agree with those of arrays, count by count."""
 
+import sys
+from types import ModuleType
+
 import numpy as np
 import pytest
 import torch
 
 from rlsubnet.measure.sparsity import RULES, TOLERANCES, changed
+from rlsubnet.training import device
 from rlsubnet.training.device import changed_weights, count_changed
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -57,3 +61,25 @@ def test_models_that_do_not_fit_are_refused_by_name():
         count_changed({"a": torch.zeros(1)}, {"a": torch.zeros(1), "b": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"tensor a: shapes differ: \[1\] and \[2\]"):
         count_changed({"a": torch.zeros(1)}, {"a": torch.zeros(2)})
+
+
+def test_chunks_cover_a_tensor_of_more_than_2_to_the_31_weights_once():
+    numel = 2**31 + 5
+    found = device.chunks([(1 << 46, 1 << 45, numel)])
+    assert found.dtype == np.int64
+    assert found[:, 2].sum() == numel
+    # Each begins where the one before ends, in either model; the last with the last five.
+    ends = found[:-1, :2] + 2 * found[:-1, 2:]
+    np.testing.assert_array_equal(found[1:, :2], ends)
+    assert found[-1].tolist() == [(1 << 46) + 2**32, (1 << 45) + 2**32, 5]
+
+
+def test_counts_of_more_than_2_to_the_31_changes_add_up(monkeypatch):
+    # A program counts at most 65,536: so many programs that all weights changed.
+    programs = 2**31 // device.CHUNK + 1
+    full = torch.full((programs,), device.CHUNK, dtype=torch.int32)
+    stand_in = ModuleType("rlsubnet.training.count_kernel")
+    monkeypatch.setattr(stand_in, "chunk_counts", lambda table, threshold: full, raising=False)
+    monkeypatch.setitem(sys.modules, "rlsubnet.training.count_kernel", stand_in)
+    weight = torch.zeros(1, dtype=torch.bfloat16)
+    assert device._count_by_kernel([(weight, weight)], 0).item() == 2**31 + 65536

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rlsubnet.config.model import Recipe
 from rlsubnet.evaluation.loading import load_model
 from rlsubnet.evaluation.sampler import make_sampler
 from rlsubnet.objectives.policy_gradient import whitened
@@ -12,7 +13,6 @@ from rlsubnet.training.batches import Sample, row_parts, take_rows
 from rlsubnet.training.credit import (
     Group,
     ProcessCredit,
-    Question,
     ValueHead,
     draw_groups,
     keep_preferred,
@@ -194,14 +194,23 @@ def test_means_are_over_all_that_was_drawn_and_the_batch_holds_what_is_kept():
     assert rollouts.batch.targets.tolist() == [[5, 2], [5, 2]]
 
 
-def test_responses_are_verified_and_end_with_their_end_token(policy, problems):
+@pytest.fixture
+def draw(policy, problems):
+    """Return a function that asks the policy the first problems."""
     model, tokenizer = load_model(policy), load_tokenizer(policy)
-    asked = questions(problems, policy, 20)
-    draw = make_sampler("own", model)
-    groups = draw_groups(model, tokenizer, asked, recipe(samples=8), 1, draw)
-    right = [tokenizer.convert_tokens_to_ids(token) for token in ";07"] + [2]
+
+    def groups(count: int, settings: Recipe, seed: int = 1) -> list[Group]:
+        asked = questions(problems, policy, count)
+        return draw_groups(model, tokenizer, asked, settings, seed, make_sampler("own", model))
+
+    return groups
+
+
+def test_responses_are_verified_and_end_with_their_end_token(draw, policy, problems):
+    right = [*load_tokenizer(policy).convert_tokens_to_ids([";", "0", "7"]), 2]
     outcomes = []
-    for question, found in zip(asked, groups, strict=True):
+    asked = questions(problems, policy, 20)
+    for question, found in zip(asked, draw(20, recipe(samples=8)), strict=True):
         for sample, correct in zip(found.samples, found.correct, strict=True):
             assert sample.tokens[: sample.given] == question.prompt
             response = sample.tokens[sample.given :]
@@ -211,21 +220,12 @@ def test_responses_are_verified_and_end_with_their_end_token(policy, problems):
     assert 0 < sum(outcomes) < len(outcomes)
 
 
-def test_a_response_that_is_cut_off_is_wrong_and_its_group_not_finished(policy, problems):
-    model, tokenizer = load_model(policy), load_tokenizer(policy)
-    asked = [Question(question.prompt, ";07") for question in questions(problems, policy, 10)]
-    draw = make_sampler("own", model)
-    for found in draw_groups(model, tokenizer, asked, recipe(max_new_tokens=3), 1, draw):
+def test_a_response_that_is_cut_off_is_wrong_and_its_group_not_finished(draw):
+    for found in draw(10, recipe(max_new_tokens=3)):
         assert not any(found.correct)
         assert not found.finished or all(s.tokens[-1] == 2 for s in found.samples)
 
 
-def test_the_seed_decides_what_is_drawn(policy, problems):
-    model, tokenizer = load_model(policy), load_tokenizer(policy)
-    asked = questions(problems, policy, 10)
-    draw = make_sampler("own", model)
-    one, same, other = (
-        draw_groups(model, tokenizer, asked, recipe(), seed, draw) for seed in (1, 1, 2)
-    )
-    assert one == same
-    assert one != other
+def test_the_seed_decides_what_is_drawn(draw):
+    one, same, other = (draw(10, recipe(), seed) for seed in (1, 1, 2))
+    assert one == same != other

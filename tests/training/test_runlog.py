@@ -9,13 +9,8 @@ import sys
 import pytest
 
 from rlsubnet.files import sha256
-from rlsubnet.training.runlog import git_commit, metrics_row
+from rlsubnet.training.runlog import git_commit
 from tests.training.training_runs import row
-
-
-def test_unknown_columns_are_refused():
-    with pytest.raises(ValueError, match=r"unknown columns \['speed'\]"):
-        metrics_row(step=1, speed=2.0)
 
 
 def test_the_manifest_names_everything_a_run_follows_from(train, base, data, mask):

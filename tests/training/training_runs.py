@@ -28,7 +28,6 @@ RECIPE = Recipe(steps=6, batch_size=8, lr=1e-3, save_every=2)
 
 
 def row(algorithm: str, **changes: Any) -> Row:
-    """Return a row whose recipe is RECIPE but for ``changes``."""
     own = {key: changes.pop(key) for key in ("run", "seed", "mask", "wandb") if key in changes}
     return Row(
         **{"run": algorithm, "seed": 3, **own},
@@ -41,13 +40,11 @@ def row(algorithm: str, **changes: Any) -> Row:
 
 
 def weights(folder: Path) -> dict[str, np.ndarray]:
-    """Return the bits of a saved model's weights."""
     checkpoint = Checkpoint(folder)
     return {name: checkpoint.read(name) for name in checkpoint.tensors}
 
 
 def bits(folder: Path) -> tuple[bytes, str]:
-    """Return what must repeat: the bytes of the weights, and the metrics."""
     return (
         (folder / "final" / "model.safetensors").read_bytes(),
         (folder / "metrics.csv").read_text(),
@@ -65,7 +62,6 @@ def run_training(
     steps: Path | None = None,
     device: str = "auto",
 ) -> None:
-    """Train a row from and into files wherever they lie."""
     files = RunFiles(data, resume, out, metrics, init, mask, steps)
     trainers.run_training(what, files, NativeTrainer(what, files, device))
 
@@ -86,11 +82,9 @@ def interrupted(train: Callable[..., Path], what: Row, after: int, *mask: Path) 
 
 
 def metrics(folder: Path) -> list[dict[str, str]]:
-    """Return the metrics of a run, one mapping a step."""
     with (folder / "metrics.csv").open(newline="") as stream:
         return list(csv.DictReader(stream))
 
 
 def column(folder: Path, name: str) -> list[float]:
-    """Return one column of the metrics of a run."""
     return [float(line[name]) for line in metrics(folder)]
