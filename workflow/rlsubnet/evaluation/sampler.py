@@ -212,17 +212,14 @@ class _Decoder:
         """Write a token per row, ``[rows]``; return the next logits, which a step overwrites."""
         self._tokens.copy_(chosen[:, None])
         if self._replay is None and GRAPHS and self._model.device.type == "cuda":
-            self._replay = _captured(self._run, self._moved())
+            lengths = [layer.cumulative_length for layer in self._layers()]
+            self._replay = _captured(self._run, [self._column, self._positions, *lengths])
         # Not kept where there is no graph: one that holds itself waits for the collector.
         return (self._replay or self._run)()
 
     def _layers(self) -> list[Any]:
         # Layers of all kinds have one type in transformers; here they are of the plain kind.
         return list(self._cache.layers)
-
-    def _moved(self) -> list[Tensor]:
-        lengths = [layer.cumulative_length for layer in self._layers()]
-        return [self._column, self._positions, *lengths]
 
     def _run(self) -> Tensor:
         self._seen.index_fill_(3, self._column, True)

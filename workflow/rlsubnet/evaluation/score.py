@@ -27,17 +27,6 @@ from rlsubnet.tasks.words import is_correct
 LOGITS = 2**30
 
 
-def rows_at_a_time(batch_size: int, width: int, vocabulary: int) -> int:
-    """Return how many responses of at most ``width`` tokens are scored side by side.
-
-    >>> rows_at_a_time(512, width=12, vocabulary=24)
-    512
-    >>> rows_at_a_time(512, width=257, vocabulary=151936)  # 2^30 / (257 * 151936) = 27.5
-    27
-    """
-    return max(1, min(batch_size, LOGITS // (width * vocabulary)))
-
-
 @torch.inference_mode()
 @forward_attention()
 def response_logprobs(
@@ -58,7 +47,7 @@ def response_logprobs(
         raise ValueError("expected as many prompts as responses, each of at least one token")
     sums: list[float] = []
     width = max(map(len, responses), default=1)
-    size = rows_at_a_time(batch_size, width, model.config.vocab_size)
+    size = max(1, min(batch_size, LOGITS // (width * model.config.vocab_size)))
     for start in range(0, len(prompts), size):
         part = slice(start, start + size)
         sums += _batch_logprobs(model, prompts[part], responses[part]).tolist()
@@ -270,17 +259,6 @@ def answer_suites(
     return answers, score_rows(answers, digests)
 
 
-def stored_tensor(weights: np.ndarray) -> Tensor:
-    """Return weights as a checkpoint stores them, uint16 codes being those of bfloat16.
-
-    >>> stored_tensor(np.array([0x3F80, 0xC000], np.uint16))
-    tensor([ 1., -2.], dtype=torch.bfloat16)
-    """
-    if weights.dtype == np.uint16:
-        return torch.from_numpy(weights.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(weights)
-
-
 @torch.no_grad()
 def load_weights(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
     """Give a model the weights of a checkpoint of its own architecture, one tensor at a time."""
@@ -294,7 +272,11 @@ def load_weights(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
                 f"model that the run started from, found {found.get(name)}"
             )
     for name, parameter in parameters.items():
-        parameter.copy_(stored_tensor(checkpoint.read(name)))
+        stored = checkpoint.read(name)
+        if stored.dtype == np.uint16:  # codes of bfloat16 numbers
+            parameter.copy_(torch.from_numpy(stored.view(np.int16)).view(torch.bfloat16))
+        else:
+            parameter.copy_(torch.from_numpy(stored))
 
 
 def models_of_steps(

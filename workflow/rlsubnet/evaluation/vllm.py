@@ -52,12 +52,6 @@ def vllm_version() -> str:
     return version(names[0])
 
 
-def cache_bytes(device: torch.device) -> int:
-    if device.type != "cuda":
-        return CPU_CACHE_BYTES
-    return int(CACHE_SHARE * torch.cuda.get_device_properties(device).total_memory)
-
-
 def longest_sequence(config: Any, size: int, memory: int) -> int:
     """Return how many tokens a sequence may have: no more than positions, or than fit into memory.
 
@@ -101,7 +95,10 @@ class VllmSampler:
         vllm_version()  # raises where there is none
         self._model = model
         self._versions: list[tuple[int, int]] = []
-        memory = cache_bytes(model.device)
+        memory = CPU_CACHE_BYTES
+        if model.device.type == "cuda":
+            of_device = torch.cuda.get_device_properties(model.device).total_memory
+            memory = int(CACHE_SHARE * of_device)
         self.longest = longest_sequence(model.config, model.dtype.itemsize, memory)
         self._compared = False
         with any_kernels():
@@ -150,8 +147,7 @@ class VllmSampler:
 
     def _check_lengths(self, wanted: SampleRequest) -> None:
         prompt = max(map(len, wanted.prompts))
-        longest = prompt + wanted.max_new_tokens
-        if longest > self.longest:
+        if prompt + wanted.max_new_tokens > self.longest:
             raise ValueError(
                 f"sampler vllm: a prompt of {prompt} tokens and a response of "
                 f"{wanted.max_new_tokens}, expected at most {self.longest} together: the model's "
@@ -164,11 +160,10 @@ class VllmSampler:
 
     def _bring_weights(self) -> None:
         """Give vLLM the model's weights, if any of them was written since it last had them."""
-        weights = dict(self._model.named_parameters())
-        versions = [(id(weight), weight._version) for weight in weights.values()]
+        items = [(name, weight.detach()) for name, weight in self._model.named_parameters()]
+        versions = [(id(weight), weight._version) for weight in self._model.parameters()]
         if versions == self._versions:
             return
-        items = [(name, weight.detach()) for name, weight in weights.items()]
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(items)})
         self._versions = versions
 

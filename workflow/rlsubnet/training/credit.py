@@ -63,6 +63,10 @@ class Rollouts:
     reward: float
     response_length: float
 
+    @property
+    def rows(self) -> slice:
+        return slice(0, len(self.outcomes))
+
 
 def make_questions(
     records: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase
@@ -304,7 +308,7 @@ class ProcessCredit(CreditAssigner):
         def logps(rows: slice) -> Tensor:
             return score_batch(self._model, take_rows(batch, rows), recipe.temperature)
 
-        for part in row_parts(all_rows(rollouts), recipe.reward_updates):
+        for part in row_parts(rollouts.rows, recipe.reward_updates):
             for rows in row_parts(part, recipe.parts):
                 loss = outcome_loss(
                     logps(rows), reference[rows], outcomes[rows], recipe.reward_beta
@@ -323,16 +327,12 @@ class ProcessCredit(CreditAssigner):
         self._optimizer.load_state(state)
 
 
-def all_rows(rollouts: Rollouts) -> slice:
-    return slice(0, len(rollouts.outcomes))
-
-
 @torch.no_grad()
 def without_gradient(
     score: Callable[[slice], Tensor], rollouts: Rollouts, recipe: Recipe
 ) -> Tensor:
     """Return ``score(rows)`` of all rows, computed in as many parts as are trained on at a time."""
-    parts = row_parts(all_rows(rollouts), recipe.updates * recipe.parts)
+    parts = row_parts(rollouts.rows, recipe.updates * recipe.parts)
     return torch.cat([score(rows) for rows in parts])
 
 

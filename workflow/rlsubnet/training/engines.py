@@ -220,24 +220,21 @@ def runs_of_box(name: str, shape: Shape, box: Box) -> Iterator[WeightRange]:
         yield WeightRange(name, start, numel, count * numel)
 
 
-def _held(name: str, parameter: Tensor) -> Held:
-    if not isinstance(parameter, DTensor):
-        return whole(name, parameter)
-    shape = tuple(parameter.shape)
-    return Held(parameter, runs_of_box(name, shape, local_box(name, parameter)))
-
-
 def parameter_layout(optimizer: Optimizer, model: nn.Module) -> Layout:
     """Return the layout of a model whose parameters are updated each on its own.
 
     Ordinary tensors are held whole, DTensors as this process's box of them.
     """
     named = {canonical_name(name): parameter for name, parameter in model.named_parameters()}
-    return Layout(
-        optimizer,
-        {name: tuple(parameter.shape) for name, parameter in named.items()},
-        [_held(name, parameter) for name, parameter in named.items() if parameter.requires_grad],
-    )
+    shapes = {name: tuple(parameter.shape) for name, parameter in named.items()}
+    held = [
+        Held(parameter, runs_of_box(name, shapes[name], local_box(name, parameter)))
+        if isinstance(parameter, DTensor)
+        else whole(name, parameter)
+        for name, parameter in named.items()
+        if parameter.requires_grad
+    ]
+    return Layout(optimizer, shapes, held)
 
 
 def engine_layout(engine_or_optimizer: Any, model: nn.Module) -> Layout:

@@ -21,7 +21,6 @@ from rlsubnet.training.credit import (
     CreditAssigner,
     Question,
     Rollouts,
-    all_rows,
     draw_groups,
     make_rollouts,
     noise_seed,
@@ -109,7 +108,7 @@ def policy_step(learner: Learner, experience: Experience, step: int) -> dict[str
         experience: a batch of responses; of its ``updates`` equal shares the step takes its own.
     """
     recipe, rollouts = learner.recipe, experience.rollouts
-    share = row_parts(all_rows(rollouts), recipe.updates)[(step - 1) % recipe.updates]
+    share = row_parts(rollouts.rows, recipe.updates)[(step - 1) % recipe.updates]
     tokens = sum(rollouts.batch.learned[share])
     sums: dict[str, list[Tensor]] = defaultdict(list)
     for rows in row_parts(share, recipe.parts):

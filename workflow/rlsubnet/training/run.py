@@ -34,7 +34,7 @@ from rlsubnet.training.model import (
 )
 from rlsubnet.training.online import new_learner, train_online
 from rlsubnet.training.optimizer import MasterOptimizer
-from rlsubnet.training.runlog import environment, metrics_columns, wandb_logging
+from rlsubnet.training.runlog import METRICS, ONLINE_METRICS, environment, wandb_logging
 
 
 def start_model(row: Row, init: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -135,7 +135,10 @@ class NativeTrainer:
         self._row, self._files, self._device = row, files, pick_device(device)
         self._online = row.algorithm in ONLINE
         self._saver: StepSaver | None = None
-        self.columns = metrics_columns(self._online, bool(row.recipe.sparsity_every))
+        self.columns = ONLINE_METRICS if self._online else METRICS
+        if row.recipe.sparsity_every:
+            # Share of weights that are as at the start, at 1e-5, after the step.
+            self.columns = (*self.columns, "sparsity")
 
     def check(self) -> None:
         if not self._online:

@@ -18,15 +18,6 @@ from rlsubnet.evaluation.vllm import vllm_version
 
 # A cell is empty where it is not defined.
 METRICS, ONLINE_METRICS = names(MetricsRow), names(OnlineMetricsRow)
-
-# Files of runs with ``sparsity_every`` have one more:
-#   sparsity          share of weights that are as at the start, at 1e-5, after the step
-
-
-def metrics_columns(online: bool, sparsity: bool) -> tuple[str, ...]:
-    return (*(ONLINE_METRICS if online else METRICS), *(("sparsity",) if sparsity else ()))
-
-
 PACKAGES = (*machine.PACKAGES, "tokenizers", "safetensors")
 
 
