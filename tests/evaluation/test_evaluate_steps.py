@@ -11,7 +11,6 @@ from rlsubnet.checkpoints.delta_pack import pack
 from rlsubnet.checkpoints.sources import FileSource
 from rlsubnet.cli import main
 from rlsubnet.columns import ScoreRow, StepScoreRow, names
-from rlsubnet.config.schema import read_sampling
 from rlsubnet.files import write_jsonl
 from rlsubnet.tasks.arithmetic import problems
 from rlsubnet.tasks.made_up import choices
@@ -99,8 +98,3 @@ def test_steps_of_another_model_are_refused(run, tmp_path, capsys):
         capsys.readouterr().err
     )
     assert not (tmp_path / "out.csv").exists()
-
-
-def test_what_is_evaluated_is_no_setting():
-    block = {**SETTINGS, "suites": ["mc"], "step_suites": ["arith"], "step_samples": 8}
-    assert read_sampling(block) == read_sampling(SETTINGS)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rlsubnet.evaluation.loading import load_policy, pick_device
+from rlsubnet.evaluation.loading import load_policy
 from tests.evaluation.tiny_models import save_folder, tiny_model
 
 
@@ -50,8 +50,3 @@ def test_a_truncated_weight_file_is_refused(tmp_path):
 def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="expected a model folder"):
         load_policy(tmp_path / "nowhere")
-
-
-def test_named_device_is_taken_as_it_is():
-    assert pick_device("cpu") == torch.device("cpu")
-    assert pick_device("auto").type in ("cpu", "cuda")

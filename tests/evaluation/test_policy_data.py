@@ -124,48 +124,41 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_preferences_come_from_the_policy_s_samples(policy, tmp_path, capsys):
+def drawn(tmp_path: Path, policy: Path, capsys, spec: dict) -> tuple[list[dict], str]:
+    """Return the records that the command writes twice alike, and what it says."""
+    config = write_config(tmp_path, data={"d": spec})
+    files = [tmp_path / name for name in ("one.jsonl", "two.jsonl")]
+    for out in files:
+        words = ["data", "d", "--config", config, "--policy", str(policy), "--out", str(out)]
+        assert main(words) == 0
+    assert files[0].read_bytes() == files[1].read_bytes()
+    return read_jsonl(files[0]), capsys.readouterr().out
+
+
+def test_pairs_and_rejection_samples_come_from_the_same_samples_of_the_policy(
+    policy, tmp_path, capsys
+):
     spec = PREFERENCES | {"prompts": 200, "samples": 16}
-    config = write_config(tmp_path, data={"preferences": spec})
-    out = tmp_path / "preferences.jsonl"
-    command = ["data", "preferences", "--config", config, "--policy", str(policy), "--out"]
-    assert main([*command, str(out)]) == 0
-    printed = capsys.readouterr().out
-    pairs = read_jsonl(out)
-    assert f"preferences: {len(pairs)} records of kind preferences" in printed
-    assert f"{len(pairs)} pairs from 200 prompts; without a pair: " in printed
+    pairs, said = drawn(tmp_path, policy, capsys, spec)
+    assert f"d: {len(pairs)} records of kind preferences" in said
+    assert f"{len(pairs)} pairs from 200 prompts; without a pair: " in said
     assert 20 < len(pairs) < 200
     for pair in pairs:
         solution = ";" + totals_of(pair["prompt"])[-1]
         assert is_correct_total(pair["chosen"], solution)
         assert not is_correct_total(pair["rejected"], solution)
-    assert main([*command, str(tmp_path / "again.jsonl")]) == 0
-    assert (tmp_path / "again.jsonl").read_bytes() == out.read_bytes()
 
-
-def test_rejection_samples_are_the_correct_ones_of_the_samples_that_preferences_pair(
-    policy, tmp_path, capsys
-):
-    common = {key: value for key, value in PREFERENCES.items() if key != "kind"}
-    common |= {"prompts": 200, "samples": 16}
-    spec = {"kind": "rejection_samples", "per_prompt": 2, **common}
-    out = tmp_path / "rejection.jsonl"
-    config = write_config(tmp_path, data={"rejection": spec})
-    command = ["data", "rejection", "--config", config, "--policy", str(policy), "--out"]
-    assert main([*command, str(out)]) == 0
-    records = read_jsonl(out)
-    assert f"rejection: {len(records)} records of kind rejection_samples" in capsys.readouterr().out
+    spec |= {"kind": "rejection_samples", "per_prompt": 2}
+    records, said = drawn(tmp_path, policy, capsys, spec)
+    assert f"d: {len(records)} records of kind rejection_samples" in said
     kept: dict[str, list[str]] = {}
     for record in records:
         assert is_correct_total(record["response"], ";" + totals_of(record["prompt"])[-1])
         kept.setdefault(record["prompt"], []).append(record["response"])
     assert 20 < len(kept) < 200
     assert all(len(set(texts)) == len(texts) <= 2 for texts in kept.values())
-    pairs, _ = build("pairs", {"kind": "preferences", **common}, policy)
     # This policy answers tersely: a prompt has one correct answer, the chosen one of its pair.
     assert all(kept[pair["prompt"]] == [pair["chosen"]] for pair in pairs)
-    assert main([*command, str(tmp_path / "again.jsonl")]) == 0
-    assert (tmp_path / "again.jsonl").read_bytes() == out.read_bytes()
 
 
 def test_all_kinds_but_those_that_are_fetched_or_joined_have_a_generator():

@@ -12,7 +12,7 @@ from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.masks import save_mask
 from rlsubnet.config.model import ONLINE, Row
 from rlsubnet.files import write_jsonl
-from tests.training.online_runs import PROMPTS
+from tests.training.online_runs import digits_policy, write_problems
 from tests.training.training_runs import row, run_training
 
 
@@ -76,35 +76,12 @@ def mask(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def policy(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
-    """Return the folder of a model that answers each prompt with ``;0`` and any digit."""
-    folder = tmp_path_factory.mktemp("policy")
-    write_jsonl(
-        folder / "sft.jsonl",
-        [{"prompt": prompt, "response": f";0{digit}"} for prompt in PROMPTS for digit in range(10)],
-    )
-    run_training(
-        row("sft", steps=150, batch_size=32, lr=2e-2),
-        folder / "sft.jsonl",
-        resume=folder / "resume",
-        out=folder / "final",
-        metrics=folder / "metrics.csv",
-        init=base,
-    )
-    return folder / "final"
+    return digits_policy(tmp_path_factory.mktemp("policy"), base, lr=2e-2)
 
 
 @pytest.fixture(scope="session")
 def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a file of problems that are all solved by 7."""
-    path = tmp_path_factory.mktemp("problems") / "problems.jsonl"
-    write_jsonl(
-        path,
-        [
-            {"id": f"level1-{number:04d}", "prompt": prompt, "solution": ";07", "level": 1}
-            for number, prompt in enumerate(PROMPTS)
-        ],
-    )
-    return path
+    return write_problems(tmp_path_factory.mktemp("problems") / "problems.jsonl")
 
 
 @pytest.fixture

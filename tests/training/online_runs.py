@@ -7,17 +7,39 @@ import torch
 
 from rlsubnet.config.model import Recipe, Row
 from rlsubnet.evaluation.loading import load_model
-from rlsubnet.files import read_jsonl
+from rlsubnet.files import read_jsonl, write_jsonl
 from rlsubnet.tasks.tokenizer import load_tokenizer
 from rlsubnet.training.credit import Question, make_questions
 from rlsubnet.training.online import Learner, new_learner
 from rlsubnet.training.optimizer import MasterOptimizer
-from tests.training.training_runs import row
+from tests.training.training_runs import row, run_training
 
 PROMPTS = [f"{a}+{b}=" for a in range(10) for b in range(0, 10, 2)]
 ALGORITHMS = ("grpo", "raft", "ppo", "prime")
 # A learning rate at which a model of a few thousand weights changes its mind within 20 steps.
 RECIPE = {"batch_size": 8, "samples": 4, "max_new_tokens": 6, "lr": 3e-3, "warmup_ratio": 0.0}
+
+
+def write_problems(path: Path) -> Path:
+    """Write problems that are all solved by 7."""
+    records = [
+        {"id": f"level1-{number:04d}", "prompt": prompt, "solution": ";07", "level": 1}
+        for number, prompt in enumerate(PROMPTS)
+    ]
+    write_jsonl(path, records)
+    return path
+
+
+def digits_policy(folder: Path, base: Path, lr: float) -> Path:
+    """Return the folder of a model that answers each prompt with ``;0`` and any digit."""
+    answers = [
+        {"prompt": prompt, "response": f";0{digit}"} for prompt in PROMPTS for digit in range(10)
+    ]
+    write_jsonl(folder / "sft.jsonl", answers)
+    sft = row("sft", steps=150, batch_size=32, lr=lr)
+    places = (folder / "resume", folder / "final", folder / "metrics.csv")
+    run_training(sft, folder / "sft.jsonl", *places, base)
+    return folder / "final"
 
 
 def online_row(algorithm: str, **changes: Any) -> Row:

@@ -240,32 +240,22 @@ def test_combinations_that_make_no_sense_are_refused(train, mask):
         start_model(row("sft"), init=None)
     with pytest.raises(ValueError, match="algorithm: expected one of .*, found 'reinforce'"):
         train(row("sft").but(algorithm="reinforce", data="sft"))
-    with pytest.raises(ValueError, match="50 examples, expected a batch of 64"):
-        train(row("sft", batch_size=64))
 
 
-@pytest.mark.parametrize("count", [0, 7])
-def test_fewer_examples_than_a_batch_are_refused_by_file(data, base, tmp_path, count):
-    few = tmp_path / "few.jsonl"
-    few.write_text("".join(data["dpo"].read_text().splitlines(keepends=True)[:count]))
-    with pytest.raises(ValueError, match=rf"few\.jsonl: {count} examples, expected a batch of 8"):
-        run_training(
-            row("dpo"),
-            few,
-            resume=tmp_path / "resume",
-            out=tmp_path / "final",
-            metrics=tmp_path / "metrics.csv",
-            init=base,
-        )
+def test_data_that_a_run_cannot_learn_from_are_refused_by_file_and_line(data, base, tmp_path):
+    def refuse(what: Row, lines: list[str], message: str, init: Path | None) -> None:
+        (tmp_path / "few.jsonl").write_text("".join(lines))
+        places = (tmp_path / "resume", tmp_path / "final", tmp_path / "metrics.csv")
+        with pytest.raises(ValueError, match=rf"few\.jsonl{message}"):
+            run_training(what, tmp_path / "few.jsonl", *places, init)
 
-
-def test_a_text_longer_than_the_model_is_refused_by_line(tmp_path):
-    long = tmp_path / "long.jsonl"
-    long.write_text('{"text": "1"}\n' + json.dumps({"text": "1" * 40}) + "\n")
-    with pytest.raises(ValueError, match=r"long\.jsonl, line 2: 41 tokens; the model has 32"):
-        run_training(
-            row("pretrain", batch_size=1), long, tmp_path / "r", tmp_path / "f", tmp_path / "m"
-        )
+    pairs = data["dpo"].read_text().splitlines(keepends=True)
+    for count in (0, 7):
+        message = f": {count} examples, expected a batch of 8"
+        refuse(row("dpo"), pairs[:count], message, base)
+    long = ['{"text": "1"}\n', json.dumps({"text": "1" * 40}) + "\n"]
+    message = ", line 2: 41 tokens; the model has 32"
+    refuse(row("pretrain", batch_size=1), long, message, None)
 
 
 def test_progress_shows_step_loss_rate_and_time_left(train, capsys):

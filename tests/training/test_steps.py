@@ -103,12 +103,6 @@ def test_a_state_whose_saved_steps_are_gone_is_refused(monkeypatch, train, tmp_p
         train(what, "run")
 
 
-def test_how_often_steps_are_saved_is_part_of_what_a_state_belongs_to(monkeypatch, train):
-    interrupted(train, row("sft", checkpoint_every=2), after=5)
-    with pytest.raises(ValueError, match="saved by another run: .*checkpoint_every"):
-        train(row("sft", checkpoint_every=1), "run")
-
-
 def test_a_last_step_that_is_not_the_final_model_is_an_error(monkeypatch, train, tmp_path):
     save = StepSaver.save
     # The last file would then hold the weights of the step before.

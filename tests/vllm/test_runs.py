@@ -21,7 +21,7 @@ from rlsubnet.evaluation.sampler import make_sampler
 from rlsubnet.evaluation.score import answer_suites, load_suites
 from rlsubnet.evaluation.vllm import vllm_version
 from rlsubnet.files import write_jsonl
-from tests.training.online_runs import PROMPTS, online_row
+from tests.training.online_runs import PROMPTS, digits_policy, online_row, write_problems
 from tests.training.training_runs import bits, column, interrupted, row, run_training, weights
 from tests.vllm.models import ARCHITECTURE, NEEDS_VLLM
 
@@ -38,29 +38,16 @@ def files(folder: Path) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a model that answers each prompt with ``;0`` and any digit."""
     folder = tmp_path_factory.mktemp("policy")
     base = row("pretrain", run="base").but(architecture=ARCHITECTURE)
     write_jsonl(folder / "base.jsonl", [{"text": prompt + ";07"} for prompt in PROMPTS])
     run_training(base, folder / "base.jsonl", **files(folder / "base"))
-    answers = [
-        {"prompt": prompt, "response": f";0{digit}"} for prompt in PROMPTS for digit in range(10)
-    ]
-    write_jsonl(folder / "sft.jsonl", answers)
-    sft = row("sft", steps=150, batch_size=32, lr=1e-2)
-    run_training(sft, folder / "sft.jsonl", **files(folder), init=folder / "base" / "final")
-    return folder / "final"
+    return digits_policy(folder, folder / "base" / "final", lr=1e-2)
 
 
 @pytest.fixture(scope="module")
 def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("problems") / "problems.jsonl"
-    records = [
-        {"id": f"level1-{number:04d}", "prompt": prompt, "solution": ";07", "level": 1}
-        for number, prompt in enumerate(PROMPTS)
-    ]
-    write_jsonl(path, records)
-    return path
+    return write_problems(tmp_path_factory.mktemp("problems") / "problems.jsonl")
 
 
 @pytest.fixture

@@ -133,10 +133,7 @@ class ReadPrompts(NamedTuple):
     mask: Tensor
 
     def pick(self, rows: Tensor) -> "ReadPrompts":
-        """Return the state of ``rows`` in this order, each as often as it occurs; moves the cache.
-
-        The cache is changed in place: the old state is not to be used again.
-        """
+        """Return the state of ``rows`` in this order; moves the cache, so that this one is gone."""
         self.cache.batch_select_indices(rows)
         return ReadPrompts(self.cache, self.logits[rows], self.mask[rows])
 
@@ -167,7 +164,6 @@ def read_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> Re
 
 @contextmanager
 def forward_attention() -> Iterator[None]:
-    """Let attention be computed by the kernels that a forward pass may use."""
     with sdpa_kernel(list(FORWARD_ATTENTION)):
         yield
 

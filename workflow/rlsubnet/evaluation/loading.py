@@ -61,7 +61,6 @@ def any_kernels() -> Iterator[None]:
 
 @contextmanager
 def attention_on(device: torch.device) -> Iterator[None]:
-    """Let a GPU compute attention by kernels that give the same bits each time."""
     with sdpa_kernel(list(DETERMINISTIC_ATTENTION)) if device.type == "cuda" else nullcontext():
         yield
 

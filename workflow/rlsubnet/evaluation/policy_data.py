@@ -242,12 +242,10 @@ def _answered(
 
 
 def preferences(spec: Preferences, policy: Path) -> tuple[Records, PairCounts]:
-    """Return pairs out of a policy's own samples, and what became of the prompts."""
     return preference_pairs(*_answered(spec, policy), spec.seed)
 
 
 def rejection_samples(spec: RejectionSamples, policy: Path) -> tuple[Records, KeptCounts]:
-    """Return a policy's own correct samples, and what became of all samples."""
     return correct_samples(*_answered(spec, policy), spec.per_prompt, spec.seed)
 
 
@@ -288,12 +286,10 @@ def _questions(
 
 
 def word_problems(spec: WordProblems, policy: Path) -> Records:
-    """Return problems as records ``{"id", "prompt", "solution", "level"}``."""
     return _questions(read_problems(spec), load_tokenizer(policy), spec.template)
 
 
 def word_demonstrations(spec: WordDemonstrations, policy: Path) -> Records:
-    """Return answers to imitate, as records ``{"prompt", "response", "level"}``."""
     problems = read_problems(spec)
     questions = _questions(problems, load_tokenizer(policy), spec.template)
     return [
@@ -303,7 +299,6 @@ def word_demonstrations(spec: WordDemonstrations, policy: Path) -> Records:
 
 
 def word_preferences(spec: WordPreferences, policy: Path) -> tuple[Records, PairCounts]:
-    """Return pairs out of a policy's own samples, and what became of the prompts."""
     tokenizer = load_tokenizer(policy)
     questions = _questions(read_problems(spec), tokenizer, spec.template)
     completions = sample_answers(policy, [question["prompt"] for question in questions], spec)

@@ -41,7 +41,6 @@ Sampler = Callable[[SampleRequest], Tensor]
 
 
 def make_sampler(name: SamplerName, model: PreTrainedModel) -> Sampler:
-    """Return what draws the responses of a model; it follows the model when its weights change."""
     if name == "own":
         return StaticSampler(model) if is_static(model) else partial(generate, model)
     from rlsubnet.evaluation.vllm import VllmSampler

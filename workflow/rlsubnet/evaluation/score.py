@@ -248,7 +248,6 @@ def answer_suites(
     settings: Sampling,
     draw: Sampler | None = None,
 ) -> tuple[list[Answer], list[dict[str, Any]]]:
-    """Return a model's answers to all suites, and their scores: a row per task and level."""
     answers: list[Answer] = []
     digests: dict[str, str] = {}
     for suite in suites:

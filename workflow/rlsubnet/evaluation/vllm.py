@@ -105,10 +105,7 @@ class VllmSampler:
             self._engine = _new_engine(model, self.longest, memory)
 
     def __call__(self, wanted: SampleRequest) -> Tensor:
-        """Return the generated token ids, one row per prompt and sample.
-
-        Each response has a seed of its own, drawn from the request's generator.
-        """
+        """Return the generated token ids, one row per prompt and sample."""
         self._check_lengths(wanted)
         from vllm import SamplingParams
 
@@ -198,7 +195,6 @@ class VllmSampler:
 
 
 def _new_engine(model: PreTrainedModel, longest: int, memory: int) -> Any:
-    """Return an engine for a model of this configuration, its weights still to be brought."""
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     from vllm import LLM

@@ -108,7 +108,6 @@ class Problem:
 
     @property
     def level(self) -> int:
-        """Return the level: the number of real steps, in fifths of all steps."""
         return sum(step != IDLE for step in self.steps) * len(LEVELS) // len(self.steps)
 
     @property

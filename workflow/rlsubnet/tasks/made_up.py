@@ -176,13 +176,11 @@ def worked_chain(problem: Problem) -> ChoiceItem:
 
 
 def last_step(problem: Problem) -> ChoiceItem:
-    """Return the question for the last total, given the right totals before it."""
     prompt = f"{problem.prompt}{worked(problem.totals[:-1], problem.digits)}"
     return _one_total(prompt, problem.totals[-2], problem.steps[-1], problem.shape)
 
 
 def first_step(problem: Problem) -> ChoiceItem:
-    """Return the question for the first total of a worked answer."""
     return _one_total(f"{problem.prompt}(", problem.start, problem.steps[0], problem.shape)
 
 
@@ -229,7 +227,6 @@ def choices(
     """Return items as records ``{"task", "id", "prompt", "choices", "label"}``.
 
     Args:
-        split: split of the problem that an item asks about.
         seed: seed of problems, wrong choices and order; each task has its own stream.
     """
     shape = ProblemShape(digits, slots)

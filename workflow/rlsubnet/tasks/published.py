@@ -166,7 +166,6 @@ def is_right(value: Any) -> bool:
 
 
 def _answer_text(value: Any) -> str:
-    """Return an answer: a text, or the last message of a conversation."""
     if isinstance(value, str):
         return value
     messages = check_messages(value, "response")
@@ -300,12 +299,10 @@ def eval_items(
 
 
 def training_prompts(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield what the user says in each preference pair, or in each prompt with an answer."""
     return (user_text(record.get("chosen") or record["prompt"]) for record in records)
 
 
 def _announced(rows: RowSource, report: Report) -> RowSource:
-    """Pass the rows through, after saying what the first looks like."""
     for number, (where, row) in enumerate(rows):
         if number == 0:
             report(f"{where}: {describe_value(row)}")

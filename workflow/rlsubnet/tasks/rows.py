@@ -16,7 +16,6 @@ RowSource = Iterator[tuple[str, dict[str, Any]]]
 
 
 def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a .json file: a list of them, or one a line."""
     with path.open(encoding="utf-8") as stream:
         first = stream.read(64).lstrip()[:1]
     if first != "[":

@@ -133,7 +133,6 @@ def draw_groups(
 
 
 def keep_preferred(groups: Sequence[Group], count: int, low: float, high: float) -> list[Group]:
-    """Return ``count`` of the groups; see :func:`rlsubnet.objectives.prime.preferred_groups`."""
     # Differs from the paper: verl fails a group whose longest response has max_response_length - 1
     # tokens, ended or not; here what was cut off fails.
     accuracies = [sum(group.correct) / len(group.correct) for group in groups]
@@ -235,7 +234,6 @@ class ValueHead(Module):
         self._coefficient = coefficient
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Return the values, ``[rows, K]``, of hidden states ``[rows, K, width]``."""
         if hidden.requires_grad:
             hidden.register_hook(lambda gradient: self._coefficient * gradient)
         values: Tensor = self.linear(hidden)

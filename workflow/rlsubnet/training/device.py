@@ -140,7 +140,6 @@ class ChangedCount(NamedTuple):
     numel: int
 
     def sparsity(self) -> Tensor:
-        """Return the share of unchanged weights, float64, on the device."""
         return 1 - self.changed.double() / self.numel
 
 

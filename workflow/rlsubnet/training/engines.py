@@ -84,7 +84,6 @@ KINDS = {
 
 
 def deepspeed_layout(engine: Any) -> Layout:
-    """Return the layout of a DeepSpeed engine."""
     zero = engine.optimizer
     kind = next((name for name in KINDS if hasattr(zero, name)), None)
     if kind is None:
@@ -130,7 +129,6 @@ def mask_micro_batches(engine: Any, mask: Mask, gradient_mask: GradientMask) -> 
 
 
 def _handles(model: nn.Module) -> Iterator[tuple[Any, list[str]]]:
-    """Yield the handle of every flat tensor and the names of its parameters."""
     for prefix, module in model.named_modules():
         if isinstance(module, FullyShardedDataParallel) and module._handle is not None:
             fqns = module._handle.flat_param._fqns
@@ -178,7 +176,6 @@ def part(begin: int, end: int, count: int, position: int) -> tuple[int, int]:
 
 
 def local_box(name: str, parameter: DTensor) -> Box:
-    """Return which box of a parameter this process holds."""
     box = [(0, size) for size in parameter.shape]
     mesh = parameter.device_mesh
     for dimension, placement in enumerate(parameter.placements):

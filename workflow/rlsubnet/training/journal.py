@@ -49,7 +49,6 @@ def save_state(
 
 
 def load_state(folder: Path, belongs_to: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the state saved in ``folder``, or None if there is none."""
     file = folder / STATE
     if not file.exists():
         return None
@@ -141,7 +140,6 @@ class StepSaver:
         return step in self._due
 
     def save(self, step: int) -> None:
-        """Save the model as it is after ``step`` steps, where this is due."""
         if self.is_due(step):
             write_delta(self._folder / step_file(step), self._init, self._stored_bits)
 
@@ -152,7 +150,6 @@ class StepSaver:
         return bits
 
     def check_final(self, final: Checkpoint) -> None:
-        """Check that the last saved step is the final model."""
         last = Delta(self._folder / step_file(self._due[-1]))
         digests = InitDigests(FileSource(final.path))
         saved = last.manifest.tensors
@@ -260,6 +257,5 @@ class Journal:
             self._progress.report(metrics)
 
     def save(self, state: dict[str, Any]) -> None:
-        """Save what the optimizer continues from after the last step noted."""
         self.read()  # a state after a gradient that was not finite is not worth saving
         save_state(self._resume, self._belongs_to, self.rows[-1]["step"], state, self.rows)

@@ -107,12 +107,10 @@ def text_example(record: Record, tokenizer: "PreTrainedTokenizerBase") -> Exampl
 
 
 def response_example(record: Record, tokenizer: "PreTrainedTokenizerBase") -> Example:
-    """Return a response to learn, with its prompt: ``{"prompt", "response"}``."""
     return (_sample(record["prompt"], record["response"], tokenizer),)
 
 
 def pair_example(record: Record, tokenizer: "PreTrainedTokenizerBase") -> Example:
-    """Return a chosen and a rejected response: ``{"prompt", "chosen", "rejected"}``."""
     chosen = _sample(record["prompt"], record["chosen"], tokenizer)
     rejected = _sample(record["prompt"], record["rejected"], tokenizer)
     return chosen, rejected
@@ -131,13 +129,11 @@ def likelihood_terms(scores: Scores, recipe: Recipe) -> Terms:
 
 
 def _responses(scores: Scores) -> tuple[Tensor, Tensor]:
-    """Return the log-probabilities of chosen and rejected responses, each ``[pairs]``."""
     chosen, rejected = response_logps(scores.logps).chunk(2)
     return chosen, rejected
 
 
 def _pairs(scores: Scores) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return chosen, rejected, reference chosen, reference rejected, each ``[pairs]``."""
     assert scores.reference is not None, "this preference loss needs the reference"
     reference_chosen, reference_rejected = scores.reference.chunk(2)
     return *_responses(scores), reference_chosen, reference_rejected

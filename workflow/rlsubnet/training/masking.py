@@ -76,7 +76,6 @@ def local_part(tensor: Tensor) -> Tensor:
 
 
 def whole(name: str, tensor: Tensor) -> Held:
-    """Return a parameter that this process holds and updates as a whole."""
     return Held(tensor, (WeightRange(name, 0, tensor.numel(), 0),))
 
 
@@ -233,7 +232,6 @@ def attach_layout(layout: Layout, mask: Mask, mask_at: str = "post_clip") -> Gra
 
 
 def attach_mask(optimizer: Optimizer, parameters: Mapping[str, Tensor], mask: Mask) -> GradientMask:
-    """Attach a mask to an optimizer of whole parameters; see :func:`attach_layout`."""
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     held = [whole(name, parameter) for name, parameter in parameters.items()]
     return attach_layout(Layout(optimizer, shapes, held), mask)

@@ -38,11 +38,7 @@ from rlsubnet.training.runlog import METRICS, ONLINE_METRICS, environment, wandb
 
 
 def start_model(row: Row, init: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return the model a run starts from, and its tokenizer.
-
-    Raises:
-        ValueError: the row has an architecture and there is an init folder too, or neither.
-    """
+    """Return the model a run starts from, and its tokenizer."""
     if (init is None) == (row.architecture is None):
         given = "both" if init is not None else "neither"
         raise ValueError(
@@ -102,7 +98,6 @@ def fitted(row: Row, model: PreTrainedModel, longest: int, given: int, members: 
 def read_examples(
     row: Row, data: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> list[Example]:
-    """Return what the run's algorithm learns from."""
     algorithm = find_algorithm(row.algorithm)
     try:
         examples = make_examples(read_jsonl(data), algorithm, tokenizer)
@@ -118,7 +113,6 @@ def read_examples(
 def read_questions(
     row: Row, data: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> list[Question]:
-    """Return what the model is to answer, to learn from its own responses."""
     try:
         questions = make_questions(read_jsonl(data), tokenizer)
     except ValueError as error:
@@ -148,7 +142,6 @@ class NativeTrainer:
         return environment(self._device, self._row.recipe.sampler if self._online else "own")
 
     def train(self, belongs_to: Mapping[str, Any], lock: int) -> list[dict[str, Any]]:
-        """Train, or go on from the saved state, and return the rows of the metrics."""
         row, files = self._row, self._files
         with deterministic(self._device):
             self._model, self._tokenizer = model, tokenizer = start_model(row, files.init)

@@ -22,14 +22,7 @@ PACKAGES = (*machine.PACKAGES, "tokenizers", "safetensors")
 
 
 def metrics_row(columns: Sequence[str] = METRICS, /, **values: float | None) -> dict[str, Any]:
-    """Return one row of the metrics, floats with 7 significant digits, None as an empty cell.
-
-    Seven digits are what a float32 holds.
-
-    >>> row = metrics_row(step=1, loss=0.69314718055, lr=3e-6, tokens=512)
-    >>> row["loss"], row["kl"]
-    (0.6931472, '')
-    """
+    """Return one row of the metrics, floats with 7 significant digits, None as an empty cell."""
     if unknown := sorted(set(values) - set(columns)):
         raise ValueError(f"metrics: unknown columns {unknown}; known: {', '.join(columns)}")
     row: dict[str, Any] = dict.fromkeys(columns, "")
@@ -41,11 +34,7 @@ def metrics_row(columns: Sequence[str] = METRICS, /, **values: float | None) -> 
 
 @contextmanager
 def wandb_logging(row: Row, folder: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Yield a function that logs one row of the metrics to Weights & Biases.
-
-    In mode ``disabled`` it does nothing and wandb is not imported. Mode ``offline`` needs no
-    account; ``wandb sync`` uploads what it leaves in ``folder``.
-    """
+    """Yield a function that logs one row of the metrics to Weights & Biases."""
     mode: Any = row.wandb.get("mode", "disabled")
     if mode == "disabled":
         yield lambda metrics: None
@@ -133,7 +122,6 @@ class Progress:
             print(f"{run}: resumed after step {done} of {steps}", file=sys.stderr, flush=True)
 
     def report(self, row: Mapping[str, Any]) -> None:
-        """Take note of a finished step, and print when it is time to."""
         now, step = time.monotonic(), row["step"]
         due = step % self._every == 0 or step in (self._done + 1, self._steps)
         if due or now - self._printed >= 10:
