@@ -13,7 +13,7 @@
 #
 # It needs Python 3.12 with torch and transformers, and nothing installed of this project. Again with
 # the time that is left, into another DIR: DAY_PARTS=bench. On a CPU, in a small size: DAY_DEVICE=cpu. Limits in
-# seconds: DAY_CHAIN, DAY_CHECKS, DAY_LIMITS, DAY_SCALE.
+# seconds: DAY_CHAIN, DAY_CHECKS, DAY_LIMITS, DAY_SCALE; DAY_START for checks and limits to start in.
 set -u -o pipefail
 BUDGET=${1:?seconds} SECONDS=0
 cd "$(dirname "$0")/../.."
@@ -80,7 +80,7 @@ scale() {
   echo "[$SECONDS s] snakemake ended with $?"
 }
 parts() { # what, seconds, jobs
-  timeout -k 10 $(($2 + 20)) python3 -m benchmarks.device.parts "$1" --device "$DEVICE" \
+  timeout -k 10 $(($2 + ${DAY_START:-20})) python3 -m benchmarks.device.parts "$1" --device "$DEVICE" \
     --seconds "$2" --jobs "$3" --out "$OUT/$1.jsonl" 2> "$TMP/$1.err" \
     || grep -A 20 Traceback "$TMP/$1.err" | head -n 60
 }

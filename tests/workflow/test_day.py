@@ -117,7 +117,7 @@ def test_a_part_that_is_cut_off_takes_no_other_along(
 ) -> None:
     prepare(project, repository)
     out = tmp_path_factory.mktemp("out")
-    limits = {"DAY_CHAIN": "6", "DAY_CHECKS": "1", "DAY_LIMITS": "600"}
+    limits = {"DAY_CHAIN": "6", "DAY_CHECKS": "1", "DAY_LIMITS": "600", "DAY_START": "300"}
     printed = day(project.root, out, 900, DAY_PARTS="chain checks limits", **limits)
     # By SIGTERM, or else by SIGKILL.
     assert re.search("snakemake ended with (124|137)", printed)
