@@ -111,7 +111,10 @@ def test_a_plain_install_is_small(wheel, capsys):
         print(f"\nenvironment of a plain install, with pip: {size:.0f} MB")
     assert size <= LIMIT_MB
     listed = subprocess.run(
-        [wheel.python, "-m", "pip", "list", "--format=freeze"], capture_output=True, text=True
+        [wheel.python, "-m", "pip", "list", "--format=freeze"],
+        env=os.environ | {"PIP_QUIET": "0"},
+        capture_output=True,
+        text=True,
     ).stdout
     assert "numpy==" in listed
     assert not {"torch", "snakemake", "pandas", "scipy"} & {

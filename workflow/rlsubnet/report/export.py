@@ -150,10 +150,17 @@ def write_figure(figure: Figure, stem: Path) -> list[Path]:
 def markdown(frame: pd.DataFrame, title: str, notes: Sequence[str] = ()) -> str:
     """Return the table as Markdown: one block per part, without columns empty in that part.
 
-    >>> frame = pd.DataFrame({"part": ["measured"], "algorithm": ["DPO"], "sparsity_percent":
-    [62.06]}) >>> print(markdown(frame, "Table 1")) # Table 1 <BLANKLINE> **measured** <BLANKLINE> |
-    Algorithm | Sparsity (%) | |:--|--:| | DPO | 62.1 | <BLANKLINE>
-    """  # noqa: E501 - one line of a doctest
+    >>> row = {"part": ["measured"], "algorithm": ["DPO"], "sparsity_percent": [62.06]}
+    >>> print(markdown(pd.DataFrame(row), "Table 1"))
+    # Table 1
+    <BLANKLINE>
+    **measured**
+    <BLANKLINE>
+    | Algorithm | Sparsity (%) |
+    |:--|--:|
+    | DPO | 62.1 |
+    <BLANKLINE>
+    """
     lines = [f"# {title}", ""]
     for part, block in _blocks(frame):
         lines += [f"**{part}**", ""] if part else []
