@@ -62,19 +62,14 @@ def source_of(wildcards):
 
 def init_of(wildcards):
     """Return the checkpoint a run starts from; pretraining starts from an architecture."""
-    run = run_of(wildcards)
-    return (
-        []
-        if run.algorithm == "pretrain"
-        else [sheets.checkpoint_folder(SCALE, run.init)]
-    )
+    start = sheets.start_of(SCALE, wildcards.run)
+    return [start] if start else []
 
 
 def mask_of(wildcards):
     """Return the mask of a run: it puts the full run before the masked one."""
-    run = run_of(wildcards)
-    kind = "random" if run.has_random_mask else ""
-    return [sheets.mask_file(SCALE, run.mask_pair, kind)] if run.mask else []
+    mask = sheets.mask_of(SCALE, wildcards.run)
+    return [mask] if mask else []
 
 
 def mask_rule(wildcards):

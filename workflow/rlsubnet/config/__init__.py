@@ -8,7 +8,9 @@ from rlsubnet.config.layout import (
     data_file,
     item_files,
     mask_file,
+    mask_of,
     results_files,
+    start_of,
 )
 from rlsubnet.config.read import complete_config, job_resources, load_config, load_site
 from rlsubnet.config.scale import (
@@ -36,6 +38,8 @@ __all__ = [
     "load_scale",
     "load_site",
     "mask_file",
-    "suite_kind",
+    "mask_of",
     "results_files",
+    "start_of",
+    "suite_kind",
 ]

@@ -32,17 +32,28 @@ class RunFiles:
     steps: Path | None = None  # a folder for models saved along the run; None where none are
 
 
+def start_of(scale: Scale, name: str) -> str | None:
+    """Return the checkpoint that a run starts from; None in pretraining, from random weights."""
+    run = scale.runs[name]
+    return None if run.algorithm == "pretrain" else checkpoint_folder(scale, run.init)
+
+
+def mask_of(scale: Scale, name: str) -> str | None:
+    """Return the mask of a run; None where all weights are trained."""
+    run = scale.runs[name]
+    return mask_file(scale, run.mask_pair, run.mask_kind) if run.mask else None
+
+
 def run_files(scale: Scale, name: str) -> RunFiles:
     run, folder = scale.runs[name], Path(scale.config["work"]) / "runs" / name
-    backend = scale.backend_of(name)
-    kind = "random" if run.has_random_mask else ""
+    backend, init, mask = scale.backend_of(name), start_of(scale, name), mask_of(scale, name)
     return RunFiles(
         data=Path(data_file(scale, run.data)),
         scratch=folder / ("resume" if backend == "native" else backend),
         model=folder / "final",
         metrics=Path(_results(scale, "metrics", name)),
-        init=None if run.algorithm == "pretrain" else Path(checkpoint_folder(scale, run.init)),
-        mask=Path(mask_file(scale, run.mask_pair, kind)) if run.mask else None,
+        init=Path(init) if init else None,
+        mask=Path(mask) if mask else None,
         steps=folder / "steps" if scale.saves_steps(name) else None,
     )
 
@@ -72,14 +83,17 @@ def contamination_files(scale: Scale, name: str) -> list[str]:
     return list(dict.fromkeys(files))
 
 
-def mask_file(scale: Scale, pair: str, kind: str = "") -> str:
-    """Return a pair's mask.
+def mask_name(pair: str, kind: str = "") -> str:
+    """Return the name of a pair's mask.
 
     Its ``kind`` is empty for bitwise, ``official`` for the authors' rule at the table tolerance,
     ``random`` for as many weights of each tensor at random positions.
     """
-    kind = f"__{kind}" if kind else ""
-    return f"{scale.config['work']}/masks/{pair}{kind}.safetensors"
+    return f"{pair}__{kind}" if kind else pair
+
+
+def mask_file(scale: Scale, pair: str, kind: str = "") -> str:
+    return f"{scale.config['work']}/masks/{mask_name(pair, kind)}.safetensors"
 
 
 def _results(scale: Scale, kind: str, name: str) -> str:

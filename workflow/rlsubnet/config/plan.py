@@ -7,6 +7,7 @@ from math import ceil
 from operator import or_
 from typing import Any
 
+from rlsubnet.config.layout import mask_name
 from rlsubnet.config.scale import Scale
 from rlsubnet.config.schema import Pair
 from rlsubnet.items import ITEMS
@@ -56,8 +57,7 @@ def _checkpoint(scale: Scale, name: str) -> Needs:
     run = scale.runs[name]
     found = Needs(runs={name}) | _checkpoint(scale, run.init)
     if run.mask:
-        kind = "__random" if run.has_random_mask else ""
-        mask = Needs(masks={f"{run.mask_pair}{kind}"})
+        mask = Needs(masks={mask_name(run.mask_pair, run.mask_kind)})
         found |= mask | _pair(scale, scale.pairs[run.mask_pair])
     policy = scale.config["data"][run.data].get("policy")
     return found | _checkpoint(scale, policy) if policy else found
@@ -80,7 +80,8 @@ def item_needs(scale: Scale, item: str) -> Needs:
     for comparison in scale.comparisons.values():
         if item in comparison.items:
             for name in (comparison.pair1, comparison.pair2):
-                found |= _pair(scale, scale.pairs[name]) | Needs(masks={f"{name}__official"})
+                mask = Needs(masks={mask_name(name, "official")})
+                found |= mask | _pair(scale, scale.pairs[name])
     return found
 
 

@@ -499,9 +499,13 @@ class Run:
         return self.mask.partition(":")[0]
 
     @property
+    def mask_kind(self) -> str:
+        """Empty, or ``random``: a control, which only has the size of that pair's subnetwork."""
+        return self.mask.partition(":")[2]
+
+    @property
     def has_random_mask(self) -> bool:
-        """Whether the mask only has the size of that pair's subnetwork: a control."""
-        return self.mask.partition(":")[2] == RANDOM
+        return self.mask_kind == RANDOM
 
 
 @dataclass(frozen=True, config=ROW)

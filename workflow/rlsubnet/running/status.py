@@ -55,10 +55,7 @@ def item_sources(scale: Scale, item: str) -> set[str]:
     found = {*item_files(scale, item), *map(str, item_outputs(scale, item))}
     found |= {checkpoint_folder(scale, name) for name in needs.runs | needs.models}
     found |= {data_file(scale, scale.runs[run].data) for run in needs.runs}
-    for mask in needs.masks:
-        pair, _, kind = mask.partition("__")
-        found.add(mask_file(scale, pair, kind))
-    return found
+    return found | {mask_file(scale, mask) for mask in needs.masks}
 
 
 def correct_states(run: Run, queue: Mapping[str, Queued], alive: bool) -> None:
