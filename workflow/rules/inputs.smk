@@ -108,16 +108,13 @@ def suite_options(key="suites"):
 
 
 def evaluation_settings(**changes):
-    others = ("backend", "olmes", "suites", "step_suites", "step_samples")
-    settings = {k: v for k, v in config["evaluation"].items() if k not in others}
-    return canonical(settings | changes)
+    """Return how answers are sampled, as provenance."""
+    return canonical(sheets.read_sampling(config["evaluation"]).model_dump() | changes)
 
 
 def olmes_settings(*keys):
-    """Return what olmes is asked, as provenance; where it is installed changes no answer."""
-    named = [name for key in keys for name in config["evaluation"][key]]
-    settings = {"suites": list(dict.fromkeys(named)), **config["evaluation"]["olmes"]}
-    return canonical({k: v for k, v in settings.items() if k != "environment"})
+    """Return what olmes is asked, as provenance."""
+    return canonical(sheets.olmes_settings(config["evaluation"], *keys))
 
 
 def contamination_option(wildcards, input):

@@ -199,12 +199,11 @@ def _olmes(options: argparse.Namespace, key: str) -> "Olmes":
 def _olmes_settings(options: argparse.Namespace, *keys: str) -> "tuple[OlmesSettings, Path | None]":
     """Return what olmes is asked, the suites of ``keys``, and the environment that it is in."""
     from rlsubnet.backends.olmes_outputs import read_settings
+    from rlsubnet.config import olmes_settings
 
     block = read_config(options)["evaluation"]
-    suites = list(dict.fromkeys(name for key in keys for name in block[key]))
-    how = {key: value for key, value in block["olmes"].items() if key != "environment"}
     folder = block["olmes"]["environment"]
-    return read_settings({"suites": suites, **how}), Path(folder) if folder else None
+    return read_settings(olmes_settings(block, *keys)), Path(folder) if folder else None
 
 
 def add_commands(subcommands: Subcommands) -> None:

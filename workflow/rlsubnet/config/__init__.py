@@ -18,7 +18,14 @@ from rlsubnet.config.scale import (
     load_scale,
     suite_kind,
 )
-from rlsubnet.config.schema import WORD_KINDS, Comparison, Pair, Run
+from rlsubnet.config.schema import (
+    WORD_KINDS,
+    Comparison,
+    Pair,
+    Run,
+    olmes_settings,
+    read_sampling,
+)
 
 __all__ = [
     "Comparison",
@@ -39,6 +46,8 @@ __all__ = [
     "load_site",
     "mask_file",
     "mask_of",
+    "olmes_settings",
+    "read_sampling",
     "results_files",
     "start_of",
     "suite_kind",

@@ -17,8 +17,6 @@ from pydantic.dataclasses import dataclass
 
 from rlsubnet.config.errors import checked, key_at
 from rlsubnet.config.model import (
-    MESSAGE_PAIR_KINDS,
-    PROMPT_KIND,
     Amount,
     Architecture,
     Commit,
@@ -275,14 +273,14 @@ DATA: dict[str, type[DataSet]] = {
     for kind in get_args(get_args(AnyData)[0])
 }
 # Read from a local file of word problems.
-WORD_KINDS = ("word_problems", "word_demonstrations", "word_preferences")
+WORD_KINDS = tuple(kind for kind, block in DATA.items() if issubclass(block, WordData))
 # Made of the answers of the policy that they name.
 ANSWERED_KINDS = ("preferences", "rejection_samples", "word_preferences")
 ITEM_KIND = "eval_items"
 # Parts of one kind, one after the other: it counts as of that kind.
 MIXTURE = "mixture"
 # Made of published files, which are fetched first; all other data are made up here.
-FETCHED_KINDS = (*MESSAGE_PAIR_KINDS, ITEM_KIND, PROMPT_KIND)
+FETCHED_KINDS = tuple(kind for kind, block in DATA.items() if issubclass(block, PublishedData))
 
 
 def _backend_of(recipe: Any) -> str:
@@ -347,6 +345,20 @@ def read_sampling(block: Mapping[str, Any]) -> Sampling:
     """
     found = checked(Evaluation, block, lambda path: f"evaluation settings, {key_at(path)}")
     return Sampling(**found.model_dump(include=set(Sampling.model_fields)))
+
+
+def olmes_settings(block: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """Return what olmes is asked, from a config's ``evaluation`` block.
+
+    Args:
+        block: complete, as a config has it.
+        keys: those of the block that name suites.
+
+    Where olmes is installed is left out: it changes no answer.
+    """
+    named = dict.fromkeys(name for key in keys for name in block[key])
+    how = {key: value for key, value in block["olmes"].items() if key != "environment"}
+    return {"suites": [*named], **how}
 
 
 class Contamination(Model):
