@@ -11,7 +11,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlsubnet.running.runs import directors_here, snakemake, unlock, wait_for_workers
+from rlsubnet.running.runs import (
+    directors_here,
+    is_locked,
+    snakemake,
+    unlock,
+    wait_for_workers,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("results/demo")
@@ -28,7 +34,7 @@ def clear_stale_lock() -> None:
     Raises:
         SystemExit: another Snakemake is at work in this folder.
     """
-    if not any(Path(".snakemake/locks").glob("*.lock")):
+    if not is_locked():
         return
     for process in directors_here():
         sys.exit(f"another snakemake (process {process.pid}) is at work in {Path.cwd()}")

@@ -423,10 +423,20 @@ def _link_folder(folder: Path, partial: Path, report: Report) -> dict[str, Any]:
     partial.mkdir(parents=True, exist_ok=True)
     for path in partial.iterdir():
         path.unlink()
-    for name in chosen:
-        (partial / name).symlink_to((folder / name).resolve())
-    report(f"{folder}: {len(chosen)} files linked")
-    return {"files": {name: {"size": (folder / name).stat().st_size} for name in chosen}}
+    return link_files(folder, chosen, partial, str(folder), report)
+
+
+def link_files(
+    root: Path, names: Sequence[str], partial: Path, source: str, report: Report
+) -> dict[str, Any]:
+    """Fill ``partial`` with links to files below ``root``; return the record."""
+    for name in names:
+        link = partial / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to((root / name).resolve())
+    report(f"{source}: {len(names)} files linked")
+    return {"files": {name: {"size": (root / name).stat().st_size} for name in names}}
 
 
 def _small_files(names: Collection[str], where: str) -> list[str]:

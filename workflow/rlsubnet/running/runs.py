@@ -326,9 +326,14 @@ def snakemake(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "snakemake", *arguments]
 
 
+def is_locked() -> bool:
+    """Return whether a Snakemake, at work or killed, holds the folder."""
+    return any(Path(".snakemake/locks").glob("*.lock"))
+
+
 def unlock(arguments: Sequence[str]) -> None:
     """Unlock the folder, if a killed Snakemake left it locked."""
-    if not any(Path(".snakemake/locks").glob("*.lock")):
+    if not is_locked():
         return
     done = subprocess.run(snakemake("--unlock", *arguments), capture_output=True, text=True)
     if done.returncode:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlsubnet.checkpoints.hub import Report, Repository, make_folder
+from rlsubnet.checkpoints.hub import Report, Repository, link_files, make_folder
 from rlsubnet.checkpoints.sources import PREFIX, RECORD
 from rlsubnet.extras import how_to_install
 from rlsubnet.files import iterate_jsonl
@@ -191,12 +191,7 @@ def _link_files(source: Path, pattern: str, partial: Path, report: Report) -> di
     found = [source] if source.is_file() else [p for p in source.rglob("*") if p.is_file()]
     names = [path.relative_to(root).as_posix() for path in found]
     chosen = _readable(names, source.name if source.is_file() else pattern, str(source))
-    for name in chosen:
-        (partial / name).parent.mkdir(parents=True, exist_ok=True)
-        (partial / name).unlink(missing_ok=True)
-        (partial / name).symlink_to((root / name).resolve())
-    report(f"{source}: {len(chosen)} files linked")
-    return {"files": {name: {"size": (root / name).stat().st_size} for name in chosen}}
+    return link_files(root, chosen, partial, str(source), report)
 
 
 def fetch(spec: Mapping[str, Any], out: Path, report: Report = print) -> None:
