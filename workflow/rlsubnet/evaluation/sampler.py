@@ -62,7 +62,7 @@ def sample_texts(
     """Return ``samples`` completions for each prompt, in the order of ``prompts``.
 
     Args:
-        generator: likewise; one stream serves all batches in turn.
+        generator: source of the noise; one stream serves all batches in turn.
         batch_size: number of responses that are generated side by side. It is part of what a seed
             means: another batch size draws other samples.
     """
