@@ -2,78 +2,22 @@
 
 A module offers ``add_commands(subcommands)`` and is imported when one of its commands is run. It
 imports what is heavy (numpy, torch, pandas) when the command works, so that each ``--help`` and the
-differ stay quick. The items of the paper are listed in ``rlsubnet.items``.
+differ stay quick. ``commands.toml`` lists all but the paper's items, which ``rlsubnet.items`` does.
 """
 
+import textwrap
+import tomllib
+from pathlib import Path
+
+_TEXT = Path(__file__).with_name("commands.toml").read_text(encoding="utf-8")
 # Group -> module -> command -> summary.
-GROUPS = {
-    "measure": {
-        "measure": {
-            "updates": "count which weights finetuning changed, at every tolerance",
-            "mask": "write the mask of a pair: one bit per weight that finetuning changed",
-            "frozen": "check that masked training left every weight outside its mask bit-identical",
-            "union": "the weights that are in at least one of several masks: ever updated",
-            "overlap": "one-sided overlaps of two subnetworks (Table 4) beside what chance would "
-            "give",
-            "rank": "rank of every update matrix (Table 2) beside a random control",
-            "trajectory": "classify weights over the saved steps of a run: never updated, "
-            "cancelled, subnetwork",
-            "card": "write one page of HTML about a pair: all measurements, with the paper's "
-            "beside them",
-        },
-    },
-    "delta": {
-        "delta": {"delta": "store a tuned checkpoint as its sparse, lossless difference from init"},
-    },
-    "train and evaluate": {
-        "data": {
-            "download": "fetch a Hugging Face checkpoint: checked, resumable, complete or absent",
-            "data": "make one data set, as JSON lines",
-            "fetch": "fetch the files of a published data set: checked, resumable, complete or "
-            "absent",
-            "adapt": "bring fetched files into JSON lines: preference pairs, or evaluation items",
-            "mix": "make one data set out of others, one after the other",
-            "contamination": "count the evaluation items that stand in training prompts",
-        },
-        "train": {
-            "train": "train one run: full, or with a mask only a subnetwork",
-        },
-        "evaluate": {
-            "evaluate": "score a model on all its test suites",
-            "evaluate_steps": "score the start and every saved step of a run (Figure 7)",
-            "evaluate_olmes": "score a model with allenai/olmes",
-            "evaluate_steps_olmes": "score the start and every saved step of a run with "
-            "allenai/olmes (Figure 7)",
-            "prefetch_olmes": "fetch the data of olmes's tasks and count their items",
-        },
-    },
-    "paper items": {
-        "report": {
-            "machines": "where each run was made: CPU or GPU, how it summed, versions",
-            "compare": "verdicts and headline numbers of two results folders, beside each other",
-        },
-    },
-    "workflow": {
-        "pipeline": {
-            "check": "validate a config and its sheets and say what they plan",
-            "plan": "say what each table and figure costs: runs, GPU hours, disk",
-            "status": "say what is done, running, failed and missing, per table and figure",
-            "resume": "go on after a killed run: cancel what it left, unlock, continue",
-        },
-    },
-}
-MODULES = {
-    command: module
-    for modules in GROUPS.values()
-    for module, commands in modules.items()
-    for command in commands
-}
-SUMMARIES = {
-    command: summary
-    for modules in GROUPS.values()
-    for commands in modules.values()
-    for command, summary in commands.items()
-}
+GROUPS: dict[str, dict[str, dict[str, str]]] = tomllib.loads(_TEXT)
+MODULES: dict[str, str] = {}
+SUMMARIES: dict[str, str] = {}
+for _modules in GROUPS.values():
+    for _module, _commands in _modules.items():
+        MODULES |= dict.fromkeys(_commands, _module)
+        SUMMARIES |= _commands
 
 
 def modules_for(command: str | None) -> list[str]:
@@ -91,8 +35,6 @@ def modules_for(command: str | None) -> list[str]:
 
 def grouped_help(width: int) -> str:
     """Return all commands and their summaries, group by group."""
-    import textwrap
-
     from rlsubnet.items import ITEMS
 
     lines = []
