@@ -9,13 +9,12 @@ import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 
 from benchmarks.timing import in_turn
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.differ import diff_tensors
-from rlsubnet.checkpoints.formats import CHUNK, Reader
+from rlsubnet.checkpoints.formats import CHUNK, read_stored
 from rlsubnet.checkpoints.masks import MaskFile
 from rlsubnet.checkpoints.pair import Pair, pair_checkpoints
 from rlsubnet.measure.kernel import Request
@@ -26,23 +25,14 @@ TOLERANCES = (1e-8, 1e-7, 1e-6, 1e-5)
 
 def plain_read(pair: Pair) -> None:
     """Read all weights in the pieces and with the threads of a pass, and do nothing with them."""
-    pieces = (
+    pieces = [
         (side.tensors[name], start, min(CHUNK, pair.numel(name) - start))
         for name in pair.shapes
         for start in range(0, pair.numel(name), CHUNK)
         for side in (pair.init, pair.tuned)
-    )
-    shared = list(pieces)
-    threads = default_threads()
-
-    def work(first: int) -> None:
-        with closing(Reader(CHUNK)) as init, closing(Reader(CHUNK)) as tuned:
-            for number in range(2 * first, len(shared), 2 * threads):
-                init.read(*shared[number])
-                tuned.read(*shared[number + 1])
-
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, range(threads)))
+    ]
+    with ThreadPoolExecutor(default_threads()) as pool:
+        list(pool.map(lambda piece: read_stored(*piece).size, pieces))
 
 
 def main() -> None:

@@ -7,16 +7,16 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from rlsubnet.checkpoints.checkpoint import Checkpoint
-from rlsubnet.checkpoints.differ import diff_tensors, parts_folder
-from rlsubnet.checkpoints.formats import Reader, encode_header
+from rlsubnet.checkpoints.differ import Unfinished, diff_tensors, parts_folder
+from rlsubnet.checkpoints.formats import encode_header
 from rlsubnet.checkpoints.masks import hidden_file, load_mask, write_mask
 from rlsubnet.checkpoints.pair import Pair, pair_checkpoints
 from rlsubnet.cli import main
@@ -83,7 +83,7 @@ def test_the_first_bad_weight_is_named_whatever_thread_meets_it(tmp_path, kernel
     for tensor, place in (("a", 70_001), ("a", 99_999), ("b", 3)):
         weights[tensor][place] = float("nan")
     pair = pair_checkpoints(Checkpoint(init), Checkpoint(write_checkpoint(tmp_path / "t", weights)))
-    for _ in range(20):
+    for _ in range(5):
         with pytest.raises(ValueError, match=r"t/.*: tensor a: 1 of the weights 70000 to 70999"):
             diff_tensors(pair, REQUEST, kernel=kernel, threads=4, chunk=1000)
 
@@ -97,17 +97,6 @@ def test_a_file_that_shrinks_while_it_is_read_is_named(tmp_path):
         diff_tensors(pair, REQUEST, threads=2, chunk=1024)
 
 
-def test_a_reader_moves_between_files(tmp_path):
-    checkpoint = Checkpoint(write_checkpoint(tmp_path, make_weights(), "sharded"))
-    with closing(Reader(16)) as reader:
-        for _ in range(2):
-            for name, info in checkpoint.tensors.items():
-                expected = checkpoint.read_range(name, 1, info.numel - 1)[:16]
-                assert (
-                    checkpoint.read_range(name, 1, expected.size, reader.read) == expected
-                ).all()
-
-
 def test_threads_follow_the_job_or_the_machine(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert default_threads() == 3
@@ -118,19 +107,8 @@ def test_threads_follow_the_job_or_the_machine(monkeypatch):
         default_threads()
 
 
-def test_a_cut_inside_a_byte_of_the_mask_is_refused(pair):
-    opened = pair_checkpoints(*map(Checkpoint, pair))
-    with pytest.raises(ValueError, match="multiple of 8, found 12"):
-        diff_tensors(opened, REQUEST, chunk=12)
-
-
-def test_nudged_weights_reach_every_tensor(pair):
-    found = diff_tensors(pair_checkpoints(*map(Checkpoint, pair)), REQUEST)
-    assert sum(counts.totals[1] for counts in found.values()) > 20
-
-
 SMALL, ZEROS = "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"
-ZEROS_NUMEL = 1 << 27
+ZEROS_NUMEL = 1 << 26
 
 
 def write_shards(folder: Path, small: bytes) -> Path:
@@ -147,14 +125,6 @@ def write_shards(folder: Path, small: bytes) -> Path:
     return folder
 
 
-@pytest.fixture
-def shards(tmp_path: Path) -> tuple[Path, Path]:
-    return (
-        write_shards(tmp_path / "init", b"\0\0" * 100),
-        write_shards(tmp_path / "tuned", b"\0\0" * 60 + b"\x80\x3f" * 40),
-    )
-
-
 def kill_after_the_first_part(arguments: list[str], parts: Path) -> None:
     """Start the command and kill it, as a scheduler would, once it has kept its first part."""
     environment = os.environ | {"RLSUBNET_KERNEL": "numpy", "OMP_NUM_THREADS": "1"}
@@ -168,58 +138,68 @@ def kill_after_the_first_part(arguments: list[str], parts: Path) -> None:
     assert process.wait(60) == -signal.SIGKILL
 
 
-def test_a_killed_pass_goes_on_and_ends_as_if_it_had_never_been_killed(shards, tmp_path, capsys):
+def test_a_killed_pass_goes_on_and_ends_as_if_it_had_never_been_killed(tmp_path, capsys):
+    shards = (
+        write_shards(tmp_path / "init", b"\0\0" * 100),
+        write_shards(tmp_path / "tuned", b"\0\0" * 60 + b"\x80\x3f" * 40),
+    )
+
     def arguments(name: str) -> list[str]:
         files = ["--out", f"{tmp_path}/{name}.csv", "--mask", f"{tmp_path}/{name}.mask"]
         return ["updates", *map(str, shards), *files]
 
-    result, mask = tmp_path / "cut.csv", tmp_path / "cut.mask"
-    kill_after_the_first_part(arguments("cut"), parts_folder(result))
-    assert not result.exists()
-    assert not mask.exists()
+    kill_after_the_first_part(arguments("cut"), parts_folder(tmp_path / "cut.csv"))
+    assert not list(tmp_path.glob("cut.*"))
     assert main(arguments("cut")) == 0
     assert "part 1 of 2: measured before, not read again" in capsys.readouterr().err
     assert main(arguments("whole")) == 0
     assert capsys.readouterr().err == ""
-    assert result.read_bytes() == (tmp_path / "whole.csv").read_bytes()
-    assert mask.read_bytes() == (tmp_path / "whole.mask").read_bytes()
-    assert load_mask(mask).read(SMALL).sum() == 40
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "init", "tuned", "cut.csv", "cut.mask", "whole.csv", "whole.mask",
-    }  # fmt: skip
+    for kind in ("csv", "mask"):
+        cut, whole = (tmp_path / f"{name}.{kind}" for name in ("cut", "whole"))
+        assert cut.read_bytes() == whole.read_bytes()
+    assert load_mask(cut).read(SMALL).sum() == 40
+    assert len(list(tmp_path.iterdir())) == 6
 
 
-def test_a_checkpoint_that_changed_since_is_measured_anew(shards, tmp_path, capsys):
-    result = tmp_path / "u.csv"
-    arguments = ["updates", *map(str, shards), "--out", str(result)]
-    kill_after_the_first_part(arguments, parts_folder(result))
-    file = shards[1] / "model-00001-of-00002.safetensors"
+def interrupt_after_the_first_part(*arguments: str) -> None:
+    save = Unfinished.save
+
+    def save_and_stop(*called: Any) -> None:
+        save(*called)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Unfinished, "save", save_and_stop)
+        assert main(list(arguments)) == 130
+
+
+def test_parts_of_other_options_or_files_are_not_used(tmp_path, capsys):
+    pair, result = large_pair(tmp_path), tmp_path / "u.csv"
+    arguments = ["updates", str(pair.init.path), str(pair.tuned.path), "--out", str(result)]
+    interrupt_after_the_first_part(*arguments)
+    assert main([*arguments, "--tolerances", "0.5"]) == 0
+    assert "begun anew" in capsys.readouterr().err
+    assert len(result.read_text().splitlines()) == 1 + 2 * len(pair.shapes)
+    interrupt_after_the_first_part(*arguments)
     # As many bytes as before: its time alone tells.
-    file.write_bytes(file.read_bytes().replace(b"\x80\x3f" * 40, b"\x80\x3f" * 30 + b"\0\0" * 10))
+    for file in pair.tuned.path.glob("*.safetensors"):
+        file.write_bytes((pair.init.path / file.name).read_bytes())
     assert main(arguments) == 0
     printed = capsys.readouterr()
-    assert printed.err == "an interrupted pass was of other inputs or options: begun anew\n"
-    assert "; 30 (" in printed.out
+    assert printed.err.endswith("of other inputs or options: begun anew\n")
+    assert "; 0 (" in printed.out
     assert not parts_folder(result).exists()
 
 
-def test_other_options_begin_anew(shards, tmp_path, capsys):
-    result = tmp_path / "u.csv"
-    arguments = ["updates", *map(str, shards), "--out", str(result)]
-    kill_after_the_first_part(arguments, parts_folder(result))
-    assert main([*arguments, "--tolerances", "0.5"]) == 0
-    assert "begun anew" in capsys.readouterr().err
-    assert len(result.read_text().splitlines()) == 1 + 2 * 2
-
-
-def test_parts_without_the_mask_they_belong_to_are_not_used(shards, tmp_path, capsys):
-    mask = tmp_path / "m"
-    arguments = ["mask", *map(str, shards), "--out", str(mask)]
-    kill_after_the_first_part(arguments, parts_folder(mask))
+def test_parts_without_the_mask_they_belong_to_are_not_used(tmp_path, capsys):
+    pair, mask = large_pair(tmp_path), tmp_path / "m"
+    arguments = ["mask", str(pair.init.path), str(pair.tuned.path), "--out", str(mask)]
+    interrupt_after_the_first_part(*arguments)
     hidden_file(mask).unlink()
     assert main(arguments) == 0
     assert "measured before" not in capsys.readouterr().err
-    assert load_mask(mask).read(SMALL).sum() == 40
+    expected = dict(masks_of(pair))
+    assert all((load_mask(mask).read(n).ravel() == bits).all() for n, bits in expected.items())
 
 
 @pytest.mark.parametrize("rule", ["bitwise", "official", "exact"])
@@ -254,5 +234,3 @@ def test_progress_is_told_in_a_log_when_asked_for_alone(pair, capsys):
     assert capsys.readouterr().err == ""
     assert main(["updates", *map(str, pair), "--progress"]) == 0
     assert re.search(r"100%.*608/608 .*B/s", capsys.readouterr().err)
-    assert main(["updates", *map(str, pair), "--threads", "0"]) == 1
-    assert "--threads must be 1 or more, found 0" in capsys.readouterr().err

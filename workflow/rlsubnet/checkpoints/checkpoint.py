@@ -158,9 +158,6 @@ class Checkpoint:
         ValueError: a file is damaged, missing or unsafe; the message names it.
     """
 
-    # Whether several threads may read at once.
-    concurrent = True
-
     def __init__(self, source: Path | str | FileSource) -> None:
         self.source = FileSource(source) if isinstance(source, Path | str) else source
         self.path = Path(self.source.label)
@@ -202,18 +199,17 @@ class Checkpoint:
         pairs = zip(self.read_chunks(name), self.read_chunks(other), strict=True)
         return all(x.tobytes() == y.tobytes() for x, y in pairs)
 
-    def read_range(self, name: str, start: int, count: int, read: Read = read_stored) -> np.ndarray:
+    def read_range(self, name: str, start: int, count: int) -> np.ndarray:
         """Return ``count`` weights from ``start`` of the flattened tensor, as stored.
 
         bfloat16 arrives as uint16 codes, float16 and float32 as themselves, and fp8 as the uint16
-        codes of the bfloat16 weights that its standard dequantization gives. ``read`` may be that
-        of a :class:`Reader`, which is fast; the array is then valid until its next call.
+        codes of the bfloat16 weights that its standard dequantization gives.
         """
         for file in self.files(name):
             self.source.ensure(file)
         if name in self.scales:
             return read_dequantized(self.tensors[name], self.scales[name], start, count)
-        return read(self.tensors[name], start, count)
+        return read_stored(self.tensors[name], start, count)
 
     def files(self, name: str) -> set[Path]:
         files = {self.tensors[name].file}

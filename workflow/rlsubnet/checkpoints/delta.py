@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rlsubnet.checkpoints.checkpoint import DTYPES, Checkpoint, Read, by_canonical_name
+from rlsubnet.checkpoints.checkpoint import DTYPES, Checkpoint, by_canonical_name
 from rlsubnet.checkpoints.delta_file import BLOCK, Codes, Delta, DeltaFile, is_delta
 from rlsubnet.checkpoints.delta_pack import (
     InitDigests,
@@ -58,10 +58,7 @@ class PatchedCheckpoint(Checkpoint):
             self._base[name] = digests.tensors[tensor.init] if tensor.init else None
         self.tensors = {name: tensors[name] for name in sorted(tensors, key=natural_order)}
 
-    # A delta remembers what it has read of its blocks.
-    concurrent = False
-
-    def read_range(self, name: str, start: int, count: int, read: Read = read_stored) -> np.ndarray:
+    def read_range(self, name: str, start: int, count: int) -> np.ndarray:
         info = self.tensors[name]
         pieces: list[Codes] = []
         for first in range(start // BLOCK * BLOCK, start + count, BLOCK):

@@ -9,23 +9,21 @@ import json
 import os
 import shutil
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rlsubnet.checkpoints.checkpoint import refuse_not_finite
-from rlsubnet.checkpoints.formats import CHUNK, Reader
+from rlsubnet.checkpoints.formats import CHUNK
 from rlsubnet.checkpoints.masks import PLACEHOLDER, MaskFile, hidden_file
 from rlsubnet.checkpoints.pair import Pair
 from rlsubnet.checkpoints.sources import Schedule
 from rlsubnet.files import write_json
-from rlsubnet.measure.kernel import Counts, Kernel, Request
+from rlsubnet.measure.kernel import Counts, Request
 from rlsubnet.measure.kernels import choose_kernel
 from rlsubnet.threads import default_threads
 
@@ -37,16 +35,6 @@ TakeMask = Callable[[str, int, np.ndarray], None]
 TakeProgress = Callable[[int], None]
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A run of weights of one tensor; ``number`` counts the pieces of a pass."""
-
-    number: int
-    name: str
-    start: int
-    count: int
-
-
 def keep_freed_memory() -> None:
     """Let the C library keep what a kernel frees instead of giving it back to the system.
 
@@ -56,83 +44,6 @@ def keep_freed_memory() -> None:
     memory is used.
     """
     np.empty(32 * CHUNK, np.uint8)
-
-
-def _pieces(pair: Pair, names: Sequence[str], chunk: int) -> Iterator[Piece]:
-    number = 0
-    for name in names:
-        numel = pair.numel(name)
-        for start in range(0, numel, chunk):
-            yield Piece(number, name, start, min(chunk, numel - start))
-            number += 1
-
-
-class _Queue:
-    """Pieces that several threads take turns at; ends for all when one has failed."""
-
-    def __init__(self, pieces: Iterator[Piece]) -> None:
-        self._pieces, self._lock = pieces, threading.Lock()
-        self._stopped = False
-
-    def stop(self) -> None:
-        self._stopped = True
-
-    def __iter__(self) -> Iterator[Piece]:
-        return self
-
-    def __next__(self) -> Piece:
-        with self._lock:
-            if self._stopped:
-                raise StopIteration
-            return next(self._pieces)
-
-
-@dataclass(frozen=True)
-class _Failure:
-    number: int
-    error: Exception
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """What all threads of a pass share."""
-
-    pair: Pair
-    request: Request
-    kernel: Kernel
-    queue: _Queue
-    chunk: int
-    take_mask: TakeMask | None
-    take_progress: TakeProgress | None
-
-    def work(self) -> dict[str, Counts] | _Failure:
-        """Return what one thread has counted, or the piece at which it failed."""
-        counted: dict[str, Counts] = {}
-        packed = np.empty((self.chunk + 7) // 8, np.uint8)
-        with closing(Reader(self.chunk)) as before, closing(Reader(self.chunk)) as after:
-            for piece in self.queue:
-                counts = counted.setdefault(piece.name, Counts(self.request))
-                try:
-                    self._count(piece, before, after, counts, packed)
-                except Exception as error:
-                    self.queue.stop()
-                    return _Failure(piece.number, error)
-        return counted
-
-    def _count(
-        self, piece: Piece, before: Reader, after: Reader, counts: Counts, packed: np.ndarray
-    ) -> None:
-        name, start, count = piece.name, piece.start, piece.count
-        init = self.pair.init.read_range(name, start, count, before.read)
-        tuned = self.pair.tuned.read_range(name, start, count, after.read)
-        bits = packed[: (count + 7) // 8] if self.take_mask else None
-        if not self.kernel(init, tuned, self.request, counts, bits):
-            refuse_not_finite(self.pair.init.tensors[name], start, init)
-            refuse_not_finite(self.pair.tuned.tensors[name], start, tuned)
-        if self.take_mask and bits is not None:
-            self.take_mask(name, start, bits)
-        if self.take_progress:
-            self.take_progress(init.nbytes + tuned.nbytes)
 
 
 def diff_tensors(
@@ -162,30 +73,35 @@ def diff_tensors(
         ValueError: weights are NaN or infinite, or a file ended; the first one in order, whatever
             thread met it.
     """
-    if chunk % 8:
-        raise ValueError(f"chunk must be a multiple of 8, found {chunk}")
+    assert chunk % 8 == 0, "a piece of a mask starts at a whole byte"
     names = list(pair.shapes) if names is None else list(names)
-    nbytes = sum(map(pair.nbytes, pair.shapes))
-    concurrent = pair.init.concurrent and pair.tuned.concurrent
-    threads = (threads or default_threads()) if concurrent else 1
     keep_freed_memory()
-    queue = _Queue(_pieces(pair, names, chunk))
-    chosen = choose_kernel(kernel, nbytes)
-    work = _Pass(pair, request, chosen, queue, chunk, take_mask, take_progress).work
-    pieces = sum(-(-pair.numel(name) // chunk) for name in names)
-    threads = max(1, min(threads, pieces))
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            results = [future.result() for future in [pool.submit(work) for _ in range(threads)]]
-        finally:
-            queue.stop()
-    failures = [result for result in results if isinstance(result, _Failure)]
-    if failures:
-        raise min(failures, key=lambda failure: failure.number).error
+    chosen = choose_kernel(kernel, sum(map(pair.nbytes, pair.shapes)))
+
+    def count(piece: tuple[str, int, int]) -> Counts:
+        name, start, size = piece
+        init = pair.init.read_range(name, start, size)
+        tuned = pair.tuned.read_range(name, start, size)
+        counts = Counts(request)
+        packed = np.empty((size + 7) // 8, np.uint8) if take_mask else None
+        if not chosen(init, tuned, request, counts, packed):
+            refuse_not_finite(pair.init.tensors[name], start, init)
+            refuse_not_finite(pair.tuned.tensors[name], start, tuned)
+        if take_mask and packed is not None:
+            take_mask(name, start, packed)
+        if take_progress:
+            take_progress(init.nbytes + tuned.nbytes)
+        return counts
+
+    pieces = [
+        (name, start, min(chunk, pair.numel(name) - start))
+        for name in names
+        for start in range(0, pair.numel(name), chunk)
+    ]
     totals = {name: Counts(request) for name in names}
-    for result in results:
-        assert isinstance(result, dict)
-        for name, counts in result.items():
+    with ThreadPoolExecutor(threads or default_threads()) as pool:
+        # Results come in order: a failure is that of the first bad piece, and cancels the rest.
+        for (name, _, _), counts in zip(pieces, pool.map(count, pieces), strict=True):
             totals[name].merge(counts)
     return totals
 
@@ -311,23 +227,18 @@ def _refuse_changed(inputs: dict[str, Any], pair: Pair) -> None:
 def _encode(counted: dict[str, Counts]) -> dict[str, Any]:
     return {
         name: {
-            "changed": counts.changed.tolist(),
-            "totals": counts.totals.tolist(),
-            "by_exponent": None if counts.by_exponent is None else counts.by_exponent.tolist(),
+            key: None if array is None else array.tolist() for key, array in vars(counts).items()
         }
         for name, counts in counted.items()
     }
 
 
 def _decode(found: dict[str, Any], request: Request) -> dict[str, Counts]:
-    counted = {}
-    for name, numbers in found.items():
-        counts = Counts(request)
-        counts.changed[:] = np.array(numbers["changed"], np.int64).reshape(counts.changed.shape)
-        counts.totals[:] = numbers["totals"]
-        if counts.by_exponent is not None:
-            counts.by_exponent[:] = numbers["by_exponent"]
-        counted[name] = counts
+    counted = {name: Counts(request) for name in found}
+    for name, counts in counted.items():
+        for key, array in vars(counts).items():
+            if array is not None:
+                array[...] = np.reshape(found[name][key], array.shape)
     return counted
 
 

@@ -15,7 +15,6 @@ import re
 import sys
 import zipfile
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -163,10 +162,13 @@ def parse_header(
 
 
 def read_range(tensor: TensorInfo, start: int, count: int) -> np.ndarray:
-    offset = tensor.offset + start * ITEM_BYTES[tensor.dtype]
-    array = np.fromfile(tensor.file, NUMPY_TYPES[tensor.dtype], count, offset=offset)
-    if array.size != count:
-        raise ValueError(f"{tensor.file}: tensor {tensor.stored_name}: the file ended while read")
+    array = np.empty(count, NUMPY_TYPES[tensor.dtype])
+    with tensor.file.open("rb") as stream:
+        stream.seek(tensor.offset + start * array.itemsize)
+        if stream.readinto(array) != array.nbytes:
+            raise ValueError(
+                f"{tensor.file}: tensor {tensor.stored_name}: the file ended while read"
+            )
     return array
 
 
@@ -301,45 +303,8 @@ def read_stored(tensor: TensorInfo, start: int, count: int) -> np.ndarray:
     return read_range(tensor, start, count)
 
 
-class Reader:
-    """Reads stored tensors in pieces of at most ``chunk`` weights; for one thread."""
-
-    def __init__(self, chunk: int) -> None:
-        self._buffer = np.empty(chunk * max(ITEM_BYTES.values()), np.uint8)
-        self._path: Path | None = None
-        self._descriptor = -1
-
-    def read(self, tensor: TensorInfo, start: int, count: int) -> np.ndarray:
-        """Return numbers as the file holds them; the array is valid until the next call."""
-        if tensor.offset < 0:
-            return read_stored(tensor, start, count)
-        if tensor.file != self._path:
-            self.close()
-            self._descriptor = os.open(tensor.file, os.O_RDONLY | os.O_CLOEXEC)
-            self._path = tensor.file
-        size = count * ITEM_BYTES[tensor.dtype]
-        piece = self._buffer[:size]
-        view, done = piece.data, 0
-        offset = tensor.offset + start * ITEM_BYTES[tensor.dtype]
-        while done < size:
-            got = os.preadv(self._descriptor, [view[done:]], offset + done)
-            if got == 0:
-                raise ValueError(
-                    f"{tensor.file}: tensor {tensor.stored_name}: the file ended while read"
-                )
-            done += got
-        return piece.view(NUMPY_TYPES[tensor.dtype])
-
-    def close(self) -> None:
-        if self._path is not None:
-            os.close(self._descriptor)
-            self._path = None
-
-
 def stored_sha256(tensor: TensorInfo) -> str:
     digest = hashlib.sha256()
-    with closing(Reader(CHUNK)) as reader:
-        for start in range(0, tensor.numel, CHUNK):
-            piece = reader.read(tensor, start, min(CHUNK, tensor.numel - start))
-            digest.update(piece.data)
+    for start in range(0, tensor.numel, CHUNK):
+        digest.update(read_stored(tensor, start, min(CHUNK, tensor.numel - start)).data)
     return digest.hexdigest()
