@@ -21,9 +21,10 @@ from rlsubnet.checkpoints.masks import hidden_file, load_mask, write_mask
 from rlsubnet.checkpoints.pair import Pair, pair_checkpoints
 from rlsubnet.cli import main
 from rlsubnet.measure.kernel import Request
-from rlsubnet.measure.sparsity import TOLERANCES, changed, update_counts
+from rlsubnet.measure.sparsity import TOLERANCES, changed
 from rlsubnet.threads import default_threads
 from tests.checkpoints.checkpoint_files import make_weights, masks_of, nudge, write_checkpoint
+from tests.measure.plain import plain_counts
 
 REQUEST = Request(TOLERANCES, "official", 1e-5, by_exponent=True)
 LARGE = "model.layers.0.mlp.up_proj.weight"
@@ -47,7 +48,7 @@ def test_threads_kernels_and_cuts_change_nothing(tmp_path, form):
     for name in pair.shapes:
         arrays = [checkpoint.read(name).reshape(-1) for checkpoint in (pair.init, pair.tuned)]
         expected[name] = (
-            update_counts(*arrays, TOLERANCES),
+            plain_counts(*arrays, TOLERANCES),
             np.packbits(changed(*arrays, "official", 1e-5), bitorder="little").tobytes(),
         )
     for kernel in ("numpy", "numba"):

@@ -4,9 +4,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as npst
 
 from rlsubnet.measure.formats import to_bfloat16, to_float32
 from rlsubnet.measure.kernels import VARIABLE, WORTH_SHARING, choose_shared_bits
@@ -18,7 +15,6 @@ from rlsubnet.measure.overlap import (
     exponent_counts,
     numpy_shared_bits,
     overlap_beside_nulls,
-    overlap_counts,
     popcount,
 )
 from rlsubnet.measure.sparsity import changed
@@ -34,23 +30,13 @@ def test_overlaps_of_two_small_masks_beside_the_papers_null():
     # I1 = {0, 1, 2, 3}, I2 = {3, 4}: one weight in common of 10.
     first, second = np.zeros(10, bool), np.zeros(10, bool)
     first[:4] = second[3:5] = True
-    counts = overlap_counts(np.packbits(first), np.packbits(second), 10)
+    counts, _ = numpy_shared_bits(np.packbits(first), np.packbits(second), 10)
     assert counts == OverlapCounts(numel=10, first=4, second=2, both=1)
     uniform = beside_nulls(TensorOverlap(counts))["uniform"]
     assert (uniform["o1"], uniform["o2"]) == (0.25, 0.5)
     # Appendix E: the null of o1 is the density of model 2, and the other way round.
     assert (uniform["o1_null"], uniform["o2_null"]) == (0.2, 0.4)
     assert uniform["lift"] == 1.25
-
-
-@given(npst.arrays(np.bool_, st.tuples(st.just(2), st.integers(0, 100))), st.data())
-def test_packed_bits_and_exponents_count_the_same_weights(masks, data):
-    shape = masks.shape[1]
-    init = data.draw(npst.arrays(np.uint16, shape, elements=st.integers(0, 0x7F7F)))
-    counts = overlap_counts(*np.packbits(masks, axis=1), shape)
-    sums = exponent_counts(masks[0], masks[1], init).sum(axis=0)
-    expected = (shape, masks[0].sum(), masks[1].sum(), (masks[0] & masks[1]).sum())
-    assert OverlapCounts(*sums.tolist()) == counts == OverlapCounts(*map(int, expected))
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 191, 192, 193, 5000, 100_000])
@@ -80,11 +66,22 @@ def test_compiled_loops_count_what_numpy_counts(numel, kind):
         assert (groups == by_hand).all()
 
 
-def test_compiled_loops_refuse_a_start_that_is_no_number():
+@pytest.mark.parametrize(
+    "init",
+    [
+        np.array([0x7F80, 0], np.uint16),
+        np.array([0x3F80, 0xFFC1], np.uint16),
+        np.array([np.nan, 1], np.float32),
+        np.array([-np.inf, 1], np.float16),
+        # Finite in float32; rounds to bfloat16's Inf.
+        np.array([3.4e38, 1], np.float32),
+    ],
+)
+def test_a_start_that_is_no_finite_number_is_refused(init):
     numba_shared_bits = pytest.importorskip("rlsubnet.measure.kernel_numba").numba_shared_bits
-    bits, init = np.zeros(1, np.uint8), np.array([0x3F80, 0xFFC1], np.uint16)
+    bits = np.zeros(1, np.uint8)
     for way in (numpy_shared_bits, numba_shared_bits):
-        with pytest.raises(ValueError, match="1 of 2 weights before finetuning are no finite"):
+        with pytest.raises(ValueError, match="1 of 2 weights before finetuning are no finite bf"):
             way(bits, bits, 2, init)
 
 
@@ -97,67 +94,32 @@ def test_compiled_loops_are_for_many_weights_by_exponent(monkeypatch):
     assert choose_shared_bits("numba", 1, False) is not numpy_shared_bits
 
 
-def test_weights_are_told_apart_by_their_bfloat16_exponent_whatever_their_sign():
-    # Codes of 2^-7, -2^-7, 1.5 * 2^-7 and 2^-8: exponents 120, 120, 120 and 119.
-    init = np.array([0x3C00, 0xBC00, 0x3C40, 0x3B80], np.uint16)
-    first = np.array([True, True, False, True])
-    second = np.array([True, False, True, True])
-    counts = exponent_counts(first, second, init)
-    assert counts[120].tolist() == [3, 2, 2, 1]
-    assert counts[119].tolist() == [1, 1, 1, 1]
-    assert counts[:, 0].sum() == 4
-
-
 @pytest.mark.parametrize(
-    "value",
-    # The last two are the smallest normal number halved, and the smallest number of all.
-    [0.0, -0.0, 2.0**-127, 2.0**-133],
-)
-def test_zero_and_subnormal_weights_are_the_lowest_bin(value):
-    changed = np.array([True])
-    counts = exponent_counts(changed, changed, np.array([value], np.float32))
-    assert counts[0].tolist() == [1, 1, 1, 1]
-    # 2^-126 is the smallest normal number.
-    counts = exponent_counts(changed, changed, np.array([2.0**-126], np.float32))
-    assert counts[1].tolist() == [1, 1, 1, 1]
-
-
-def test_a_float32_start_counts_by_its_rounded_exponent():
-    # 2 - 2^-8 lies halfway between 2 - 2^-7 and 2 and goes to the even code, 2; below it, not.
-    init = np.array([2 - 2**-8, np.nextafter(np.float32(2 - 2**-8), np.float32(0))], np.float32)
-    counts = exponent_counts(np.ones(2, bool), np.array([True, False]), init)
-    assert counts[128].tolist() == [1, 1, 1, 1]
-    assert counts[127].tolist() == [1, 1, 0, 0]
-
-
-def test_a_float16_subnormal_is_an_ordinary_bfloat16_number():
-    counts = exponent_counts(np.ones(1, bool), np.ones(1, bool), np.array([2**-24], np.float16))
-    assert counts[127 - 24].tolist() == [1, 1, 1, 1]
-
-
-@pytest.mark.parametrize(
-    "init",
+    ("weight", "exponent"),
     [
-        np.array([0x7F80, 0], np.uint16),
-        np.array([0xFFC1, 0], np.uint16),
-        np.array([np.nan, 1], np.float32),
-        np.array([-np.inf, 1], np.float16),
-        # Finite in float32; rounds to bfloat16's Inf.
-        np.array([3.4e38, 1], np.float32),
+        # Codes of 2^-7, -2^-7, 1.5 * 2^-7 and 2^-8.
+        (np.uint16(0x3C00), 120),
+        (np.uint16(0xBC00), 120),
+        (np.uint16(0x3C40), 120),
+        (np.uint16(0x3B80), 119),
+        # Zeros, the smallest normal number, its half, and the smallest number of all.
+        (np.float32(0.0), 0),
+        (np.float32(-0.0), 0),
+        (np.float32(2.0**-126), 1),
+        (np.float32(2.0**-127), 0),
+        (np.float32(2.0**-133), 0),
+        # 2 - 2^-8 lies halfway between 2 - 2^-7 and 2 and goes to the even code, 2; below it, not.
+        (np.float32(2 - 2**-8), 128),
+        (np.nextafter(np.float32(2 - 2**-8), np.float32(0)), 127),
+        # Subnormal in float16, an ordinary number in bfloat16.
+        (np.float16(2**-24), 127 - 24),
     ],
 )
-def test_a_start_that_is_not_finite_is_refused(init):
-    with pytest.raises(ValueError, match="1 of 2 weights before finetuning are no finite bfloat16"):
-        exponent_counts(np.zeros(2, bool), np.zeros(2, bool), init)
-
-
-def test_masks_and_weights_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="equal length"):
-        overlap_counts(np.zeros(1, np.uint8), np.zeros(2, np.uint8), 16)
-    with pytest.raises(ValueError, match=r"one shape, found \[\[3\], \[3\], \[4\]\]"):
-        exponent_counts(np.zeros(3, bool), np.zeros(3, bool), np.zeros(4, np.uint16))
-    with pytest.raises(ValueError, match="must be bool arrays, found bool and uint8"):
-        exponent_counts(np.zeros(3, bool), np.zeros(3, np.uint8), np.zeros(3, np.uint16))
+def test_weights_are_told_apart_by_the_exponent_of_their_bfloat16(weight, exponent):
+    both = np.array([True])
+    counts = exponent_counts(both, both, np.array([weight]))
+    assert counts[exponent].tolist() == [1, 1, 1, 1]
+    assert counts.sum() == 4
 
 
 def test_chance_multiplies_the_densities_within_each_group():
@@ -165,9 +127,6 @@ def test_chance_multiplies_the_densities_within_each_group():
     groups = np.array([[4, 4, 3], [10, 1, 2], [0, 0, 0]])
     assert chance_overlap(groups) == pytest.approx(3.2)
     assert chance_overlap(np.zeros((0, 4), np.int64)) == 0.0
-
-
-def test_chance_does_not_overflow_on_the_largest_models():
     # 5e11 * 5e11 is far beyond 64-bit integers.
     assert chance_overlap(np.array([[10**12, 5 * 10**11, 5 * 10**11]])) == 2.5e11
 
@@ -220,7 +179,7 @@ def test_subnetworks_in_different_tensors_have_no_lift_over_a_null_that_knows_it
 
 def test_what_chance_shares_is_never_more_than_a_whole_subnetwork():
     # Run 1 updated everything: chance shares all of run 2, which rounding may exceed.
-    for numel in range(1, 200):
+    for numel in range(1, 200, 3):
         for second in range(1, numel + 1, 7):
             groups = np.array([[numel, numel, second]] * 3)
             tensor = TensorOverlap(
@@ -287,18 +246,6 @@ def test_runs_that_move_the_same_weights_exceed_every_null():
     assert found["uniform"].lift > found["per_magnitude"].lift + 0.2
 
 
-def test_random_subnetworks_of_any_density_meet_the_uniform_null():
-    rng = np.random.default_rng(0)
-    first, second = rng.random(200_000) < 0.2, rng.random(200_000) < 0.3
-    counts = OverlapCounts(
-        200_000, int(first.sum()), int(second.sum()), int((first & second).sum())
-    )
-    [overlap, _] = overlap_beside_nulls([TensorOverlap(counts)], rng)
-    # The standard error of o1 is sqrt(0.3 * 0.7 / 40000) = 0.0023.
-    assert overlap.o1 == pytest.approx(overlap.o1_null, abs=0.01)
-    assert overlap.o2 == pytest.approx(overlap.o2_null, abs=0.01)
-
-
 def tensors_with_lifts(*lifts: float) -> list[TensorOverlap]:
     """Return tensors of one size and density whose updates share so many times chance."""
     # 100 and 100 of 1000 weights: chance shares 10.
@@ -313,21 +260,8 @@ def test_the_interval_is_that_of_a_mean_over_equal_tensors():
         assert overlap.lift == pytest.approx(2.0)
         assert overlap.ci_low == pytest.approx(2 - 1.96 / 60**0.5, abs=0.04)
         assert overlap.ci_high == pytest.approx(2 + 1.96 / 60**0.5, abs=0.04)
-
-
-def test_tensors_that_agree_leave_no_width():
     for overlap in overlap_beside_nulls(tensors_with_lifts(2, 2, 2), np.random.default_rng(0)):
         assert (overlap.ci_low, overlap.ci_high) == pytest.approx((2.0, 2.0))
-
-
-def test_the_interval_is_a_function_of_the_seed():
-    tensors = tensors_with_lifts(*np.geomspace(0.5, 8, 40))
-    first, again, other = (
-        overlap_beside_nulls(tensors, np.random.default_rng(seed)) for seed in (5, 5, 6)
-    )
-    assert first == again
-    assert first[0].ci_low != other[0].ci_low
-    assert first[0].lift == other[0].lift
 
 
 def test_one_tensor_has_no_interval_and_neither_has_a_subnetwork_that_lies_in_one():

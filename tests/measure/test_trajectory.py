@@ -25,13 +25,6 @@ def test_toy_run_by_hand():
     ]
 
 
-def test_classes_always_add_up_to_all_weights():
-    rng = np.random.default_rng(0)
-    steps = [rng.integers(0, 3, 500).astype(np.uint16) for _ in range(4)]
-    for count in trajectory_counts(np.zeros(500, np.uint16), steps):
-        assert count.never + count.cancelled + count.subnetwork == count.numel == 500
-
-
 def test_counts_of_two_halves_add_up_to_those_of_the_whole():
     halves = [
         trajectory_counts(START[part], [step[part] for step in STEPS])
@@ -39,11 +32,6 @@ def test_counts_of_two_halves_add_up_to_those_of_the_whole():
     ]
     whole = trajectory_counts(START, STEPS)
     assert [a + b for a, b in zip(*halves, strict=True)] == whole
-
-
-def test_a_sign_of_zero_is_an_update_of_bits():
-    counts = trajectory_counts(np.zeros(1, np.float32), [np.array([-0.0], np.float32)])
-    assert counts[0].subnetwork == 1
 
 
 def test_a_step_that_does_not_fit_is_refused():

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rlsubnet.measure.formats import EXPONENTS, to_bfloat16, to_float32
+from rlsubnet.measure.formats import EXPONENTS, count_not_finite, to_bfloat16, to_float32
 from rlsubnet.measure.sparsity import (
     RULES,
     UpdateCounts,
@@ -22,7 +22,6 @@ from rlsubnet.measure.sparsity import (
 
 # Bits of infinity: what lies at or above them is no finite number.
 INFINITY = 0x7F800000
-_MAGNITUDE = np.uint16(0x7FFF)
 _EXPONENT = np.uint16(0xFF)
 
 
@@ -79,7 +78,6 @@ class Counts:
             self.by_exponent += other.by_exponent
 
     def update_counts(self, tolerances: Sequence[float]) -> UpdateCounts:
-        """Return what ``measure.sparsity.update_counts`` gives for all weights seen."""
         numel, differing, largest = self.totals.tolist()
         unchanged = {
             (rule, float(atol)): numel - beyond
@@ -149,13 +147,7 @@ def numpy_kernel(
         if counts.by_exponent is not None:
             _count_exponents(init, marked, counts.by_exponent)
     # Where nothing differs, a NaN of one side is the NaN of the other.
-    return largest < INFINITY and _all_finite(init)
-
-
-def _all_finite(weights: np.ndarray) -> bool:
-    if weights.dtype == np.uint16:
-        return int((weights & _MAGNITUDE).max()) < INFINITY >> 16
-    return bool(np.isfinite(weights).all())
+    return largest < INFINITY and not count_not_finite(init)
 
 
 def _count_exponents(init: np.ndarray, marked: np.ndarray, by_exponent: np.ndarray) -> None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlsubnet.measure.formats import EXPONENTS, to_bfloat16
+from rlsubnet.measure.sparsity import Sums
 
 # Differs from the paper: it has the first null alone.
 NULLS = {
@@ -34,8 +35,8 @@ _EVEN_BYTES, _ADD_TWOS = np.uint64(0x00FF00FF00FF00FF), np.uint64(0x000100010001
 
 
 @dataclass(frozen=True)
-class OverlapCounts:
-    """Sizes of two subnetworks of the same weights; counts of disjoint parts add up with ``+``.
+class OverlapCounts(Sums):
+    """Sizes of two subnetworks of the same weights.
 
     Of ``numel`` weights, run 1 updated ``first`` (``|I1|``), run 2 ``second`` (``|I2|``), and
     ``both`` were updated in both (``|I1 & I2|``).
@@ -45,14 +46,6 @@ class OverlapCounts:
     first: int = 0
     second: int = 0
     both: int = 0
-
-    def __add__(self, other: "OverlapCounts") -> "OverlapCounts":
-        return OverlapCounts(
-            self.numel + other.numel,
-            self.first + other.first,
-            self.second + other.second,
-            self.both + other.both,
-        )
 
 
 def popcount(packed: np.ndarray) -> int:
@@ -80,22 +73,11 @@ def popcount(packed: np.ndarray) -> int:
     return int(folded.sum()) + int(rest)
 
 
-def overlap_counts(first: np.ndarray, second: np.ndarray, numel: int) -> OverlapCounts:
-    """Return the sizes of two subnetworks given as packed bits, those beyond ``numel`` zero.
-
-    >>> overlap_counts(np.array([0b0111], np.uint8), np.array([0b1110], np.uint8), numel=8)
-    OverlapCounts(numel=8, first=3, second=3, both=2)
-    """
-    if first.shape != second.shape or first.dtype != np.uint8 or second.dtype != np.uint8:
-        raise ValueError("packed masks must be uint8 arrays of equal length")
-    return OverlapCounts(numel, popcount(first), popcount(second), popcount(first & second))
-
-
 def exponent_counts(first: np.ndarray, second: np.ndarray, init: np.ndarray) -> np.ndarray:
     """Return the sizes of two subnetworks among the weights of each bfloat16 exponent.
 
-    int64, shape (256, 4): per exponent the number of weights, of those that run 1 and run 2 updated
-    (``first``, ``second``), and of those that both did. Parts of a tensor add up.
+    The masks are bool. Returns int64, shape (256, 4): per exponent the number of weights, of those
+    that run 1 and run 2 updated (``first``, ``second``), and of those that both did.
 
     The exponent is the stored one of bfloat16: 127 for 1, 0 for zero and subnormal numbers. A start
     in float16 or float32 is first rounded to bfloat16, to nearest and ties to even, which is the
@@ -109,11 +91,6 @@ def exponent_counts(first: np.ndarray, second: np.ndarray, init: np.ndarray) -> 
     array([[2, 1, 1, 1],
            [2, 0, 1, 0]])
     """
-    if first.dtype != np.bool_ or second.dtype != np.bool_:
-        raise ValueError(f"masks must be bool arrays, found {first.dtype} and {second.dtype}")
-    if not first.shape == second.shape == init.shape:
-        shapes = [list(array.shape) for array in (first, second, init)]
-        raise ValueError(f"two masks and their weights must have one shape, found {shapes}")
     exponents = (to_bfloat16(init) >> np.uint16(7)) & np.uint16(0xFF)
     # One number for all that is to be told apart: exponent, run 1, run 2.
     keys = (exponents << np.uint16(2)) | (first.astype(np.uint16) << np.uint16(1)) | second
@@ -296,6 +273,7 @@ def numpy_shared_bits(
     (OverlapCounts(numel=3, first=2, second=2, both=1), [3, 2, 2, 1])
     """
     if init is None:
-        return overlap_counts(first, second, numel), None
+        sizes = map(popcount, (first, second, first & second))
+        return OverlapCounts(numel, *sizes), None
     groups = exponent_counts(_bits(first, numel), _bits(second, numel), init)
     return OverlapCounts(*groups.sum(axis=0).tolist()), groups

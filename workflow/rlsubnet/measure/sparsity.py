@@ -12,9 +12,9 @@ their bits: under ``official``, what rounds to at most bf16(atol) ends at a roun
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 
@@ -125,33 +125,6 @@ class UpdateCounts:
         return self.unchanged[rule, atol] / self.numel if self.numel else 1.0
 
 
-def update_counts(
-    init: np.ndarray, tuned: np.ndarray, tolerances: Sequence[float] = TOLERANCES
-) -> UpdateCounts:
-    """Return the counts of one update at all tolerances under both rules.
-
-    The weights are as stored (uint16 codes for bfloat16), of one shape; their types may differ.
-
-    >>> init = np.array([0x3F80, 0x4000, 0x4040, 0x4080], np.uint16)  # 1, 2, 3, 4
-    >>> tuned = np.array([0x3F80, 0x4000, 0x4040, 0x4090], np.uint16)  # 1, 2, 3, 4.5
-    >>> update_counts(init, tuned, [1e-5]).unchanged
-    {('official', 1e-05): 3, ('exact', 1e-05): 3}
-    """
-    if init.shape != tuned.shape:
-        raise ValueError(f"shapes differ: {list(init.shape)} and {list(tuned.shape)}")
-    exact = difference_bits(init, tuned)
-    as_bfloat16 = init.dtype == tuned.dtype == np.uint16
-    official = exact if as_bfloat16 else difference_bits(to_bfloat16(init), to_bfloat16(tuned))
-    unchanged = {}
-    for atol in tolerances:
-        limits = (official, official_threshold(atol)), (exact, exact_threshold(atol))
-        for rule, (bits, limit) in zip(RULES, limits, strict=True):
-            unchanged[rule, float(atol)] = int(np.count_nonzero(bits <= np.uint32(limit)))
-    largest = np.uint32(exact.max(initial=0)).view(np.float32)
-    differing = int(np.count_nonzero(bitwise_changed(init, tuned)))
-    return UpdateCounts(init.size, differing, float(largest), unchanged)
-
-
 def total_counts(counts: Iterable[UpdateCounts]) -> UpdateCounts:
     """Return the counts of all parts together: their sparsity is weighted by numel."""
     return sum(counts, UpdateCounts())
@@ -169,8 +142,17 @@ def group_counts(
 
 
 @dataclass(frozen=True)
-class UpdateNorms:
-    """Sums of squares of some weights; those of two disjoint parts add up with ``+``.
+class Sums:
+    """Numbers of some weights; those of disjoint parts add up with ``+``, field by field."""
+
+    def __add__(self, other: Self) -> Self:
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return type(self)(*(first + second for first, second in pairs))
+
+
+@dataclass(frozen=True)
+class UpdateNorms(Sums):
+    """Sums of squares of some weights.
 
     ``init_squares`` is the sum of ``init**2``, ``update_squares`` that of ``(tuned - init)**2``.
     """
@@ -178,13 +160,6 @@ class UpdateNorms:
     numel: int = 0
     init_squares: float = 0.0
     update_squares: float = 0.0
-
-    def __add__(self, other: "UpdateNorms") -> "UpdateNorms":
-        return UpdateNorms(
-            self.numel + other.numel,
-            self.init_squares + other.init_squares,
-            self.update_squares + other.update_squares,
-        )
 
     @property
     def init(self) -> float:

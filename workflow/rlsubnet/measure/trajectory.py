@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlsubnet.measure.sparsity import bitwise_changed
+from rlsubnet.measure.sparsity import Sums, bitwise_changed
 
 
 @dataclass(frozen=True)
-class StepCounts:
-    """Counts at one saved step; counts of disjoint weights add up with ``+``.
+class StepCounts(Sums):
+    """Counts at one saved step.
 
     ``never + cancelled + subnetwork == numel``; at the last step they are the shares of Figure 2.
 
@@ -32,16 +32,6 @@ class StepCounts:
     subnetwork: int = 0
     moved: int = 0
     updated_outside_final: int = 0
-
-    def __add__(self, other: "StepCounts") -> "StepCounts":
-        return StepCounts(
-            self.numel + other.numel,
-            self.never + other.never,
-            self.cancelled + other.cancelled,
-            self.subnetwork + other.subnetwork,
-            self.moved + other.moved,
-            self.updated_outside_final + other.updated_outside_final,
-        )
 
 
 def trajectory_counts(init: np.ndarray, steps: Sequence[np.ndarray]) -> list[StepCounts]:
