@@ -413,8 +413,8 @@ def test_above_the_threshold_the_command_can_refuse(files, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("option", "value", "expected"),
     [
-        ("--ngram", "0", "expected --ngram of at least 1"),
-        ("--enough", "1", "--enough in [0, 1)"),
+        ("--ngram", "0", "--ngram: expected a whole number of at least 1"),
+        ("--enough", "1", "--enough: expected a number from 0 to below 1, found 1.0"),
         ("--items", "exam", "--items: expected NAME=FILE, found 'exam'"),
     ],
 )

@@ -3,16 +3,20 @@
 import argparse
 import functools
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlsubnet.commands.shared import Subcommands, add_command, add_config, read_data
+from rlsubnet.commands.shared import Subcommands, add_command, add_config, add_path, read_data
+from rlsubnet.files import iterate_jsonl, read_jsonl, sha256, write_csv, write_jsonl
 
 if TYPE_CHECKING:
     from rlsubnet.tasks.published import Overlaps
 
-CONTAMINATION_COLUMNS = ("items", "n", "short", "exact", "near", "matched", "share", "examples")
+COLUMNS = ("items", "n", "short", "exact", "near", "matched", "share", "examples")
 EXAMPLES = 5
+# At once, to a log too.
+report = functools.partial(print, flush=True)
 
 
 def run_data(options: argparse.Namespace) -> None:
@@ -24,7 +28,6 @@ def run_data(options: argparse.Namespace) -> None:
           --out work/demo/data/arith500.jsonl
     """
     from rlsubnet.evaluation.policy_data import build
-    from rlsubnet.files import sha256, write_jsonl
 
     records, summary = build(options.name, read_data(options), options.policy)
     write_jsonl(options.out, records)
@@ -41,7 +44,6 @@ def run_fetch(options: argparse.Namespace) -> None:
     """
     from rlsubnet.tasks.rows import fetch
 
-    report = functools.partial(print, flush=True)
     fetch(read_data(options), options.out, report=report)
 
 
@@ -54,11 +56,9 @@ def run_adapt(options: argparse.Namespace) -> None:
       rlsubnet adapt rollouts --config config/paper/config.yaml \\
           --source work/paper/sources/rollouts --out work/paper/data/rollouts.jsonl
     """
-    from rlsubnet.files import sha256, write_jsonl
     from rlsubnet.tasks.published import adapt
 
     spec = read_data(options)
-    report = functools.partial(print, flush=True)
     count = write_jsonl(options.out, adapt(options.name, spec, options.source, report))
     if not count:
         options.out.unlink()
@@ -74,17 +74,11 @@ def run_mix(options: argparse.Namespace) -> None:
       rlsubnet mix work/paper/data/gsm8k.jsonl work/paper/data/math.jsonl \\
           --out work/paper/data/gsm8k_math.jsonl
     """
-    from itertools import chain
-
-    from rlsubnet.files import iterate_jsonl, sha256, write_jsonl
-
     count = write_jsonl(options.out, chain.from_iterable(map(iterate_jsonl, options.parts)))
     print(f"{count} records of {len(options.parts)} files, sha256 {sha256(options.out)[:12]}")
 
 
 def _read_items(argument: str) -> tuple[str, list[tuple[str, str]]]:
-    from rlsubnet.files import read_jsonl
-
     name, equals, file = argument.partition("=")
     if not (name and equals and file):
         raise ValueError(f"--items: expected NAME=FILE, found {argument!r}")
@@ -111,7 +105,6 @@ def _contamination_row(name: str, overlaps: "Overlaps") -> dict[str, Any]:
 def contamination_rows(
     train: Path, items: Sequence[str], ngram: int, enough: float
 ) -> list[dict[str, Any]]:
-    from rlsubnet.files import iterate_jsonl
     from rlsubnet.tasks.published import find_overlaps, training_prompts
 
     rows = []
@@ -132,25 +125,24 @@ def run_contamination(options: argparse.Namespace) -> None:
       rlsubnet contamination work/paper/data/tulu.jsonl \\
           --items math500=work/paper/data/math500.jsonl --out contamination.csv
     """
-    from rlsubnet.files import write_csv
+    from rlsubnet.config.errors import checked
+    from rlsubnet.config.schema import Contamination
 
-    if options.ngram < 1 or not 0 <= options.enough < 1 or not 0 <= options.threshold <= 1:
-        raise ValueError(
-            "expected --ngram of at least 1, --enough in [0, 1) and --threshold in [0, 1]; found "
-            f"{options.ngram}, {options.enough} and {options.threshold}"
-        )
-    rows = contamination_rows(options.train, options.items, options.ngram, options.enough)
+    given = {name: getattr(options, name) for name in ("ngram", "enough", "threshold", "action")}
+    given = {name: value for name, value in given.items() if value is not None}
+    asked = checked(Contamination, given, lambda path: f"--{path[0]}")
+    rows = contamination_rows(options.train, options.items, asked.ngram, asked.enough)
     for row in rows:
         found = f"{row['matched']} of {row['n']} items ({float(row['share']):.2%})"
         examples = f", such as {row['examples']}" if row["examples"] else ""
         print(f"{row['items']}: {found} stand in {options.train}{examples}")
-    above = [row["items"] for row in rows if float(row["share"]) > options.threshold]
+    above = [row["items"] for row in rows if float(row["share"]) > asked.threshold]
     if above:
-        text = f"{options.train}: holds more than {options.threshold:.2%} of {', '.join(above)}"
-        if options.action == "refuse":
+        text = f"{options.train}: holds more than {asked.threshold:.2%} of {', '.join(above)}"
+        if asked.action == "refuse":
             raise ValueError(text)
         print(f"warning: {text}: a score on it says little about a model trained here")
-    write_csv(options.out, rows, CONTAMINATION_COLUMNS)
+    write_csv(options.out, rows, COLUMNS)
 
 
 def run_download(options: argparse.Namespace) -> None:
@@ -164,7 +156,6 @@ def run_download(options: argparse.Namespace) -> None:
     """
     from rlsubnet.checkpoints.hub import download
 
-    report = functools.partial(print, flush=True)
     download(options.source, options.revision, options.out, report=report)
 
 
@@ -174,7 +165,7 @@ def _add_data_set(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_jsonl(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON-lines file")
+    add_path(parser, "--out", "FILE", "JSON-lines file")
 
 
 def add_commands(subcommands: Subcommands) -> None:
@@ -189,29 +180,21 @@ def add_commands(subcommands: Subcommands) -> None:
         default="main",
         help="branch, tag or commit hash; not used for a folder (default: main)",
     )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="the checkpoint folder to make"
-    )
+    add_path(parser, "--out", "DIR", "the checkpoint folder to make")
 
     parser = add_command(subcommands, "data", run_data)
     _add_data_set(parser)
-    parser.add_argument(
-        "--policy",
-        type=Path,
-        metavar="DIR",
-        help="model folder whose samples are needed (kinds preferences, rejection_samples)",
-    )
+    policy = "model folder whose samples are needed (kinds preferences, rejection_samples)"
+    add_path(parser, "--policy", "DIR", policy, required=False)
     _add_jsonl(parser)
 
     parser = add_command(subcommands, "fetch", run_fetch)
     _add_data_set(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
+    add_path(parser, "--out", "DIR", "folder to make")
 
     parser = add_command(subcommands, "adapt", run_adapt)
     _add_data_set(parser)
-    parser.add_argument(
-        "--source", type=Path, required=True, metavar="DIR", help="fetched folder, or one file"
-    )
+    add_path(parser, "--source", "DIR", "fetched folder, or one file")
     _add_jsonl(parser)
 
     parser = add_command(subcommands, "mix", run_mix)
@@ -230,22 +213,10 @@ def add_commands(subcommands: Subcommands) -> None:
         metavar="NAME=FILE",
         help="evaluation items, JSON lines with id and prompt",
     )
-    parser.add_argument("--ngram", type=int, default=8, help="words of a run (default: 8)")
-    parser.add_argument(
-        "--enough", type=float, default=0.5, help="share of an item's words (default: 0.5)"
-    )
-    parser.add_argument(
-        "--threshold",
-        type=float,
-        default=0.02,
-        help="largest share of items that may match (default: 0.02)",
-    )
-    parser.add_argument(
-        "--action",
-        choices=("warn", "refuse"),
-        default="warn",
-        help="what to do above the threshold: say so, or fail (default: warn)",
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="CSV", help="one row for each set of items"
-    )
+    parser.add_argument("--ngram", type=int, help="words of a run (default: 8)")
+    parser.add_argument("--enough", type=float, help="share of an item's words (default: 0.5)")
+    most = "largest share of items that may match (default: 0.02)"
+    parser.add_argument("--threshold", type=float, help=most)
+    above = "what to do above the threshold: say so, or fail (default: warn)"
+    parser.add_argument("--action", choices=("warn", "refuse"), help=above)
+    add_path(parser, "--out", "CSV", "one row for each set of items")

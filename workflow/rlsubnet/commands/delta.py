@@ -1,4 +1,8 @@
-"""Subcommand ``delta``: a tuned checkpoint as a sparse change of its init, lossless."""
+"""Store a tuned checkpoint as what differs from its init: which weights changed, and by how many
+steps of their type. Lossless: every file of the tuned folder comes back byte by byte. Checked by
+digest: each block is decoded again while it is packed, and a delta opens with its own init alone.
+At 77 % sparsity it is about a tenth of a bfloat16 checkpoint. Memory does not grow with the model.
+"""
 
 import argparse
 import json
@@ -9,12 +13,6 @@ from typing import Any
 from rlsubnet.checkpoints.delta_file import FORMAT, Delta, DeltaTensor
 from rlsubnet.commands.shared import CHECKPOINT_HELP, Subcommands, add_command, add_pair
 from rlsubnet.measure.parameters import natural_order, parse_parameter
-
-DESCRIPTION = """\
-Store a tuned checkpoint as what differs from its init: which weights changed, and by how many steps
-of their type. Lossless: every file of the tuned folder comes back byte by byte. Checked by digest:
-each block is decoded again while it is packed, and a delta opens with its own init alone. At 77 %
-sparsity it is about a tenth of a bfloat16 checkpoint. Memory does not grow with the model."""
 
 
 def _add_out(parser: argparse.ArgumentParser, what: str) -> None:
@@ -192,7 +190,7 @@ def add_commands(subcommands: Subcommands) -> None:
         "rlsubnet delta pack models/sft runs/dpo/final dpo.delta\n"
         "  rlsubnet delta show dpo.delta\n"
         "  rlsubnet delta unpack models/sft dpo.delta dpo",
-        DESCRIPTION,
+        __doc__ or "",
     )
     actions = parser.add_subparsers(
         required=True, metavar="ACTION", help="pack, unpack or show; each has its own --help"

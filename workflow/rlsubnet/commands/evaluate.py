@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlsubnet.columns import ScoreRow, StepScoreRow, names
 from rlsubnet.commands.measure import add_saved_steps
-from rlsubnet.commands.shared import Subcommands, add_command, add_config, read_config
+from rlsubnet.commands.shared import Subcommands, add_command, add_config, add_path, read_config
+from rlsubnet.files import write_csv, write_json
 
 if TYPE_CHECKING:
     from rlsubnet.backends.olmes import Olmes
@@ -31,12 +33,10 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
     import torch
 
-    from rlsubnet.columns import ScoreRow, names
     from rlsubnet.evaluation.loading import load_policy
     from rlsubnet.evaluation.results import write_answers
     from rlsubnet.evaluation.sampler import make_sampler
     from rlsubnet.evaluation.score import answer_suites, chance_levels, load_suites
-    from rlsubnet.files import write_csv
 
     suites = load_suites(files)
     model, tokenizer = load_policy(options.model, options.device, getattr(torch, options.dtype))
@@ -66,11 +66,9 @@ def run_evaluate_steps(options: argparse.Namespace) -> None:
     import torch
 
     from rlsubnet.checkpoints.delta import find_steps
-    from rlsubnet.columns import StepScoreRow, names
     from rlsubnet.evaluation.loading import load_policy
     from rlsubnet.evaluation.sampler import make_sampler
     from rlsubnet.evaluation.score import answer_suites, load_suites, models_of_steps
-    from rlsubnet.files import write_csv
     from rlsubnet.training.runlog import time_left
 
     suites, steps = load_suites(files), find_steps(options.saved)
@@ -136,9 +134,7 @@ def run_evaluate_olmes(options: argparse.Namespace) -> None:
           --config config/paper/config.yaml --cache work/paper/olmes/cache \\
           --raw work/paper/olmes/runs/dpo --scores scores.csv --answers answers.csv.gz
     """
-    from rlsubnet.columns import ScoreRow, names
     from rlsubnet.evaluation.results import write_answers
-    from rlsubnet.files import write_csv
 
     olmes = _olmes(options, "suites")
     answers, rows = olmes.evaluate(options.model, options.raw)
@@ -158,8 +154,6 @@ def run_evaluate_steps_olmes(options: argparse.Namespace) -> None:
           --cache work/paper/olmes/cache --raw work/paper/olmes/steps/prime --out step_scores.csv
     """
     from rlsubnet.checkpoints.delta import find_steps
-    from rlsubnet.columns import StepScoreRow, names
-    from rlsubnet.files import write_csv
 
     steps, olmes = find_steps(options.saved), _olmes(options, "step_suites")
     rows: list[dict[str, Any]] = []
@@ -180,7 +174,6 @@ def run_prefetch_olmes(options: argparse.Namespace) -> None:
           --cache work/paper/olmes/cache --out work/paper/olmes/prefetched.json
     """
     from rlsubnet.backends.olmes import prefetch
-    from rlsubnet.files import write_json
 
     settings, folder = _olmes_settings(options, "suites", "step_suites")
     write_json(options.out, prefetch(settings, options.cache, folder))
@@ -226,19 +219,13 @@ def add_commands(subcommands: Subcommands) -> None:
 
     parser = add_command(subcommands, "prefetch_olmes", run_prefetch_olmes)
     _add_config_and_cache(parser)
-    parser.add_argument(
-        "--out", required=True, type=Path, metavar="FILE", help="JSON, items and digest by task"
-    )
+    add_path(parser, "--out", "FILE", "JSON, items and digest by task")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", type=Path, help="Hugging Face model folder")
-    parser.add_argument(
-        "--scores", required=True, type=Path, metavar="FILE", help="CSV, a row per task and level"
-    )
-    parser.add_argument(
-        "--answers", required=True, type=Path, metavar="FILE", help="gzipped CSV, a row per item"
-    )
+    add_path(parser, "--scores", "FILE", "CSV, a row per task and level")
+    add_path(parser, "--answers", "FILE", "gzipped CSV, a row per item")
 
 
 def _add_steps(parser: argparse.ArgumentParser) -> None:
@@ -246,9 +233,7 @@ def _add_steps(parser: argparse.ArgumentParser) -> None:
         "init", metavar="INIT", type=Path, help="Hugging Face folder that the run started from"
     )
     add_saved_steps(parser)
-    parser.add_argument(
-        "--out", required=True, type=Path, metavar="CSV", help="a row per step, task and level"
-    )
+    add_path(parser, "--out", "CSV", "a row per step, task and level")
 
 
 def _add_how(parser: argparse.ArgumentParser) -> None:
@@ -273,20 +258,13 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
 
 def _add_config_and_cache(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
-    parser.add_argument(
-        "--cache", required=True, type=Path, metavar="DIR", help="folder with the data of the tasks"
-    )
+    add_path(parser, "--cache", "DIR", "folder with the data of the tasks")
 
 
 def _add_olmes(parser: argparse.ArgumentParser) -> None:
     _add_config_and_cache(parser)
-    parser.add_argument(
-        "--raw",
-        required=True,
-        type=Path,
-        metavar="DIR",
-        help="folder for what olmes writes; emptied first, as olmes skips tasks that it finds done",
-    )
+    raw = "folder for what olmes writes; emptied first, as olmes skips tasks that it finds done"
+    add_path(parser, "--raw", "DIR", raw)
     parser.add_argument(
         "--gpus", type=int, default=0, help="GPUs of this job; one engine spreads over all of them"
     )

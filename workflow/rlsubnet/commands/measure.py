@@ -3,6 +3,7 @@
 import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from rlsubnet.commands.shared import (
     add_kernel,
     add_pair,
     add_pass_options,
+    add_path,
     add_seed,
     add_threads,
     check_seed,
@@ -24,6 +26,8 @@ from rlsubnet.commands.shared import (
     open_pair,
     progress_bar,
 )
+from rlsubnet.files import replacing, write_csv
+from rlsubnet.measure.parameters import parse_parameter
 from rlsubnet.threads import bound_linear_algebra, checked_threads
 
 if TYPE_CHECKING:
@@ -44,13 +48,10 @@ def _measure(
     from rlsubnet.checkpoints.differ import measure_update
 
     kernel, threads = options.kernel, checked_threads(options.threads)
-    progress = progress_bar(pair, options.progress)
-    try:
+    with closing(progress_bar(pair, options.progress)) as progress:
         return measure_update(
             pair, request, result, mask, kernel=kernel, threads=threads, progress=progress
         )
-    finally:
-        progress.close()
 
 
 def run_updates(options: argparse.Namespace) -> None:
@@ -74,15 +75,12 @@ def run_updates(options: argparse.Namespace) -> None:
     counts = {name: found[name].update_counts(tolerances) for name in found}
     if options.out:
         from rlsubnet.columns import UpdateRow, names
-        from rlsubnet.files import write_csv
 
         write_csv(options.out, _update_rows(pair, counts), names(UpdateRow))
     print(_update_summary(pair, counts))
 
 
 def _update_rows(pair: "Pair", counts: "Mapping[str, UpdateCounts]") -> list[dict[str, Any]]:
-    from rlsubnet.measure.parameters import parse_parameter
-
     rows = []
     for name, count in counts.items():
         place = parse_parameter(name)
@@ -107,7 +105,6 @@ def _update_rows(pair: "Pair", counts: "Mapping[str, UpdateCounts]") -> list[dic
 
 def _update_summary(pair: "Pair", counts: "Mapping[str, UpdateCounts]") -> str:
     from rlsubnet.checkpoints.pair import pair_notes
-    from rlsubnet.measure.parameters import parse_parameter
     from rlsubnet.measure.sparsity import RULES, TABLE_TOLERANCE, group_counts, total_counts
 
     def percents(counts: "UpdateCounts", atol: float) -> str:
@@ -175,7 +172,6 @@ def run_frozen(options: argparse.Namespace) -> None:
     from rlsubnet.checkpoints.masks import load_mask
     from rlsubnet.checkpoints.pair import check_frozen
     from rlsubnet.columns import FrozenRow, names
-    from rlsubnet.files import write_csv
 
     counts = dict(check_frozen(open_pair(options), load_mask(options.mask)))
     if options.out:
@@ -227,7 +223,6 @@ def run_overlap(options: argparse.Namespace) -> None:
     from rlsubnet.checkpoints.masks import load_mask
     from rlsubnet.checkpoints.structure import pair_masks, tensor_overlaps
     from rlsubnet.columns import OverlapRow, names
-    from rlsubnet.files import write_csv
     from rlsubnet.measure.overlap import overlap_beside_nulls
 
     check_seed(options)
@@ -305,7 +300,6 @@ def run_rank(options: argparse.Namespace) -> None:
     from rlsubnet.checkpoints.differ import tensors_by_part
     from rlsubnet.checkpoints.structure import matrix_ranks
     from rlsubnet.columns import RankRow, names
-    from rlsubnet.files import write_csv
     from rlsubnet.measure.rank import mean_rank_share
 
     pair, device = open_pair(options), chosen_device(options.device)
@@ -352,7 +346,6 @@ def run_trajectory(options: argparse.Namespace) -> None:
     from rlsubnet.checkpoints.delta import find_steps, open_steps
     from rlsubnet.checkpoints.structure import measure_trajectory
     from rlsubnet.columns import TrajectoryRow, names
-    from rlsubnet.files import write_csv
 
     init = Checkpoint(options.init)
     steps = open_steps(init, find_steps(options.saved, options.steps))
@@ -391,11 +384,9 @@ def run_card(options: argparse.Namespace) -> None:
     bound_linear_algebra(threads)
     from rlsubnet.card.facts import measure_facts
     from rlsubnet.card.page import card_page
-    from rlsubnet.files import replacing
 
     pair = open_pair(options)
-    progress = progress_bar(pair, options.progress)
-    try:
+    with closing(progress_bar(pair, options.progress)) as progress:
         facts = measure_facts(
             pair,
             ranks=not options.no_rank,
@@ -405,8 +396,6 @@ def run_card(options: argparse.Namespace) -> None:
             device="cpu" if options.no_rank else chosen_device(options.device),
             take_progress=progress.add,
         )
-    finally:
-        progress.close()
     with replacing(options.out) as temporary:
         temporary.write_text(card_page(facts), encoding="utf-8")
     print(f"{options.out}: {options.out.stat().st_size / 1000:,.0f} kB, open it in a browser")
@@ -424,7 +413,6 @@ def add_saved_steps(parser: argparse.ArgumentParser) -> None:
 
 
 def add_commands(subcommands: Subcommands) -> None:
-    """Add what this module's docstring lists."""
     parser = add_command(subcommands, "updates", run_updates)
     add_pair(parser)
     parser.add_argument(
@@ -435,9 +423,8 @@ def add_commands(subcommands: Subcommands) -> None:
         help="absolute tolerances in weight units (default: 1e-8 1e-7 1e-6 1e-5 1e-4)",
     )
     add_csv(parser, "write the counts of every tensor")
-    parser.add_argument(
-        "--mask", type=Path, metavar="FILE", help="write the bitwise mask as well, for training"
-    )
+    also = "write the bitwise mask as well, for training"
+    add_path(parser, "--mask", "FILE", also, required=False)
     add_pass_options(parser)
 
     parser = add_command(subcommands, "mask", run_mask)
@@ -454,17 +441,17 @@ def add_commands(subcommands: Subcommands) -> None:
     parser.add_argument(
         "--atol", type=float, help="tolerance of official and exact, weight units (default: 1e-5)"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="mask to write")
+    add_path(parser, "--out", "FILE", "mask to write")
     add_pass_options(parser)
 
     parser = add_command(subcommands, "frozen", run_frozen)
     add_pair(parser, common_rows=False)
-    parser.add_argument("--mask", type=Path, required=True, metavar="FILE", help="training mask")
+    add_path(parser, "--mask", "FILE", "training mask")
     add_csv(parser, "write the counts of every tensor")
 
     parser = add_command(subcommands, "union", run_union)
     parser.add_argument("masks", nargs="+", metavar="MASK", help="masks (`rlsubnet mask`)")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="mask to write")
+    add_path(parser, "--out", "FILE", "mask to write")
 
     parser = add_command(subcommands, "overlap", run_overlap)
     parser.add_argument("mask1", metavar="MASK1", help="mask of subnetwork 1 (`rlsubnet mask`)")
@@ -492,16 +479,13 @@ def add_commands(subcommands: Subcommands) -> None:
     parser.add_argument("init", metavar="INIT", help=f"the start: {LOCAL_HELP}")
     add_saved_steps(parser)
     parser.add_argument("--steps", type=int, nargs="+", help="step numbers, one per saved step")
-    add_csv(parser, "one row per step", required=True)
+    add_path(parser, "--out", "CSV", "one row per step")
 
     parser = add_command(subcommands, "card", run_card)
     add_pair(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="HTML", help="page to write")
-    parser.add_argument(
-        "--no-rank",
-        action="store_true",
-        help="leave ranks out, by far the longest part of large models",
-    )
+    add_path(parser, "--out", "HTML", "page to write")
+    longest = "leave ranks out, by far the longest part of large models"
+    parser.add_argument("--no-rank", action="store_true", help=longest)
     add_seed(parser, "the random control")
     add_device(parser)
     add_pass_options(parser)

@@ -3,7 +3,9 @@
 import argparse
 from pathlib import Path
 
-from rlsubnet.commands.shared import Subcommands, add_command
+from rlsubnet.columns import MachineRow, names
+from rlsubnet.commands.shared import Subcommands, add_command, add_config_files, add_path
+from rlsubnet.files import write_csv
 from rlsubnet.items import ITEMS
 
 _FILES = (
@@ -11,15 +13,8 @@ _FILES = (
     "print the paper's values and 'not run at this scale'."
 )
 
-MACHINES = """\
-Write where each of several runs was made: CPU or GPU, how it summed, versions and commit, from the
-manifest.json of its model folder. One row per run."""
-
-COMPARE = """\
-Set a results folder beside a reference: every verdict's word, every headline number of the tables
-with both values, the interval that the reference prints and whether yours lies inside, and both
-machines. Reads DIR/tables/*.csv and DIR/machines.csv alone. Another CPU sums in another order, so
-that other digits are to be expected where the words should stay."""
+# What tables and figures are made with.
+_DRAWING = ("pandas", "matplotlib", "scipy")
 
 
 def add_commands(subcommands: Subcommands) -> None:
@@ -32,51 +27,22 @@ def add_commands(subcommands: Subcommands) -> None:
             run_item,
             description=f"Write {files}: {item.summary}. {_FILES}",
             example=f"rlsubnet {name} --config config/demo/config.yaml --results results/demo",
-            needs=("pandas", "matplotlib", "scipy"),
+            needs=_DRAWING,
         )
-        parser.add_argument(
-            "--config",
-            nargs="+",
-            type=Path,
-            required=True,
-            metavar="FILE",
-            help="config of the scale; later files are laid over earlier ones",
-        )
-        parser.add_argument(
-            "--results",
-            type=Path,
-            required=True,
-            metavar="DIR",
-            help="folder of the results files; the item is written below it",
-        )
-    parser = add_command(
-        subcommands,
-        "machines",
-        run_machines,
-        "rlsubnet machines work/demo/runs/*/final --out results/demo/machines.csv",
-        MACHINES,
-    )
-    parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="DIR", help="folder `final` of a run"
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="CSV to write")
+        add_config_files(parser)
+        below = "folder of the results files; the item is written below it"
+        add_path(parser, "--results", "DIR", below)
 
-    parser = add_command(
-        subcommands,
-        "compare",
-        run_compare,
-        "rlsubnet compare results/demo results/reference/demo",
-        COMPARE,
-        needs=("pandas", "matplotlib", "scipy"),
-    )
+    parser = add_command(subcommands, "machines", run_machines)
+    final = "folder `final` of a run"
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help=final)
+    add_path(parser, "--out", "FILE", "CSV to write")
+
+    parser = add_command(subcommands, "compare", run_compare, needs=_DRAWING)
     parser.add_argument("results", type=Path, metavar="RESULTS", help="yours")
     parser.add_argument("reference", type=Path, metavar="REFERENCE", help="what they stand beside")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="STEM",
-        help="write STEM.csv, .md, .tex and .html (default: RESULTS/tables/comparison)",
-    )
+    stem = "write STEM.csv, .md, .tex and .html (default: RESULTS/tables/comparison)"
+    add_path(parser, "--out", "STEM", stem, required=False)
 
 
 def run_item(options: argparse.Namespace) -> None:
@@ -92,16 +58,26 @@ def run_item(options: argparse.Namespace) -> None:
 
 
 def run_machines(options: argparse.Namespace) -> None:
-    """Write one row per run."""
-    from rlsubnet.columns import MachineRow, names
-    from rlsubnet.files import write_csv
+    """Write where each of several runs was made: CPU or GPU, how it summed, versions and commit,
+    from the manifest.json of its model folder. One row per run.
+
+    Example:
+      rlsubnet machines work/demo/runs/*/final --out results/demo/machines.csv
+    """
     from rlsubnet.machine import machine_rows
 
     write_csv(options.out, machine_rows(options.folders), names(MachineRow))
 
 
 def run_compare(options: argparse.Namespace) -> None:
-    """Print a summary and write the whole comparison."""
+    """Set a results folder beside a reference: every verdict's word, every headline number of the
+    tables with both values, the interval that the reference prints and whether yours lies inside,
+    and both machines. Reads DIR/tables/*.csv and DIR/machines.csv alone. Another CPU sums in
+    another order, so that other digits are to be expected where the words should stay.
+
+    Example:
+      rlsubnet compare results/demo results/reference/demo
+    """
     from rlsubnet.report.comparison import compare, summary, write_comparison
 
     frame = compare(options.results, options.reference)

@@ -140,8 +140,15 @@ def add_common_rows(parser: argparse.ArgumentParser, help: str) -> None:
     )
 
 
-def add_csv(parser: argparse.ArgumentParser, help: str, required: bool = False) -> None:
-    parser.add_argument("--out", type=Path, required=required, metavar="CSV", help=help)
+def add_path(
+    parser: argparse.ArgumentParser, name: str, metavar: str, help: str, required: bool = True
+) -> None:
+    """Add an option that names a file or a folder."""
+    parser.add_argument(name, type=Path, required=required, metavar=metavar, help=help)
+
+
+def add_csv(parser: argparse.ArgumentParser, help: str) -> None:
+    add_path(parser, "--out", "CSV", help, required=False)
 
 
 def add_seed(parser: argparse.ArgumentParser, of: str) -> None:

@@ -11,30 +11,9 @@ if TYPE_CHECKING:
     from rlsubnet.config.layout import RunFiles
     from rlsubnet.config.model import Row
 
-DESCRIPTION = """\
-Train one run, of all weights or of a subnetwork. Everything follows from the sheets: the algorithm,
-its hyperparameters, and where the run reads and writes. Its recipe's key `backend` names the
-trainer: `native`, this package's own, on one device; `open_instruct` or `verl`, other projects'
-programs, on the GPUs of this machine or of the several nodes of a Slurm job, each run by the
-interpreter of its own environment (config key `backends`, or $OPEN_INSTRUCT_DIR,
-$OPEN_INSTRUCT_PYTHON and $VERL_PYTHON).
-
-Writes work/runs/RUN/final, a Hugging Face folder (bfloat16 weights, config, tokenizer,
-manifest.json), and results/metrics/RUN.csv, a row for every optimizer step; with checkpoint_every
-also work/runs/RUN/steps, the models along the run as deltas (see `rlsubnet delta`). A run that was
-killed starts again from its last saved state and ends with the same bits; if row, inputs or
-environment are others, that is refused. Progress goes to stderr."""
-
 
 def add_commands(subcommands: Subcommands) -> None:
-    parser = add_command(
-        subcommands,
-        "train",
-        run_train,
-        "rlsubnet train dpo_sub --config config/demo/config.yaml",
-        DESCRIPTION,
-        needs=("torch", "transformers"),
-    )
+    parser = add_command(subcommands, "train", run_train, needs=("torch", "transformers"))
     # Not `run`: that is the function of the subcommand.
     parser.add_argument("name", metavar="RUN", help="name of the run, a row of the sheet")
     add_config(parser)
@@ -44,15 +23,27 @@ def add_commands(subcommands: Subcommands) -> None:
         default="auto",
         help="of the native trainer; auto takes the GPU if there is one (default)",
     )
-    parser.add_argument(
-        "--threads",
-        type=int,
-        metavar="N",
-        help="CPUs that verl may use; by default all of the machine",
-    )
+    cpus = "CPUs that verl may use; by default all of the machine"
+    parser.add_argument("--threads", type=int, metavar="N", help=cpus)
 
 
 def run_train(options: argparse.Namespace) -> None:
+    """Train one run, of all weights or of a subnetwork. Everything follows from the sheets: the
+    algorithm, its hyperparameters, and where the run reads and writes. Its recipe's key `backend`
+    names the trainer: `native`, this package's own, on one device; `open_instruct` or `verl`, other
+    projects' programs, on the GPUs of this machine or of the several nodes of a Slurm job, each run
+    by the interpreter of its own environment (config key `backends`, or $OPEN_INSTRUCT_DIR,
+    $OPEN_INSTRUCT_PYTHON and $VERL_PYTHON).
+
+    Writes work/runs/RUN/final, a Hugging Face folder (bfloat16 weights, config, tokenizer,
+    manifest.json), and results/metrics/RUN.csv, a row for every optimizer step; with
+    checkpoint_every also work/runs/RUN/steps, the models along the run as deltas (see `rlsubnet
+    delta`). A run that was killed starts again from its last saved state and ends with the same
+    bits; if row, inputs or environment are others, that is refused. Progress goes to stderr.
+
+    Example:
+      rlsubnet train dpo_sub --config config/demo/config.yaml
+    """
     from rlsubnet.config.errors import unknown_name
 
     scale = read_scale(options)  # before torch is loaded: a fault in the sheets fails at once
