@@ -4,7 +4,7 @@ import pandas as pd
 
 from rlsubnet.config import Pair, Scale
 from rlsubnet.data import Published
-from rlsubnet.report.results import Results, layer_sparsity, rows_of, sparsity
+from rlsubnet.report.results import Results, layer_sparsity, rows_of, saved_steps, sparsity
 from rlsubnet.report.settings import ONLINE, distribution_columns, is_sft_stage, seed_groups
 from rlsubnet.report.style import RL_METHODS
 from rlsubnet.report.tables import pairs_of, tolerance_of
@@ -127,28 +127,11 @@ def _training(scale: Scale, results: Results, pair: Pair) -> pd.DataFrame:
 
 
 def trajectories(item: str, scale: Scale, results: Results) -> pd.DataFrame:
-    """Return the saved steps of every run that feeds Figure 2, 5, 6 or 7, per cent of all weights.
-
-    `sparsity_percent` is against the start, `step_sparsity_percent` against the saved step before,
-    `outside_percent` what is updated outside the final subnetwork.
-    """
-    tables = []
-    for pair, label in labeled(pairs_of(scale, item)):
-        steps = results.get("trajectory", pair.tuned)
-        parts = ["never", "cancelled", "subnetwork"]
-        numel = steps[parts].sum(axis="columns")
-        table = pd.DataFrame(
-            {
-                "label": label,
-                "method": pair.method,
-                "step": steps["step"],
-                "sparsity_percent": 100 * steps["sparsity"],
-                "step_sparsity_percent": 100 * steps["step_sparsity"],
-                "outside_percent": 100 * steps["updated_outside_final"],
-                **{f"{part}_percent": 100 * steps[part] / numel for part in parts},
-            }
-        )
-        tables.append(table)
+    """Return the saved steps of every run that feeds Figure 2, 5, 6 or 7; see `saved_steps`."""
+    tables = [
+        saved_steps(results, pair.tuned).assign(label=label, method=pair.method)
+        for pair, label in labeled(pairs_of(scale, item))
+    ]
     return _joined(tables, TRAJECTORY_COLUMNS)
 
 

@@ -190,6 +190,23 @@ def clipped_share(norms: pd.Series, clip: float | None) -> float:
     return 0.0 if clip is None else float((norms > clip).mean())
 
 
+def saved_steps(results: Results, run: str) -> pd.DataFrame:
+    """Return the saved steps of a run, with shares in per cent of all weights.
+
+    `sparsity_percent` is against the start, `step_sparsity_percent` against the saved step before,
+    `outside_percent` what is updated outside the final subnetwork.
+    """
+    steps = results.get("trajectory", run)
+    parts = ["never", "cancelled", "subnetwork"]
+    numel = steps[parts].sum(axis="columns")
+    return steps.assign(
+        sparsity_percent=100 * steps["sparsity"],
+        step_sparsity_percent=100 * steps["step_sparsity"],
+        outside_percent=100 * steps["updated_outside_final"],
+        **{f"{part}_percent": 100 * steps[part] / numel for part in parts},
+    )
+
+
 def late_fall(steps: pd.Series, sparsity: pd.Series) -> tuple[float, float]:
     """Return how far sparsity fell over the last quarter of a run, and over all of it.
 

@@ -22,6 +22,7 @@ from rlsubnet.report.results import (
     model_name,
     parameters,
     rows_of,
+    saved_steps,
     sparsity,
     spelling,
 )
@@ -441,10 +442,8 @@ def _has_trajectory(scale: Scale, pair: Pair) -> bool:
 
 def _course(scale: Scale, results: Results, pair: Pair) -> Row:
     """Return part (b) of one run; here a weight is updated when its bits differ."""
-    steps = results.get("trajectory", pair.tuned).sort_values("step")
-    last = steps.iloc[-1]
-    numel = sum(int(last[part]) for part in _PARTS)
-    most = steps.loc[steps["updated_outside_final"].idxmax()]
+    steps = saved_steps(results, pair.tuned).sort_values("step")
+    last, most = steps.iloc[-1], steps.loc[steps["outside_percent"].idxmax()]
     late, whole = late_fall(steps["step"], steps["sparsity"])
     return {
         **names_of(pair),
@@ -453,11 +452,11 @@ def _course(scale: Scale, results: Results, pair: Pair) -> Row:
         **steps_columns(scale, pair),
         "schedule": recipe_of(scale, pair.tuned)["schedule"],
         "saved_steps": len(steps),
-        "last_sparsity_percent": 100 * float(last["sparsity"]),
-        **{f"{part}_percent": 100 * int(last[part]) / numel for part in _PARTS},
-        "outside_most_percent": 100 * float(most["updated_outside_final"]),
+        "last_sparsity_percent": last["sparsity_percent"],
+        **{f"{part}_percent": last[f"{part}_percent"] for part in _PARTS},
+        "outside_most_percent": most["outside_percent"],
         "outside_most_step": int(most["step"]),
-        "step_updated_percent": 100 * (1 - float(steps["step_sparsity"].mean())),
+        "step_updated_percent": 100 - steps["step_sparsity_percent"].mean(),
         "late_fall_points": 100 * late,
         "still_falling": "yes" if late > whole / 10 else "no",
     }

@@ -15,24 +15,9 @@ from rlsubnet.data import Published
 from rlsubnet.items import ITEMS, VERDICTS
 from rlsubnet.report.export import document, html_table, notes_of, write_table, write_text
 from rlsubnet.report.results import Results
-from rlsubnet.report.verdicts.claims import (
-    course_claims,
-    overlap_claims,
-    reason_claims,
-    sparsity_claims,
-    subnetwork_claims,
-    table_claims,
-)
+from rlsubnet.report.verdicts.claims import lines
 from rlsubnet.report.verdicts.numbers import Source
 from rlsubnet.report.verdicts.rules import AGREES, DIFFERS, NOT_COMPARABLE, NOT_RUN, WORDS, Line
-
-PARTS = {
-    "Section 3: RL's updates are sparse and of full rank (Takeaways 1 and 2)": sparsity_claims,
-    "Section 4: the subnetwork alone gives the same model (Conjecture 1)": subnetwork_claims,
-    "Section 5: subnetworks overlap (Takeaway 3)": overlap_claims,
-    "Section 6: why the updates are sparse (Takeaway 4)": reason_claims,
-    "Section 6 and Appendix D: the course of a run": course_claims,
-}
 
 
 def verdicts(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
@@ -40,14 +25,8 @@ def verdicts(scale: Scale, results: Results, published: Published) -> pd.DataFra
 
     `here` names runs and pairs; an id is stable, such as `takeaway1/sparse` or `table4/Seed`.
     """
-    source = Source(scale, results, published)
-    rows = [(part, *each) for part, claims in PARTS.items() for each in claims(source)]
-    rows += [(_table_of(each), *each) for each in table_claims(source)]
-    return pd.DataFrame(rows, columns=["part", *Line._fields]).astype(object)
-
-
-def _table_of(row: Line) -> str:
-    return f"{row.where.split('(')[0]}: every row"
+    found = lines(Source(scale, results, published))
+    return pd.DataFrame(found, columns=Line._fields).astype(object)
 
 
 def counted(frame: pd.DataFrame) -> Iterator[tuple[str, int]]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from rlsubnet.config import Comparison, Pair, Scale
 from rlsubnet.report.figure_data import logs_of
-from rlsubnet.report.paired import compare_items, paired_answers
+from rlsubnet.report.paired import Compared, compare_items, paired_answers
 from rlsubnet.report.results import (
     TABLE5_NAMES,
     Published,
@@ -17,6 +17,7 @@ from rlsubnet.report.results import (
     layer_sparsity,
     mean_rank_share,
     model_name,
+    saved_steps,
     sparsity,
     spelling,
 )
@@ -49,6 +50,7 @@ from rlsubnet.report.tables.weights import masked_pairs
 
 SPARSE_ITEMS = ("table1", "fig1")
 OFFLINE_WITHOUT_KL = ("simpo", "orpo")
+Named = list[tuple[str, float, float]]  # a run or a pair, and two numbers of it
 
 
 class Source(NamedTuple):
@@ -217,7 +219,7 @@ def without_sft(source: Source) -> list[Update]:
 class Layers(NamedTuple):
     """Updated shares inside one model: layers as wholes, matrices, all layers together; norms."""
 
-    pair: Pair
+    pair: str
     layers: list[float]
     matrices: list[float]
     whole: float
@@ -226,77 +228,56 @@ class Layers(NamedTuple):
 
 def layers_of(source: Source, pairs: list[Pair]) -> list[Layers]:
     """Return densities by layer and matrix and unchanged norms, of models that have both."""
-    scale, results, _ = source
-    atol = tolerance_of(scale)
+    atol = tolerance_of(source.scale)
     found = []
     for pair in pairs:
-        updates = results.updates(pair.pair)
-        table = layer_sparsity(updates, atol)
-        table["density"] = 100 * (1 - table["sparsity"])
-        average = table["matrix"] == "average"
-        vector = table["matrix"].str.contains(r"norm|\.bias")
+        updates = source.results.updates(pair.pair)
         rows = at_tolerance(updates, atol)
         inside, norms = rows[rows["layer"].notna()], rows[rows["matrix"].str.contains("norm")]
         if inside.empty or norms.empty:
             continue
+        table = layer_sparsity(updates, atol)
+        density = 100 * (1 - table["sparsity"])
+        average = table["matrix"] == "average"
+        vector = table["matrix"].str.contains(r"norm|\.bias")
         whole, unmoved = (
             100 * float(part["unchanged"].sum() / part["numel"].sum()) for part in (inside, norms)
         )
-        found.append(
-            Layers(
-                pair,
-                table["density"][average].tolist(),
-                table["density"][~average & ~vector].tolist(),
-                100 - whole,
-                unmoved,
-            )
-        )
+        matrices = density[~average & ~vector].tolist()
+        found.append(Layers(pair.pair, density[average].tolist(), matrices, 100 - whole, unmoved))
     return found
 
 
-class Rank(NamedTuple):
-    """Mean rank of a pair's update, and of the same changes at random positions."""
+def ranks_of(source: Source) -> tuple[Named, Named]:
+    """Return the pairs of Table 2 (RL, SFT), without other controls.
 
-    pair: Pair
-    update: float
-    random: float
-
-
-def ranks_of(source: Source) -> tuple[list[Rank], list[Rank]]:
-    """Return the pairs of Table 2 (RL, SFT), without other controls."""
-    found: tuple[list[Rank], list[Rank]] = ([], [])
+    Of each its name, the mean rank of its update, and of the same changes at random positions.
+    """
+    found: tuple[Named, Named] = ([], [])
     for pair in pairs_of(source.scale, "table2"):
         if not is_control(source.scale, pair):
             ranks = source.results.get("ranks", pair.pair)
-            random = mean_rank_share(ranks, "rank_of_random_control")
-            one = Rank(pair, 100 * mean_rank_share(ranks), 100 * random)
-            found[0 if pair.method in RL_METHODS else 1].append(one)
+            shares = (mean_rank_share(ranks, name) for name in ("rank", "rank_of_random_control"))
+            update, random = (100 * share for share in shares)
+            found[0 if pair.method in RL_METHODS else 1].append((pair.pair, update, random))
     return found
 
 
-class Same(NamedTuple):
-    """Equal weights of full and sub, and of start and full (the null), at one tolerance."""
-
-    sub: str
-    same: float
-    null: float
-
-
-def same_weights(source: Source, tolerance: float) -> list[Same]:
-    """Return the shares of equal weights at one tolerance (section 4)."""
+def same_weights(source: Source, tolerance: float) -> Named:
+    """Return (sub, equal weights of full and sub, of start and full: the null) of section 4."""
     scale, results, _ = source
 
     def equal(pair: Pair) -> float:
         return 100 * sparsity(results.updates(pair.pair), tolerance)
 
     return [
-        Same(pair.tuned, equal(pair), equal(start))
+        (pair.tuned, equal(pair), equal(start))
         for pair, start in masked_pairs(scale)
         if not scale.runs[pair.tuned].has_random_mask
     ]
 
 
-def random_subnetworks(source: Source) -> list[tuple[str, float, float]]:
+def random_subnetworks(source: Source) -> Named:
     """Return (run, equal at 1e-5 for full and sub, for full and it) of each random control."""
     scale, results, _ = source
     same, controls = {}, []
@@ -347,18 +328,8 @@ def gains_of(source: Source, runs: Iterable[str]) -> list[Gain]:
     return [one for one in found if one.sampled or one.pairs[0].tuned not in sampled]
 
 
-class Control(NamedTuple):
-    """A run inside a random subnetwork against its full run, in points, paired; full's gain."""
-
-    run: str
-    delta: float
-    se: float
-    p: float
-    full: Gain
-
-
-def random_accuracies(source: Source) -> list[Control]:
-    """Return the accuracy inside random subnetworks against full runs, where both have gains."""
+def random_accuracies(source: Source) -> list[tuple[str, Compared, Gain]]:
+    """Return (run in a random subnetwork, it against full, full's gain), where both have gains."""
     scale, results, _ = source
     found = []
     for run in scale.runs.values():
@@ -375,15 +346,12 @@ def random_accuracies(source: Source) -> list[Control]:
         items = paired_answers(scale, results, replace(pair, tuned=run.run))
         for full in shared:
             decoding = items["samples"].map(suite_facts(scale.config, full.suite).decoded)
-            compared = compare_items(
-                items[(items["suite"] == full.suite) & (decoding == full.decoding)]
-            )
-            delta, se = 100 * compared.delta, 100 * compared.se
-            found.append(Control(run.run, delta, se, compared.p_value, full))
+            asked = items[(items["suite"] == full.suite) & (decoding == full.decoding)]
+            found.append((run.run, compare_items(asked), full))
     return found
 
 
-def loss_differences(source: Source) -> list[tuple[str, float, float]]:
+def loss_differences(source: Source) -> Named:
     """Return (pair, share of steps with sub's loss lower, mean sub - full in per cent of full).
 
     Of DPO alone, as in Figure 4: an online run's two losses are those of different responses.
@@ -398,46 +366,33 @@ def loss_differences(source: Source) -> list[tuple[str, float, float]]:
     return found
 
 
-class Overlap(NamedTuple):
-    """Overlaps and those of one null; `lift` is overlap / null, `low` and `high` its interval."""
-
-    comparison: str
-    o1: float
-    o2: float
-    o1_null: float
-    o2_null: float
-    lift: float
-    low: float
-    high: float
+def overlaps_of(source: Source, axis: str, null: str) -> list[tuple[str, Any]]:
+    """Return (name, row of `OverlapRow`) of Table 4 on one axis, where the null was computed."""
+    same = [one for one in _table4(source) if spelling(one.axis) == spelling(axis)]
+    return _against(source, same, null)
 
 
-def overlaps_of(source: Source, axis: str, null: str) -> list[Overlap]:
-    """Return the comparisons of Table 4 on one axis against one null, where it was computed."""
-    comparisons = _table4(source)
-    same = [one for one in comparisons if spelling(one.axis) == spelling(axis)]
-    return [overlap for one in same for overlap in _overlap(source, one, null)]
-
-
-def overlaps_with_sft(source: Source, null: str) -> list[Overlap]:
+def overlaps_with_sft(source: Source, null: str) -> list[tuple[str, Any]]:
     """Return the comparisons of Table 4 of RL with SFT, which none of the paper's is."""
-    methods = [
-        (one, {source.scale.pairs[pair].method for pair in (one.pair1, one.pair2)})
-        for one in _table4(source)
-    ]
-    mixed = [one for one, found in methods if "SFT" in found and found & RL_METHODS]
-    return [overlap for one in mixed for overlap in _overlap(source, one, null)]
+    mixed = []
+    for one in _table4(source):
+        methods = {source.scale.pairs[pair].method for pair in (one.pair1, one.pair2)}
+        if "SFT" in methods and methods & RL_METHODS:
+            mixed.append(one)
+    return _against(source, mixed, null)
 
 
 def _table4(source: Source) -> list[Comparison]:
     return [one for one in source.scale.comparisons.values() if "table4" in one.items]
 
 
-def _overlap(source: Source, comparison: Comparison, null: str) -> Iterator[Overlap]:
-    for row in source.results.get("overlap", comparison.comparison).itertuples():
-        if row.null == null:
-            shares = (100 * row.o1, 100 * row.o2, 100 * row.o1_null, 100 * row.o2_null)
-            interval = (row.lift, row.ci_low, row.ci_high)
-            yield Overlap(comparison.comparison, *shares, *interval)
+def _against(source: Source, found: list[Comparison], null: str) -> list[tuple[str, Any]]:
+    return [
+        (one.comparison, row)
+        for one in found
+        for row in source.results.get("overlap", one.comparison).itertuples()
+        if row.null == null
+    ]
 
 
 class Course(NamedTuple):
@@ -453,33 +408,27 @@ class Course(NamedTuple):
 
 
 def courses_of(source: Source, item: str) -> Iterator[Course]:
-    """Yield the course of every run that feeds Figure 2, 5, 6 or 7, without its start."""
+    """Yield the course of every run that feeds Figure 2, 5, 6 or 7."""
     for pair in pairs_of(source.scale, item):
-        table = source.results.get("trajectory", pair.tuned)
-        table = table[table["step"] > 0]
-        last = table.iloc[-1]
-        counts = [float(last[part]) for part in ("never", "subnetwork", "cancelled")]
-        never, subnetwork, cancelled = (100 * count / sum(counts) for count in counts)
+        steps = saved_steps(source.results, pair.tuned)
+        never, subnetwork, cancelled = (
+            float(steps[f"{part}_percent"].iloc[-1])
+            for part in ("never", "subnetwork", "cancelled")
+        )
         pace = pace_of(source.scale, pair)
-        late, whole = late_fall(table["step"], table["sparsity"])
+        late, whole = late_fall(steps["step"], steps["sparsity"])
         yield Course(
             pair.tuned,
-            table["step"].tolist(),
-            (100 * table["sparsity"]).tolist(),
-            (100 * table["step_sparsity"]).tolist(),
-            (100 * table["updated_outside_final"]).tolist(),
+            steps["step"].tolist(),
+            steps["sparsity_percent"].tolist(),
+            steps["step_sparsity_percent"].tolist(),
+            steps["outside_percent"].tolist(),
             (never, subnetwork, cancelled),
             (100 * late, 100 * whole, pace is None or pace.schedule == "constant"),
         )
 
 
-class Ablation(NamedTuple):
-    """Two runs that differ in one key of their recipe; on how many per cent the key acted."""
-
-    with_it: Update
-    without_it: Update
-    acted: float
-    detail: str
+Ablation = tuple[Update, Update, float, str]  # with it, without it, as in `_action`
 
 
 def ablations(source: Source, key: str) -> list[Ablation]:
@@ -487,7 +436,7 @@ def ablations(source: Source, key: str) -> list[Ablation]:
     updates = [u for u in updates_of(source, "section6") if u.pair.tuned in source.scale.runs]
     settings = [(update, *_settings_but(source.scale, update, key)) for update in updates]
     return [
-        Ablation(one, other, *_action(source, one, other, key))
+        (one, other, *_action(source, one, other, key, value))
         for one, rest, value in settings
         for other, same, missing in settings
         if rest == same and value and not missing
@@ -512,10 +461,11 @@ def _settings_but(scale: Scale, update: Update, but: str) -> tuple[dict[str, Any
     return settings, getattr(recipe, but, None)
 
 
-def _action(source: Source, one: Update, other: Update, key: str) -> tuple[float, str]:
+def _action(
+    source: Source, one: Update, other: Update, key: str, value: float
+) -> tuple[float, str]:
     """Return how far a key acted in the first of two runs, per cent, and what it did, in words."""
     metrics, without = (source.results.get("metrics", u.pair.tuned) for u in (one, other))
-    _, value = _settings_but(source.scale, one, key)
     if key == "clip":
         share = 100 * clipped_share(metrics["grad_norm"], value)
         return share, f"clipping at {value:g} acted at {share:.0f} % of the steps"

@@ -421,6 +421,7 @@ _LISTED = 4
 class Line(NamedTuple):
     """A claim of the paper, what it says, what this scale shows, and the verdict."""
 
+    part: str
     id: str
     claim: str
     where: str
@@ -428,11 +429,6 @@ class Line(NamedTuple):
     here: str
     verdict: str
     decided_by: str
-
-
-def line(id: str, claim: str, where: str, paper: str, here: str, ruling: Ruling) -> Line:
-    """Return a line; a ruling brings verdict and rule."""
-    return Line(id, claim, where, paper, here, ruling.verdict, ruling.rule)
 
 
 def named(values: Sequence[tuple[str, float]], unit: str = " %", digits: int = 1) -> str:
