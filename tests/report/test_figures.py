@@ -21,6 +21,7 @@ from rlsubnet.report import figure_data, style
 from rlsubnet.report.export import write_figure
 from rlsubnet.report.figures import draw_fig1, draw_fig3, draw_fig4, draw_fig6
 from rlsubnet.report.results import NOT_RUN
+from rlsubnet.report.tables import COLUMNS
 from rlsubnet.report.write import make_item, write_item
 from tests.report.small_results import FIGURES, write_results
 
@@ -83,7 +84,7 @@ def test_fig3_average_is_black_and_weighted(everything, results, published):
 
 def test_fig3_shows_every_panels_lowest_point_and_four_as_a_square(everything, results, published):
     rows = [("a", "DPO", 0, "average", 90.0), ("b", "DPO", 0, "average", 10.0)]
-    figure = draw_fig3(pd.DataFrame(rows, columns=figure_data.LAYER_COLUMNS))
+    figure = draw_fig3(pd.DataFrame(rows, columns=COLUMNS["layers"]))
     assert all(axes.get_ylim()[0] < 10 < 90 < axes.get_ylim()[1] for axes in figure.axes)
     one = figure_data.layers(everything, results)
     four = pd.concat([one.assign(label=f"pair {number}") for number in range(4)])
@@ -221,7 +222,7 @@ def test_trajectory_figures_draw_per_cent_in_the_algorithms_color(everything, re
 
 def test_fig6_prints_both_shares_ever_updated_outside(everything, results, published):
     entry = {"ever_updated_outside_final": 12.5, "trend": "goes up and down"}
-    figure = draw_fig6(pd.DataFrame(columns=figure_data.TRAJECTORY_COLUMNS), entry)
+    figure = draw_fig6(pd.DataFrame(columns=COLUMNS["trajectories"]), entry)
     assert "paper: goes up and down;\nabout 12.5 % ever updated outside" in words(figure)
     # Cancelled at the last step: 1 of 10.
     figure = make_item("fig6", everything, results, published)

@@ -7,21 +7,11 @@ from rlsubnet.data import Published
 from rlsubnet.report.results import Results, layer_sparsity, rows_of, saved_steps, sparsity
 from rlsubnet.report.settings import ONLINE, distribution_columns, is_sft_stage, seed_groups
 from rlsubnet.report.style import RL_METHODS
-from rlsubnet.report.tables import pairs_of, tolerance_of
+from rlsubnet.report.tables import COLUMNS, pairs_of, tolerance_of
 
 SFT_STAGE, RL_STAGE, CONTROL_STAGE = "SFT", "RL", "controls"
 LOSS, REWARD = "Training loss", "Training reward"
 MEAN = "mean"
-DENSITY_COLUMNS = ["origin", "stage", "method", "label", "low_percent", "high_percent"]
-LAYER_COLUMNS = ["label", "method", "layer", "matrix", "sparsity_percent"]
-LOSS_COLUMNS = ["label", "method", "quantity", "seed", "step", "full", "sub"]
-LOSS_COLUMNS += ["full_smooth", "sub_smooth", "difference", "difference_smooth"]
-LOSS_COLUMNS += ["mean_difference", "share_better_percent"]
-TRAJECTORY_COLUMNS = ["label", "method", "step"]
-TRAJECTORY_COLUMNS += ["sparsity_percent", "step_sparsity_percent", "outside_percent"]
-TRAJECTORY_COLUMNS += ["never_percent", "cancelled_percent", "subnetwork_percent"]
-ACCURACY_COLUMNS = ["label", "method", "suite", "decoding", "step"]
-ACCURACY_COLUMNS += ["accuracy_percent", "low_percent", "high_percent"]
 DECODINGS = ("sampled", "greedy")
 
 
@@ -42,7 +32,7 @@ def densities(scale: Scale, results: Results, published: Published) -> pd.DataFr
         rows.append(("paper", RL_STAGE, row["algo"], name, density, density))
     most, least = published["figures"]["fig1"]["sft_sparsity_range"]
     rows.append(("paper", SFT_STAGE, "SFT", "SFT stages (range)", 100 - least, 100 - most))
-    return pd.DataFrame(rows, columns=DENSITY_COLUMNS)
+    return pd.DataFrame(rows, columns=COLUMNS["densities"])
 
 
 def _stage(scale: Scale, pair: Pair) -> str:
@@ -58,12 +48,12 @@ def layers(scale: Scale, results: Results) -> pd.DataFrame:
     Matrix `average` is the layer as a whole, weighted by parameters.
     """
     atol = tolerance_of(scale)
-    tables = [pd.DataFrame(columns=LAYER_COLUMNS)]
+    tables = [pd.DataFrame(columns=COLUMNS["layers"])]
     for pair, label in labeled(pairs_of(scale, "fig3")):
         table = layer_sparsity(results.updates(pair.pair), atol)
         table["sparsity_percent"] = 100 * table.pop("sparsity")
         tables.append(table.assign(label=label, method=pair.method))
-    return _joined(tables, LAYER_COLUMNS)
+    return _joined(tables, COLUMNS["layers"])
 
 
 def losses(scale: Scale, results: Results) -> pd.DataFrame:
@@ -90,8 +80,8 @@ def losses(scale: Scale, results: Results) -> pd.DataFrame:
             names = ["method", "quantity", "step"]
             mean = table.drop(columns="seed").groupby(names, sort=False).mean().reset_index()
             table = pd.concat([table, mean.assign(seed=MEAN)], ignore_index=True)
-        tables.append(table.assign(**whole)[LOSS_COLUMNS])
-    return _joined(tables, LOSS_COLUMNS)
+        tables.append(table.assign(**whole)[COLUMNS["losses"]])
+    return _joined(tables, COLUMNS["losses"])
 
 
 def logs_of(results: Results, pair: Pair) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -132,7 +122,7 @@ def trajectories(item: str, scale: Scale, results: Results) -> pd.DataFrame:
         saved_steps(results, pair.tuned).assign(label=label, method=pair.method)
         for pair, label in labeled(pairs_of(scale, item))
     ]
-    return _joined(tables, TRAJECTORY_COLUMNS)
+    return _joined(tables, COLUMNS["trajectories"])
 
 
 def step_accuracies(scale: Scale, results: Results) -> pd.DataFrame:
@@ -164,7 +154,7 @@ def step_accuracies(scale: Scale, results: Results) -> pd.DataFrame:
                 )
                 names = {"label": label, "method": pair.method, "suite": suite}
                 tables.append(table.assign(**names, decoding=decoding))
-    return _joined(tables, ACCURACY_COLUMNS)
+    return _joined(tables, COLUMNS["step_accuracies"])
 
 
 def tasks_of_step_suite(scale: Scale, suite: str) -> dict[str, str]:

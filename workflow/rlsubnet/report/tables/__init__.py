@@ -4,10 +4,12 @@ Here is what they share: which pairs feed an item, and how rows become a table.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from rlsubnet.config import Pair, Scale
 from rlsubnet.report.export import column
@@ -23,6 +25,10 @@ ONE_OF_THE_SEEDS = "one of the seeds"
 ONE_SEED = "one seed"
 
 Row = dict[str, Any]
+# Table, or what a figure is drawn from -> its columns
+COLUMNS: dict[str, list[str]] = yaml.safe_load(
+    Path(__file__).parents[1].joinpath("tables.yaml").read_text(encoding="utf-8")
+)
 
 
 def pairs_of(scale: Scale, item: str) -> list[Pair]:
@@ -60,23 +66,16 @@ def paper_row(source: str, **values: Any) -> Row:
     return {f"paper_{name}": value for name, value in (values | marks).items()} | {"source": source}
 
 
-class PaperRows:
-    """What the paper prints in a table, by key: beside our rows, or alone below them."""
+def with_paper(
+    ours: Sequence[tuple[Any, Row]], paper: Mapping[Any, Row], part: str = NOT_RUN
+) -> list[Row]:
+    """Return our (key, row) beside the paper's rows of the same key, and below them its others.
 
-    def __init__(self, rows: Mapping[Any, Row]) -> None:
-        self._rows = rows
-        self._beside: set[Any] = set()
-
-    def beside(self, key: Any) -> Row:
-        if key not in self._rows:
-            return {}
-        self._beside.add(key)
-        return self._rows[key]
-
-    def alone(self) -> Iterator[tuple[Any, Row]]:
-        for key, row in self._rows.items():
-            if key not in self._beside:
-                yield key, {"part": NOT_RUN, **row}
+    What both have is ours; `part` is the part of the paper's others.
+    """
+    keys = {key for key, _ in ours}
+    others = [{"part": part, **row} for key, row in paper.items() if key not in keys]
+    return [paper.get(key, {}) | row for key, row in ours] + others
 
 
 def compared_columns(compared: Compared) -> Row:

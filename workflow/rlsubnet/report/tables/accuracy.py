@@ -27,6 +27,7 @@ from rlsubnet.report.settings import (
 )
 from rlsubnet.report.style import METHODS
 from rlsubnet.report.tables import (
+    COLUMNS,
     MEAN_OF_SEEDS,
     ONE_OF_THE_SEEDS,
     ONE_SEED,
@@ -92,17 +93,6 @@ CHOICES = "(a) multiple choice"
 PROBLEMS = "(b) problems by level"
 PREFERENCES = "held-out preferences"
 _PARTS = (CHOICES, PROBLEMS, PREFERENCES)
-_COMPARED = ["n", "full_correct", "sub_correct", "full_percent", "full_interval", "sub_percent"]
-_COMPARED += ["sub_interval", "delta_points", "delta_se_points"]
-_SPREAD = ["full_sd_points", "sub_sd_points", "delta_sd_points", "delta_total_se_points"]
-_TABLE3 = [
-    *["part", "algorithm", "row", "seed", "full", "sub", "task", "level", "decoding"],
-    *[*_COMPARED, *_SPREAD, "p_value", "p_by_seed", "test", "verdict", "chance_percent"],
-    *["paper_algorithm", "paper_task", "paper_full_percent", "paper_sub_percent"],
-    *["paper_delta_points", "paper_n", "paper_full_correct", "paper_sub_correct"],
-    *["paper_full_interval", "paper_sub_interval", "paper_delta_se_points", "paper_p_value"],
-    *["paper_verdict", "source"],
-]
 
 
 @dataclass(frozen=True)
@@ -239,7 +229,7 @@ def table3(scale: Scale, results: Results, published: Published) -> pd.DataFrame
     found = accuracies(scale, results)
     beside, printed = beside_the_papers(found, published)
     rows = [_row(scale, one) | paper for one, paper in zip(found, beside, strict=True)]
-    return make_frame([*rows, *printed], _TABLE3)
+    return make_frame([*rows, *printed], COLUMNS["table3"])
 
 
 def _row(scale: Scale, one: Accuracy) -> Row:
@@ -269,13 +259,6 @@ def _row(scale: Scale, one: Accuracy) -> Row:
         row["delta_total_se_points"] = 100 * compared.total_se
         row["p_by_seed"] = ", ".join(p_text(part.p_value) for part in compared.parts)
     return row
-
-
-_GAINS = ["part", "algorithm", "row", "seed", "label", "init", "tuned", "sparsity_percent"]
-_GAINS += ["task", "decoding", "n", "init_percent", "tuned_percent", "gain_points"]
-_GAINS += ["gain_se_points", "gain_interval", "gain_excludes_zero"]
-_GAINS += ["gain_sd_points", "gain_total_se_points"]
-_GAINS += ["gain_seeds_interval", "gain_seeds_excludes_zero", "p_value", "test", "verdict"]
 
 
 @dataclass(frozen=True)
@@ -349,7 +332,7 @@ def gains(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
                 **_gain_columns(one),
             }
         )
-    return make_frame(rows, _GAINS)
+    return make_frame(rows, COLUMNS["gains"])
 
 
 def _gain_columns(one: Gain) -> Row:

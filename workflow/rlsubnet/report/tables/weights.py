@@ -1,6 +1,7 @@
 """Tables 1, 2, 4, 5 and 6: sparsity, rank and overlap of updates beside the paper's."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -36,11 +37,11 @@ from rlsubnet.report.settings import (
 )
 from rlsubnet.report.style import METHODS, RL_METHODS
 from rlsubnet.report.tables import (
+    COLUMNS,
     MEAN_OF_SEEDS,
     MEASURED,
     ONE_OF_THE_SEEDS,
     ONE_SEED,
-    PaperRows,
     Row,
     hidden,
     make_frame,
@@ -51,20 +52,8 @@ from rlsubnet.report.tables import (
     short_seeds,
     sparsity_percent,
     tolerance_of,
+    with_paper,
 )
-
-_SPARSITIES = ["sparsity_percent", "sparsity_exact_percent", "sparsity_bitwise_percent", "numel"]
-_STEPS = ["lr", "steps", "lr_sum"]
-_TABLE1 = [
-    *["part", "algorithm", "label", "init", "tuned", *_SPARSITIES, *_STEPS],
-    *["paper_init", "paper_model", "paper_sparsity_percent"],
-    *["paper_on_policy", "paper_kl", "paper_online", "source"],
-]
-_TABLE5 = [
-    *["part", "label", "method", "stage", "init", "tuned", *_SPARSITIES, *_STEPS],
-    *["in_distribution", "data_origin", "paper_model", "paper_stage"],
-    *["paper_in_distribution", "paper_sparsity_percent", "source"],
-]
 
 
 def table1(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
@@ -72,38 +61,28 @@ def table1(scale: Scale, results: Results, published: Published) -> pd.DataFrame
 
     A row for every pair that names `table1`, then the paper's rows that no pair stands beside.
     """
-    printed = rows_of(published, "table1", "rl")
-    source = published["table1"]["source"]
-    marks = ("on_policy", "kl", "online")
-    paper = PaperRows(
-        {
-            name: paper_row(
+    source, marks = published["table1"]["source"], ("on_policy", "kl", "online")
+    paper = {
+        name: {
+            "algorithm": row["algo"],
+            **paper_row(
                 source,
                 init=row["init"],
                 model=name,
                 sparsity_percent=row["sparsity"],
                 **{mark: row.get(mark) for mark in marks},
-            )
-            for name, row in printed.items()
+            ),
         }
-    )
-    sft_range = published["headline"]["sft_sparsity_range"]
-    rows: list[Row] = []
+        for name, row in rows_of(published, "table1", "rl").items()
+    }
+    stages = "Paper's SFT stages: {low} to {high} % (Sec 3)"
+    ours = []
     for pair in pairs_of(scale, "table1"):
-        row: Row = {
-            "part": part_of(pair),
-            "label": pair.label,
-            **names_of(pair),
-            **_measured(scale, results, pair.pair),
-            **steps_columns(scale, pair),
-        }
+        row = {"part": part_of(pair), **names_of(pair), **_measured(scale, results, pair)}
         if is_sft_stage(scale, pair):
-            row["source"] = (
-                f"Paper's SFT stages: {sft_range['low']} to {sft_range['high']} % (Sec 3)"
-            )
-        rows.append(row | paper.beside(model_name(pair.paper_model)))
-    rows += [row | {"algorithm": printed[name]["algo"]} for name, row in paper.alone()]
-    return make_frame(rows, _TABLE1)
+            row["source"] = stages.format(**published["headline"]["sft_sparsity_range"])
+        ours.append((model_name(pair.paper_model), row))
+    return make_frame(with_paper(ours, paper), COLUMNS["table1"])
 
 
 def table5(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
@@ -113,40 +92,37 @@ def table5(scale: Scale, results: Results, published: Published) -> pd.DataFrame
     the paper's own mark stands beside.
     """
     source = published["table5"]["source"]
-    paper = PaperRows(
-        {
-            (row["model"], row["method"]): paper_row(
+    paper = {
+        (row["model"], row["method"]): {
+            "method": row["method"],
+            **paper_row(
                 source,
                 model=row["model"],
                 stage=row["kind"],
                 in_distribution=row.get("in_distribution"),
                 sparsity_percent=row["sparsity"],
-            )
-            for row in published["table5"]["rows"]
+            ),
         }
-    )
-    rows: list[Row] = []
+        for row in published["table5"]["rows"]
+    }
+    ours: list[tuple[Any, Row]] = []
     for pair in pairs_of(scale, "table5"):
-        names = names_of(pair)
         row: Row = {
             # SFT and rejection sampling are rows of this table like all others, no controls.
             "part": MEASURED,
-            "label": pair.label,
-            "method": names["algorithm"],
+            "method": METHODS[pair.method].label,
             "stage": "RL" if pair.method in RL_METHODS else "SFT",
             "init": pair.init,
             "tuned": pair.tuned,
-            **_measured(scale, results, pair.pair),
-            **steps_columns(scale, pair),
+            **_measured(scale, results, pair),
             **distribution_columns(scale, pair),
         }
         # The paper's DPO rows are length-normalized DPO too (Open-Instruct's `dpo_norm`).
-        method = "DPO" if pair.method == "DPO_NORM" else pair.method
+        method = pair.method.removesuffix("_NORM")
         model = model_name(pair.paper_model)
-        rows.append(row | paper.beside((TABLE5_NAMES.get(model, model), method)))
-    rows.sort(key=lambda row: ["yes", "no", ""].index(row.get("in_distribution", "")))
-    rows += [row | {"method": method} for (_, method), row in paper.alone()]
-    return make_frame(rows, _TABLE5)
+        ours.append(((TABLE5_NAMES.get(model, model), method), row))
+    ours.sort(key=lambda one: ["yes", "no", ""].index(one[1].get("in_distribution", "")))
+    return make_frame(with_paper(ours, paper), COLUMNS["table5"])
 
 
 def table6(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
@@ -156,17 +132,15 @@ def table6(scale: Scale, results: Results, published: Published) -> pd.DataFrame
     """
     source = published["table6"]["source"]
     printed_at = [float(atol) for atol in published["table6"]["tolerances"]]
-    paper = PaperRows(
-        {
-            name: paper_row(
-                source,
-                algorithm=row["algo"],
-                model=name,
-                **dict(zip(map(_at, printed_at), row["sparsity"], strict=True)),
-            )
-            for name, row in rows_of(published, "table6", "rl").items()
-        }
-    )
+    paper = {
+        name: paper_row(
+            source,
+            algorithm=row["algo"],
+            model=name,
+            **dict(zip(map(_at, printed_at), row["sparsity"], strict=True)),
+        )
+        for name, row in rows_of(published, "table6", "rl").items()
+    }
     tolerances = sorted(float(atol) for atol in scale.config["measure"]["tolerances"])
     columns = [
         *["part", "algorithm", "init", "tuned", "rule"],
@@ -175,39 +149,32 @@ def table6(scale: Scale, results: Results, published: Published) -> pd.DataFrame
         *[f"paper_{_at(atol)}" for atol in printed_at],
         "source",
     ]
-    rows: list[Row] = []
+    ours = []
     for pair in pairs_of(scale, "table6"):
+        names = {"part": part_of(pair), **names_of(pair)}
         updates = results.updates(pair.pair)
         for rule in RULES:
-            row: Row = {"part": part_of(pair), **names_of(pair), "rule": rule}
-            row |= {_at(atol): 100 * sparsity(updates, atol, rule) for atol in tolerances}
-            if rule == "official":
-                row |= paper.beside(model_name(pair.paper_model))
-            rows.append(row)
-    rows += [row for _, row in paper.alone()]
-    return make_frame(rows, columns)
+            shares = {_at(atol): 100 * sparsity(updates, atol, rule) for atol in tolerances}
+            beside = model_name(pair.paper_model) if rule == "official" else ""
+            ours.append((beside, {**names, "rule": rule, **shares}))
+    return make_frame(with_paper(ours, paper), columns)
 
 
-def _measured(scale: Scale, results: Results, pair: str) -> Row:
-    updates = results.updates(pair)
-    atol = tolerance_of(scale)
+def _measured(scale: Scale, results: Results, pair: Pair) -> Row:
+    """Return the label of a pair, its sparsity by every rule, and how far it was trained."""
+    updates, atol = results.updates(pair.pair), tolerance_of(scale)
     return {
+        "label": pair.label,
         "sparsity_percent": 100 * sparsity(updates, atol),
         "sparsity_exact_percent": 100 * sparsity(updates, atol, "exact"),
         "sparsity_bitwise_percent": 100 * bitwise_sparsity(updates),
         "numel": parameters(updates),
+        **steps_columns(scale, pair),
     }
 
 
 def _at(atol: float) -> str:
     return f"sparsity_{tolerance_name(atol)}_percent"
-
-
-_TABLE2 = [
-    *["part", "algorithm", "init", "tuned", "matrices", "update_rank_percent"],
-    *["control_rank_percent", "stable_rank", "effective_rank"],
-    *["paper_model", "paper_update_rank_percent", "source"],
-]
 
 
 def table2(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
@@ -217,17 +184,17 @@ def table2(scale: Scale, results: Results, published: Published) -> pd.DataFrame
     rank are averaged as they are.
     """
     source = published["table2"]["source"]
-    printed = {TABLE2_MODELS[row["model"]]: row for row in published["table2"]["rows"]}
-    paper = PaperRows(
-        {
-            name: paper_row(source, model=row["model"], update_rank_percent=row["update_rank"])
-            for name, row in printed.items()
+    paper = {
+        TABLE2_MODELS[row["model"]]: {
+            "algorithm": row["algo"],
+            **paper_row(source, model=row["model"], update_rank_percent=row["update_rank"]),
         }
-    )
-    rows: list[Row] = []
+        for row in published["table2"]["rows"]
+    }
+    ours = []
     for pair in pairs_of(scale, "table2"):
         ranks = results.get("ranks", pair.pair)
-        row: Row = {
+        row = {
             "part": part_of(pair),
             **names_of(pair),
             "matrices": len(ranks),
@@ -236,19 +203,8 @@ def table2(scale: Scale, results: Results, published: Published) -> pd.DataFrame
             "stable_rank": float(ranks["stable_rank"].mean()),
             "effective_rank": float(ranks["effective_rank"].mean()),
         }
-        rows.append(row | paper.beside(model_name(pair.paper_model)))
-    rows += [row | {"algorithm": printed[name]["algo"]} for name, row in paper.alone()]
-    return make_frame(rows, _TABLE2)
-
-
-_SETTINGS = ["setting1", "setting2", "sparsity1_percent", "sparsity2_percent"]
-_OVERLAPS = ["o1_percent", "o2_percent"]
-_TABLE4 = [
-    *["part", "axis", "label", *_SETTINGS, *_OVERLAPS],
-    *["null", "o1_null_percent", "o2_null_percent", "lift", "lift_ci_low", "lift_ci_high"],
-    *[f"paper_{name}" for name in (*_SETTINGS, *_OVERLAPS)],
-    *["paper_o1_random_percent", "paper_o2_random_percent", "source"],
-]
+        ours.append((model_name(pair.paper_model), row))
+    return make_frame(with_paper(ours, paper), COLUMNS["table2"])
 
 
 def table4(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
@@ -258,24 +214,24 @@ def table4(scale: Scale, results: Results, published: Published) -> pd.DataFrame
     `axis` has the same name.
     """
     source = published["table4"]["source"]
-    printed = {spelling(row["axis"]): row for row in published["table4"]["rows"]}
-    paper = PaperRows(
-        {
-            axis: paper_row(
+    paper = {
+        spelling(row["axis"]): {
+            "axis": row["axis"],
+            **paper_row(
                 source,
                 **{f"setting{n}": str(row[f"i{n}"]["setting"]) for n in (1, 2)},
                 **{f"sparsity{n}_percent": row[f"i{n}"]["sparsity"] for n in (1, 2)},
                 **{f"o{n}_percent": row[f"i{n}"][f"o{n}"] for n in (1, 2)},
                 **{f"o{n}_random_percent": row[f"i{n}"][f"random_o{n}"] for n in (1, 2)},
-            )
-            for axis, row in printed.items()
+            ),
         }
-    )
-    rows: list[Row] = []
+        for row in published["table4"]["rows"]
+    }
+    ours = []
     for comparison in scale.comparisons.values():
         if "table4" not in comparison.items:
             continue
-        shared: Row = {
+        shared = {
             "part": MEASURED,
             "axis": comparison.axis,
             "label": comparison.label,
@@ -284,51 +240,38 @@ def table4(scale: Scale, results: Results, published: Published) -> pd.DataFrame
             "sparsity1_percent": sparsity_percent(scale, results, comparison.pair1),
             "sparsity2_percent": sparsity_percent(scale, results, comparison.pair2),
         }
-        for row in _nulls(results.get("overlap", comparison.comparison)):
-            if row["null"] == NULLS["uniform"]:
-                row |= paper.beside(spelling(comparison.axis))
-            rows.append(shared | row)
-    rows += [row | {"axis": printed[axis]["axis"]} for axis, row in paper.alone()]
-    return make_frame(rows, _TABLE4)
+        for null, row in _nulls(results.get("overlap", comparison.comparison)):
+            beside = spelling(comparison.axis) if null == "uniform" else ""
+            ours.append((beside, shared | row))
+    return make_frame(with_paper(ours, paper), COLUMNS["table4"])
 
 
-def _nulls(overlaps: pd.DataFrame) -> Iterator[Row]:
-    """Yield what is measured under each null, the null named in words, coarse to fine."""
+def _nulls(overlaps: pd.DataFrame) -> Iterator[tuple[str, Row]]:
+    """Yield (null, what is measured under it, the null named in words), coarse to fine."""
     found = {overlap.null: overlap for overlap in overlaps.itertuples()}
     if unknown := [null for null in found if null not in NULLS]:
         path = overlaps.attrs.get("path", "overlap")
         raise ValueError(f"{path}, column null: unknown {unknown}, expected {list(NULLS)}")
-    for null, words in NULLS.items():
-        if null not in found:
-            continue
+    for null in [null for null in NULLS if null in found]:
         overlap = found[null]
-        yield {
-            "null": words,
-            **{
-                f"{name}_percent": 100 * getattr(overlap, name)
-                for name in ("o1", "o2", "o1_null", "o2_null")
+        shares = ("o1", "o2", "o1_null", "o2_null")
+        yield (
+            null,
+            {
+                "null": NULLS[null],
+                **{f"{name}_percent": 100 * getattr(overlap, name) for name in shares},
+                "lift": overlap.lift,
+                "lift_ci_low": overlap.ci_low,
+                "lift_ci_high": overlap.ci_high,
             },
-            "lift": overlap.lift,
-            "lift_ci_low": overlap.ci_low,
-            "lift_ci_high": overlap.ci_high,
-        }
+        )
 
 
 REGULARIZATION = "(a) KL regularization and gradient clipping"
 COURSE = "(b) course of training"
-_MEASURED = ["sparsity_percent", "sparsity_exact_percent", "kl_mean", "grad_norm_mean"]
-_MEASURED += ["clipped_percent"]
-_PARTS = ["never", "cancelled", "subnetwork"]
-_SECTION6 = [
-    *["part", "algorithm", "row", "seed", "label", "init", "tuned", "lr", "steps", "lr_sum"],
-    *["kl_coef", "clip", *_MEASURED, "sparsity_sd_points"],
-    *["schedule", "saved_steps", "last_sparsity_percent", *[f"{part}_percent" for part in _PARTS]],
-    *["outside_most_percent", "outside_most_step", "step_updated_percent"],
-    *["late_fall_points", "still_falling"],
-    *["paper_algorithm", "paper_model", "paper_kl", "paper_sparsity_percent"],
-    *[f"paper_{part}_percent" for part in _PARTS],
-    *["paper_outside_percent", "paper_step_updated_percent", "source"],
-]
+_SPARSITIES = ("sparsity_percent", "sparsity_exact_percent")
+_PARTS = ("never", "cancelled", "subnetwork")
+_KL = {"yes": "with", "no": "without"}
 
 
 def section6(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
@@ -338,25 +281,17 @@ def section6(scale: Scale, results: Results, published: Published) -> pd.DataFra
     mean. Part (b) has the runs among them whose recipe saves checkpoints on the way.
     """
     pairs = pairs_of(scale, "section6")
-    beside = _with_and_without_kl(published)
-    rows: list[Row] = []
-    printed = set()
-    for group in seed_groups(scale, pairs, "tuned"):
-        for row in _regularized(scale, results, group):
-            kl = _paper_row_beside(scale, row, group[0])
-            if kl:
-                printed.add(kl)
-                row |= beside[kl]
-            rows.append({"part": REGULARIZATION, **row})
-    missing = f"{REGULARIZATION}, paper, {NOT_RUN}"
-    rows += [{"part": missing, **row} for kl, row in beside.items() if kl not in printed]
-    course = [_course(scale, results, pair) for pair in pairs if _has_trajectory(scale, pair)]
-    paper = _printed_course(published)
-    for row in course:
-        rows.append({"part": COURSE, **row, **(paper if row["algorithm"] == "PRIME" else {})})
-    if not any(row["algorithm"] == "PRIME" for row in course):
-        rows.append({"part": f"{COURSE}, paper, {NOT_RUN}", **paper})
-    return make_frame(rows, _SECTION6)
+    ours = [
+        (_paper_kl(scale, row, group[0]), {"part": REGULARIZATION, **row})
+        for group in seed_groups(scale, pairs, "tuned")
+        for row in _regularized(scale, results, group)
+    ]
+    rows = with_paper(ours, _with_and_without_kl(published), f"{REGULARIZATION}, paper, {NOT_RUN}")
+    saved = [pair for pair in pairs if pair.tuned in scale.runs and scale.saves_steps(pair.tuned)]
+    ours = [(pair.method, {"part": COURSE, **_course(scale, results, pair)}) for pair in saved]
+    paper = {"PRIME": _printed_course(published)}
+    rows += with_paper(ours, paper, f"{COURSE}, paper, {NOT_RUN}")
+    return make_frame(rows, COLUMNS["section6"])
 
 
 def section6_in_print(frame: pd.DataFrame) -> pd.DataFrame:
@@ -371,27 +306,25 @@ def _regularized(scale: Scale, results: Results, group: Sequence[Pair]) -> list[
     if len(group) == 1:
         return rows
     frame = pd.DataFrame(rows)
+    measured = [*_SPARSITIES, "kl_mean", "grad_norm_mean", "clipped_percent"]
     mean = rows[0] | {
         "row": MEAN_OF_SEEDS,
         "seed": seed_text(scale, group, "tuned"),
         "label": f"{group[0].label}, mean of {len(group)} seeds",
         "tuned": ", ".join(pair.tuned for pair in group),
         "sparsity_sd_points": float(frame["sparsity_percent"].std()),
-        **{name: float(frame[name].mean()) for name in _MEASURED if name in frame},
+        **{name: float(frame[name].mean()) for name in measured if name in frame},
     }
     return [mean, *rows]
 
 
 def _one_run(scale: Scale, results: Results, pair: Pair) -> Row:
-    updates = results.updates(pair.pair)
-    atol = tolerance_of(scale)
+    measured = _measured(scale, results, pair)
     row: Row = {
         **names_of(pair),
         "seed": seed_text(scale, [pair], "tuned"),
-        "label": pair.label,
+        **{name: measured[name] for name in ("label", *_SPARSITIES)},
         **steps_columns(scale, pair),
-        "sparsity_percent": 100 * sparsity(updates, atol),
-        "sparsity_exact_percent": 100 * sparsity(updates, atol, "exact"),
     }
     if pair.tuned not in scale.runs:
         return row
@@ -410,7 +343,8 @@ def _one_run(scale: Scale, results: Results, pair: Pair) -> Row:
     }
 
 
-def _with_and_without_kl(published: Published) -> dict[str, Row]:
+def _with_and_without_kl(published: Published) -> dict[Any, Row]:
+    runs = {kl: published["section6"][f"grpo_{word}_kl"] for kl, word in _KL.items()}
     return {
         kl: paper_row(
             run["source"],
@@ -419,14 +353,11 @@ def _with_and_without_kl(published: Published) -> dict[str, Row]:
             kl=kl,
             sparsity_percent=run["sparsity"],
         )
-        for kl, run in (
-            ("yes", published["section6"]["grpo_with_kl"]),
-            ("no", published["section6"]["grpo_without_kl"]),
-        )
+        for kl, run in runs.items()
     }
 
 
-def _paper_row_beside(scale: Scale, row: Row, pair: Pair) -> str:
+def _paper_kl(scale: Scale, row: Row, pair: Pair) -> str:
     """Return which of the paper's GRPO runs a row stands beside, if any.
 
     The paper prints no number for training without clipping; seeds stand behind their mean.
@@ -434,10 +365,6 @@ def _paper_row_beside(scale: Scale, row: Row, pair: Pair) -> str:
     if pair.method != "GRPO" or row["row"] == ONE_OF_THE_SEEDS or row.get("clip", "none") == "none":
         return ""
     return "yes" if recipe_of(scale, pair.tuned)["kl_coef"] > 0 else "no"
-
-
-def _has_trajectory(scale: Scale, pair: Pair) -> bool:
-    return pair.tuned in scale.runs and scale.saves_steps(pair.tuned)
 
 
 def _course(scale: Scale, results: Results, pair: Pair) -> Row:
@@ -479,13 +406,6 @@ FULL_AGAINST_SUB = "full against sub"
 FULL_AGAINST_RANDOM = "full against a random subnetwork (control)"
 NULL = "start against full (null)"
 _TOLERANCES = {"1e-5": 1e-5, "1e-4": 1e-4}
-_SECTION4 = [
-    *["part", "algorithm", "compared", "init", "tuned"],
-    *[f"same_{name}{rule}_percent" for name in _TOLERANCES for rule in ("", "_exact")],
-    *["same_bitwise_percent", "max_abs_diff", "numel", "frozen_weights", "frozen_changed"],
-    *["subnetwork_weights", "subnetwork_changed"],
-    *["paper_same_1e-5_percent", "paper_same_1e-4_percent", "source"],
-]
 
 
 def section4(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
@@ -496,26 +416,33 @@ def section4(scale: Scale, results: Results, published: Published) -> pd.DataFra
     compared; only the distance between the two rows says something about the subnetwork. A run with
     a random mask of the same size is a control, without a null of its own.
     """
-    rows: list[Row] = []
-    measured = set()
+    values = published["conjecture1"]
+    paper = {
+        algorithm: {
+            "algorithm": algorithm,
+            "compared": FULL_AGAINST_SUB,
+            **paper_row(
+                values["source"],
+                **{
+                    "same_1e-5_percent": values[f"{algorithm.lower()}_same_weights_at_1e-5"],
+                    "same_1e-4_percent": values["both_same_weights_at_1e-4"],
+                },
+            ),
+        }
+        for algorithm in ("DPO", "PRIME")
+    }
+    ours: list[tuple[Any, Row]] = []
     for pair, start in masked_pairs(scale):
+        frozen = _frozen(results, pair.tuned)
         if scale.runs[pair.tuned].has_random_mask:
             row = _same(results, pair, start.method, FULL_AGAINST_RANDOM)
-            rows.append({**row, **_frozen(results, pair.tuned)})
+            ours.append(("", row | frozen))
             continue
-        paper = _paper_key(start.method)
-        measured.add(paper)
-        row = {
-            **_same(results, pair, start.method, FULL_AGAINST_SUB),
-            **_frozen(results, pair.tuned),
-            **_printed(published, paper),
-        }
-        rows += [row, _same(results, start, start.method, NULL)]
-    for paper, algorithm in (("dpo", "DPO"), ("prime", "PRIME")):
-        if paper not in measured:
-            row = {"part": NOT_RUN, "algorithm": algorithm, "compared": FULL_AGAINST_SUB}
-            rows.append({**row, **_printed(published, paper)})
-    return make_frame(rows, _SECTION4)
+        row = _same(results, pair, start.method, FULL_AGAINST_SUB)
+        # Open-Instruct's DPO command, which the paper used, is the length-normalized one.
+        ours.append((start.method.removesuffix("_NORM"), row | frozen))
+        ours.append(("", _same(results, start, start.method, NULL)))
+    return make_frame(with_paper(ours, paper), COLUMNS["section4"])
 
 
 def masked_pairs(scale: Scale) -> Iterator[tuple[Pair, Pair]]:
@@ -560,19 +487,3 @@ def _frozen(results: Results, run: str) -> Row:
     kinds = ("frozen", "subnetwork")
     weights = {f"{kind}_weights": int(counts[kind].sum()) for kind in kinds}
     return weights | {f"{kind}_changed": int(counts[f"{kind}_changed"].sum()) for kind in kinds}
-
-
-def _paper_key(method: str) -> str:
-    # Open-Instruct's DPO command, which the paper used, is the length-normalized one.
-    return {"DPO": "dpo", "DPO_NORM": "dpo", "PRIME": "prime"}.get(method, "")
-
-
-def _printed(published: Published, paper: str) -> Row:
-    if not paper:
-        return {}
-    values = published["conjecture1"]
-    shares = {
-        "same_1e-5_percent": values[f"{paper}_same_weights_at_1e-5"],
-        "same_1e-4_percent": values["both_same_weights_at_1e-4"],
-    }
-    return paper_row(values["source"], **shares)

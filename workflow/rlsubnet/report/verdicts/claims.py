@@ -209,7 +209,7 @@ def subnetwork_claims(source: Source) -> Iterator[Finding]:
     yield "fig4", here, rules.lower_loss([(share, change) for _, share, change in runs])
 
 
-def _same(found: list[tuple[str, float, float]], digits: int) -> str:
+def _same(found: numbers.Named, digits: int) -> str:
     null = named([(sub, null) for sub, _, null in found])
     return joined(
         named([(sub, same) for sub, same, _ in found], digits=digits),
