@@ -7,8 +7,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from rlsubnet.cli import main
-from rlsubnet.config.scale import FETCHED_KINDS, MIXTURE
-from rlsubnet.config.schema import DATA
+from rlsubnet.config.schema import DATA, FETCHED_KINDS, MIXTURE
 from rlsubnet.evaluation.policy_data import (
     GENERATORS,
     KeptCounts,

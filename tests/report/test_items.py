@@ -10,7 +10,8 @@ from docutils.core import publish_parts
 from jinja2 import Template
 
 from rlsubnet.cli import build_parser, main
-from rlsubnet.config import item_files, load_config, load_scale
+from rlsubnet.config import load_config, load_scale
+from rlsubnet.config.layout import item_files
 from rlsubnet.config.plan import item_costs
 from rlsubnet.data import load_published
 from rlsubnet.items import ITEMS, Item

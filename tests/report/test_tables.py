@@ -6,7 +6,7 @@ import math
 import pandas as pd
 import pytest
 
-from rlsubnet.config import item_files
+from rlsubnet.config.layout import item_files
 from rlsubnet.report.results import NOT_RUN, late_fall
 from rlsubnet.report.tables import CONTROL, MEAN_OF_SEEDS, MEASURED, ONE_OF_THE_SEEDS
 from rlsubnet.report.tables.weights import (

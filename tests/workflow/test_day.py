@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.device import results
-from rlsubnet.config import load_config, load_scale, results_files
+from rlsubnet.config import load_config, load_scale
+from rlsubnet.config.layout import results_files
 from rlsubnet.items import ITEMS
 from tests.workflow.projects import Project, Sheets, keep_runs, rows_of
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from rlsubnet.config import contamination_files
+from rlsubnet.config.layout import contamination_files
 from rlsubnet.suites import tasks_of
 from tests.workflow.projects import Job, Project
 

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from rlsubnet.config import Scale, item_files
+from rlsubnet.config import Scale
+from rlsubnet.config.layout import item_files
 from rlsubnet.items import ITEMS
 from tests.workflow.projects import OLMES, SAVING, Project
 

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from rlsubnet.cli import main
-from rlsubnet.config import SheetError, contamination_files, item_files, load_config, results_files
+from rlsubnet.config import SheetError, load_config
+from rlsubnet.config.layout import contamination_files, item_files, results_files
 from rlsubnet.config.model import OpenInstructRecipe
 from tests.workflow.projects import OLMES, SAVING
 

@@ -3,7 +3,8 @@
 import pytest
 import yaml
 
-from rlsubnet.config import SheetError, load_site
+from rlsubnet.config import SheetError
+from rlsubnet.config.read import load_site
 from rlsubnet.config.schema import Site
 
 

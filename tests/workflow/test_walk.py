@@ -7,7 +7,8 @@ import pytest
 
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta import find_steps, open_steps
-from rlsubnet.config import load_config, load_scale, results_files
+from rlsubnet.config import load_config, load_scale
+from rlsubnet.config.layout import results_files
 from rlsubnet.items import ITEMS
 from tests.workflow.projects import SAVING, rows_of
 

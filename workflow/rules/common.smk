@@ -7,15 +7,15 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from rlsubnet import config as sheets
+from rlsubnet.config import SheetError, layout, load_scale, read, schema
 
 CONFIG_FILES = [os.path.relpath(path) for path in workflow.configfiles]
 
 try:
-    config = sheets.complete_config(config, CONFIG_FILES)
-    SCALE = sheets.load_scale(config)
-    SITE = sheets.load_site()
-except (sheets.SheetError, OSError) as error:
+    config = read.complete_config(config, CONFIG_FILES)
+    SCALE = load_scale(config)
+    SITE = read.load_site()
+except (SheetError, OSError) as error:
     # Snakemake prints a WorkflowError without a traceback.
     raise WorkflowError(str(error)) from error
 
@@ -43,7 +43,7 @@ def memory(kind):
 def needs(kind, **changes):
     """Return the resources of a job; a change in them repeats nothing."""
     wanted = {**config["resources"][kind], **changes}
-    return {"mem_mb": memory(kind), **sheets.job_resources(wanted, SITE, kind)}
+    return {"mem_mb": memory(kind), **read.job_resources(wanted, SITE, kind)}
 
 
 def sheets_of_scale(wildcards, output):

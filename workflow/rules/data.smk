@@ -1,8 +1,9 @@
 # Training and evaluation data; what is sampled from a run waits for it.
 
-SAMPLED = [
-    name for name in SCALE.data_of(fetched=False) if config["data"][name].get("policy")
-]
+FETCHED = data_of(*schema.FETCHED_KINDS)
+MIXED = data_of(schema.MIXTURE)
+MADE = [name for name in config["data"] if name not in FETCHED + MIXED]
+SAMPLED = [name for name in MADE if config["data"][name].get("policy")]
 
 
 rule data:
@@ -16,9 +17,7 @@ rule data:
     benchmark:
         "<benchmarks>/data/{data}.tsv"
     wildcard_constraints:
-        data=one_of(
-            name for name in SCALE.data_of(fetched=False) if name not in SAMPLED
-        ),
+        data=one_of(name for name in MADE if name not in SAMPLED),
     priority: 10
     conda:
         ENVIRONMENT
@@ -50,7 +49,7 @@ rule fetch:
     benchmark:
         "<benchmarks>/fetch/{data}.tsv"
     wildcard_constraints:
-        data=one_of(SCALE.data_of(fetched=True)),
+        data=one_of(FETCHED),
     conda:
         ENVIRONMENT
     threads: threads_of("download")
@@ -78,7 +77,7 @@ rule adapt:
     benchmark:
         "<benchmarks>/adapt/{data}.tsv"
     wildcard_constraints:
-        data=one_of(SCALE.data_of(fetched=True)),
+        data=one_of(FETCHED),
     priority: 10
     conda:
         # With pyarrow, to read Parquet.
@@ -97,7 +96,7 @@ rule adapt:
 rule mix:
     input:
         lambda wildcards: [
-            sheets.data_file(SCALE, part)
+            layout.data_file(SCALE, part)
             for part in config["data"][wildcards.data]["parts"]
         ],
     output:
@@ -107,7 +106,7 @@ rule mix:
     benchmark:
         "<benchmarks>/mix/{data}.tsv"
     wildcard_constraints:
-        data=one_of(SCALE.mixtures),
+        data=one_of(MIXED),
     priority: 10
     conda:
         ENVIRONMENT
@@ -122,7 +121,7 @@ rule contamination:
     input:
         train="<work>/data/{data}.jsonl",
         questions=[
-            sheets.data_file(SCALE, name) for name in config["contamination"]["items"]
+            layout.data_file(SCALE, name) for name in config["contamination"]["items"]
         ],
     output:
         "<results>/contamination/{data}.csv",

@@ -5,7 +5,7 @@ rule evaluate:
     input:
         model="<work>/runs/{run}/final",
         suites=[
-            sheets.data_file(SCALE, name) for name in config["evaluation"]["suites"]
+            layout.data_file(SCALE, name) for name in config["evaluation"]["suites"]
         ],
     output:
         scores="<results>/scores/{run}.csv",
@@ -33,7 +33,7 @@ rule evaluate_steps:
         init=init_of,
         steps="<work>/runs/{run}/steps",
         suites=[
-            sheets.data_file(SCALE, name)
+            layout.data_file(SCALE, name)
             for name in config["evaluation"]["step_suites"]
         ],
     output:

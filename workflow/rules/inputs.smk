@@ -13,7 +13,7 @@ def pair_checkpoints(wildcards):
     """Return the two checkpoint folders of a pair, as named inputs."""
     pair = pair_of(wildcards)
     return {
-        side: sheets.checkpoint_folder(SCALE, getattr(pair, side))
+        side: layout.checkpoint_folder(SCALE, getattr(pair, side))
         for side in ("init", "tuned")
     }
 
@@ -35,40 +35,45 @@ def option(name, files):
 
 def contamination_of(data):
     """Return the report on a data set as an input, nothing where none is asked for."""
-    file = sheets.contamination_file(SCALE, data)
+    file = layout.contamination_file(SCALE, data)
     return [file] if file else []
 
 
 def contaminations_of(wildcards):
     """Return the reports on all that a run, and what it starts from, has learned from."""
-    return sheets.contamination_files(SCALE, wildcards.run)
+    return layout.contamination_files(SCALE, wildcards.run)
 
 
 def item_options():
     items = config["contamination"]["items"]
-    return [f"{name}={sheets.data_file(SCALE, name)}" for name in items]
+    return [f"{name}={layout.data_file(SCALE, name)}" for name in items]
+
+
+def data_of(*kinds):
+    """Return the names of the data sets of some kinds."""
+    return [name for name, spec in config["data"].items() if spec["kind"] in kinds]
 
 
 def policy_of(wildcards):
     policy = config["data"][wildcards.data].get("policy")
-    return [sheets.checkpoint_folder(SCALE, policy)] if policy else []
+    return [layout.checkpoint_folder(SCALE, policy)] if policy else []
 
 
 def source_of(wildcards):
     """Return the local file that a data set is read from, nothing where it is made up."""
     spec = config["data"][wildcards.data]
-    return [spec["source"]] if spec["kind"] in sheets.WORD_KINDS else []
+    return [spec["source"]] if spec["kind"] in schema.WORD_KINDS else []
 
 
 def init_of(wildcards):
     """Return the checkpoint a run starts from; pretraining starts from an architecture."""
-    start = sheets.start_of(SCALE, wildcards.run)
+    start = layout.start_of(SCALE, wildcards.run)
     return [start] if start else []
 
 
 def mask_of(wildcards):
     """Return the mask of a run: it puts the full run before the masked one."""
-    mask = sheets.mask_of(SCALE, wildcards.run)
+    mask = layout.mask_of(SCALE, wildcards.run)
     return [mask] if mask else []
 
 
@@ -87,12 +92,12 @@ def compared_pairs(wildcards):
 
 def comparison_masks(wildcards):
     pairs = compared_pairs(wildcards)
-    return [sheets.mask_file(SCALE, pair.pair, "official") for pair in pairs]
+    return [layout.mask_file(SCALE, pair.pair, "official") for pair in pairs]
 
 
 def comparison_init(wildcards):
     """Return the start of both pairs; the sheets were checked for it."""
-    return sheets.checkpoint_folder(SCALE, compared_pairs(wildcards)[0].init)
+    return layout.checkpoint_folder(SCALE, compared_pairs(wildcards)[0].init)
 
 
 def comparison_common_rows(wildcards):
@@ -103,18 +108,18 @@ def suite_options(key="suites"):
     return [
         word
         for name in config["evaluation"][key]
-        for word in ("--suite", f"{name}={sheets.data_file(SCALE, name)}")
+        for word in ("--suite", f"{name}={layout.data_file(SCALE, name)}")
     ]
 
 
 def evaluation_settings(**changes):
     """Return how answers are sampled, as provenance."""
-    return canonical(sheets.read_sampling(config["evaluation"]).model_dump() | changes)
+    return canonical(schema.read_sampling(config["evaluation"]).model_dump() | changes)
 
 
 def olmes_settings(*keys):
     """Return what olmes is asked, as provenance."""
-    return canonical(sheets.olmes_settings(config["evaluation"], *keys))
+    return canonical(schema.olmes_settings(config["evaluation"], *keys))
 
 
 def contamination_option(wildcards, input):

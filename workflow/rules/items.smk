@@ -51,6 +51,6 @@ def everything():
     drawn = [*rules.tables.input, *rules.figures.input]
     if config["cached"]:
         return drawn
-    models = [sheets.checkpoint_folder(SCALE, run) for run in SCALE.runs]
+    models = [layout.checkpoint_folder(SCALE, run) for run in SCALE.runs]
     compared = [rules.compare.output.csv] if COMPARED else []
-    return [*models, *sheets.results_files(SCALE), *drawn, *compared]
+    return [*models, *layout.results_files(SCALE), *drawn, *compared]

@@ -25,7 +25,7 @@ rule prefetch_olmes:
 # A released checkpoint is evaluated, too, where a table asks what a run gained over it.
 rule evaluate_olmes:
     input:
-        model=lambda wildcards: sheets.checkpoint_folder(SCALE, wildcards.run),
+        model=lambda wildcards: layout.checkpoint_folder(SCALE, wildcards.run),
         data=rules.prefetch_olmes.output,
         # No score without a word on whether training held its items; a newer report repeats none.
         contamination=lambda wildcards: ancient(contaminations_of(wildcards)),

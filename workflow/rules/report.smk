@@ -7,7 +7,7 @@ for item in ITEMS.values():
         name:
             item.name
         input:
-            results=sheets.item_files(SCALE, item.name),
+            results=layout.item_files(SCALE, item.name),
         output:
             **item_outputs(item),
         log:

@@ -7,7 +7,7 @@
 rule train:
     input:
         init=init_of,
-        data=lambda wildcards: sheets.data_file(SCALE, run_of(wildcards).data),
+        data=lambda wildcards: layout.data_file(SCALE, run_of(wildcards).data),
         mask=mask_of,
         # Read before, so that no run learns what it is evaluated on; a newer report repeats no run.
         checked=lambda wildcards: ancient(contamination_of(run_of(wildcards).data)),
@@ -77,7 +77,7 @@ use rule train_verl as train_verl_with_steps with:
 # Where each run was made: other machines give other digits.
 rule machines:
     input:
-        [sheets.checkpoint_folder(SCALE, run) for run in SCALE.runs],
+        [layout.checkpoint_folder(SCALE, run) for run in SCALE.runs],
     output:
         "<results>/machines.csv",
     log:

@@ -192,7 +192,7 @@ def _olmes(options: argparse.Namespace, key: str) -> "Olmes":
 def _olmes_settings(options: argparse.Namespace, *keys: str) -> "tuple[OlmesSettings, Path | None]":
     """Return what olmes is asked, the suites of ``keys``, and the environment that it is in."""
     from rlsubnet.backends.olmes_outputs import read_settings
-    from rlsubnet.config import olmes_settings
+    from rlsubnet.config.schema import olmes_settings
 
     block = read_config(options)["evaluation"]
     folder = block["olmes"]["environment"]

@@ -41,7 +41,7 @@ def run_check(options: argparse.Namespace) -> None:
 
 def plan_lines(scale: "Scale") -> list[str]:
     """Return what a scale trains, measures and draws, in words, one line each."""
-    from rlsubnet.config import item_files
+    from rlsubnet.config.layout import item_files
     from rlsubnet.items import ITEMS
 
     config = scale.config

@@ -124,20 +124,16 @@ def read_sheet(path: Path | str, model: type[M]) -> dict[str, SheetRow[M]]:
         name = cells[columns[0]]
         place = f"{path}, row {number} ({name})"
         if len(values) > len(header):
-            raise SheetError(
-                f"{place}: {len(values)} cells, expected at most {len(header)} as in the header"
-            )
+            expected = f"expected at most {len(header)} as in the header"
+            raise SheetError(f"{place}: {len(values)} cells, {expected}")
         for column, cell in cells.items():
             if control := next((c for c in cell if category(c) == "Cc"), None):
-                raise SheetError(
-                    f"{place}, column {column}: control character {control!r} in {cell!r}"
-                )
+                found = f"control character {control!r} in {cell!r}"
+                raise SheetError(f"{place}, column {column}: {found}")
         row = checked(model, cells, _column_of(place))
         if name in rows:
-            raise SheetError(
-                f"{place}, column {columns[0]}: duplicate name {name!r}, first used in row "
-                f"{rows[name].line}"
-            )
+            first = f"duplicate name {name!r}, first used in row {rows[name].line}"
+            raise SheetError(f"{place}, column {columns[0]}: {first}")
         rows[name] = SheetRow(str(path), number, row)
     return rows
 

@@ -9,7 +9,7 @@ from typing import Any
 from rlsubnet.config.errors import SheetError, checked, unknown_name
 from rlsubnet.config.model import PAIR_KINDS, PROBLEM_KINDS, RECIPES, AnyRecipe, Row, unfit
 from rlsubnet.config.read import SheetRow, read_sheet
-from rlsubnet.config.schema import FETCHED_KINDS, ITEM_KIND, MIXTURE, RANDOM, Comparison, Pair, Run
+from rlsubnet.config.schema import ITEM_KIND, MIXTURE, RANDOM, Comparison, Pair, Run
 from rlsubnet.items import ITEMS, VERDICTS
 from rlsubnet.suites import OLMES_SUITES
 
@@ -57,17 +57,6 @@ class Scale:
 
     def saves_steps(self, run: str) -> bool:
         return bool(getattr(self.recipe(run), "checkpoint_every", 0))
-
-    def data_of(self, fetched: bool) -> list[str]:
-        """Return the names of the data sets that are fetched, or of those that are made up."""
-        kinds = {name: spec["kind"] for name, spec in self.config["data"].items()}
-        made = [name for name, kind in kinds.items() if kind != MIXTURE]
-        return [name for name in made if (kinds[name] in FETCHED_KINDS) == fetched]
-
-    @property
-    def mixtures(self) -> list[str]:
-        data = self.config["data"]
-        return [name for name in data if data[name]["kind"] == MIXTURE]
 
 
 def parse_value(text: str) -> int | float | bool | str | None:
@@ -165,13 +154,11 @@ def _check_data(config: Mapping[str, Any], runs: Runs) -> None:
         if policy is not None and policy not in {*runs, *sources}:
             problem = unknown_name("run or model", policy, [*sources, *runs])
             raise SheetError(f"{place}.policy: {problem}")
-        kinds = [
-            _named(config["data"], part, f"{place}.parts")["kind"] for part in spec.get("parts", [])
-        ]
+        place += ".parts"
+        kinds = [_named(config["data"], part, place)["kind"] for part in spec.get("parts", [])]
         if MIXTURE in kinds or len(set(kinds)) > 1:
-            raise SheetError(
-                f"{place}.parts: expected data sets of one kind, found {', '.join(kinds)}"
-            )
+            found = ", ".join(kinds)
+            raise SheetError(f"{place}: expected data sets of one kind, found {found}")
 
 
 def _named(data: Mapping[str, Any], name: str, place: str) -> Any:
@@ -191,9 +178,8 @@ def _check_suites(config: Mapping[str, Any]) -> None:
                 raise SheetError(f"{place}: {unknown_name('suite of olmes', name, OLMES_SUITES)}")
             kind = suite_kind(config, name)
             if kind not in kinds:
-                raise SheetError(
-                    f"{place}: {name!r} is of kind {kind}, expected {' or '.join(kinds)}"
-                )
+                expected = " or ".join(kinds)
+                raise SheetError(f"{place}: {name!r} is of kind {kind}, expected {expected}")
 
 
 def _check_contamination(config: Mapping[str, Any]) -> None:
@@ -242,11 +228,9 @@ def _check_run(row: SheetRow[Run], config: Mapping[str, Any], pairs: Pairs) -> N
         raise row.fault(column, str(error)) from error
     scratch = "architecture" in models.get(run.init, {})
     if scratch and run.algorithm != "pretrain":
-        raise row.fault(
-            "init",
-            f"model {run.init!r} is an architecture without weights; "
-            f"{run.algorithm} needs a run or a model with a source",
-        )
+        needed = f"{run.algorithm} needs a run or a model with a source"
+        message = f"model {run.init!r} is an architecture without weights; {needed}"
+        raise row.fault("init", message)
     if run.algorithm == "pretrain" and run.init in models and not scratch:
         message = f"pretrain needs a model with architecture, {run.init!r} has a source"
         raise row.fault("init", message)
@@ -255,11 +239,8 @@ def _check_run(row: SheetRow[Run], config: Mapping[str, Any], pairs: Pairs) -> N
 def _check_learns(row: SheetRow[Run], config: Mapping[str, Any], backend: str) -> None:
     run, kinds = row.cells, RECIPES[backend].learns_from
     if run.algorithm not in kinds:
-        raise row.fault(
-            "recipe",
-            f"{run.recipe!r} is for {backend}, which trains {', '.join(kinds)}; "
-            f"the row's algorithm is {run.algorithm}",
-        )
+        trains = f"which trains {', '.join(kinds)}; the row's algorithm is {run.algorithm}"
+        raise row.fault("recipe", f"{run.recipe!r} is for {backend}, {trains}")
     kind, expected = data_kind(config, run.data), kinds[run.algorithm]
     if kind not in expected:
         by = "" if backend == "native" else f" of {backend}"
@@ -317,22 +298,17 @@ def _check_saved_steps(
     row: SheetRow[Pair], item: str, config: Mapping[str, Any], runs: Runs
 ) -> None:
     tuned, init = row.cells.tuned, row.cells.init
+    shows = f"{item} shows the saved steps of a run, {tuned!r}"
     if tuned not in runs:
-        raise row.fault("items", f"{item} shows the saved steps of a run, {tuned!r} is a model")
+        raise row.fault("items", f"{shows} is a model")
     run = runs[tuned].cells
     recipe = resolved_recipe(config["recipes"][run.recipe], run.set)
     if not getattr(recipe, "checkpoint_every", 0):
-        raise row.fault(
-            "items",
-            f"{item} shows the saved steps of a run, {tuned!r} saves none: give its recipe "
-            f"(or its column set) checkpoint_every",
-        )
+        cure = "give its recipe (or its column set) checkpoint_every"
+        raise row.fault("items", f"{shows} saves none: {cure}")
     if run.init != init:
-        raise row.fault(
-            "init",
-            f"{item} shows saved steps against what the run {tuned!r} starts from: expected "
-            f"{run.init!r}, found {init!r}",
-        )
+        shows = f"{item} shows saved steps against what the run {tuned!r} starts from"
+        raise row.fault("init", f"{shows}: expected {run.init!r}, found {init!r}")
 
 
 def _check_comparison(row: SheetRow[Comparison], pairs: Pairs) -> None:
@@ -341,11 +317,8 @@ def _check_comparison(row: SheetRow[Comparison], pairs: Pairs) -> None:
     one, other = row.cells.pair1, row.cells.pair2
     first, second = (pairs[name].cells.init for name in (one, other))
     if first != second:
-        raise row.fault(
-            "pair2",
-            f"{other!r} starts from {second!r} and {one!r} from {first!r}; subnetworks are "
-            f"compared from one start",
-        )
+        starts = f"{other!r} starts from {second!r} and {one!r} from {first!r}"
+        raise row.fault("pair2", f"{starts}; subnetworks are compared from one start")
     _check_items(row)
 
 

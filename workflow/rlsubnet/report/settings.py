@@ -5,8 +5,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlsubnet.config import Pair, Run, Scale, suite_kind
+from rlsubnet.config import Pair, Run, Scale
 from rlsubnet.config.model import ONLINE, PROBLEM_KINDS, Recipe, learning_rate
+from rlsubnet.config.scale import suite_kind
 from rlsubnet.config.schema import ANSWERED_KINDS
 from rlsubnet.report.export import tolerance_name
 from rlsubnet.suites import MADE_UP_CHOICES, OLMES_SUITES

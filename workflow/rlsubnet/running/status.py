@@ -6,7 +6,8 @@ from os.path import getmtime
 from pathlib import Path
 from typing import Any
 
-from rlsubnet.config import Scale, checkpoint_folder, data_file, item_files, mask_file
+from rlsubnet.config import Scale
+from rlsubnet.config.layout import checkpoint_folder, data_file, item_files, mask_file
 from rlsubnet.config.plan import item_needs
 from rlsubnet.items import ITEMS, VERDICTS
 from rlsubnet.running.runs import DONE, FAILED, RUNNING, WAITING, Job, Queued, Run
