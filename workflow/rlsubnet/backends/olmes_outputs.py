@@ -62,13 +62,12 @@ def read_outputs(
                 f"{folder / SUMMARY}, task {task.olmes}: evaluated {told.get('model_path')}, "
                 f"expected {model}"
             )
-        predictions, requests = (
-            task_file(folder, line, f"{kind}.jsonl") for kind in ("predictions", "requests")
-        )
+        index = _get(line, "task_idx", folder / SUMMARY)
+        requests = _task_file(folder, index, task, "requests")
         docs = _docs(requests)
         check_count(requests, task, len(docs), settings.limit)
         levels = _counted_levels(task, requests, docs, settings.limit)
-        found = _answers(task, predictions, docs)
+        found = _answers(task, _task_file(folder, index, task, "predictions"), docs)
         _check_share(folder, task, line, found)
         answers += [
             Answer(task.name, levels[number], item, 1, right)
@@ -83,30 +82,23 @@ def read_requests(folder: Path, settings: Settings) -> dict[str, dict[str, Any]]
     """Return for each task how many items count and its requests' digest; no model was asked."""
     found = {}
     for index, task in enumerate(settings.tasks):
-        paths = sorted(folder.glob(f"task-{index:03d}-*-requests.jsonl"))
-        if len(paths) != 1:
-            raise ValueError(
-                f"{folder}: {len(paths)} files task-{index:03d}-*-requests.jsonl, expected one "
-                f"for task {task.olmes}"
-            )
-        docs = _docs(paths[0])
-        check_count(paths[0], task, len(docs), None)
-        items = len(_counted_levels(task, paths[0], docs, None))
-        found[task.name] = {"items": items, "requests_sha256": sha256(paths[0])}
+        path = _task_file(folder, index, task, "requests")
+        docs = _docs(path)
+        check_count(path, task, len(docs), None)
+        items = len(_counted_levels(task, path, docs, None))
+        found[task.name] = {"items": items, "requests_sha256": sha256(path)}
     return found
 
 
-def task_file(folder: Path, line: Mapping[str, Any], ending: str) -> Path:
-    """Return one file of a task; its name holds the task's number and name, not its alias.
-
-    >>> str(task_file(Path("out"), {"task_idx": 1, "task_name": "gpqa"}, "requests.jsonl"))
-    'out/task-001-gpqa-requests.jsonl'
-    """
-    index = _get(line, "task_idx", folder / SUMMARY)
-    name = _get(line, "task_name", folder / SUMMARY)
-    if not isinstance(index, int):
-        raise ValueError(f"{folder / SUMMARY}, task {name}: task_idx is {index}, expected a number")
-    return folder / f"task-{index:03d}-{name}-{ending}"
+def _task_file(folder: Path, index: int, task: OlmesTask, kind: str) -> Path:
+    """Return one file of a task; its name holds the task's number and name, not its alias."""
+    pattern = f"task-{str(index).zfill(3)}-*-{kind}.jsonl"
+    paths = list(folder.glob(pattern))
+    if len(paths) != 1:
+        raise ValueError(
+            f"{folder}: {len(paths)} files {pattern}, expected one for task {task.olmes}"
+        )
+    return paths[0]
 
 
 def check_count(path: Path, task: OlmesTask, found: int, limit: int | None) -> None:
@@ -135,30 +127,29 @@ def _summary_lines(folder: Path, tasks: Sequence[OlmesTask]) -> dict[str, dict[s
     return lines
 
 
+def _by_item(path: Path, what: str) -> dict[int, dict[str, Any]]:
+    """Return doc_id -> the one record of an item."""
+    found: dict[int, dict[str, Any]] = {}
+    for record in read_jsonl(path):
+        number = _get(record, "doc_id", path)
+        if number in found:
+            raise ValueError(f"{path}: two {what} for doc_id {number}, expected one")
+        found[number] = record
+    return found
+
+
 def _docs(path: Path) -> dict[int, Mapping[str, Any]]:
     """Return doc_id -> the item of every request."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; olmes writes it with --save-raw-requests")
-    docs: dict[int, Mapping[str, Any]] = {}
-    for request in read_jsonl(path):
-        number = _get(request, "doc_id", path)
-        if number in docs:
-            raise ValueError(f"{path}: two requests for doc_id {number}, expected one")
-        docs[number] = _get(request, "doc", path)
-    return docs
+    requests = _by_item(path, "requests").items()
+    return {number: _get(request, "doc", path) for number, request in requests}
 
 
 def _answers(
     task: OlmesTask, path: Path, docs: Mapping[int, Mapping[str, Any]]
 ) -> dict[int, tuple[str, int]]:
     """Return doc_id -> (stable id of the item, 1 if it was right), in the order of doc_id."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
     found: dict[int, tuple[str, int]] = {}
-    for line in read_jsonl(path):
-        number = _get(line, "doc_id", path)
-        if number in found:
-            raise ValueError(f"{path}: two predictions for doc_id {number}, expected one")
+    for number, line in sorted(_by_item(path, "predictions").items()):
         metrics = _get(line, "metrics", path)
         right = metrics.get(task.metric)
         if right not in (0, 1):
@@ -175,7 +166,7 @@ def _answers(
         )
     if (twice := Counter(item for item, _ in found.values()).most_common(1)) and twice[0][1] > 1:
         raise ValueError(f"{path}: native_id {twice[0][0]} stands {twice[0][1]} times")
-    return dict(sorted(found.items()))
+    return found
 
 
 def _check_share(
