@@ -78,7 +78,7 @@ class Process:
             assert not is_marked(Path(output_dir))
 
         folder = self.output / f"step_{step}"
-        self.saver.saving(save_state)(self.accelerator, str(folder))
+        self.saver.save(save_state, self.accelerator, str(folder))
         return folder
 
     def load(self, folder: Path, moments: bool = True, steps: bool = True) -> None:
@@ -89,7 +89,7 @@ class Process:
             if steps:
                 self.engine.global_steps = int(folder.name.removeprefix("step_"))
 
-        self.saver.loading(load_state)(self.accelerator, str(folder))
+        self.saver.load(load_state, self.accelerator, str(folder))
 
 
 @pytest.fixture
@@ -156,9 +156,12 @@ def test_the_next_save_holds_the_whole_reference_again(tmp_path: Path, saved: Pa
 
 def test_batches_are_left_out_in_the_first_epoch_alone(tmp_path: Path) -> None:
     saver = Process(tmp_path).saver
-    skip = saver.skipping(lambda accelerator, loader, count: loader[count:])
-    assert skip(None, [1, 2, 3], num_batches=2) == [3]
-    assert skip(None, [1, 2, 3], num_batches=2) == [1, 2, 3]
+
+    def leave_out(accelerator: Any, loader: list[int], count: int) -> list[int]:
+        return loader[count:]
+
+    assert saver.skip(leave_out, None, [1, 2, 3], num_batches=2) == [3]
+    assert saver.skip(leave_out, None, [1, 2, 3], num_batches=2) == [1, 2, 3]
 
 
 def test_all_saves_but_the_newest_are_removed_and_none_at_the_end(

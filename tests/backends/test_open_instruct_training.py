@@ -217,13 +217,11 @@ def test_a_run_that_is_not_whole_leaves_no_result(
     assert expected in refused()
 
 
-def test_pairs_that_are_none_are_refused_before_anything_starts(
+def test_less_than_a_batch_of_pairs_is_refused_before_anything_starts(
     bench: Bench, refused: Callable[..., str]
 ) -> None:
     write_pairs(bench.data, 3)
     assert "3 pairs, expected a batch of 4" in refused()
-    bench.data.write_text('{"chosen": "4", "rejected": "5"}\n' * 4)
-    assert "pairs.jsonl, line 1, chosen: expected a list of messages" in refused()
     assert not bench.scratch.exists()
 
 

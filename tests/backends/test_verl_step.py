@@ -1,5 +1,6 @@
 """One step of PRIME by the released verl, in float32, against plain torch in one process."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -92,7 +93,7 @@ def record(init: Path, update: str) -> tuple[dict[str, Tensor], Path]:
     )
     assert done.returncode == 0, done.stdout[-6000:]
     actor = save_folder(places.saves, 1) / "actor"
-    merge_step(actor, init, folder / "final", Path(sys.executable), {})
+    merge_step(actor, init, folder / "final", Path(sys.executable), os.environ)
     return torch.load(folder / "batch.pt"), folder / "final"
 
 

@@ -48,15 +48,6 @@ class Node:
     port: int = FIRST_PORT
 
 
-def port_of(job: int) -> int:
-    """Return the port on which the processes of a Slurm job meet.
-
-    >>> port_of(7), port_of(1234567)
-    (20007, 24567)
-    """
-    return FIRST_PORT + job % PORTS
-
-
 def srun_arguments(nodes: int) -> list[str]:
     """Return what starts a command once on each node of a job, nothing for one node.
 
@@ -79,20 +70,6 @@ def srun_arguments(nodes: int) -> list[str]:
     ]
 
 
-def processes_per_node(run: str, processes: int, nodes: int) -> int:
-    """Return how many of a run's processes each node has.
-
-    >>> processes_per_node("dpo", 16, 2)
-    8
-    """
-    each, rest = divmod(processes, nodes)
-    if rest:
-        raise ValueError(
-            f"run {run}, key processes: expected a multiple of {nodes} nodes, found {processes}"
-        )
-    return each
-
-
 def launched(
     nodes: int, launcher: str, processes: int, python: Path | str, words: Sequence[str]
 ) -> list[str]:
@@ -107,42 +84,16 @@ def launched(
 
 def this_node(nodes: int, variables: Mapping[str, str], ask: Callable[..., str]) -> Node:
     """Return which of a job's nodes this is; asks Slurm where the first one is."""
-    job = variables.get("SLURM_JOB_ID", "")
+    port = FIRST_PORT + int(variables.get("SLURM_JOB_ID") or 0) % PORTS
     if nodes == 1:
-        return Node(port=port_of(int(job)) if job else FIRST_PORT)
+        return Node(port=port)
     found = variables.get("SLURM_STEP_NUM_NODES", "none")
     if found != str(nodes):
         raise ValueError(f"SLURM_STEP_NUM_NODES: expected a step of {nodes} nodes, found {found}")
     names = ask(["scontrol", "show", "hostnames", variables["SLURM_STEP_NODELIST"]]).split()
     facts = ask(["scontrol", "show", "node", names[0], "-o"]).split()
     address = next((fact[9:] for fact in facts if fact.startswith("NodeAddr=")), names[0])
-    return Node(nodes, int(variables["SLURM_NODEID"]), address, port_of(int(job)))
-
-
-def launcher_arguments(node: Node, launcher: str, processes: int) -> list[str]:
-    """Return what torchrun or accelerate is told on a node; accelerate counts all processes.
-
-    >>> launcher_arguments(Node(), "torchrun", 8)
-    ['--standalone', '--nproc-per-node', '8']
-    >>> second = Node(2, 1, "10.0.0.1", 20007)
-    >>> " ".join(launcher_arguments(second, "torchrun", 8))
-    '--nnodes 2 --node-rank 1 --master-addr 10.0.0.1 --master-port 20007 --nproc-per-node 8'
-    >>> " ".join(launcher_arguments(second, "accelerate", 8)[:4])
-    '--num_machines 2 --num_processes 16'
-    """
-    count, rank, port = str(node.count), str(node.rank), str(node.port)
-    if launcher == "torchrun":
-        places = ["--nnodes", count, "--node-rank", rank]
-        places += ["--master-addr", node.address, "--master-port", port]
-        return [
-            *(places if node.count > 1 else ["--standalone"]),
-            *("--nproc-per-node", str(processes)),
-        ]
-    places = ["--machine_rank", rank, "--main_process_ip", node.address]
-    return [
-        *("--num_machines", count, "--num_processes", str(node.count * processes)),
-        *([*places, "--main_process_port", port] if node.count > 1 else []),
-    ]
+    return Node(nodes, int(variables["SLURM_NODEID"]), address, port)
 
 
 def ray_arguments(node: Node) -> list[str]:
@@ -161,12 +112,29 @@ def ray_arguments(node: Node) -> list[str]:
 def command_on(node: Node, launcher: str, processes: int, words: Sequence[str]) -> list[str]:
     """Return the command of one node; with Ray that of the only one, where the program starts it.
 
-    >>> command_on(Node(), "torchrun", 2, ["train.py"])[1:]
-    ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', 'train.py']
+    accelerate counts the processes of all nodes.
+
+    >>> " ".join(command_on(Node(), "torchrun", 8, ["train.py"])[1:])
+    '-m torch.distributed.run --standalone --nproc-per-node 8 train.py'
+    >>> second = Node(2, 1, "10.0.0.1", 20007)
+    >>> " ".join(command_on(second, "torchrun", 8, [])[3:])
+    '--nnodes 2 --node-rank 1 --master-addr 10.0.0.1 --master-port 20007 --nproc-per-node 8'
+    >>> " ".join(command_on(second, "accelerate", 8, [])[3:7])
+    '--num_machines 2 --num_processes 16'
     """
     if launcher == "ray":
         return [sys.executable, *words]
-    options = launcher_arguments(node, launcher, processes)
+    count, rank, port = str(node.count), str(node.rank), str(node.port)
+    if launcher == "torchrun":
+        places = ["--nnodes", count, "--node-rank", rank]
+        places += ["--master-addr", node.address, "--master-port", port]
+        options = places if node.count > 1 else ["--standalone"]
+        options += ["--nproc-per-node", str(processes)]
+    else:
+        options = ["--num_machines", count, "--num_processes", str(node.count * processes)]
+        if node.count > 1:
+            options += ["--machine_rank", rank, "--main_process_ip", node.address]
+            options += ["--main_process_port", port]
     return [sys.executable, "-m", MODULES[launcher], *options, *words]
 
 

@@ -4,14 +4,18 @@ import csv
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlsubnet.backends.olmes_outputs import BACKEND, Settings, read_outputs, read_requests
-from rlsubnet.backends.processes import CURE, in_a_group, rotary_faults
+from rlsubnet.backends.processes import (
+    CURE,
+    check_commit,
+    rotary_faults,
+    run_checked,
+    run_to_end,
+)
 from rlsubnet.checkpoints.delta import step_file, unpack
 from rlsubnet.checkpoints.delta_file import is_delta
 from rlsubnet.checkpoints.sources import FileSource, read_config, read_tensors
@@ -46,12 +50,8 @@ def check_program(environment: Mapping[str, str], commit: str | None) -> dict[st
             "evaluation.olmes.environment"
         )
     python = str(shutil.which("python", path=search))
-    result = subprocess.run(
-        [python, "-c", _PROBE], env=dict(environment), capture_output=True, text=True
-    )
-    if result.returncode:
-        raise ValueError(f"{python}: cannot be asked for olmes: {result.stderr.strip()[-500:]}")
-    found: dict[str, Any] = json.loads(result.stdout)
+    said = run_checked([python, "-c", _PROBE], f"{python}: asking for olmes", environment)
+    found: dict[str, Any] = json.loads(said)
     if not found["folder"]:
         raise ValueError(
             f"{python}: has no package oe_eval; olmes calls `python` by name, and the first on the "
@@ -61,35 +61,9 @@ def check_program(environment: Mapping[str, str], commit: str | None) -> dict[st
     if version is None or int(version.split(".")[0]) >= 5:
         raise ValueError(f"{python}: transformers is {version}, expected a version below 5")
     if commit is not None:
-        _check_commit(Path(found["folder"]), commit, environment)
+        cure = "install olmes from a clone, or set evaluation.olmes.commit to another or null"
+        check_commit(Path(found["folder"]), commit, cure)
     return found
-
-
-def _check_commit(package: Path, commit: str, environment: Mapping[str, str]) -> None:
-    def git(*words: str) -> str:
-        try:
-            result = subprocess.run(
-                ["git", "-C", str(package), *words],
-                env=dict(environment),
-                capture_output=True,
-                text=True,
-            )
-        except FileNotFoundError as error:
-            raise ValueError(
-                "git: no such program; it tells which commit of olmes is installed"
-            ) from error
-        if result.returncode:
-            raise ValueError(
-                f"{package}: not in a git checkout, expected one at {commit}; install olmes from a "
-                f"clone, or set evaluation.olmes.commit to null ({result.stderr.strip()})"
-            )
-        return result.stdout.strip()
-
-    head = git("rev-parse", "HEAD")
-    if head != commit:
-        raise ValueError(f"{package}: olmes is at commit {head}, expected {commit}")
-    if changed := git("status", "--porcelain", "--untracked-files=no"):
-        raise ValueError(f"{package}: olmes was changed after commit {commit}: {changed}")
 
 
 def remove_outputs(folder: Path) -> None:
@@ -111,16 +85,9 @@ def remove_outputs(folder: Path) -> None:
 
 
 def run_program(words: Sequence[str], environment: Mapping[str, str]) -> None:
-    """Run olmes to its end; what it prints goes where ours goes.
-
-    It starts a shell, that a Python, and that an engine: when this process is stopped, all end.
-    """
-    sys.stdout.flush()
+    """Run olmes to its end; it starts a shell, that a Python, and that an engine."""
     program = str(shutil.which(words[0], path=environment.get("PATH")) or words[0])
-    with in_a_group([program, *words[1:]], env=dict(environment)) as process:
-        status = process.wait()
-    if status:
-        raise ValueError(f"olmes ended with status {status}; its own messages stand above")
+    run_to_end([program, *words[1:]], "olmes", environment)
 
 
 # Requests handed over at once; both engines order them by length. vLLM makes its own batches of

@@ -9,21 +9,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import rlsubnet
-from rlsubnet.files import read_object, write_json
+from rlsubnet.files import read_jsonl, read_object, write_json
 
 # Seconds that a trainer has to end after it was asked to; accelerate gives its processes 30.
 PATIENCE = 60
+INTERVAL = 5.0  # seconds between two looks at what it has saved
 # What any number of processes that write in a run's own folder lock besides, open until they end.
 STAYING = "staying"
 _staying: list[IO[str]] = []
 # What a run's own folder is locked by.
 LOCK = "lock"
+# In a save, what it follows from; written last.
+MARKER = "saved.json"
 # Where in it this package is found by the trainer.
 PACKAGE = "package"
 # Of Linux: which signal a process gets once the one that started it has ended.
@@ -39,10 +42,11 @@ def find_python(option: str, variable: str) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a folder; its files first, without which the rest is no save."""
+    """Remove a file, link or folder; first its marker and files, without which it is no save."""
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
         return
+    (path / MARKER).unlink(missing_ok=True)
     for file in [entry for entry in path.iterdir() if not entry.is_dir()]:
         file.unlink()
     shutil.rmtree(path)
@@ -107,30 +111,37 @@ def stay_in(folder: Path) -> None:
     _staying.append(staying)
 
 
-@contextmanager
-def started(
-    words: Sequence[str], folder: Path, variables: Mapping[str, str], inherited: Sequence[int] = ()
-) -> Iterator["subprocess.Popen[bytes]"]:
-    """Yield a process in a group of its own; nothing of the group outlives the block."""
-    print(" ".join([f"{key}={value}" for key, value in variables.items()] + [*words]), flush=True)
-    environment = {**os.environ, **variables}
-    with in_a_group(words, cwd=folder, env=environment, pass_fds=inherited) as process:
-        yield process
+def run_to_end(
+    words: Sequence[str],
+    name: str,
+    environment: Mapping[str, str],
+    meanwhile: Callable[[], None] = lambda: None,
+    **options: Any,
+) -> None:
+    """Run a program in a group of its own, of which nothing outlives this process.
 
+    What it prints goes where ours goes, and ``meanwhile`` is called now and then. The group is
+    first asked to end, then forced.
 
-@contextmanager
-def in_a_group(words: Sequence[str], **options: Any) -> Iterator["subprocess.Popen[bytes]"]:
-    """Yield a process that leads a group: when the block ends, it is first asked, then forced."""
-    process = subprocess.Popen(words, start_new_session=True, **options)
+    Raises:
+        ValueError: the program, which the message calls ``name``, ended with an error.
+    """
+    changed = [f"{key}={text}" for key, text in environment.items() if os.environ.get(key) != text]
+    print(" ".join([*changed, *words]), flush=True)
+    process = subprocess.Popen(words, env=environment, start_new_session=True, **options)
+    status = None
     try:
-        yield process
+        while status is None:
+            meanwhile()
+            with suppress(subprocess.TimeoutExpired):
+                status = process.wait(INTERVAL)
     finally:
         for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
+            with suppress(ProcessLookupError, subprocess.TimeoutExpired):
                 os.killpg(process.pid, number)
                 process.wait(PATIENCE)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                continue
+    if status:
+        raise ValueError(f"{name} ended with status {status}; its own messages stand above")
 
 
 def end_with_parent() -> None:
@@ -143,21 +154,41 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
 
 
-def run_checked(words: Sequence[str], variables: Mapping[str, str], purpose: str) -> str:
-    """Run a command that takes seconds or minutes and return what it printed."""
-    done = subprocess.run(
-        words,
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        errors="replace",
-    )
+def run_checked(
+    words: Sequence[str], purpose: str, environment: Mapping[str, str] | None = None
+) -> str:
+    """Run a command that takes seconds or minutes and return what it printed.
+
+    Without ``environment`` it has ours.
+    """
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, errors="replace")
     if done.returncode:
         raise ValueError(f"{purpose} failed: {(done.stdout + done.stderr).strip()[-2000:]}")
     return done.stdout
 
 
-MARKER = "saved.json"
+def check_commit(folder: Path, commit: str, cure: str, *paths: str) -> None:
+    """Check that a git checkout is at a commit, and all below it or these paths unmodified."""
+
+    def git(*words: str) -> str:
+        purpose = f"{folder}: expected a git checkout at {commit}, {cure}; git {words[0]}"
+        return run_checked(["git", "-C", str(folder), *words], purpose).strip()
+
+    if (found := git("rev-parse", "HEAD")) != commit:
+        raise ValueError(f"{folder}: expected commit {commit}, found {found}; {cure}")
+    if changed := git("status", "--porcelain", "--untracked-files=no", "--", *paths):
+        raise ValueError(f"{folder}: files differ from commit {commit}: {changed}")
+
+
+def read_steps(log: Path, last: int | None) -> list[dict[str, Any]]:
+    """Return the lines of a log that has one of each step, to ``last`` or as many as there are."""
+    lines = read_jsonl(log)
+    steps, last = [line["step"] for line in lines], len(lines) if last is None else last
+    if not steps or steps != list(range(1, last + 1)):
+        raise ValueError(
+            f"{log}: expected steps 1 to {last}, found {len(steps)}, the last {steps[-1:]}"
+        )
+    return lines
 
 
 def _sizes(folder: Path) -> dict[str, int]:
@@ -192,12 +223,6 @@ def check_whole(folder: Path, scratch: Path) -> None:
                 f"{folder / name}: damaged: {size} bytes were saved, found {there}; "
                 f"delete {scratch} to start from the beginning"
             )
-
-
-def remove_save(folder: Path) -> None:
-    """Remove a save; interrupted, it no longer counts as one."""
-    (folder / MARKER).unlink(missing_ok=True)
-    shutil.rmtree(folder)
 
 
 CURE = (

@@ -12,8 +12,6 @@ Written to DIR by the first process: ``steps.jsonl``, one line per optimizer ste
 """
 
 import argparse
-import functools
-import importlib
 import json
 import logging
 import math
@@ -26,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlsubnet.backends.open_instruct.saving import PACKAGES, LauncherError, Saver
+from rlsubnet.backends.open_instruct.saving import PACKAGES, LauncherError, Saver, put_before
 from rlsubnet.backends.processes import end_with_parent
 from rlsubnet.files import write_json
 from rlsubnet.machine import describe_environment
@@ -70,8 +68,10 @@ class Watch:
     inside: float | None = None
     left_over: int | None = None
 
-    def adopt(self, engine: Any) -> None:
-        """Check an engine, and attach the mask to its optimizer."""
+    def initialize(self, own: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Let DeepSpeed make an engine, check it, and attach the mask to its optimizer."""
+        made = own(*args, **options)
+        engine = made[0]
         if self.engine is not None:
             raise LauncherError("deepspeed.initialize was called twice; one model is trained")
         import torch
@@ -87,13 +87,13 @@ class Watch:
             raise LauncherError(f"DeepSpeed's engine: expected {self.expected}, found {found}")
         self.engine = engine
         if self.mask is not None:
-            attach = importlib.import_module("rlsubnet.training.engines")
-            self.attached = attach.attach_engine_mask(
-                engine, engine.module, self.mask, self.mask_at
-            )
+            from rlsubnet.training.engines import attach_engine_mask
+
+            self.attached = attach_engine_mask(engine, engine.module, self.mask, self.mask_at)
         self.saver.adopt(engine, sys.modules["__main__"])
         # After the mask: it sees the gradient that the update sees.
         engine.optimizer.optimizer.register_step_pre_hook(self.before_update)
+        return made
 
     def before_update(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Note learning rate and gradient; ZeRO-3 updates one group of tensors after the other."""
@@ -104,10 +104,11 @@ class Watch:
                     if tensor.grad is not None:
                         self.squares += float(tensor.grad.detach().float().square().sum())
 
-    def after_reduce(self, tensor: Any) -> None:
-        """Note the script's sums, which every process adds up once a step."""
+    def reduce(self, own: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Reduce by accelerate's own function, and note the script's sums, of which one a step."""
+        tensor = own(*args, **options)
         if tuple(getattr(tensor, "shape", ())) != (SUMS,):
-            return
+            return tensor
         self.sums = tensor.tolist()
         if self.attached is not None:
             from rlsubnet.training.masking import clip_factor
@@ -115,6 +116,7 @@ class Watch:
             clipped = math.sqrt(sum_over_processes(self.squares))
             self.inside = clipped / clip_factor(self.norm(), float(self.expected["clip"]))
             self.squares = 0.0
+        return tensor
 
     def norm(self) -> float:
         """Return the norm of the gradient that the last clip saw."""
@@ -182,18 +184,6 @@ def sum_over_processes(value: float) -> float:
     return float(total)
 
 
-def returning(function: Callable[..., Any], then: Callable[[Any], None]) -> Callable[..., Any]:
-    """Return a function that also passes what it returns to ``then``."""
-
-    @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        result = function(*args, **kwargs)
-        then(result)
-        return result
-
-    return wrapped
-
-
 def refuse_resize(self: Any, *args: Any, **kwargs: Any) -> None:
     """Stand in for ``resize_token_embeddings``.
 
@@ -213,12 +203,11 @@ def install(watch: Watch) -> None:
     import transformers
 
     # accelerate looks it up as an attribute when it prepares the model.
-    deepspeed.initialize = returning(deepspeed.initialize, lambda result: watch.adopt(result[0]))
-    accelerator: Any = accelerate.Accelerator
-    accelerator.reduce = returning(accelerator.reduce, watch.after_reduce)
-    accelerator.save_state = watch.saver.saving(accelerator.save_state)
-    accelerator.load_state = watch.saver.loading(accelerator.load_state)
-    accelerator.skip_first_batches = watch.saver.skipping(accelerator.skip_first_batches)
+    put_before(deepspeed, "initialize", watch.initialize)
+    put_before(accelerate.Accelerator, "reduce", watch.reduce)
+    put_before(accelerate.Accelerator, "save_state", watch.saver.save)
+    put_before(accelerate.Accelerator, "load_state", watch.saver.load)
+    put_before(accelerate.Accelerator, "skip_first_batches", watch.saver.skip)
     model: Any = transformers.PreTrainedModel
     model.resize_token_embeddings = refuse_resize
     # The script's logger: it is run as the main module.

@@ -12,16 +12,14 @@ save when it starts, and leaves out the batches that were learned from. What it 
 * The first process of each node deletes old saves, all of them the same ones.
 """
 
-import functools
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlsubnet.backends.processes import is_marked, mark_saved, read_marker, remove_save
+from rlsubnet.backends.processes import is_marked, mark_saved, read_marker, remove
 from rlsubnet.files import read_jsonl, write_jsonl
 from rlsubnet.machine import describe_environment
 
@@ -42,6 +40,12 @@ Reference = Sequence[Sequence[Any]]
 
 class LauncherError(RuntimeError):
     """The run is not what was asked for."""
+
+
+def put_before(owner: Any, name: str, function: Callable[..., Any]) -> None:
+    """Replace a function or method by another, whose first argument it becomes."""
+    own = getattr(owner, name)
+    setattr(owner, name, lambda *args, **kwargs: function(own, *args, **kwargs))
 
 
 def complete_saves(output: Path) -> list[Path]:
@@ -89,20 +93,6 @@ def still_to_come(reference: Reference, epoch: int, batches: int) -> list[Sequen
     return [found[batches:] if number == epoch else found for number, found in enumerate(reference)]
 
 
-@contextmanager
-def any_pickle() -> Iterator[None]:
-    """Let torch load pickles of any kind: of this run's own files, which nobody else wrote."""
-    before = os.environ.get(ANY_PICKLE)
-    os.environ[ANY_PICKLE] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[ANY_PICKLE]
-        else:
-            os.environ[ANY_PICKLE] = before
-
-
 @dataclass
 class Saver:
     """One process of a run: what it went on from, and what its saves need.
@@ -135,60 +125,55 @@ class Saver:
         self.engine = engine
         script.args.output_dir = without_time(script.args.output_dir)
         self.output = Path(script.args.output_dir)
-        setattr(script, REFERENCE, self.referring(getattr(script, REFERENCE)))
+        put_before(script, REFERENCE, self.refer)
         setattr(script, CLEAN, self.clean)
 
     def clean(self, output_dir: str, keep_last_n_checkpoints: int) -> None:
         """Remove all saves but the newest, which the script itself would not leave at its end."""
         if self.steps is not None:
             for save in complete_saves(Path(output_dir))[:-1]:
-                remove_save(save)
+                remove(save)
 
-    def saving(self, save_state: Callable[..., Any]) -> Callable[..., Any]:
-        """Return accelerate's function that saves, with what makes a save whole."""
+    def save(
+        self, save_state: Callable[..., Any], accelerator: Any, output_dir: str, **options: Any
+    ) -> Any:
+        """Save by accelerate's own function, and add what makes a save whole."""
+        import torch
 
-        @functools.wraps(save_state)
-        def wrapped(accelerator: Any, output_dir: str, **options: Any) -> Any:
-            import torch
+        result = save_state(accelerator, output_dir, **options)
+        folder = Path(output_dir)
+        torch.save(self.reference, folder / reference_file())
+        accelerator.wait_for_everyone()  # every process has written its part
+        if self.steps is not None:
+            told = {
+                "step": self.engine.global_steps,
+                "environment": describe_environment(PACKAGES),
+                "metrics": read_jsonl(self.steps),
+            }
+            mark_saved(folder, told)
+        accelerator.wait_for_everyone()
+        return result
 
-            result = save_state(accelerator, output_dir, **options)
-            folder = Path(output_dir)
-            torch.save(self.reference, folder / reference_file())
-            accelerator.wait_for_everyone()  # every process has written its part
-            if self.steps is not None:
-                told = {
-                    "step": self.engine.global_steps,
-                    "environment": describe_environment(PACKAGES),
-                    "metrics": read_jsonl(self.steps),
-                }
-                mark_saved(folder, told)
-            accelerator.wait_for_everyone()
-            return result
-
-        return wrapped
-
-    def loading(self, load_state: Callable[..., Any]) -> Callable[..., Any]:
-        """Return accelerate's function that loads, with a check of what it loaded."""
-
-        @functools.wraps(load_state)
-        def wrapped(accelerator: Any, input_dir: str, **options: Any) -> Any:
-            told = read_marker(Path(input_dir))
-            here = describe_environment(PACKAGES)
-            if told["environment"] != here:
-                raise LauncherError(
-                    f"{input_dir}: saved in another environment, {told['environment']}, "
-                    f"this is {here}; delete {input_dir} to start from the beginning"
-                )
-            with any_pickle():
-                result = load_state(accelerator, input_dir, **options)
-            self.check_loaded(told["step"], input_dir)
-            self.loaded, self.done = Path(input_dir), told["step"]
-            if self.steps is not None:
-                # Steps made after the save are made again.
-                write_jsonl(self.steps, told["metrics"])
-            return result
-
-        return wrapped
+    def load(
+        self, load_state: Callable[..., Any], accelerator: Any, input_dir: str, **options: Any
+    ) -> Any:
+        """Load by accelerate's own function, and check what it loaded."""
+        told = read_marker(Path(input_dir))
+        here = describe_environment(PACKAGES)
+        if told["environment"] != here:
+            raise LauncherError(
+                f"{input_dir}: saved in another environment, {told['environment']}, "
+                f"this is {here}; delete {input_dir} to start from the beginning"
+            )
+        # A file of this run's own, which nobody else wrote.
+        os.environ[ANY_PICKLE] = "1"
+        result = load_state(accelerator, input_dir, **options)
+        self.check_loaded(told["step"], input_dir)
+        self.loaded, self.done = Path(input_dir), told["step"]
+        if self.steps is not None:
+            # Steps made after the save are made again.
+            write_jsonl(self.steps, told["metrics"])
+        return result
 
     def check_loaded(self, step: int, folder: str) -> None:
         """Check that engine and moments are those after a step."""
@@ -199,47 +184,43 @@ class Saver:
                 f"{folder}: expected engine and moments after step {step}, found {found}"
             )
 
-    def skipping(self, skip_first_batches: Callable[..., Any]) -> Callable[..., Any]:
-        """Return accelerate's function that leaves batches out, which does so once."""
+    def skip(
+        self,
+        skip_first_batches: Callable[..., Any],
+        accelerator: Any,
+        dataloader: Any,
+        num_batches: int = 0,
+    ) -> Any:
+        """Leave batches out by accelerate's own function, once."""
+        if self.skipped:
+            return dataloader
+        self.skipped = True
+        return skip_first_batches(accelerator, dataloader, num_batches)
 
-        @functools.wraps(skip_first_batches)
-        def wrapped(accelerator: Any, dataloader: Any, num_batches: int = 0) -> Any:
-            if self.skipped:
-                return dataloader
-            self.skipped = True
-            return skip_first_batches(accelerator, dataloader, num_batches)
-
-        return wrapped
-
-    def referring(self, compute: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the script's function of the reference's log-probabilities, or of those saved."""
-
-        def get_cache_ref_logprobs(
-            model: Any,
-            dataloader: Any,
-            accelerator: Any,
-            average: bool,
-            last_save: str | None,
-            batches: int | None,
-            epochs: range,
-            forward: Any,
-        ) -> tuple[Reference, Reference]:
-            self.check_epochs(len(dataloader), epochs.stop)
-            if last_save is not None:
-                return self.saved_reference(epochs.start, batches or 0)
-            assert self.output is not None, "the engine was made before"
-            if found := complete_saves(self.output):
-                raise LauncherError(f"{found[-1]}: the script did not go on from it")
-            chosen, rejected = compute(
-                model, dataloader, accelerator, average, None, None, epochs, forward
-            )
-            self.reference = {
-                "chosen": pack_reference(chosen),
-                "rejected": pack_reference(rejected),
-            }
-            return chosen, rejected
-
-        return get_cache_ref_logprobs
+    def refer(
+        self,
+        compute: Callable[..., Any],
+        model: Any,
+        dataloader: Any,
+        accelerator: Any,
+        average: bool,
+        last_save: str | None,
+        batches: int | None,
+        epochs: range,
+        forward: Any,
+    ) -> tuple[Reference, Reference]:
+        """Return the reference's log-probabilities, by the script's own function or saved ones."""
+        self.check_epochs(len(dataloader), epochs.stop)
+        if last_save is not None:
+            return self.saved_reference(epochs.start, batches or 0)
+        assert self.output is not None, "the engine was made before"
+        if found := complete_saves(self.output):
+            raise LauncherError(f"{found[-1]}: the script did not go on from it")
+        chosen, rejected = compute(
+            model, dataloader, accelerator, average, None, None, epochs, forward
+        )
+        self.reference = {"chosen": pack_reference(chosen), "rejected": pack_reference(rejected)}
+        return chosen, rejected
 
     def check_epochs(self, batches: int, epochs: int) -> None:
         """Check that each epoch but the last ends with an update.

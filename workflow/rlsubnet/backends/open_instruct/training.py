@@ -7,30 +7,30 @@ Names and values of arguments are those of ``open_instruct/dpo_tune_cache.py`` a
 import itertools
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlsubnet.backends.launch import launched, processes_per_node
+from rlsubnet.backends.launch import launched
 from rlsubnet.backends.open_instruct.launcher import REPORT, STEPS
 from rlsubnet.backends.open_instruct.saving import SCRIPT_MARKER, complete_saves
 from rlsubnet.backends.processes import (
     PACKAGE,
+    check_commit,
     find_python,
     link_package,
     read_marker,
+    read_steps,
     remove,
-    started,
+    run_to_end,
 )
 from rlsubnet.backends.trainers import check_start, take_up
 from rlsubnet.checkpoints.pair import export_trained
 from rlsubnet.config.layout import RunFiles
 from rlsubnet.config.model import OpenInstructRecipe, Row
-from rlsubnet.files import iterate_jsonl, read_jsonl, read_object, write_json
-from rlsubnet.tasks.rows import check_messages
+from rlsubnet.files import iterate_jsonl, read_object, write_json
 from rlsubnet.training.runlog import METRICS, metrics_row
 
 LAUNCHER = "rlsubnet.backends.open_instruct.launcher"
@@ -171,7 +171,7 @@ def command(row: Row[OpenInstructRecipe], places: Places) -> list[str]:
         SCRIPT,
         *script_arguments(row, places),
     ]
-    each = processes_per_node(row.run, recipe.processes, places.nodes)
+    each = recipe.processes // places.nodes
     return launched(places.nodes, "accelerate", each, places.python, words)
 
 
@@ -210,34 +210,11 @@ def find_checkout(option: str) -> Path:
     return named.resolve()
 
 
-def check_checkout(checkout: Path, commit: str) -> None:
-    """Check that a checkout is at a commit and its code is unmodified."""
-
-    def git(*arguments: str) -> str:
-        words = ["git", "-C", str(checkout), *arguments]
-        done = subprocess.run(words, capture_output=True, text=True)
-        if done.returncode:
-            raise ValueError(f"{checkout}: git {arguments[0]} failed: {done.stderr.strip()}")
-        return done.stdout.strip()
-
-    if (found := git("rev-parse", "HEAD")) != commit:
-        raise ValueError(
-            f"{checkout}: expected commit {commit}, found {found}; run git checkout {commit} "
-            "there, or name another one in the recipe's key commit"
-        )
-    code = ("--", "open_instruct", "configs")
-    if changed := git("status", "--porcelain", "--untracked-files=no", *code):
-        raise ValueError(f"{checkout}: files differ from commit {commit}: {changed.split()[1::2]}")
-
-
 def check_pairs(data: Path, batch_size: int) -> None:
     """Check that there is one batch of pairs, so that no GPU waits for nothing."""
-    first = list(itertools.islice(iterate_jsonl(data), batch_size))
-    if len(first) < batch_size:
-        raise ValueError(f"{data}: {len(first)} pairs, expected a batch of {batch_size}")
-    for number, record in enumerate(first, start=1):
-        for side in ("chosen", "rejected"):
-            check_messages(record.get(side), f"{data}, line {number}, {side}")
+    found = sum(1 for _ in itertools.islice(iterate_jsonl(data), batch_size))
+    if found < batch_size:
+        raise ValueError(f"{data}: {found} pairs, expected a batch of {batch_size}")
 
 
 class OpenInstruct:
@@ -277,7 +254,8 @@ class OpenInstruct:
 
     def check(self) -> None:
         places, recipe = self.places, self._row.recipe
-        check_checkout(places.checkout, recipe.commit)
+        cure = f"run git checkout {recipe.commit} there, or name another in the recipe's key commit"
+        check_commit(places.checkout, recipe.commit, cure, "open_instruct", "configs")
         check_start(places.init, places.mask)
         check_pairs(places.data, recipe.batch_size)
 
@@ -298,21 +276,15 @@ class OpenInstruct:
             )
             # 0 is DeepSpeed's word for none.
             write_json(places.deepspeed, {**settings, "gradient_clipping": row.recipe.clip or 0.0})
-        words, variables = command(row, places), environment(row, places)
-        with started(words, places.checkout, variables, [lock]) as process:
-            status = process.wait()
-        if status:
-            raise ValueError(
-                f"run {row.run}: open-instruct ended with status {status}; its words are above"
-            )
+        run_to_end(
+            command(row, places),
+            f"run {row.run}: open-instruct",
+            {**os.environ, **environment(row, places)},
+            cwd=places.checkout,
+            pass_fds=[lock],
+        )
         self._report = read_object("the launcher's report", f"@{places.records / REPORT}")
-        lines, last = read_jsonl(places.records / STEPS), self._report["steps"]
-        steps = [line["step"] for line in lines]
-        if steps != list(range(1, last + 1)):
-            raise ValueError(
-                f"{places.records / STEPS}: expected steps 1 to {last}, found {len(steps)}, "
-                f"the last {steps[-1:] or 'none'}"
-            )
+        lines = read_steps(places.records / STEPS, self._report["steps"])
         return [metrics_row(METRICS, **line) for line in lines]
 
     def resume_or_start(self, belongs_to: Mapping[str, Any]) -> int:

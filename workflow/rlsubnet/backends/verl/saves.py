@@ -10,10 +10,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rlsubnet.backends.processes import is_marked, read_marker, rotary_faults, run_checked
+from rlsubnet.backends.processes import (
+    is_marked,
+    read_marker,
+    read_steps,
+    rotary_faults,
+    run_checked,
+)
 from rlsubnet.checkpoints.pair import export_trained
 from rlsubnet.checkpoints.sources import read_config
-from rlsubnet.files import read_jsonl, replacing
+from rlsubnet.files import replacing
 from rlsubnet.training.runlog import ONLINE_METRICS, metrics_row
 
 if TYPE_CHECKING:
@@ -121,13 +127,7 @@ def read_metrics(log: Path, recipe: "VerlRecipe") -> list[dict[str, Any]]:
         log: what verl's logger ``file`` wrote, one line ``{"step", "data"}`` a step.
         recipe: of the run.
     """
-    lines = read_jsonl(log)
-    steps = [line["step"] for line in lines]
-    expected = len(steps) if recipe.steps is None else recipe.steps
-    if not steps or steps != list(range(1, expected + 1)):
-        raise ValueError(
-            f"{log}: expected steps 1 to {expected}, found {len(steps)}, the last {steps[-1:]}"
-        )
+    lines = read_steps(log, recipe.steps)
     return [step_metrics(line["step"], line["data"], recipe) for line in lines]
 
 
@@ -155,6 +155,6 @@ def merge_step(
     merger = (str(python), "-m", "verl.model_merger", "merge", "--backend", "fsdp")
     with replacing(out) as folder, TemporaryDirectory(dir=actor.parent) as merged:
         words = [*merger, "--local_dir", str(actor), "--target_dir", merged]
-        run_checked(words, variables, f"{actor}: verl.model_merger")
+        run_checked(words, f"{actor}: verl.model_merger", variables)
         folder.mkdir()
         export_trained(init, Path(merged), folder)

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ from rlsubnet.backends.processes import (
     find_python,
     is_marked,
     link_package,
-    remove_save,
+    remove,
     run_checked,
-    started,
+    run_to_end,
 )
 from rlsubnet.backends.trainers import check_start, take_up
 from rlsubnet.backends.verl.command import Places, check_prompts, command, read_report
@@ -36,8 +35,6 @@ from rlsubnet.config.layout import RunFiles
 from rlsubnet.config.model import Row, VerlRecipe
 from rlsubnet.files import replacing
 from rlsubnet.training.runlog import ONLINE_METRICS
-
-INTERVAL = 5.0  # seconds between two looks at what verl has saved
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class Keeper:
             if due(save.step, self.every) and self._pack(save, merged):
                 shutil.rmtree(merged)
             if save not in needed:
-                remove_save(save.folder)
+                remove(save.folder)
 
     def finish(self, out: Path) -> int:
         """Merge the last save into ``out`` and return its step; the save stays.
@@ -106,9 +103,10 @@ class Keeper:
 
 
 def environment(row: Row[VerlRecipe], places: Places) -> dict[str, str]:
-    """Return the variables that verl, and the processes that Ray starts for it, need besides."""
+    """Return the variables of verl and of the processes that Ray starts for it."""
     path = os.pathsep.join(filter(None, (str(places.package), os.environ.get("PYTHONPATH"))))
     return {
+        **os.environ,
         "PYTHONPATH": path,
         "PYTHONUNBUFFERED": "1",
         "HYDRA_FULL_ERROR": "1",
@@ -160,29 +158,26 @@ class Verl:
         save = resume_or_start(places, belongs_to)
         words = [str(self._python), "-m", "rlsubnet.backends.verl.command"]
         words += [str(self._data), str(places.prompts)]
-        run_checked(words, self._variables, f"{self._data}: writing it as Parquet")
+        run_checked(words, f"{self._data}: writing it as Parquet", self._variables)
         init, every = FileSource(places.init), self._row.recipe.checkpoint_every
         self._keeper = Keeper(init, places.saves, places.log, self._deltas, every, self._merge)
         if save is not None:
             print(f"{run}: resumed after step {save.step}", file=sys.stderr, flush=True)
         if save is None or not save.last:
-            self._run(places._replace(resumed=save and save.folder), lock)
-        return read_metrics(places.log, self._row.recipe)
-
-    def _run(self, places: Places, lock: int) -> None:
-        words = command(self._row, places, str(self._python), self._threads)
-        with started(words, places.scratch, self._variables, [lock]) as process:
-            status = None
-            while status is None:
-                self._keeper.keep_finished()
-                try:
-                    status = process.wait(INTERVAL)
-                except subprocess.TimeoutExpired:
-                    continue
-        if status:
-            raise ValueError(
-                f"run {self._row.run}: verl ended with status {status}; its words are above"
+            run_to_end(
+                command(
+                    self._row,
+                    places._replace(resumed=save and save.folder),
+                    str(self._python),
+                    self._threads,
+                ),
+                f"run {run}: verl",
+                self._variables,
+                self._keeper.keep_finished,
+                cwd=places.scratch,
+                pass_fds=[lock],
             )
+        return read_metrics(places.log, self._row.recipe)
 
     def _merge(self, actor: Path, out: Path) -> None:
         merge_step(actor, self.places.init, out, self._python, self._variables)
@@ -213,10 +208,8 @@ def _remove_after(places: Places, step: int) -> None:
     verl's own note of its newest save goes, too: it may be empty, which verl does not read.
     """
     for path in places.saves.iterdir():
-        if not path.is_dir():
-            path.unlink()
-        elif not is_marked(path) or step_number(path) > step:
-            remove_save(path)
+        if not is_marked(path) or step_number(path) > step:
+            remove(path)
     for path in places.steps.glob("*"):
         if not path.match(STEP_FILES) or step_number(path) > step:
             path.unlink()
