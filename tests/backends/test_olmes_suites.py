@@ -78,24 +78,9 @@ def test_names_of_suites_cannot_be_taken_for_another_s_tasks():
                 assert belongs == (other == suite), (suite, task.name)
 
 
-@pytest.mark.parametrize(
-    ("block", "message"),
-    [
-        ({"suites": ["table3b"]}, "unknown suite 'table3b'; known: table3a"),
-        ({"suites": []}, "expected at least one suite"),
-        (
-            {"suites": ["math500"], "limit": 1},
-            "key limit: expected a whole number of at least 2",
-        ),
-        ({"suites": ["math500"], "limit": 2.5}, "key limit: expected a whole number .* found 2.5"),
-        ({"suites": ["math500"], "max_length": "4k"}, "max_length: expected a whole number"),
-        ({"suites": ["math500"], "chat_template": "chatml"}, "unknown value 'chatml'; known: tulu"),
-        ({"suites": ["math500"], "gpus": 8}, "unknown key 'gpus'"),
-    ],
-)
-def test_bad_settings_name_the_key(block, message):
-    with pytest.raises(ValueError, match=message):
-        read_settings(block)
+def test_no_suite_at_all_is_refused():
+    with pytest.raises(ValueError, match="suites: expected at least one suite"):
+        read_settings({"suites": []})
 
 
 def test_a_checkout_at_the_pinned_commit_knows_every_task(checkout):

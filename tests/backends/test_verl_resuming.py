@@ -13,7 +13,6 @@ from rlsubnet.backends.verl.saves import Save, finished_saves, logged_steps, sav
 from rlsubnet.backends.verl.training import Keeper, resume_or_start
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta import PatchedCheckpoint
-from rlsubnet.checkpoints.sources import FileSource
 from tests.checkpoints.checkpoint_files import make_weights, nudge, write_checkpoint
 
 
@@ -130,9 +129,7 @@ def keeper_of(tmp_path: Path, every: int) -> tuple[Checkpoint, Keeper]:
     def merge(actor: Path, out: Path) -> None:
         write_checkpoint(out, nudge(weights, seed=int(actor.parent.name.rpartition("_")[2])))
 
-    places = Places(init.path, tmp_path)
-    steps = places.steps if every else None
-    return init, Keeper(FileSource(init.path), places.saves, places.log, steps, every, merge)
+    return init, Keeper(Places(init.path, tmp_path), every, merge)
 
 
 def test_saves_become_deltas_and_disappear_while_the_newest_stays(tmp_path: Path) -> None:

@@ -66,24 +66,6 @@ def without_time(folder: str) -> str:
     return found[1]
 
 
-def pack_reference(reference: Reference) -> list[tuple[Any, list[int]]]:
-    """Return log-probabilities as one tensor an epoch, with the number of pairs of each batch."""
-    import torch
-
-    return [(torch.cat(list(epoch)), [len(batch) for batch in epoch]) for epoch in reference]
-
-
-def unpack_reference(packed: Sequence[tuple[Any, list[int]]]) -> list[list[Any]]:
-    """Return what :func:`pack_reference` was given.
-
-    >>> import torch
-    >>> reference = [[torch.tensor([1.0, 2.0]), torch.tensor([3.0])]]
-    >>> unpack_reference(pack_reference(reference))
-    [[tensor([1., 2.]), tensor([3.])]]
-    """
-    return [list(values.split(sizes)) for values, sizes in packed]
-
-
 def still_to_come(reference: Reference, epoch: int, batches: int) -> list[Sequence[Any]]:
     """Return log-probabilities by epoch and batch, without the first batches of one epoch.
 
@@ -104,7 +86,7 @@ class Saver:
         loaded: the save that this process went on from, or None.
         done: updates made before that save.
         skipped: whether the batches learned from were left out.
-        reference: log-probabilities of the pairs' two sides, of all epochs, packed.
+        reference: log-probabilities of the pairs' two sides, of all epochs.
     """
 
     steps: Path | None = None
@@ -219,7 +201,7 @@ class Saver:
         chosen, rejected = compute(
             model, dataloader, accelerator, average, None, None, epochs, forward
         )
-        self.reference = {"chosen": pack_reference(chosen), "rejected": pack_reference(rejected)}
+        self.reference = {"chosen": chosen, "rejected": rejected}
         return chosen, rejected
 
     def check_epochs(self, batches: int, epochs: int) -> None:
@@ -243,8 +225,10 @@ class Saver:
         if self.loaded is None:
             raise LauncherError("the script found a save and loaded none")
         self.reference = torch.load(self.loaded / reference_file(), weights_only=True)
-        chosen, rejected = (unpack_reference(self.reference[s]) for s in ("chosen", "rejected"))
-        return still_to_come(chosen, epoch, batches), still_to_come(rejected, epoch, batches)
+        chosen, rejected = (
+            still_to_come(self.reference[side], epoch, batches) for side in ("chosen", "rejected")
+        )
+        return chosen, rejected
 
 
 def reference_file() -> str:

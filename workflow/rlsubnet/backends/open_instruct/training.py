@@ -70,17 +70,14 @@ class Places:
 
     @property
     def output(self) -> Path:
-        """Return the folder in which the script makes one of its own."""
         return self.scratch / "output"
 
     @property
     def records(self) -> Path:
-        """Return the folder of what the launcher writes down."""
         return self.scratch / "records"
 
     @property
     def deepspeed(self) -> Path:
-        """Return DeepSpeed's configuration where the run clips otherwise than the checkout's."""
         return self.scratch / "deepspeed.json"
 
 

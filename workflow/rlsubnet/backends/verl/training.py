@@ -43,14 +43,11 @@ class Keeper:
 
     The disk holds the newest save, the newest that can be resumed from, and the one under way. At
     7.6e9 weights these are 30 GB each, or 91 (PRIME: 183) where they can be resumed from; a merged
-    model is 15 GB and a delta about 1.5 GB. Without ``steps`` only the last model is wanted.
+    model is 15 GB and a delta about 1.5 GB.
     """
 
-    init: FileSource
-    saves: Path
-    log: Path
-    steps: Path | None
-    every: int
+    places: Places
+    every: int  # steps between two models that are kept; 0: the last alone
     merge: Callable[[Path, Path], None]
 
     def keep_finished(self) -> None:
@@ -58,7 +55,7 @@ class Keeper:
         finished = self._finished()
         needed = [save for save in finished if save.resumable][-1:]
         for save in finished[:-1]:
-            merged = self.saves.parent / "merged"
+            merged = self.places.scratch / "merged"
             if due(save.step, self.every) and self._pack(save, merged):
                 shutil.rmtree(merged)
             if save not in needed:
@@ -73,32 +70,33 @@ class Keeper:
         self.keep_finished()
         finished = self._finished()
         if not (finished and finished[-1].last):
-            raise ValueError(f"{self.saves}: verl ended well and did not save its last step")
+            raise ValueError(f"{self.places.saves}: verl ended well and did not save its last step")
         if not self._pack(finished[-1], out):
             self.merge(finished[-1].actor, out)
         self._check_steps(finished[-1].step)
         return finished[-1].step
 
     def _check_steps(self, last: int) -> None:
-        if self.steps is None:
+        if not self.every:
             return
         expected = [step for step in range(1, last + 1) if due(step, self.every) or step == last]
         names = map(step_file, expected)
-        if missing := [name for name in names if not (self.steps / name).exists()]:
+        if missing := [name for name in names if not (self.places.steps / name).exists()]:
             raise ValueError(
-                f"{self.steps}: saved steps are missing: {', '.join(missing)}; "
-                f"delete {self.saves.parent} to start from the beginning"
+                f"{self.places.steps}: saved steps are missing: {', '.join(missing)}; "
+                f"delete {self.places.scratch} to start from the beginning"
             )
 
     def _finished(self) -> list[Save]:
-        return finished_saves(self.saves, logged_steps(self.log))
+        return finished_saves(self.places.saves, logged_steps(self.places.log))
 
     def _pack(self, save: Save, merged: Path) -> bool:
         """Merge a save and write its delta; return whether that was still to be done."""
-        if self.steps is None or (self.steps / step_file(save.step)).exists():
+        delta = self.places.steps / step_file(save.step)
+        if not self.every or delta.exists():
             return False
         self.merge(save.actor, merged)
-        pack(self.init, FileSource(merged), self.steps / step_file(save.step))
+        pack(FileSource(self.places.init), FileSource(merged), delta)
         return True
 
 
@@ -139,7 +137,6 @@ class Verl:
         self._python = find_python(python, "VERL_PYTHON")
         mask = None if files.mask is None else files.mask.absolute()
         self.places = Places(files.init.absolute(), files.scratch.absolute(), mask, nodes)
-        self._deltas = None if files.steps is None else self.places.steps
 
     def check(self) -> None:
         check_start(self.places.init, self.places.mask)
@@ -159,8 +156,7 @@ class Verl:
         words = [str(self._python), "-m", "rlsubnet.backends.verl.command"]
         words += [str(self._data), str(places.prompts)]
         run_checked(words, f"{self._data}: writing it as Parquet", self._variables)
-        init, every = FileSource(places.init), self._row.recipe.checkpoint_every
-        self._keeper = Keeper(init, places.saves, places.log, self._deltas, every, self._merge)
+        self._keeper = Keeper(places, self._row.recipe.checkpoint_every, self._merge)
         if save is not None:
             print(f"{run}: resumed after step {save.step}", file=sys.stderr, flush=True)
         if save is None or not save.last:
