@@ -26,7 +26,7 @@ export NPY_ENABLE_CPU_FEATURES := X86_V3
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo reference figures status resume report test test-verl test-vllm bench lint clean
+.PHONY: help setup setup-dev demo reference figures status resume report test coverage test-verl test-vllm bench lint clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,9 +76,11 @@ status: setup ## say what is done, running, failed and missing, per table and fi
 resume: setup ## go on after a killed run: cancel what it left, unlock, continue
 	@$(BIN)/rlsubnet resume $(ARGS)
 
-test: setup-dev ## run the tests, with coverage of the typed core
-	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder --durations=10 \
-	  --cov=rlsubnet.measure --cov=rlsubnet.checkpoints --cov=rlsubnet.training --cov-report=term
+test: setup-dev ## run the tests
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder --durations=10 $(COVERED)
+
+coverage: COVERED := $(patsubst %,--cov=rlsubnet.%,measure checkpoints training) --cov-report=term
+coverage: test ## run the tests and say what they cover of measure, checkpoints, training
 
 # verl and vLLM need older packages than the rest: an environment each, from exact versions. torch comes
 # with its dependencies, since of its builds only the one for CPUs does without.
