@@ -19,7 +19,7 @@ from matplotlib.text import Text
 from rlsubnet.config import Pair
 from rlsubnet.report import figure_data, style
 from rlsubnet.report.export import write_figure
-from rlsubnet.report.figures import draw_fig1, draw_fig3, draw_fig4, draw_fig6
+from rlsubnet.report.figures import draw_fig3, draw_fig4
 from rlsubnet.report.results import NOT_RUN
 from rlsubnet.report.tables import COLUMNS
 from rlsubnet.report.write import make_item, write_item
@@ -56,7 +56,7 @@ def bars(figure: Figure) -> list[tuple[float, float, str]]:
 
 
 def test_fig1_bars_are_densities_and_the_papers_are_hatched(everything, results, published):
-    figure = draw_fig1(figure_data.densities(everything, results, published))
+    figure = make_item("fig1", everything, results, published)
     # SFT left 2 of 10 weights unchanged, DPO 6 of 10.
     expected = [(0, 80.0, style.METHODS["SFT"].color), (0, 40.0, style.METHODS["DPO"].color)]
     for (start, end, color), (wanted_start, wanted_end, wanted_color) in zip(
@@ -182,7 +182,7 @@ def test_fig1_keeps_controls_apart_and_labels_from_overlapping(everything, resul
     ours = table[table["origin"] == "ours"].set_index("method")["stage"]
     assert ours["RFT"] == figure_data.CONTROL_STAGE and ours["DPO"] == figure_data.RL_STAGE
     assert ours["SFT"].tolist() == [figure_data.SFT_STAGE, figure_data.CONTROL_STAGE]
-    figure = draw_fig1(table)
+    figure = make_item("fig1", changed, results, published)
     assert {"SFT", "RL", "Controls"} <= set(words(figure))
     for axes in figure.axes:
         texts = [*axes.get_yticklabels(), *axes.texts]
@@ -220,9 +220,9 @@ def test_trajectory_figures_draw_per_cent_in_the_algorithms_color(everything, re
         assert line.get_color() == style.METHODS["DPO"].color
 
 
-def test_fig6_prints_both_shares_ever_updated_outside(everything, results, published):
+def test_fig6_prints_both_shares_ever_updated_outside(everything, nothing, results, published):
     entry = {"ever_updated_outside_final": 12.5, "trend": "goes up and down"}
-    figure = draw_fig6(pd.DataFrame(columns=COLUMNS["trajectories"]), entry)
+    figure = make_item("fig6", nothing, results, {"figures": {"fig6": entry}})
     assert "paper: goes up and down;\nabout 12.5 % ever updated outside" in words(figure)
     # Cancelled at the last step: 1 of 10.
     figure = make_item("fig6", everything, results, published)

@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 
 from rlsubnet.columns import MachineRow, names
-from rlsubnet.report.export import column, document, html_table, notes_of, write_table, write_text
+from rlsubnet.report.export import column, notes_of, write_page, write_table
 
 MACHINE, WORDS, NUMBERS = "Where they were made", "Verdicts", "Headline numbers"
 SAME, OTHER, INSIDE, OUTSIDE, NO_INTERVAL = "same", "other", "inside", "outside", "no interval"
@@ -55,15 +55,6 @@ HEADLINES = [
 ]
 
 
-@dataclass(frozen=True)
-class Number:
-    """A number as its table's CSV has it, and its interval, two empty texts where it has none."""
-
-    text: str
-    low: str = ""
-    high: str = ""
-
-
 def read_table(results: Path, item: str) -> pd.DataFrame:
     """Return a table of a results folder, every cell as the text it is."""
     path = results / "tables" / f"{item}.csv"
@@ -72,16 +63,18 @@ def read_table(results: Path, item: str) -> pd.DataFrame:
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
-def headline_numbers(frame: pd.DataFrame, headline: Headline) -> dict[str, Number]:
-    """Return the numbers of one column by the names of their rows; the paper's rows have none.
+def headline_numbers(frame: pd.DataFrame, headline: Headline) -> dict[str, tuple[str, str]]:
+    """Return (number, interval) of one column by the names of their rows; the paper's have none.
+
+    Both are the text of the table's CSV; an interval is empty where there is none.
 
     >>> frame = pd.DataFrame({"label": ["DPO"], "null": ["uniform"], "lift": ["2.7"],
     ...                       "lift_ci_low": ["2.4"], "lift_ci_high": ["3.0"]})
     >>> ends = ("lift_ci_low", "lift_ci_high")
     >>> headline_numbers(frame, Headline("table4", "lift", ("label", "null"), {}, ends))
-    {'DPO, uniform': Number(text='2.7', low='2.4', high='3.0')}
+    {'DPO, uniform': ('2.7', '2.4 to 3.0')}
     """
-    found: dict[str, Number] = {}
+    found: dict[str, tuple[str, str]] = {}
     if headline.column not in frame.columns:  # a scale without rows of this kind
         return found
     for row in frame.to_dict("records"):
@@ -91,38 +84,35 @@ def headline_numbers(frame: pd.DataFrame, headline: Headline) -> dict[str, Numbe
         name = ", ".join(row[key] for key in headline.names if row[key])
         if name in found:
             raise ValueError(f"{headline.table}.csv: two rows are called {name!r}")
-        found[name] = Number(row[headline.column], *_interval(row, headline))
+        found[name] = row[headline.column], _interval(row, headline)
     return found
 
 
-def _interval(row: Mapping[str, str], headline: Headline) -> tuple[str, str]:
+def _interval(row: Mapping[str, str], headline: Headline) -> str:
     if headline.se and row[headline.se]:
         half = 1.96 * float(row[headline.se])
         middle = float(row[headline.column])
-        return f"{middle - half:.6g}", f"{middle + half:.6g}"
-    low, _, high = " to ".join(row[name] for name in headline.interval).partition(" to ")
-    return low, high
+        return f"{middle - half:.6g} to {middle + half:.6g}"
+    return " to ".join(row[name] for name in headline.interval if row[name])
 
 
-def compare_number(yours: Number | None, reference: Number | None) -> str:
-    """Return how a number stands to the reference's and its interval.
+def compare_number(yours: str, reference: str, interval: str = "") -> str:
+    """Return how a number stands to the reference's and its interval; empty is none.
 
-    >>> compare_number(Number("2.7"), Number("4.1", "3.2", "5.0"))
-    'outside'
-    >>> compare_number(Number("2.7"), Number("2.8"))
-    'no interval'
+    >>> compare_number("2.7", "4.1", "3.2 to 5.0"), compare_number("2.7", "2.8")
+    ('outside', 'no interval')
     """
-    if yours is None or reference is None:
+    if not (yours and reference):
         return _alone(yours)
-    if yours.text == reference.text:
+    if yours == reference:
         return SAME
-    if not reference.low:
+    if not interval:
         return NO_INTERVAL
-    inside = float(reference.low) <= float(yours.text) <= float(reference.high)
-    return INSIDE if inside else OUTSIDE
+    low, high = map(float, interval.split(" to "))
+    return INSIDE if low <= float(yours) <= high else OUTSIDE
 
 
-def _alone(yours: object) -> str:
+def _alone(yours: str) -> str:
     return HERE_ONLY if yours else REFERENCE_ONLY
 
 
@@ -164,11 +154,10 @@ def _numbers(yours: Path, reference: Path) -> Iterator[tuple[str, ...]]:
     for headline in HEADLINES:
         here, there = (headline_numbers(frame, headline) for frame in tables[headline.table])
         for name in dict.fromkeys([*there, *here]):
-            one, other = here.get(name), there.get(name)
-            interval = f"{other.low} to {other.high}" if other and other.low else ""
-            texts = (one.text if one else "", other.text if other else "")
+            one, (other, interval) = here.get(name, ("", ""))[0], there.get(name, ("", ""))
             where = f"{headline.table}, {headline.column}"
-            yield NUMBERS, name, where, *texts, interval, compare_number(one, other)
+            found = compare_number(one, other, interval)
+            yield NUMBERS, name, where, one, other, interval, found
 
 
 def in_print(frame: pd.DataFrame) -> pd.DataFrame:
@@ -246,22 +235,16 @@ def write_comparison(frame: pd.DataFrame, stem: Path) -> list[Path]:
     printed = in_print(frame)
     notes = notes_of("comparison")
     paths = write_table(frame, stem, TITLE, [*sentences(frame), *notes], printed)
+    parts = [_part(str(part), rows) for part, rows in printed.groupby("part", sort=False)]
     page = stem.with_suffix(".html")
-    body = [
-        line for part, rows in printed.groupby("part", sort=False) for line in _part(part, rows)
-    ]
-    write_text(page, document(TITLE, sentences(frame), notes, body, _COLORS))
+    write_page(page, TITLE, sentences(frame), notes, parts, _COLORS, word=-1)
     return [*paths, page]
 
 
-def _part(part: object, rows: pd.DataFrame) -> Iterator[str]:
-    """Yield one part of the page; what differs comes first."""
-    yield f"<h2>{escape(str(part))}</h2>"
-    order = (
-        rows["comparison"].map({OUTSIDE: 0, OTHER: 0, HERE_ONLY: 1, REFERENCE_ONLY: 1}).fillna(2)
-    )
-    filled = [name for name in COLUMNS[1:] if rows[name].any()]
-    shown = rows.loc[order.sort_values(kind="stable").index, filled]
-    headers = [column(name).header for name in shown.columns]
-    cells = ([escape(cell) for cell in row] for row in shown.itertuples(index=False, name=None))
-    yield from html_table(headers, cells, word=len(headers) - 1)
+def _part(part: str, rows: pd.DataFrame) -> tuple[str, list[str], list[list[str]]]:
+    """Return one part of the page; what differs comes first."""
+    first = {OUTSIDE: 0, OTHER: 0, HERE_ONLY: 1, REFERENCE_ONLY: 1}
+    order = rows["comparison"].map(first).fillna(2).sort_values(kind="stable").index
+    shown = rows.loc[order, [name for name in COLUMNS[1:] if rows[name].any()]]
+    cells = [[escape(cell) for cell in row] for row in shown.itertuples(index=False, name=None)]
+    return part, [column(name).header for name in shown.columns], cells

@@ -2,11 +2,12 @@
 
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+import jinja2
 import pandas as pd
 import yaml
 from matplotlib.figure import Figure
@@ -70,21 +71,11 @@ _CSV_FLOAT = "%.6g"
 # LaTeX, in characters: a line of a heading, a line of a cell of a wide part, and what an upright
 # page holds in print of 6 points.
 _HEADER_WIDTH, _CELL_WIDTH, _LINE_WIDTH = 12, 25, 160
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-}
+_LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
+)
 
 
 def notes_of(name: str) -> list[str]:
@@ -286,7 +277,7 @@ def escape_latex(text: str) -> str:
     >>> escape_latex("sft_rl_lr: 5 % & more")
     'sft\\_rl\\_lr: 5 \\% \\& more'
     """
-    return "".join(_LATEX.get(character, character) for character in text)
+    return text.translate(_LATEX)
 
 
 def _lines(text: str, width: int) -> list[str]:
@@ -350,50 +341,27 @@ def _cell(value: object, kind: Column) -> str:
     return text.removeprefix("-") if not text.strip("-0.,") else text
 
 
-_PAGE_STYLE = Path(__file__).with_name("page.css")
-
-
-def document(
+def write_page(
+    path: Path,
     title: str,
     lead: Sequence[str],
     notes: Sequence[str],
-    body: Iterable[str],
+    parts: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]],
     colors: Mapping[str, str],
+    word: int = 0,
     style: str = "",
-) -> str:
-    """Return one HTML page; `colors` are those of the words that `html_table` sets off."""
-    page_style = _PAGE_STYLE.read_text(encoding="utf-8")
-    words = "".join(
-        f".{_class(word)} {{ background: {color}; }}\n" for word, color in colors.items()
+) -> None:
+    """Write an HTML page of tables; a part is (heading, headers, rows), its cells are HTML.
+
+    `colors` are those of the words in column `word`, `style` is CSS of this page alone.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
     )
-    return "\n".join(
-        [
-            "<!doctype html>",
-            f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
-            f"<style>\n{page_style}{style}{words}</style></head><body>",
-            f"<h1>{escape(title)}</h1>",
-            *(f"<p>{escape(sentence)}</p>" for sentence in lead),
-            "<ul>",
-            *(f"<li>{escape(note)}</li>" for note in notes),
-            "</ul>",
-            *body,
-            "</body></html>",
-            "",
-        ]
-    )
-
-
-def html_table(
-    headers: Sequence[str], rows: Iterable[Sequence[str]], word: int = 0
-) -> Iterator[str]:
-    """Yield the lines of a table; cells are HTML, that of column ``word`` is set off in color."""
-    yield f"<table><tr>{''.join(f'<th>{escape(header)}</th>' for header in headers)}</tr>"
-    for row in rows:
-        cells = list(row)
-        cells[word] = f'<span class="word {_class(cells[word])}">{cells[word]}</span>'
-        yield f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-    yield "</table>"
-
-
-def _class(word: str) -> str:
-    return word.replace(" ", "-")
+    environment.filters["escape"] = escape
+    page = environment.get_template("page.html.j2")
+    facts = {"title": title, "lead": lead, "notes": notes, "parts": parts}
+    write_text(path, page.render(facts, colors=colors, word=word, style=style))

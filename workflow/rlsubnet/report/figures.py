@@ -16,13 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from rlsubnet.config import Scale
 from rlsubnet.data import Published
 from rlsubnet.report import figure_data, style
-from rlsubnet.report.figure_data import (
-    CONTROL_STAGE,
-    LOSS,
-    MEAN,
-    RL_STAGE,
-    SFT_STAGE,
-)
+from rlsubnet.report.figure_data import CONTROL_STAGE, LOSS, MEAN, RL_STAGE, SFT_STAGE
 from rlsubnet.report.results import NOT_RUN, Results
 
 _LEGEND_ROW = 0.16  # inches
@@ -33,39 +27,10 @@ _PARTS = (
 )
 
 
-def fig1(scale: Scale, results: Results, published: Published) -> Figure:
-    return draw_fig1(figure_data.densities(scale, results, published))
-
-
-def fig2(scale: Scale, results: Results, published: Published) -> Figure:
-    return draw_fig2(figure_data.trajectories("fig2", scale, results), published["figures"]["fig2"])
-
-
-def fig3(scale: Scale, results: Results, published: Published) -> Figure:
-    return draw_fig3(figure_data.layers(scale, results))
-
-
-def fig4(scale: Scale, results: Results, published: Published) -> Figure:
-    return draw_fig4(figure_data.losses(scale, results))
-
-
-def fig5(scale: Scale, results: Results, published: Published) -> Figure:
-    return draw_fig5(figure_data.trajectories("fig5", scale, results), published["figures"]["fig5"])
-
-
-def fig6(scale: Scale, results: Results, published: Published) -> Figure:
-    return draw_fig6(figure_data.trajectories("fig6", scale, results), published["figures"]["fig6"])
-
-
-def fig7(scale: Scale, results: Results, published: Published) -> Figure:
-    steps = figure_data.trajectories("fig7", scale, results)
-    accuracies = figure_data.step_accuracies(scale, results)
-    return draw_fig7(steps, accuracies, published["figures"]["fig7"])
-
-
 @style.paper_style()
-def draw_fig2(table: pd.DataFrame, paper: Mapping[str, Any]) -> Figure:
+def fig2(scale: Scale, results: Results, published: Published) -> Figure:
     """Draw the shares of weights never updated, updated but cancelled, and in the subnetwork."""
+    table, paper = _trajectories("fig2", scale, results, published)
     last = table.sort_values("step").groupby("label", sort=False).tail(1)
     printed = {
         "label": f"Paper ({paper['algo']})",
@@ -99,10 +64,11 @@ def draw_fig2(table: pd.DataFrame, paper: Mapping[str, Any]) -> Figure:
 
 
 @style.paper_style()
-def draw_fig5(table: pd.DataFrame, paper: Mapping[str, Any]) -> Figure:
+def fig5(scale: Scale, results: Results, published: Published) -> Figure:
     """Draw update sparsity of the saved steps against the start."""
+    table, paper = _trajectories("fig5", scale, results, published)
     figure, axes = _single()
-    _curves(axes, table, "sparsity_percent", NOT_RUN)
+    _curves(axes, table, "sparsity_percent")
     _paper_line(
         axes, paper["converges_to"], f"paper ({paper['algo']}): about {paper['converges_to']} %"
     )
@@ -112,15 +78,16 @@ def draw_fig5(table: pd.DataFrame, paper: Mapping[str, Any]) -> Figure:
 
 
 @style.paper_style()
-def draw_fig6(table: pd.DataFrame, paper: Mapping[str, Any]) -> Figure:
+def fig6(scale: Scale, results: Results, published: Published) -> Figure:
     """Draw the share of all weights updated by a step and outside the final subnetwork.
 
     The legend gives the share ever updated outside, which is what Figure 2 calls cancelled.
     """
+    table, paper = _trajectories("fig6", scale, results, published)
     figure, axes = _single(2.7)
     last = table.sort_values("step").groupby("label")["cancelled_percent"].last()
     ever = {label: f"{label}: {share:.1f} % ever updated outside" for label, share in last.items()}
-    _curves(axes, table.replace({"label": ever}), "outside_percent", NOT_RUN)
+    _curves(axes, table.replace({"label": ever}), "outside_percent")
     # Not a line: shares at single steps would lie flat below it.
     value = paper["ever_updated_outside_final"]
     words = f"paper: {paper['trend']};\nabout {value} % ever updated outside"
@@ -134,11 +101,13 @@ def draw_fig6(table: pd.DataFrame, paper: Mapping[str, Any]) -> Figure:
 
 
 @style.paper_style()
-def draw_fig7(table: pd.DataFrame, accuracies: pd.DataFrame, paper: Mapping[str, Any]) -> Figure:
+def fig7(scale: Scale, results: Results, published: Published) -> Figure:
     """Draw saved steps: (a) sparsity against the start, with accuracy; (b) against the step before.
 
     Without accuracies their panel is left out.
     """
+    table, paper = _trajectories("fig7", scale, results, published)
+    accuracies = figure_data.step_accuracies(scale, results)
     evaluated = not accuracies.empty
     # A line of the legend for the two ways of decoding each suite.
     taller = 1.3 + _LEGEND_ROW * accuracies["suite"].nunique() if evaluated else 0.0
@@ -146,11 +115,11 @@ def draw_fig7(table: pd.DataFrame, accuracies: pd.DataFrame, paper: Mapping[str,
     # One letter a panel, each line a row: sparsity above accuracy, consecutive steps beside both.
     panels = figure.subplot_mosaic("sc;ac" if evaluated else "sc")
     sparsity, consecutive = panels["s"], panels["c"]
-    _curves(sparsity, table, "sparsity_percent", NOT_RUN)
+    _curves(sparsity, table, "sparsity_percent")
     sparsity.set_title("(a) against the start")
     sparsity.set_ylabel("Sparsity (%)")
     moved = table.dropna(subset="step_sparsity_percent")
-    _curves(consecutive, moved, "step_sparsity_percent", NOT_RUN)
+    _curves(consecutive, moved, "step_sparsity_percent")
     updated = paper["mean_updated_per_consecutive_pair"]
     _paper_line(consecutive, 100 - updated, f"paper: {updated} % updated, mean")
     consecutive.set_title("(b) consecutive saved steps")
@@ -164,6 +133,13 @@ def draw_fig7(table: pd.DataFrame, accuracies: pd.DataFrame, paper: Mapping[str,
     for axes in (sparsity, consecutive):
         _finish(axes)
     return figure
+
+
+def _trajectories(
+    item: str, scale: Scale, results: Results, published: Published
+) -> tuple[pd.DataFrame, Mapping[str, Any]]:
+    """Return the saved steps that a figure shows, and what the paper says of them."""
+    return figure_data.trajectories(item, scale, results), published["figures"][item]
 
 
 def _single(height: float = 2.4) -> tuple[Figure, Axes]:
@@ -189,11 +165,11 @@ def _stack(axes: Axes, height: int, bar: Mapping[str, Any], hatched: bool) -> No
         left += share
 
 
-def _curves(axes: Axes, table: pd.DataFrame, column: str, not_run: str) -> None:
+def _curves(axes: Axes, table: pd.DataFrame, column: str) -> None:
     if table.empty:
         # The whole range, so that the paper's line does not run through the words.
         axes.set(xticks=[], ylim=(0, 100))
-        style.say_not_run(axes, not_run, height=0.4)
+        style.say_not_run(axes, NOT_RUN, height=0.4)
         return
     for label in dict.fromkeys(table["label"]):
         run = table[table["label"] == label].sort_values("step")
@@ -245,16 +221,13 @@ def _finish(axes: Axes) -> None:
 _BAR, _ROW, _FRAME = 0.68, 0.21, 0.62  # share of a row; inches
 _LABEL_WIDTH = 34  # characters
 # stage -> heading of its bars
-_GROUPS = {
-    SFT_STAGE: "SFT",
-    RL_STAGE: "RL",
-    CONTROL_STAGE: "Controls",
-}
+_GROUPS = {SFT_STAGE: "SFT", RL_STAGE: "RL", CONTROL_STAGE: "Controls"}
 
 
 @style.paper_style()
-def draw_fig1(table: pd.DataFrame) -> Figure:
+def fig1(scale: Scale, results: Results, published: Published) -> Figure:
     """Draw update density of SFT and RL: measured here as solid bars, the paper's as hatched."""
+    table = figure_data.densities(scale, results, published)
     panels = {"ours": "Measured here", "paper": "Paper (Table 1, Section 3)"}
     blocks = {origin: _ordered(table[table["origin"] == origin]) for origin in panels}
     places = {origin: _places(block) for origin, block in blocks.items()}
@@ -383,6 +356,10 @@ _NORMS = Family((), ("#6A4C93", "#A58BC4", "#3F2A5E", "#C9B8DE"), "sx+1", "--")
 _OTHERS = Family((), ("#555555", "#8A8A8A", "#B5B5B5"), "<>p*hH", ":")
 
 
+def fig3(scale: Scale, results: Results, published: Published) -> Figure:
+    return draw_fig3(figure_data.layers(scale, results))
+
+
 @style.paper_style()
 def draw_fig3(table: pd.DataFrame) -> Figure:
     """Draw sparsity over layers, one line a matrix, the whole layer in black; a panel a pair."""
@@ -474,6 +451,10 @@ def _legend(looks: dict[str, dict[str, Any]]) -> list[Line2D]:
 
 _FIG4_TITLE_WIDTH = {1: 44, 2: 44, 3: 28}  # characters
 _SUB_DASHES = (0, (4, 2))
+
+
+def fig4(scale: Scale, results: Results, published: Published) -> Figure:
+    return draw_fig4(figure_data.losses(scale, results))
 
 
 @style.paper_style()

@@ -13,7 +13,7 @@ import pandas as pd
 from rlsubnet.config import Scale
 from rlsubnet.data import Published
 from rlsubnet.items import ITEMS, VERDICTS
-from rlsubnet.report.export import document, html_table, notes_of, write_table, write_text
+from rlsubnet.report.export import notes_of, write_page, write_table, write_text
 from rlsubnet.report.results import Results
 from rlsubnet.report.verdicts.claims import lines
 from rlsubnet.report.verdicts.numbers import Source
@@ -50,15 +50,13 @@ def write_verdicts(frame: pd.DataFrame, paths: dict[str, Path]) -> list[Path]:
     words = ", ".join(f"{word} {count}" for word, count in counted(frame))
     counts = f"{len(frame)} claims and rows: {words}."
     written = write_table(frame, paths["csv"].with_suffix(""), title, [counts, *notes])
-    write_text(paths["html"], document(title, [counts], notes, _tables(frame), _COLORS, _STYLE))
+    parts = [
+        (str(part), _HEADERS, [_cells(row) for row in rows.to_dict("records")])
+        for part, rows in frame.groupby("part", sort=False)
+    ]
+    write_page(paths["html"], title, [counts], notes, parts, _COLORS, style=_STYLE)
     write_text(paths["top"], paths["csv"].read_text(encoding="utf-8"))
     return [*written, paths["html"], paths["top"]]
-
-
-def _tables(frame: pd.DataFrame) -> Iterator[str]:
-    for part, rows in frame.groupby("part", sort=False):
-        yield f"<h2>{escape(str(part))}</h2>"
-        yield from html_table(_HEADERS, map(_cells, rows.to_dict("records")))
 
 
 def _cells(row: dict) -> Sequence[str]:
