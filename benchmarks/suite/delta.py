@@ -16,6 +16,7 @@ from benchmarks.pairs import SIZES, make_pair
 from benchmarks.process import Cost, run
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta_file import Delta
+from rlsubnet.checkpoints.formats import pieces
 
 # Standard deviation of the drift that leaves so many per cent of the codes as they were, the goal
 # for the size, as a fraction of the file.
@@ -40,7 +41,8 @@ def _same_files(folder: Path, other: Path) -> bool:
 def _xor(sides: tuple[Path, Path]) -> Iterator[bytes]:
     init, tuned = map(Checkpoint, sides)
     for name in tuned.tensors:
-        for before, after in zip(init.read_chunks(name), tuned.read_chunks(name), strict=True):
+        for piece in pieces(tuned.tensors[name].numel):
+            before, after = init.read_range(name, *piece), tuned.read_range(name, *piece)
             yield np.bitwise_xor(before, after).tobytes()
 
 

@@ -1,6 +1,7 @@
 """Each kind of bad input: exit status 1, one line that names the culprit, nothing written."""
 
 import json
+import os
 import struct
 import zipfile
 from collections.abc import Callable
@@ -16,22 +17,30 @@ from rlsubnet.checkpoints.masks import save_mask
 from rlsubnet.cli import main
 from tests.checkpoints.checkpoint_files import make_weights, write_checkpoint
 
-NORM = "model.norm.weight"
+NORM, WEIGHTS, BIN = "model.norm.weight", "model.safetensors", "pytorch_model.bin"
+
+
+def rewrite(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    """Replace the bytes of a model by ``change(bytes)``."""
+
+    def damage(folder: Path) -> None:
+        (file,) = folder.glob("*model.*")
+        file.write_bytes(change(file.read_bytes()))
+
+    return damage
 
 
 def header(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     """Replace a model's safetensors header by ``change(header)``; its tensors stay in place."""
 
-    def damage(folder: Path) -> None:
-        file = folder / "model.safetensors"
-        data = file.read_bytes()
+    def changed(data: bytes) -> bytes:
         end = 8 + struct.unpack("<Q", data[:8])[0]
         found = json.loads(data[8:end])
-        changed = change(found)
-        text = changed if isinstance(changed, bytes) else json.dumps(found).encode()
-        file.write_bytes(struct.pack("<Q", len(text)) + text + data[end:])
+        new = change(found)
+        text = new if isinstance(new, bytes) else json.dumps(found).encode()
+        return struct.pack("<Q", len(text)) + text + data[end:]
 
-    return damage
+    return rewrite(changed)
 
 
 def set_entry(name: str, **values: Any) -> Callable[[Path], None]:
@@ -49,19 +58,6 @@ def shift(header: dict[str, Any]) -> None:
 def swap(name: str, tensor: torch.Tensor) -> Callable[[Path], None]:
     weights = make_weights() | {name: tensor}
     return lambda folder: save_file(weights, folder / "model.safetensors")
-
-
-def truncate(size: int) -> Callable[[Path], None]:
-    def damage(folder: Path) -> None:
-        file = folder / "model.safetensors"
-        file.write_bytes(file.read_bytes()[:size])
-
-    return damage
-
-
-def append_bytes(folder: Path) -> None:
-    with (folder / "model.safetensors").open("ab") as stream:
-        stream.write(b"rest")
 
 
 def change_index(change: Callable[[dict[str, str]], Any]) -> Callable[[Path], None]:
@@ -101,11 +97,14 @@ def repeat_in_other_shard(folder: Path) -> None:
         save_file(make_weights(), shard)
 
 
-class Payload:
-    """What a hostile pickle would run on loading."""
+class Calls:
+    """Makes a pickle call a function when it is loaded."""
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
-        return (Path.touch, (Path("pickle-code-ran"),))  # type: ignore[return-value]
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return self.call
 
 
 def as_bin(content: object) -> Callable[[Path], None]:
@@ -116,16 +115,19 @@ def as_bin(content: object) -> Callable[[Path], None]:
     return damage
 
 
-def damaged_bin(folder: Path) -> None:
-    as_bin(make_weights())(folder)
-    file = folder / "pytorch_model.bin"
-    file.write_bytes(file.read_bytes()[:-100])
+def members(*changed: tuple[str, bytes], compression: int = zipfile.ZIP_STORED) -> Any:
+    """Write the torch file of a tensor of 4 numbers, some members of the archive changed."""
 
+    def damage(folder: Path) -> None:
+        as_bin({NORM: torch.ones(4)})(folder)
+        file = folder / "pytorch_model.bin"
+        with zipfile.ZipFile(file) as archive:
+            parts = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(file, "w", compression) as archive:
+            for name, content in parts.items():
+                archive.writestr(name, dict(changed).get(name.rpartition("/")[2], content))
 
-def other_zip(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-    with zipfile.ZipFile(folder / "pytorch_model.bin", "w") as archive:
-        archive.writestr("readme.txt", "no tensors")
+    return damage
 
 
 def with_file(name: str, text: str) -> Callable[[Path], None]:
@@ -142,21 +144,20 @@ def norm(value: float) -> torch.Tensor:
 
 
 CASES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
-    "cut short in the tensors": (truncate(900), ["model.safetensors", "cut short"]),
-    "cut short in the header": (truncate(100), ["model.safetensors", "not a complete"]),
-    "cut short in the first bytes": (truncate(4), ["model.safetensors", "not a complete"]),
-    "empty file": (truncate(0), ["model.safetensors", "not a complete"]),
-    "bytes at the end": (append_bytes, ["model.safetensors", "unknown bytes"]),
+    "cut short in the tensors": (rewrite(lambda data: data[:900]), [WEIGHTS, "cut short"]),
+    "cut short in the header": (rewrite(lambda data: data[:100]), [WEIGHTS, "not a complete"]),
+    "empty file": (rewrite(lambda data: b""), [WEIGHTS, "not a complete"]),
+    "bytes at the end": (rewrite(lambda data: data + b"rest"), [WEIGHTS, "unknown bytes"]),
     "header is no JSON": (header(lambda h: b"{not json}"), ["header is not valid"]),
     "header is not text": (header(lambda h: b"\xff\xfe{}"), ["header is not valid"]),
-    "header is a list": (header(lambda h: b"[1]"), ["model.safetensors", "not a JSON object"]),
+    "header is a list": (header(lambda h: b"[1]"), [WEIGHTS, "not a JSON object"]),
     "a name twice": (
         header(lambda h: (json.dumps(h)[:-1] + f', "{NORM}": 1}}').encode()),
-        ["model.safetensors", "names occur twice", NORM],
+        [WEIGHTS, "names occur twice", NORM],
     ),
     "tensor without a type": (
         header(lambda h: h[NORM].pop("dtype") and None),
-        ["model.safetensors", NORM, "needs dtype"],
+        [WEIGHTS, NORM, "needs dtype"],
     ),
     "shape against bytes": (set_entry(NORM, shape=[5]), [NORM, "10 bytes", "hold 8"]),
     "negative shape": (set_entry(NORM, shape=[-4]), [NORM, "list of sizes"]),
@@ -164,9 +165,9 @@ CASES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "offsets of one number": (set_entry(NORM, data_offsets=[0]), [NORM, "two numbers"]),
     "offsets beyond the file": (
         set_entry(NORM, data_offsets=[10**15, 10**15 + 8]),
-        ["model.safetensors", NORM, "leaves a gap"],
+        [WEIGHTS, NORM, "leaves a gap"],
     ),
-    "overlapping tensors": (header(shift), ["model.safetensors", "overlaps"]),
+    "overlapping tensors": (header(shift), [WEIGHTS, "overlaps"]),
     "float8": (set_entry(NORM, dtype="F8_E4M3", shape=[8]), [NORM, "found 'F8_E4M3'"]),
     "integers": (swap(NORM, torch.ones(4, dtype=torch.int64)), [NORM, "found I64"]),
     "bytes": (swap(NORM, torch.ones(4, dtype=torch.uint8)), [NORM, "found U8"]),
@@ -183,10 +184,7 @@ CASES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         change_index(lambda m: m.update({"extra": "model-00001-of-00002.safetensors"})),
         ["model-00001-of-00002.safetensors", "lacks", "extra"],
     ),
-    "index forgets a tensor": (
-        change_index(lambda m: m.pop(NORM)),
-        [NORM, "lacks it"],
-    ),
+    "index forgets a tensor": (change_index(lambda m: m.pop(NORM)), [NORM, "lacks it"]),
     "tensor in two shards": (repeat_in_other_shard, ["holds tensor", "places it in"]),
     "index is no JSON": (with_index("{"), ["model.safetensors.index.json", "not JSON"]),
     "index without a map": (with_index("{}"), ["model.safetensors.index.json", "weight_map"]),
@@ -199,21 +197,28 @@ CASES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         ["no checkpoint", "pytorch_model.bin"],
     ),
     "an adapter": (only_adapter, ["adapter"]),
-    "hostile pickle": (as_bin({NORM: Payload()}), ["pytorch_model.bin", "could run code"]),
-    "damaged bin": (damaged_bin, ["pytorch_model.bin"]),
-    "text instead of bin": (
-        lambda folder: (
-            (folder / "model.safetensors").unlink(),
-            (folder / "pytorch_model.bin").write_text("version https://git-lfs.github.com"),
-        ),
-        ["pytorch_model.bin", "not a complete torch file"],
+    "hostile pickle": (
+        as_bin({NORM: Calls(Path.touch, Path("pickle-code-ran"))}),
+        [BIN, "could run code (getattr)"],
     ),
-    "zip of something else": (other_zip, ["pytorch_model.bin", "cannot be read as a torch file"]),
-    "bin of a list": (as_bin([torch.ones(2)]), ["pytorch_model.bin", "dictionary of tensors"]),
-    "bin with a number": (as_bin({NORM: 1}), ["pytorch_model.bin", NORM, "is no tensor"]),
+    "evaluated": (as_bin({NORM: Calls(eval, "1/0")}), [BIN, "could run code (eval)"]),
+    "a shell": (as_bin({NORM: Calls(os.system, "true")}), [BIN, "could run code (posix."]),
+    "loads more": (as_bin({NORM: Calls(torch.load, "m")}), [BIN, "could run code (torch."]),
+    "bin cut short": (
+        lambda folder: (members()(folder), rewrite(lambda data: data[:-100])(folder)),
+        [BIN, "not a complete torch file"],
+    ),
+    "damaged pickle": (members(("data.pkl", b"no")), [BIN, "cannot be read as a torch file"]),
+    "compressed numbers": (
+        members(compression=zipfile.ZIP_DEFLATED),
+        [BIN, "its numbers are compressed"],
+    ),
+    "too few numbers": (members(("0", b"1234567")), [BIN, "need 16 bytes, the file holds 7 of"]),
+    "bin of a list": (as_bin([torch.ones(2)]), [BIN, "dictionary of tensors, found list"]),
+    "bin with a number": (as_bin({NORM: 1}), [BIN, NORM, "is no tensor"]),
     "bin of integers": (
-        as_bin(make_weights() | {NORM: torch.ones(4, dtype=torch.int32)}),
-        ["pytorch_model.bin", NORM, "torch.int32"],
+        as_bin({NORM: torch.ones(4, dtype=torch.int32)}),
+        [BIN, f"{NORM}: expected dtype BF16, F16 or F32, found torch.int32"],
     ),
 }
 

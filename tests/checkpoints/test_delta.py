@@ -3,7 +3,6 @@
 import tracemalloc
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,6 +15,7 @@ from rlsubnet.checkpoints.delta import PatchedCheckpoint, find_steps, open_steps
 from rlsubnet.checkpoints.delta_file import Delta, Manifest
 from rlsubnet.checkpoints.delta_pack import pack, write_delta
 from rlsubnet.checkpoints.sources import FileSource
+from rlsubnet.files import sha256
 from tests.checkpoints.checkpoint_files import contents, make_weights, nudge, write_checkpoint
 
 QUERY = "model.layers.0.self_attn.q_proj.weight"
@@ -27,11 +27,15 @@ def packed(folder: Path, init: Path, tuned: Path) -> Path:
     return folder / "x.delta"
 
 
+def sha256_of_files(folder: Path) -> dict[str, str]:
+    return {path.name: sha256(path) for path in sorted(folder.iterdir())}
+
+
 def round_trip(folder: Path, init: Path, tuned: Path) -> Manifest:
-    """Pack and unpack, compare every byte of every file, and return what the delta holds."""
+    """Pack and unpack, compare every file by its digest, and return what the delta holds."""
     path = packed(folder, init, tuned)
     unpack(FileSource(init), path, folder / "out")
-    assert contents(folder / "out") == contents(tuned)
+    assert sha256_of_files(folder / "out") == sha256_of_files(tuned)
     return Delta(path).manifest
 
 
@@ -44,8 +48,15 @@ def awkward(dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], dict[str, torc
     return weights, tuned
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-@pytest.mark.parametrize(("old", "new"), [("safetensors", "sharded"), ("sharded", "safetensors")])
+@pytest.mark.parametrize(
+    ("dtype", "old", "new"),
+    [
+        (torch.bfloat16, "safetensors", "sharded"),
+        (torch.float16, "sharded", "safetensors"),
+        (torch.float32, "safetensors", "sharded"),
+        (torch.float64, "safetensors", "safetensors"),
+    ],
+)
 def test_every_file_comes_back_byte_by_byte(tmp_path, dtype, old, new):
     before, after = awkward(dtype)
     init = write_checkpoint(tmp_path / "init", before, old)
@@ -166,7 +177,7 @@ def test_weights_in_memory_are_packed_as_those_on_disk(pair, tmp_path):
     assert not (tmp_path / "wrong.delta").exists()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_any_range_of_a_patched_tensor_is_that_of_the_tuned_one(data, tmp_path_factory):
     numel = data.draw(st.integers(1, 200))
@@ -188,51 +199,29 @@ def test_any_range_of_a_patched_tensor_is_that_of_the_tuned_one(data, tmp_path_f
             assert patched.read_range("w", start, count).tolist() == expected.tolist()
 
 
-def test_a_patched_checkpoint_is_the_tuned_one(pair, tmp_path):
-    init, tuned = map(Checkpoint, pair)
-    patched = PatchedCheckpoint(init, packed(tmp_path, *pair))
-    assert patched.digest() == tuned.digest()
-    assert list(patched.tensors) == list(tuned.tensors)
-    for name in tuned.tensors:
-        assert np.array_equal(patched.read(name), tuned.read(name))
-
-
-def test_memory_does_not_grow_with_the_model(tmp_path):
-    peaks = []
-    for millions in (8, 24):
-        folder = tmp_path / str(millions)
-        weights = torch.full((millions, 1 << 20), 1.0).bfloat16()
-        init = write_checkpoint(folder / "init", {"w": weights})
-        weights[:, ::5] = -1
-        tuned = write_checkpoint(folder / "tuned", {"w": weights})
-        del weights
-        tracemalloc.start()
-        path = packed(folder, init, tuned)
-        unpack(FileSource(init), path, folder / "out")
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-        assert contents(folder / "out") == contents(tuned)
+def test_memory_does_not_grow_with_the_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(delta_pack, "default_threads", lambda: 2)
+    weights = torch.full((12, 1 << 20), 1.0).bfloat16()
+    init = write_checkpoint(tmp_path / "init", {"w": weights})
+    weights[:, ::5] = -1
+    tuned = write_checkpoint(tmp_path / "tuned", {"w": weights})
+    tracemalloc.start()
+    round_trip(tmp_path, init, tuned)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
     # A block of half a MiB of each side in a bounded number of tasks, however large the tensor;
-    # with eight threads 17 of them, each with at most 5 arrays.
-    assert max(peaks) < 30e6 < tuned.joinpath("model.safetensors").stat().st_size
+    # with two threads five of them, each with at most 5 arrays.
+    assert peak < 15e6 < tuned.joinpath("model.safetensors").stat().st_size
 
 
 @pytest.mark.parametrize(("drift", "sparsity", "most"), [(2.05e-5, 0.77, 0.12), (6e-6, 0.93, 0.05)])
 def test_a_delta_is_as_small_as_sparsity_allows(tmp_path, drift, sparsity, most):
     """bfloat16 weights N(0, 0.02) that drifted independently; a full file is 1."""
     generator = torch.Generator().manual_seed(0)
-    before = {
-        f"model.layers.{layer}.mlp.up_proj.weight": 0.02
-        * torch.randn(512, 1024, generator=generator)
-        for layer in range(4)
-    }
-    before = {name: tensor.bfloat16() for name, tensor in before.items()}
-    after = {
-        name: (tensor + drift * torch.randn(tensor.shape, generator=generator)).bfloat16()
-        for name, tensor in before.items()
-    }
-    init = write_checkpoint(tmp_path / "init", before, "sharded")
-    tuned = write_checkpoint(tmp_path / "tuned", after, "sharded")
+    before = (0.02 * torch.randn(2048, 1024, generator=generator)).bfloat16()
+    after = (before + drift * torch.randn(before.shape, generator=generator)).bfloat16()
+    init = write_checkpoint(tmp_path / "init", {"w": before})
+    tuned = write_checkpoint(tmp_path / "tuned", {"w": after})
     tensors = round_trip(tmp_path, init, tuned).tensors.values()
     changed = sum(tensor.changed for tensor in tensors) / sum(tensor.numel for tensor in tensors)
     assert 1 - changed == pytest.approx(sparsity, abs=0.005)
@@ -296,10 +285,3 @@ def test_a_folder_of_step_files_stands_for_all_of_them(pair, tmp_path):
         find_steps([tmp_path / "steps"], [7])
     with pytest.raises(ValueError, match="tuned: no step number in its name"):
         find_steps([pair[1]])
-
-
-def test_the_manifest_counts_what_torch_counts(pair, tmp_path):
-    before, after = (load_file(folder / "model.safetensors") for folder in pair)
-    manifest = Delta(packed(tmp_path, *pair)).manifest
-    expected = {name: int((before[name] != after[name]).sum()) for name in before}
-    assert {name: tensor.changed for name, tensor in manifest.tensors.items()} == expected

@@ -43,7 +43,7 @@ def path(pair: tuple[Path, Path], tmp_path: Path) -> Path:
 def test_a_damaged_byte_is_refused_or_changes_nothing(pair, path, tmp_path):
     init, data = FileSource(pair[0]), path.read_bytes()
     refused = 0
-    for place in [*range(0, len(data), 7), len(data) - 1]:
+    for place in [*range(0, len(data), 13), len(data) - 1]:
         path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
         out = tmp_path / f"out{place}"
         try:
@@ -54,7 +54,7 @@ def test_a_damaged_byte_is_refused_or_changes_nothing(pair, path, tmp_path):
             refused += 1
         else:  # a time stamp, a version: nothing that says what the file holds
             assert contents(out) == contents(pair[1]), place
-    assert refused > len(data) / 7 / 3
+    assert refused > len(data) / 13 / 3
 
 
 def test_every_shorter_file_is_refused(path, pair):
@@ -153,13 +153,7 @@ def test_a_file_is_rebuilt_from_what_the_documentation_says(pair, path):
 
 def test_a_delta_does_not_take_the_name_of_a_checkpoint(pair, tmp_path):
     with pytest.raises(ValueError, match="a delta is no .safetensors file; name it x.delta"):
-        packed_as = tmp_path / "x.safetensors"
-        pack(FileSource(pair[0]), FileSource(pair[1]), packed_as)
-
-
-def test_packing_twice_gives_the_same_bytes(pair, path, tmp_path):
-    pack(FileSource(pair[0]), FileSource(pair[1]), tmp_path / "again.delta")
-    assert (tmp_path / "again.delta").read_bytes() == path.read_bytes()
+        pack(FileSource(pair[0]), FileSource(pair[1]), tmp_path / "x.safetensors")
 
 
 def test_the_command_packs_shows_and_unpacks(pair, tmp_path, capsys):
@@ -224,12 +218,9 @@ def test_a_block_byte_by_byte():
     assert streams(block) == [[0b00000011, 0b00000001], [4, 1, 255], [0x01], [0xFE]]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_order_and_steps_agree_with_the_numbers(kind):
-    floats = {np.uint16: np.float16, np.uint32: np.float32, np.uint64: np.float64}
-    if kind not in floats:
-        pytest.skip("numpy has no float of 8 bits")
-    number = floats[kind]
+@pytest.mark.parametrize("number", [np.float16, np.float32, np.float64])
+def test_order_and_steps_agree_with_the_numbers(number):
+    kind = f"u{number().itemsize}"
     values = np.array([-np.inf, -2.0, -1.0, -0.0, 0.0, 1e-5, 1.0, 2.0, np.inf], number)
     assert (np.diff(ordered(values.view(kind)).astype(object)) > 0).all()
     up = np.nextafter(values[1:-1], number(np.inf))
@@ -238,7 +229,7 @@ def test_order_and_steps_agree_with_the_numbers(kind):
     assert steps.tolist() == [4 if str(value) == "-0.0" else 2 for value in values[1:-1]]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_any_block_comes_back(data):
     kind = data.draw(st.sampled_from(KINDS))
@@ -272,8 +263,8 @@ def test_a_block_that_does_not_fit_its_header_is_refused():
         (changes, escapes, payload + b"\0"),
         (changes, escapes, payload[:4]),
     ]
-    for number in range(len(wrong)):
+    for damaged in wrong:
         with pytest.raises(ValueError, match="stream"):
-            decode_block(before, *wrong[number])
+            decode_block(before, *damaged)
     with pytest.raises(ValueError, match="stream"):  # as many weights as a byte fewer holds
         decode_block(before[:290], changes, escapes, payload)

@@ -152,7 +152,7 @@ def test_a_killed_pass_goes_on_and_ends_as_if_it_had_never_been_killed(tmp_path,
     kill_after_the_first_part(arguments("cut"), parts_folder(tmp_path / "cut.csv"))
     assert not list(tmp_path.glob("cut.*"))
     assert main(arguments("cut")) == 0
-    assert "part 1 of 2: measured before, not read again" in capsys.readouterr().err
+    assert "1 of 2 tensors: measured before, not read again" in capsys.readouterr().err
     assert main(arguments("whole")) == 0
     assert capsys.readouterr().err == ""
     for kind in ("csv", "mask"):

@@ -13,7 +13,7 @@ import pytest
 
 from rlsubnet import cli
 from rlsubnet.checkpoints import hub as downloading
-from rlsubnet.checkpoints.hub import WAITS, download, git_blob_sha1
+from rlsubnet.checkpoints.hub import WAITS, download
 from rlsubnet.checkpoints.sources import weight_files
 from tests.checkpoints.checkpoint_files import contents
 from tests.checkpoints.local_hub import (
@@ -287,13 +287,6 @@ def test_bin_files_are_taken_only_where_no_safetensors_exist():
     both = ["pytorch_model.bin", "model.safetensors", "model.safetensors.index.json"]
     assert weight_files(both, lambda name: b"", "here")[0] == ["model.safetensors"]
     assert weight_files([both[0], "a.pth"], lambda name: b"", "here")[0] == ["pytorch_model.bin"]
-
-
-def test_git_digest_is_that_of_git(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"hello\n")
-    # echo hello | git hash-object --stdin
-    assert git_blob_sha1(path) == "ce013625030ba8dba906f756967f9e9ca394464a"
 
 
 def environment(hub: LocalHub, tmp_path: Path) -> dict[str, str]:

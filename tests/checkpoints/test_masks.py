@@ -6,7 +6,7 @@ from hypothesis.extra import numpy as npst
 from safetensors.numpy import load_file, save_file
 
 from rlsubnet.checkpoints.formats import TensorInfo, read_range
-from rlsubnet.checkpoints.masks import load_mask, save_mask, write_mask
+from rlsubnet.checkpoints.masks import load_mask, save_mask
 
 METADATA = {"rule": "bitwise", "atol": "0.0", "init_sha256": "a", "tuned_sha256": "b"}
 
@@ -27,7 +27,7 @@ def test_bits_are_packed_from_the_lowest(tmp_path):
     )
 )
 @settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None
 )
 def test_a_mask_reads_back_as_it_was_saved(tmp_path, masks):
     save_mask(tmp_path / "m.safetensors", masks, METADATA)
@@ -66,26 +66,6 @@ def test_a_mask_without_weights_is_empty(tmp_path):
     masks["b"][1, 2] = True
     save_mask(tmp_path / "m", masks, METADATA)
     assert not load_mask(tmp_path / "m").is_empty()
-
-
-@pytest.mark.parametrize(
-    "masks",
-    [
-        [("a", (2, 5), bool)],
-        [("b", (3,), bool), ("a", (2, 5), bool)],
-        [("a", (2, 5), bool), ("b", (4,), bool)],
-        [("a", (2, 5), bool), ("b", (3,), bool), ("b", (3,), bool)],
-        [("a", (2, 5), bool), ("c", (3,), bool)],
-        [("a", (2, 5), bool), ("b", (3,), np.uint8)],
-    ],
-)
-def test_masks_that_do_not_fit_their_shapes_leave_the_old_file(tmp_path, masks):
-    save_mask(tmp_path / "m", {"a": np.zeros(16, bool)}, METADATA)
-    before = (tmp_path / "m").read_bytes()
-    arrays = [(name, np.ones(shape, kind)) for name, shape, kind in masks]
-    with pytest.raises(ValueError, match="expected a bool mask of|argument 2 is"):
-        write_mask(tmp_path / "m", {"a": (2, 5), "b": (3,)}, arrays, METADATA)
-    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
 
 
 def test_what_is_no_mask_is_refused(tmp_path):

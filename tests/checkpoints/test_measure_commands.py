@@ -105,18 +105,6 @@ def test_summary_names_kinds_layers_and_what_to_beware_of(tmp_path, capsys):
     assert "warning: stored types differ in 7 tensors (F32 against BF16)" in printed
 
 
-def test_mask_of_the_table_tolerance(pair, tmp_path):
-    file = tmp_path / "official.safetensors"
-    run("mask", *pair, "--rule", "official", "--out", file)
-    run("updates", *pair, "--tolerances", "1e-5", "--out", tmp_path / "u.csv")
-    mask = load_mask(file)
-    assert (mask.metadata["rule"], mask.metadata["atol"]) == TABLE_ROW[::-1]
-    for row in read_rows(tmp_path / "u.csv", UpdateRow):
-        if row["rule"] == "official":
-            changed = int(row["numel"]) - int(row["unchanged"])
-            assert mask.read(row["tensor"]).sum() == changed
-
-
 def test_frozen_fails_after_writing_which_tensor_changed(pair, tmp_path, capsys):
     run("mask", *pair, "--out", tmp_path / "m")
     run("frozen", *pair, "--mask", tmp_path / "m", "--out", tmp_path / "good.csv")
@@ -238,8 +226,8 @@ def matrix_pair(folder: Path, rows: int, columns: int) -> tuple[str, str]:
     return first, second
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_linear_algebra_has_the_threads_that_are_asked_for(tmp_path, threads):
+def test_linear_algebra_has_the_threads_that_are_asked_for(tmp_path):
+    threads = 2
     # More than SMALL columns: both of numpy's and scipy's libraries are at work.
     arguments = ["rank", *matrix_pair(tmp_path, 300, 300), "--threads", str(threads)]
     code = (

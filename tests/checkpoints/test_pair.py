@@ -23,7 +23,6 @@ from rlsubnet.checkpoints.pair import (
 from rlsubnet.checkpoints.structure import measure_trajectory
 from rlsubnet.measure.kernel import Request
 from rlsubnet.measure.sparsity import TOLERANCES
-from rlsubnet.measure.trajectory import StepCounts
 from tests.checkpoints.checkpoint_files import (
     SHAPES,
     count_updates,
@@ -88,11 +87,6 @@ def test_common_rows_of_a_resized_vocabulary_are_compared(tmp_path):
     assert count_updates(turned, TOLERANCES)[EMBEDDING] == expected[EMBEDDING]
 
 
-def test_common_rows_of_an_unknown_tensor_are_refused(pair):
-    with pytest.raises(ValueError, match="no tensor for common rows: embed"):
-        open_pair(pair, "embed")
-
-
 def test_stored_types_that_differ_are_reported_and_follow_both_rules(tmp_path):
     init = make_weights(dtype=torch.float32)
     folders = (
@@ -145,21 +139,6 @@ def test_frozen_refuses_types_that_cannot_be_compared_bit_by_bit(tmp_path):
     save_mask(tmp_path / "m", all_masks(True), {})
     with pytest.raises(ValueError, match="cannot be compared bit by bit"):
         list(check_frozen(open_pair(folders), load_mask(tmp_path / "m")))
-
-
-def test_trajectory_of_checkpoints_by_hand(tmp_path):
-    saved = [[0, 0, 0, 0], [1, 1, 0, 0], [1, 0, 2, 0]]
-    start, *steps = [
-        Checkpoint(write_checkpoint(tmp_path / str(n), {"w": torch.tensor(v, dtype=torch.float32)}))
-        for n, v in enumerate(saved)
-    ]
-    # Weight 0 stays changed, 1 is cancelled, 2 joins late, 3 is never updated.
-    expected = [
-        StepCounts(4, never=2, cancelled=0, subnetwork=2, moved=2, updated_outside_final=1),
-        StepCounts(4, never=1, cancelled=1, subnetwork=2, moved=2, updated_outside_final=0),
-    ]
-    assert measure_trajectory(start, steps) == expected
-    assert measure_trajectory(start, steps, chunk=2) == expected
 
 
 def test_a_trajectory_needs_one_stored_type(tmp_path):

@@ -15,14 +15,14 @@ carry that or not.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rlsubnet.checkpoints.formats import CHUNK, TensorInfo, read_stored
+from rlsubnet.checkpoints.formats import TensorInfo, read_stored
 from rlsubnet.checkpoints.sources import PREFIX, FileSource, config_file, read_config
 from rlsubnet.measure.formats import count_not_finite, dequantize, scale_of_each
 from rlsubnet.measure.parameters import canonical_name, natural_order
@@ -188,16 +188,10 @@ class Checkpoint:
         """
         if not config.get("tie_word_embeddings"):
             return ()
-        heads = [name for name in self.tensors if name in HEADS]
-        embeddings = [name for name in self.tensors if name.endswith(EMBEDDINGS)]
-        return tuple(h for h in heads if any(self._equal_bytes(h, e) for e in embeddings))
-
-    def _equal_bytes(self, name: str, other: str) -> bool:
-        a, b = self.tensors[name], self.tensors[other]
-        if (a.dtype, a.shape) != (b.dtype, b.shape):
-            return False
-        pairs = zip(self.read_chunks(name), self.read_chunks(other), strict=True)
-        return all(x.tobytes() == y.tobytes() for x, y in pairs)
+        heads = [name for name in HEADS if name in self.tensors and name not in self.scales]
+        others = [info for name, info in self.tensors.items() if name.endswith(EMBEDDINGS)]
+        same = self.source.same_bytes
+        return tuple(h for h in heads if any(same(self.tensors[h], info) for info in others))
 
     def read_range(self, name: str, start: int, count: int) -> np.ndarray:
         """Return ``count`` weights from ``start`` of the flattened tensor, as stored.
@@ -214,12 +208,6 @@ class Checkpoint:
     def files(self, name: str) -> set[Path]:
         files = {self.tensors[name].file}
         return files | {self.scales[name].stored.file} if name in self.scales else files
-
-    def read_chunks(self, name: str, chunk: int = CHUNK) -> Iterator[np.ndarray]:
-        """Yield a tensor in flat pieces of at most ``chunk`` weights."""
-        numel = self.tensors[name].numel
-        for start in range(0, numel, chunk):
-            yield self.read_range(name, start, min(chunk, numel - start))
 
     def read(self, name: str) -> np.ndarray:
         info = self.tensors[name]

@@ -17,7 +17,7 @@ from rlsubnet.checkpoints.delta_pack import (
     init_blocks,
     refuse_init,
 )
-from rlsubnet.checkpoints.formats import NUMPY_TYPES, TensorInfo, encode_header, read_stored
+from rlsubnet.checkpoints.formats import NUMPY_TYPES, TensorInfo, encode_header, pieces, read_stored
 from rlsubnet.checkpoints.sources import FileSource, copy_companions
 from rlsubnet.files import replacing, sha256
 from rlsubnet.measure.parameters import canonical_name, natural_order
@@ -60,20 +60,20 @@ class PatchedCheckpoint(Checkpoint):
 
     def read_range(self, name: str, start: int, count: int) -> np.ndarray:
         info = self.tensors[name]
-        pieces: list[Codes] = []
+        found: list[Codes] = []
         for first in range(start // BLOCK * BLOCK, start + count, BLOCK):
             size = min(BLOCK, info.numel - first)
             before = init_block(read_stored, self._base[name], info.dtype, first, size)
             block = self.delta.decode(info.stored_name, first // BLOCK, before)
-            pieces.append(block[max(start - first, 0) : start + count - first])
+            found.append(block[max(start - first, 0) : start + count - first])
         kind = NUMPY_TYPES[info.dtype]
-        codes = np.concatenate(pieces) if pieces else np.empty(0, f"u{kind.itemsize}")
+        codes = np.concatenate(found) if found else np.empty(0, f"u{kind.itemsize}")
         return codes.view(kind)
 
     def tensor_sha256(self, info: TensorInfo) -> str:
         digest = hashlib.sha256()
-        for piece in self.read_chunks(info.name):
-            digest.update(piece.data)
+        for start, count in pieces(info.numel):
+            digest.update(self.read_range(info.name, start, count).data)
         return digest.hexdigest()
 
 

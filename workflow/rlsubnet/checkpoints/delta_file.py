@@ -29,6 +29,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -307,39 +308,40 @@ class DeltaWriter:
         self._archive = archive
         self._members = 0
 
-    def _info(self, folder: str, method: int) -> zipfile.ZipInfo:
+    def _info(self, folder: str) -> zipfile.ZipInfo:
         # Named by number: what a checkpoint calls its tensors need not be fit for a path.
-        info = zipfile.ZipInfo(f"{folder}/{self._members:06d}")
-        info.compress_type = method
         self._members += 1
-        return info
+        return zipfile.ZipInfo(f"{folder}/{self._members - 1:06d}")
 
-    def add_blocks(self, blocks: Iterable[bytes], nbytes: int) -> str:
-        """Write a tensor's encoded blocks; return the member's name, empty if nothing changes."""
+    def add_blocks(self, blocks: Iterable[bytes], nbytes: int) -> tuple[str, int]:
+        """Write a tensor's encoded blocks; return the member's name and how many weights changed.
+
+        Where nothing changed, there is no member and its name is empty.
+        """
         unchanged, pending = HEADER.pack(0, 0, 0), iter(blocks)
-        skipped = 0
+        skipped = changed = 0
         for block in pending:
             if block == unchanged:
                 skipped += 1
                 continue
-            info = self._info("tensors", zipfile.ZIP_STORED)
+            info = self._info("tensors")
             with self._archive.open(info, "w", force_zip64=nbytes >= _LONG) as stream:
-                stream.write(skipped * unchanged + block)
-                for following in pending:
-                    stream.write(following)
-            return info.filename
-        return ""
+                stream.write(skipped * unchanged)
+                for written in chain([block], pending):
+                    changed += HEADER.unpack_from(written)[1]
+                    stream.write(written)
+            return info.filename, changed
+        return "", 0
 
     def add_bytes(self, folder: str, data: bytes) -> str:
-        info = self._info(folder, zipfile.ZIP_DEFLATED)
-        self._archive.writestr(info, data)
+        info = self._info(folder)
+        self._archive.writestr(info, data, zipfile.ZIP_DEFLATED)
         return info.filename
 
     def finish(self, manifest: Manifest) -> None:
-        info = zipfile.ZipInfo(MANIFEST)
-        info.compress_type = zipfile.ZIP_DEFLATED
         content = {"format": FORMAT, "block": BLOCK, **asdict(manifest)}
-        self._archive.writestr(info, json.dumps(content, indent=1))
+        text = json.dumps(content, indent=1)
+        self._archive.writestr(zipfile.ZipInfo(MANIFEST), text, zipfile.ZIP_DEFLATED)
 
 
 @contextmanager
@@ -409,12 +411,13 @@ class Delta:
         for name, tensor in self.manifest.tensors.items():
             if tensor.dtype not in ITEM_BYTES:
                 faults.append(f"tensor {name}: found type {tensor.dtype!r}")
-            if tensor.init and tensor.init not in self.manifest.init:
-                faults.append(f"tensor {name}: no init tensor {tensor.init}")
-            if tensor.same_as and tensor.same_as not in self.manifest.tensors:
-                faults.append(f"tensor {name}: no tensor {tensor.same_as}")
-            if tensor.member and tensor.member not in self._members:
-                faults.append(f"tensor {name}: no member {tensor.member}")
+            for what, wanted, known in (
+                ("init tensor", tensor.init, self.manifest.init),
+                ("tensor", tensor.same_as, self.manifest.tensors),
+                ("member", tensor.member, self._members),
+            ):
+                if wanted and wanted not in known:
+                    faults.append(f"tensor {name}: no {what} {wanted}")
         for name, file in self.manifest.files.items():
             # They become paths below the folder that is unpacked into.
             if Path(name).name != name or any(character in name for character in "\\\0"):

@@ -4,6 +4,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -32,8 +33,8 @@ from rlsubnet.checkpoints.delta_file import (
     writing_delta,
 )
 from rlsubnet.checkpoints.differ import keep_freed_memory
-from rlsubnet.checkpoints.formats import NUMPY_TYPES, TensorInfo, read_stored
-from rlsubnet.checkpoints.sources import FileSource, Schedule
+from rlsubnet.checkpoints.formats import NUMPY_TYPES, TensorInfo, pieces, read_stored
+from rlsubnet.checkpoints.sources import FileSource, fetched_parts
 from rlsubnet.files import sha256
 from rlsubnet.measure.formats import to_bfloat16
 from rlsubnet.measure.parameters import canonical_name, natural_order
@@ -44,8 +45,8 @@ _NAMED = 5
 
 
 def blocks(source: FileSource, info: TensorInfo) -> Iterator[Codes]:
-    for start in range(0, info.numel, BLOCK):
-        yield as_codes(source.read(info, start, min(BLOCK, info.numel - start)))
+    for start, count in pieces(info.numel, BLOCK):
+        yield as_codes(source.read(info, start, count))
 
 
 def _fits(info: TensorInfo, dtype: str, shape: Shape) -> bool:
@@ -100,11 +101,11 @@ def init_blocks(
         update(weights.data.cast("B") if weights.size else memoryview(b""))
         return weights
 
-    for start in range(0, numel, BLOCK):
-        yield init_block(hashing, info, dtype, start, min(BLOCK, numel - start))
+    for start, count in pieces(numel, BLOCK):
+        yield init_block(hashing, info, dtype, start, count)
     if info is not None:  # rows that the tuned tensor has no more
-        for start in range(numel, info.numel, BLOCK):
-            hashing(info, start, min(BLOCK, info.numel - start))
+        for start, count in pieces(info.numel - numel, BLOCK):
+            hashing(info, numel + start, count)
 
 
 class InitDigests:
@@ -183,7 +184,7 @@ class _Packer:
     def add(self, stored_name: str, dtype: str, shape: Shape, codes: Iterable[Codes]) -> None:
         name = canonical_name(stored_name)
         base = find_init(name, dtype, shape, self._init)
-        digest, init_digest, changed = hashlib.sha256(), hashlib.sha256(), 0
+        digest, init_digest = hashlib.sha256(), hashlib.sha256()
         size = DeltaTensor(dtype, shape, "", "", 0, "")
 
         def pairs() -> Iterator[tuple[Codes, Codes]]:
@@ -195,13 +196,7 @@ class _Packer:
                 digest.update(after.data)
                 yield before, after
 
-        def counted() -> Iterator[bytes]:
-            nonlocal changed
-            for block in _encoded(self._pool, pairs()):
-                changed += HEADER.unpack_from(block)[1]
-                yield block
-
-        member = self._writer.add_blocks(counted(), size.nbytes)
+        member, changed = self._writer.add_blocks(_encoded(self._pool, pairs()), size.nbytes)
         base_name = ""
         if base is not None:
             base_name = canonical_name(base.stored_name)
@@ -211,10 +206,7 @@ class _Packer:
         )
 
     def add_copy(self, stored_name: str, other: str) -> None:
-        of = self.tensors[other]
-        self.tensors[stored_name] = DeltaTensor(
-            of.dtype, of.shape, of.sha256, of.init, of.changed, "", other
-        )
+        self.tensors[stored_name] = replace(self.tensors[other], member="", same_as=other)
 
     def removed(self) -> tuple[str, ...]:
         present = {canonical_name(name) for name in self.tensors}
@@ -237,19 +229,16 @@ def _parts(
 
 def _tied(tuned: FileSource) -> dict[str, str]:
     """Return head -> embedding where both are stored with the same bytes."""
-    found: dict[str, str] = {}
     if tuned.sizes():  # they may lie in different shards of the hub
-        return found
-    embeddings = [name for name in tuned.stored if canonical_name(name).endswith(EMBEDDINGS)]
-    for head, a in tuned.stored.items():
-        for name in embeddings if canonical_name(head) in HEADS else ():
-            b = tuned.stored[name]
-            if (a.dtype, a.shape) == (b.dtype, b.shape) and all(
-                np.array_equal(x, y)
-                for x, y in zip(blocks(tuned, a), blocks(tuned, b), strict=True)
-            ):
-                found[head] = name
-    return found
+        return {}
+    names = {name: canonical_name(name) for name in tuned.stored}
+    embeddings = [name for name in names if names[name].endswith(EMBEDDINGS)]
+    return {
+        head: name
+        for head in names
+        for name in embeddings
+        if names[head] in HEADS and tuned.same_bytes(tuned.stored[head], tuned.stored[name])
+    }
 
 
 def pack(init: FileSource, tuned: FileSource, path: Path | str) -> Manifest:
@@ -264,7 +253,7 @@ def pack(init: FileSource, tuned: FileSource, path: Path | str) -> Manifest:
         by_canonical_name(tuned)  # two tensors of one name would have one init
         copies = _tied(tuned)
         parts = _parts(init, tuned, copies)
-        for number in Schedule((init, tuned), list(parts)):
+        for number in fetched_parts((init, tuned), list(parts)):
             for name in list(parts.values())[number]:
                 info = tuned.stored[name]
                 packer.add(name, info.dtype, info.shape, blocks(tuned, info))
@@ -330,8 +319,8 @@ def write_delta(
                 f"{init.path}, found {after.dtype} {list(after.shape)}"
             )
         codes = as_codes(after)
-        for start in range(0, codes.size, BLOCK):
-            yield codes[start : start + BLOCK]
+        for start, count in pieces(codes.size, BLOCK):
+            yield codes[start : start + count]
 
     with writing_delta(path) as writer, ThreadPoolExecutor(default_threads()) as pool:
         packer = _Packer(writer, pool, init.tensors, read_stored)

@@ -9,26 +9,26 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rlsubnet.checkpoints.checkpoint import refuse_not_finite
-from rlsubnet.checkpoints.formats import CHUNK
+from rlsubnet.checkpoints.formats import CHUNK, pieces
 from rlsubnet.checkpoints.masks import PLACEHOLDER, MaskFile, hidden_file
 from rlsubnet.checkpoints.pair import Pair
-from rlsubnet.checkpoints.sources import Schedule
+from rlsubnet.checkpoints.sources import fetched_parts
 from rlsubnet.files import write_json
 from rlsubnet.measure.kernel import Counts, Request
 from rlsubnet.measure.kernels import choose_kernel
 from rlsubnet.threads import default_threads
 
 # Counts up when what a finished part of a pass holds changes its meaning.
-VERSION = 1
+VERSION = 2
 # Takes (tensor, first weight, packed bits), from any thread; pieces come in any order.
 TakeMask = Callable[[str, int, np.ndarray], None]
 # Takes a number of bytes read since the last call, from any thread.
@@ -78,8 +78,8 @@ def diff_tensors(
     keep_freed_memory()
     chosen = choose_kernel(kernel, sum(map(pair.nbytes, pair.shapes)))
 
-    def count(piece: tuple[str, int, int]) -> Counts:
-        name, start, size = piece
+    def count(share: tuple[str, int, int]) -> Counts:
+        name, start, size = share
         init = pair.init.read_range(name, start, size)
         tuned = pair.tuned.read_range(name, start, size)
         counts = Counts(request)
@@ -93,15 +93,11 @@ def diff_tensors(
             take_progress(init.nbytes + tuned.nbytes)
         return counts
 
-    pieces = [
-        (name, start, min(chunk, pair.numel(name) - start))
-        for name in names
-        for start in range(0, pair.numel(name), chunk)
-    ]
+    shares = [(name, *piece) for name in names for piece in pieces(pair.numel(name), chunk)]
     totals = {name: Counts(request) for name in names}
     with ThreadPoolExecutor(threads or default_threads()) as pool:
         # Results come in order: a failure is that of the first bad piece, and cancels the rest.
-        for (name, _, _), counts in zip(pieces, pool.map(count, pieces), strict=True):
+        for (name, _, _), counts in zip(shares, pool.map(count, shares), strict=True):
             totals[name].merge(counts)
     return totals
 
@@ -117,25 +113,27 @@ class Unfinished:
         self._folder = parts_folder(result) if result else None
         # As it comes back from a file: tuples are lists there.
         self._inputs = json.loads(json.dumps(inputs))
-        self.restarted = self.any_saved() and self._read("inputs") != self._inputs
+        self.restarted = self.any_saved() and self._read("inputs.json") != [self._inputs]
         if self.restarted:
             self.discard()
 
-    def _read(self, name: str) -> Any:
-        if self._folder is None:
-            return None
-        try:
-            return json.loads((self._folder / f"{name}.json").read_bytes())
-        except (OSError, ValueError):  # missing or damaged
-            return None
+    def _read(self, pattern: str) -> list[Any]:
+        found = []
+        for path in sorted(self._folder.glob(pattern)) if self._folder else ():
+            # A file that a machine's end cut short is as one that is missing.
+            with suppress(ValueError):
+                found.append(json.loads(path.read_bytes()))
+        return found
 
-    def load(self, number: int) -> Any:
-        return self._read(f"part-{number:05d}")
+    def load(self) -> dict[str, Any]:
+        """Return what is kept of the finished parts together."""
+        return {name: counts for part in self._read("part-*.json") for name, counts in part.items()}
 
-    def save(self, number: int, found: Any) -> None:
+    def save(self, found: dict[str, Any]) -> None:
         if self._folder is not None:
             if not self.any_saved():
                 write_json(self._folder / "inputs.json", self._inputs)
+            number = len(list(self._folder.glob("part-*.json")))
             write_json(self._folder / f"part-{number:05d}.json", found)
 
     def any_saved(self) -> bool:
@@ -172,29 +170,23 @@ class ProgressCallback:
         """End the display."""
 
 
-def parts_of(pair: Pair) -> list[list[str]]:
-    """Return the tensors in groups that lie in one file on either side: a shard, as a rule."""
-    parts: dict[tuple[Path, Path], list[str]] = {}
-    for name in pair.shapes:
-        files = pair.init.tensors[name].file, pair.tuned.tensors[name].file
-        parts.setdefault(files, []).append(name)
-    return list(parts.values())
+def tensors_by_part(pair: Pair, names: Iterable[str] | None = None) -> Iterator[list[str]]:
+    """Yield tensors in groups that lie in one file on either side: a shard, as a rule.
 
-
-def schedule_of(pair: Pair, parts: Sequence[Sequence[str]]) -> Schedule:
-    """Return the way through the parts of a pair that keeps few of its files on the disk."""
+    Each comes while its files are on the disk, in an order that needs few at a time. ``names`` are
+    the tensors, all by default.
+    """
     sides = (pair.init, pair.tuned)
+    parts: dict[tuple[Path, ...], list[str]] = {}
+    for name in pair.shapes if names is None else names:
+        parts.setdefault(tuple(side.tensors[name].file for side in sides), []).append(name)
+    groups = list(parts.values())
     files = [
-        [{file for name in names for file in side.files(name)} for side in sides] for names in parts
+        [{file for name in group for file in side.files(name)} for side in sides]
+        for group in groups
     ]
-    return Schedule([side.source for side in sides], files)
-
-
-def tensors_by_part(pair: Pair) -> Iterator[list[str]]:
-    """Yield the names of tensors part by part, each while its files are on the disk."""
-    parts = parts_of(pair)
-    for number in schedule_of(pair, parts):
-        yield parts[number]
+    for number in fetched_parts([side.source for side in sides], files):
+        yield groups[number]
 
 
 def _fingerprints(pair: Pair) -> dict[str, list[Any]]:
@@ -299,24 +291,20 @@ def measure_update(
         ValueError: weights are NaN or infinite, or a file changed while it was read.
     """
     progress = progress or ProgressCallback()
-    parts = parts_of(pair)
     inputs = _inputs(pair, request, mask)
     unfinished = Unfinished(result or mask, inputs)
     if mask and unfinished.any_saved() and not hidden_file(mask).exists():
         unfinished.discard()
     if unfinished.restarted:
         progress.note("an interrupted pass was of other inputs or options: begun anew")
-    found: dict[str, Counts] = {}
+    found = _decode(unfinished.load(), request)
+    if found:
+        shown = f"{len(found)} of {len(pair.shapes)} tensors"
+        progress.note(f"{shown}: measured before, not read again")
+        progress.skip(sum(map(pair.nbytes, found)))
     with _under_way(pair, request, mask, unfinished) as file:
-        schedule = schedule_of(pair, parts)
-        for place, number in enumerate(schedule.order):
-            names = parts[number]
-            if saved := unfinished.load(number):
-                progress.note(f"part {number + 1} of {len(parts)}: measured before, not read again")
-                progress.skip(sum(map(pair.nbytes, names)))
-                found |= _decode(saved, request)
-                continue
-            schedule.fetch(place)
+        left = [name for name in pair.shapes if name not in found]
+        for names in tensors_by_part(pair, left):
             counted = diff_tensors(
                 pair,
                 request,
@@ -328,11 +316,10 @@ def measure_update(
             )
             _refuse_changed(inputs, pair)
             found |= counted
-            if len(parts) > 1:
+            if len(names) < len(pair.shapes):
                 if file:
                     file.flush()
-                unfinished.save(number, _encode(counted))
-        schedule.release(len(parts))
+                unfinished.save(_encode(counted))
         if file:
             file.finish(_digests(pair))
     return {name: found[name] for name in pair.shapes}

@@ -14,7 +14,7 @@ import pickle
 import re
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -165,7 +165,7 @@ def read_range(tensor: TensorInfo, start: int, count: int) -> np.ndarray:
     array = np.empty(count, NUMPY_TYPES[tensor.dtype])
     with tensor.file.open("rb") as stream:
         stream.seek(tensor.offset + start * array.itemsize)
-        if stream.readinto(array) != array.nbytes:
+        if stream.readinto(array.data) != array.nbytes:
             raise ValueError(
                 f"{tensor.file}: tensor {tensor.stored_name}: the file ended while read"
             )
@@ -173,14 +173,9 @@ def read_range(tensor: TensorInfo, start: int, count: int) -> np.ndarray:
 
 
 def encode_header(
-    entries: Mapping[str, tuple[str, tuple[int, ...]]],
-    metadata: Mapping[str, str],
-    size: int = 0,
+    entries: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]
 ) -> bytes:
-    """Return the bytes before the first tensor for ``name -> (dtype, shape)``, in that order.
-
-    They are ``size`` bytes if that is more than they need; the format allows spaces at the end.
-    """
+    """Return the bytes before the first tensor for ``name -> (dtype, shape)``, in that order."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0
     for name, (dtype, shape) in entries.items():
@@ -188,7 +183,7 @@ def encode_header(
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * max(size - 8 - len(text), -len(text) % 8)
+    text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 
 
@@ -303,8 +298,18 @@ def read_stored(tensor: TensorInfo, start: int, count: int) -> np.ndarray:
     return read_range(tensor, start, count)
 
 
+def pieces(numel: int, size: int = CHUNK) -> Iterator[tuple[int, int]]:
+    """Yield start and length of the pieces of a flat tensor.
+
+    >>> list(pieces(5, 2))
+    [(0, 2), (2, 2), (4, 1)]
+    """
+    for start in range(0, numel, size):
+        yield start, min(size, numel - start)
+
+
 def stored_sha256(tensor: TensorInfo) -> str:
     digest = hashlib.sha256()
-    for start in range(0, tensor.numel, CHUNK):
-        digest.update(read_stored(tensor, start, min(CHUNK, tensor.numel - start)).data)
+    for start, count in pieces(tensor.numel):
+        digest.update(read_stored(tensor, start, count).data)
     return digest.hexdigest()

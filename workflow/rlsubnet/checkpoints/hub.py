@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from huggingface_hub import HfApi, constants, hf_hub_url
 from huggingface_hub.errors import (
@@ -61,17 +61,10 @@ class RemoteFile:
         return f"{self.name}.{self.digest[:16]}.incomplete"
 
 
-@dataclass(frozen=True)
-class Listing:
-    """All files of a repository at one commit, by name."""
-
-    commit: str
-    files: Mapping[str, RemoteFile]
-
-
 class Repository:
-    """One repository of the hub at one revision; ``kind`` is ``model`` or ``dataset``.
+    """One repository of the hub at one ``commit``, and its ``files`` by name.
 
+    ``kind`` is ``model`` or ``dataset``. The revision may be a branch or tag; it is resolved once.
     ``HF_ENDPOINT`` says where the hub is, ``HF_TOKEN`` is read by huggingface_hub.
     """
 
@@ -82,8 +75,9 @@ class Repository:
             library_name="rlsubnet",
             library_version=__version__,
         )
+        self.commit, self.files = self._listing()
 
-    def listing(self) -> Listing:
+    def _listing(self) -> tuple[str, dict[str, RemoteFile]]:
         describe = self.api.dataset_info if self.kind == "dataset" else self.api.model_info
         info = self._retrying(
             lambda: describe(self.name, revision=self.revision, files_metadata=True, timeout=30.0),
@@ -99,9 +93,9 @@ class Repository:
                 raise ValueError(f"{where}: listed without size or digest")
             algorithm = "git-sha1" if entry.lfs is None else "sha256"
             files[entry.rfilename] = RemoteFile(entry.rfilename, entry.size, algorithm, digest)
-        return Listing(info.sha, files)
+        return info.sha, files
 
-    def fetch(self, file: RemoteFile, commit: str, folder: Path) -> int:
+    def fetch(self, file: RemoteFile, folder: Path) -> int:
         """Make ``folder/file.name`` and check it; return the number of bytes that were fetched.
 
         What the user's Hugging Face cache holds is taken from there. A complete file is not fetched
@@ -115,7 +109,7 @@ class Repository:
         for left in reversed(range(FETCHES)):
             here = path if path.exists() else gathered
             if here is gathered:
-                fetched += self._gather(file, commit, gathered)
+                fetched += self._gather(file, gathered)
             try:
                 verify(here, file)
             except WrongDigest as error:
@@ -127,7 +121,7 @@ class Repository:
                 break
         return fetched
 
-    def fetch_all(self, listing: Listing, names: Sequence[str], folder: Path) -> dict[str, Any]:
+    def fetch_all(self, names: Sequence[str], folder: Path) -> dict[str, Any]:
         """Fill ``folder`` with these files, a line of report for each; return what to record.
 
         What an earlier, different attempt left there is removed.
@@ -135,20 +129,20 @@ class Repository:
         Raises:
             ValueError: the disk has no room for them, which is found before the first byte.
         """
-        files = [listing.files[name] for name in names]
+        files = [self.files[name] for name in names]
         folder.mkdir(parents=True, exist_ok=True)
         wanted = {folder / name for file in files for name in (file.name, file.incomplete)}
         for path in [path for path in folder.rglob("*") if path.is_file() and path not in wanted]:
             path.unlink()
         require_space(folder, files)
         for number, file in enumerate(files, start=1):
-            self.fetch_reported(file, listing.commit, folder, f"[{number}/{len(files)}]")
+            self.fetch_reported(file, folder, f"[{number}/{len(files)}]")
         kept = {file.name: {k: v for k, v in vars(file).items() if k != "name"} for file in files}
-        return {"commit": listing.commit, "files": kept}
+        return {"commit": self.commit, "files": kept}
 
-    def fetch_reported(self, file: RemoteFile, commit: str, folder: Path, place: str) -> Path:
+    def fetch_reported(self, file: RemoteFile, folder: Path, place: str) -> Path:
         start = time.monotonic()
-        fetched = self.fetch(file, commit, folder)
+        fetched = self.fetch(file, folder)
         rate = fetched / 1e6 / max(time.monotonic() - start, 1e-3)
         how = f"fetched at {rate:.1f} MB/s" if fetched else "was here"
         size = f"{file.size / 1e6:.1f} MB"
@@ -170,34 +164,44 @@ class Repository:
             shutil.copyfile(blob, gathered)
         self.report(f"hf:{self.name}: {file.name}: taken from the Hugging Face cache")
 
-    def read_head(self, file: RemoteFile, commit: str, count: int) -> bytes:
+    def read_head(self, file: RemoteFile, count: int) -> bytes:
         """Return the first ``count`` bytes of a file, which is not kept.
 
         A part has no digest: what is read here must be compared with the whole file later.
         """
-        gathered = _Limited(count)
 
-        def read() -> None:
-            gathered.seek(0)
-            gathered.truncate()
-            http_get(
-                self._address(file, commit),
-                gathered,
-                headers=_headers({"Range": f"bytes=0-{count - 1}"}),
-                expected_size=count,
-                displayed_filename=file.name,
-            )
+        def read() -> bytes:
+            gathered = _Limited(count)
+            self._get(file, gathered, count, Range=f"bytes=0-{count - 1}")
+            return gathered.getvalue()
 
-        self._retrying(read, f"hf:{self.name}: {file.name}")
-        return gathered.getvalue()
+        return self._retrying(read, f"hf:{self.name}: {file.name}")
 
-    def _address(self, file: RemoteFile, commit: str) -> str:
-        place = {"repo_type": self.kind, "revision": commit, "endpoint": self.api.endpoint}
-        return hf_hub_url(self.name, file.name, **place)
+    def _get(
+        self, file: RemoteFile, stream: BinaryIO, size: int, start: int = 0, **headers: str
+    ) -> None:
+        """Write a file from byte ``start`` on; a whole one has ``size`` bytes.
 
-    def _gather(self, file: RemoteFile, commit: str, gathered: Path) -> int:
+        hf_hub_download drops a partial file when its process ends; http_get goes on.
+        """
+        place = {"repo_type": self.kind, "revision": self.commit, "endpoint": self.api.endpoint}
+        # Compressed replies would make sizes and ranges count something else than its bytes.
+        sent = build_hf_headers(
+            library_name="rlsubnet",
+            library_version=__version__,
+            headers={"Accept-Encoding": "identity", **headers},
+        )
+        http_get(
+            hf_hub_url(self.name, file.name, **place),
+            stream,
+            resume_size=start,
+            headers=sent,
+            expected_size=size,
+            displayed_filename=file.name,
+        )
+
+    def _gather(self, file: RemoteFile, gathered: Path) -> int:
         """Append to ``gathered`` until it has the listed size; return the number of new bytes."""
-        url, headers = self._address(file, commit), _headers()
 
         def append() -> None:
             with gathered.open("r+b") as stream:
@@ -205,15 +209,7 @@ class Repository:
                 if start > file.size:  # the hub, or what answered for it, sent more than it lists
                     start = stream.seek(0)
                     stream.truncate()
-                # hf_hub_download drops a partial file when its process ends; http_get goes on.
-                http_get(
-                    url,
-                    stream,
-                    resume_size=start,
-                    headers=headers,
-                    expected_size=file.size,
-                    displayed_filename=file.name,
-                )
+                self._get(file, stream, file.size, start)
 
         gathered.parent.mkdir(parents=True, exist_ok=True)
         gathered.touch()
@@ -282,16 +278,6 @@ class _Limited(io.BytesIO):
         return super().write(data)
 
 
-def _headers(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    # Compressed replies would make sizes and ranges count something else than the file's bytes.
-    headers: dict[str, str] = build_hf_headers(
-        library_name="rlsubnet",
-        library_version=__version__,
-        headers={"Accept-Encoding": "identity", **(more or {})},
-    )
-    return headers
-
-
 def _is_transient(error: Exception) -> bool:
     """Return whether asking again may help: cut connections, time-outs, 429 and 5xx.
 
@@ -351,16 +337,15 @@ def download(source: str, revision: str, out: Path, report: Report = print) -> N
         if not source.startswith(PREFIX):
             return _link_folder(Path(source), partial, report)
         repository = Repository(source.removeprefix(PREFIX), revision, report)
-        listing = repository.listing()
-        report(f"{source}: revision {revision} is commit {listing.commit}")
+        report(f"{source}: revision {revision} is commit {repository.commit}")
 
         def read(index: str) -> bytes:
-            file = listing.files[index]
-            return repository.fetch_reported(file, listing.commit, partial, "[index]").read_bytes()
+            file = repository.files[index]
+            return repository.fetch_reported(file, partial, "[index]").read_bytes()
 
-        small = _small_files(listing.files, source)
-        weights, _ = weight_files(listing.files.keys(), read, source)
-        return repository.fetch_all(listing, small + weights, partial)
+        small = _small_files(repository.files, source)
+        weights, _ = weight_files(repository.files, read, source)
+        return repository.fetch_all(small + weights, partial)
 
     request = {"source": source, "revision": revision if source.startswith(PREFIX) else None}
     make_folder(out, request, fill, report)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rlsubnet.checkpoints.formats import encode_header, read_header, read_range
+from rlsubnet.checkpoints.formats import encode_header, pieces, read_header, read_range
 from rlsubnet.files import replacing
 
 FORMAT = "rlsubnet-mask-1"
@@ -24,7 +24,7 @@ def packed_bytes(shape: Shape) -> int:
     return (math.prod(shape) + 7) // 8
 
 
-def _described(
+def described(
     shapes: Mapping[str, Shape], metadata: Mapping[str, str]
 ) -> tuple[dict[str, tuple[str, Shape]], dict[str, str]]:
     """Return type and shape of every tensor of a mask file, and its metadata."""
@@ -44,18 +44,10 @@ def write_mask(
     """Write a mask from (name, bool array), in the order of ``shapes``, one in memory at a time.
 
     ``metadata`` says what the mask came from.
-
-    Raises:
-        ValueError: the masks do not fit the shapes, or come in another order.
     """
     with replacing(path) as temporary, temporary.open("wb") as stream:
-        stream.write(encode_header(*_described(shapes, metadata)))
-        for (name, shape), (found, mask) in zip(shapes.items(), masks, strict=True):
-            if (found, mask.dtype, mask.size) != (name, np.bool_, math.prod(shape)):
-                raise ValueError(
-                    f"{path}: expected a bool mask of {name} {list(shape)}, found {mask.dtype} "
-                    f"{list(mask.shape)} of {found}"
-                )
+        stream.write(encode_header(*described(shapes, metadata)))
+        for _, mask in masks:
             stream.write(np.packbits(mask.reshape(-1), bitorder="little").tobytes())
 
 
@@ -116,8 +108,8 @@ class Mask:
             ValueError: bits beyond the last weight are set, so that counts would be wrong.
         """
         total, numel = packed_bytes(self._shapes[name]), math.prod(self._shapes[name])
-        for start in range(0, total, chunk):
-            piece = read_range(self._tensors[name], start, min(chunk, total - start))
+        for start, count in pieces(total, chunk):
+            piece = read_range(self._tensors[name], start, count)
             if numel % 8 and start + piece.size == total and piece[-1] >> (numel % 8):
                 raise ValueError(f"{self.path}: mask of {name}: bits set beyond the last weight")
             yield piece
@@ -166,39 +158,36 @@ class MaskFile:
     ) -> None:
         self.path = Path(os.path.realpath(path))
         self.hidden = hidden_file(path)
-        self._entries, self._metadata = _described(shapes, metadata)
+        self._entries, self._metadata = described(shapes, metadata)
         offset = len(encode_header(self._entries, self._metadata))
         self._offsets = {}
         for name, (_, (size, *_)) in self._entries.items():
             self._offsets[name] = offset
             offset += size
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if keep else os.O_TRUNC)
-        self._descriptor = os.open(self.hidden, flags, 0o666)
-        os.ftruncate(self._descriptor, offset)
+        self._stream = self.hidden.open("r+b" if keep else "wb")
+        self._stream.truncate(offset)
 
     def write(self, name: str, start: int, packed: np.ndarray) -> None:
         """Put the packed bits of a parameter from weight ``start`` (a multiple of 8) on."""
         view, offset = packed.data, self._offsets[name] + start // 8
         while view:
-            written = os.pwrite(self._descriptor, view, offset)
+            written = os.pwrite(self._stream.fileno(), view, offset)
             view, offset = view[written:], offset + written
 
     def flush(self) -> None:
-        os.fsync(self._descriptor)
+        os.fsync(self._stream.fileno())
 
     def finish(self, metadata: Mapping[str, str]) -> None:
         room = len(encode_header(self._entries, self._metadata))
         header = encode_header(self._entries, self._metadata | dict(metadata))
         assert len(header) == room, "metadata given at the end are as long as those before"
-        os.pwrite(self._descriptor, header, 0)
+        os.pwrite(self._stream.fileno(), header, 0)
         self.close()
         self.hidden.replace(self.path)
 
     def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._stream.close()
 
     def discard(self) -> None:
         self.close()

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from rlsubnet.checkpoints.checkpoint import Checkpoint, refuse_not_finite
-from rlsubnet.checkpoints.formats import CHUNK, ITEM_BYTES, encode_header
+from rlsubnet.checkpoints.formats import CHUNK, ITEM_BYTES, encode_header, pieces
 from rlsubnet.checkpoints.masks import Mask, Shape
 from rlsubnet.checkpoints.sources import config_file, copy_companions
 from rlsubnet.files import replacing
-from rlsubnet.measure.sparsity import bitwise_changed, changed
+from rlsubnet.measure.sparsity import bitwise_changed
 
 
 @dataclass(frozen=True)
@@ -101,13 +101,9 @@ def paired_chunks(
     pair: Pair, name: str, chunk: int = CHUNK
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the weights of a tensor before and after finetuning, in flat pieces as stored."""
-    numel = pair.numel(name)
-    for start in range(0, numel, chunk):
-        count = min(chunk, numel - start)
-        yield (
-            read_finite(pair.init, name, start, count),
-            read_finite(pair.tuned, name, start, count),
-        )
+    for start, count in pieces(pair.numel(name), chunk):
+        init = read_finite(pair.init, name, start, count)
+        yield init, read_finite(pair.tuned, name, start, count)
 
 
 def tensor_generator(seed: int, name: str) -> np.random.Generator:
@@ -121,9 +117,9 @@ def random_masks(pair: Pair, seed: int) -> Iterator[tuple[str, np.ndarray]]:
     The control of a subnetwork: its size in every tensor, at positions drawn uniformly.
     """
     for name in pair.shapes:
-        pieces = (int(changed(a, b, "bitwise", 0.0).sum()) for a, b in paired_chunks(pair, name))
         mask = np.zeros(pair.numel(name), np.bool_)
-        mask[: sum(pieces)] = True
+        changed = sum(int(bitwise_changed(*piece).sum()) for piece in paired_chunks(pair, name))
+        mask[:changed] = True
         tensor_generator(seed, name).shuffle(mask)
         yield name, mask
 
@@ -216,7 +212,6 @@ def export_trained(init: Path, trained: Path, folder: Path) -> None:
     ):
         stream.write(encode_header(entries, {"format": "pt"}))
         for name in pair.shapes:
-            for start in range(0, pair.numel(name), CHUNK):
-                count = min(CHUNK, pair.numel(name) - start)
+            for start, count in pieces(pair.numel(name), CHUNK):
                 stream.write(read_finite(pair.tuned, name, start, count).tobytes())
     copy_companions(init, folder)

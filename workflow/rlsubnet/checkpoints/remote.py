@@ -91,15 +91,15 @@ class RemoteShards(FileSource):
         name, revision = parse_source(source)
         self.report = report
         self._repository = Repository(name, revision, report)
-        self.listing = self._repository.listing()
-        self.label = f"{PREFIX}{name}@{self.listing.commit}"
+        self._listed, commit = self._repository.files, self._repository.commit
+        self.label = f"{PREFIX}{name}@{commit}"
         cache = Path(os.environ.get("RLSUBNET_CACHE") or Path.home() / ".cache" / "rlsubnet")
-        self.folder, lock = _claim(cache / f"{name.replace('/', '--')}-{self.listing.commit}")
+        self.folder, lock = _claim(cache / f"{name.replace('/', '--')}-{commit}")
         self.close = weakref.finalize(self, _release, self.folder, lock)
-        self.shards = {self.folder / name: self.listing.files[name] for name in self._names(source)}
+        self.shards = {self.folder / name: self._listed[name] for name in self._names(source)}
         self.headers = {path: self._read_header(file) for path, file in self.shards.items()}
         self.stored = self._stored_tensors()
-        if "config.json" in self.listing.files:
+        if "config.json" in self._listed:
             self._side_file("config.json")
         self._lock = threading.RLock()
         self._here: dict[Path, None] = {}
@@ -109,7 +109,7 @@ class RemoteShards(FileSource):
 
     def _names(self, source: str) -> list[str]:
         chosen, _ = weight_files(
-            self.listing.files.keys(), lambda name: self._side_file(name).read_bytes(), source
+            self._listed, lambda name: self._side_file(name).read_bytes(), source
         )
         if outside := [name for name in chosen if name.endswith((".bin", ".bin.index.json"))]:
             raise ValueError(
@@ -119,17 +119,15 @@ class RemoteShards(FileSource):
         return [name for name in chosen if name.endswith(".safetensors")]
 
     def _side_file(self, name: str) -> Path:
-        self._repository.fetch(self.listing.files[name], self.listing.commit, self.folder)
+        self._repository.fetch(self._listed[name], self.folder)
         return self.folder / name
 
     def _read_header(self, file: RemoteFile) -> bytes:
-        head = self._repository.read_head(
-            file, self.listing.commit, max(1, min(_HEAD_BYTES, file.size))
-        )
+        head = self._repository.read_head(file, max(1, min(_HEAD_BYTES, file.size)))
         length = 8 + int.from_bytes(head[:8], "little")
         if length > len(head):
             length = min(length, file.size)
-            head = self._repository.read_head(file, self.listing.commit, length)
+            head = self._repository.read_head(file, length)
         return head[:length]
 
     def _stored_tensors(self) -> dict[str, TensorInfo]:
@@ -180,12 +178,11 @@ class RemoteShards(FileSource):
         if path in self._here:
             return
         file = self.shards[path]
-        fetched = self._repository.fetch(file, self.listing.commit, self.folder)
+        fetched = self._repository.fetch(file, self.folder)
         with path.open("rb") as stream:
             if stream.read(len(self.headers[path])) != self.headers[path]:
                 raise ValueError(f"{self.label}/{file.name}: its header is not what was sent first")
-        if file.algorithm != "sha256":
-            self._sha256[path] = sha256(path)
+        self._sha256[path] = file.digest if file.algorithm == "sha256" else sha256(path)
         how = "fetched" if fetched else "was here"
         self.report(f"{self.label}/{file.name}: {file.size / 1e6:.1f} MB {how}, digest matches")
         self._here[path] = None
@@ -207,12 +204,10 @@ class RemoteShards(FileSource):
         return self.headers[file][:size]
 
     def size_and_sha256(self, file: Path) -> tuple[int, str]:
-        listed = self.shards[file]
-        digest = listed.digest if listed.algorithm == "sha256" else self._sha256[file]
-        return listed.size, digest
+        return self.shards[file].size, self._sha256[file]
 
     def side_files(self) -> tuple[list[Path], list[str]]:
-        listed = sorted(self.listing.files.items())
+        listed = sorted(self._listed.items())
         files = [file for name, file in listed if self.folder / name not in self.shards]
         side = [file.name for file in files if is_side(file.name, file.size)]
         others = [file.name for file in files if file.name not in side]

@@ -229,6 +229,11 @@ class FileSource:
         """Return the SHA-256 of the stored bytes of a tensor."""
         return stored_sha256(info)
 
+    def same_bytes(self, a: TensorInfo, b: TensorInfo) -> bool:
+        """Return whether two tensors are stored with the same bytes, as a tied head may be."""
+        alike = (a.dtype, a.shape) == (b.dtype, b.shape)
+        return alike and self.tensor_sha256(a) == self.tensor_sha256(b)
+
     def fingerprint(self, file: Path) -> list[Any]:
         """Return what changes when a file does."""
         status = file.stat()
@@ -291,50 +296,30 @@ def fetch_order(parts: Sequence[Collection[Path]], sizes: Mapping[Path, int]) ->
     return order
 
 
-class Schedule:
-    """The order in which the parts of a pair are gone through, with few files on the disk.
+def fetched_parts(
+    sources: Sequence[FileSource], parts: Sequence[Sequence[Collection[Path]]]
+) -> Iterator[int]:
+    """Yield the number of each part of a pair once its files are on the disk, with few at a time.
 
-    Args:
-        sources: of the two checkpoints.
-        parts: per part, the files of each source that it needs.
-
-    Attributes:
-        order: the numbers of the parts.
+    ``parts`` are, per part, the files of each source that it needs. No file is left at the end.
     """
-
-    def __init__(
-        self, sources: Sequence[FileSource], parts: Sequence[Sequence[Collection[Path]]]
-    ) -> None:
-        self._sources, self._parts = sources, parts
-        sizes = {file: size for source in sources for file, size in source.sizes().items()}
-        self.order = fetch_order([[*before, *after] for before, after in parts], sizes)
-        for side, source in enumerate(sources):
-            held = [self.files(place, side) for place in range(len(parts))]
-            most = max(held, key=lambda files: sum(sizes.get(f, 0) for f in files), default=set())
-            source.plan(most, len(self._of(side, self.order)))
-
-    def _of(self, side: int, places: Sequence[int]) -> set[Path]:
-        return {file for number in places for file in self._parts[number][side]}
-
-    def files(self, place: int, side: int) -> set[Path]:
-        """Return the files of a source that lie on the disk at a place of the order."""
-        return self._of(side, self.order[: place + 1]) & self._of(side, self.order[place:])
-
-    def __iter__(self) -> Iterator[int]:
-        """Yield the number of each part once its files are here; end with no file left."""
-        for place, number in enumerate(self.order):
-            self.fetch(place)
-            yield number
-        self.release(len(self.order))
-
-    def fetch(self, place: int) -> None:
-        """Fetch what a place of the order needs; release what neither it nor a later one does."""
-        self.release(place)
-        with ThreadPoolExecutor(len(self._sources)) as pool:
-            sides = range(len(self._sources))
-            list(pool.map(lambda side: self._sources[side].fetch(self.files(place, side)), sides))
-
-    def release(self, place: int) -> None:
-        """Release the files that no part from a place of the order on needs."""
-        for side, source in enumerate(self._sources):
-            source.release(self._of(side, self.order[:place]) - self._of(side, self.order[place:]))
+    sizes = {file: size for source in sources for file, size in source.sizes().items()}
+    order = fetch_order([[*before, *after] for before, after in parts], sizes)
+    held: list[list[set[Path]]] = []
+    for side, source in enumerate(sources):
+        needed = [set[Path](parts[number][side]) for number in order]
+        # What a place of the order or an earlier one needs, and it or a later one.
+        places = [
+            set[Path]().union(*needed[: place + 1]) & set[Path]().union(*needed[place:])
+            for place in range(len(order))
+        ]
+        most = max(places, key=lambda files: sum(sizes.get(f, 0) for f in files), default=set())
+        source.plan(most, len(set[Path]().union(*needed)))
+        held.append([*places, set()])
+    for place, number in enumerate(order):
+        with ThreadPoolExecutor(len(sources)) as pool:
+            here = [files[place] for files in held]
+            list(pool.map(lambda source, files: source.fetch(files), sources, here))
+        yield number
+        for source, files in zip(sources, held, strict=True):
+            source.release(files[place] - files[place + 1])

@@ -13,8 +13,8 @@ import numpy as np
 
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.differ import keep_freed_memory
-from rlsubnet.checkpoints.formats import CHUNK
-from rlsubnet.checkpoints.masks import Mask, MaskFile
+from rlsubnet.checkpoints.formats import CHUNK, encode_header, pieces
+from rlsubnet.checkpoints.masks import Mask, described
 from rlsubnet.checkpoints.pair import (
     Pair,
     listed,
@@ -23,6 +23,7 @@ from rlsubnet.checkpoints.pair import (
     read_finite,
     tensor_generator,
 )
+from rlsubnet.files import replacing
 from rlsubnet.measure.kernels import choose_shared_bits
 from rlsubnet.measure.overlap import (
     EXPONENTS,
@@ -101,8 +102,7 @@ def measure_trajectory(
             )
     totals = [StepCounts()] * len(steps)
     for name, info in init.tensors.items():
-        for start in range(0, info.numel, chunk):
-            count = min(chunk, info.numel - start)
+        for start, count in pieces(info.numel, chunk):
             first, *later = (
                 read_finite(checkpoint, name, start, count) for checkpoint in (init, *steps)
             )
@@ -197,8 +197,8 @@ def tensor_overlaps(
         numel, start = math.prod(masks.first.shape(name)), 0
         counts = OverlapCounts()
         by_exponent = np.zeros((EXPONENTS, 4), np.int64)
-        pieces = (mask.read_packed_chunks(name, chunk // 8) for mask in (masks.first, masks.second))
-        for first, second in zip(*pieces, strict=True):
+        packed = (mask.read_packed_chunks(name, chunk // 8) for mask in (masks.first, masks.second))
+        for first, second in zip(*packed, strict=True):
             size = min(chunk, numel - start)
             weights = read_finite(masks.init, name, start, size) if masks.init else None
             sizes, groups = shared_bits(first, second, size, weights)
@@ -225,19 +225,13 @@ def unite_masks(masks: Sequence[Mask], path: Path | str) -> tuple[int, list[int]
         if len(values) == 1 and values != {""}:
             metadata = {key: values.pop()} | metadata
     shapes = {name: first.shape(name) for name in first.names}
-    file = MaskFile(Path(path), shapes, metadata, keep=False)
     ever, sizes = 0, [0] * len(masks)
-    try:
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        stream.write(encode_header(*described(shapes, metadata)))
         for name in shapes:
-            start = 0
-            for pieces in zip(*(mask.read_packed_chunks(name) for mask in masks), strict=True):
-                united = reduce(np.bitwise_or, pieces)
-                file.write(name, start, united)
+            for packed in zip(*(mask.read_packed_chunks(name) for mask in masks), strict=True):
+                united = reduce(np.bitwise_or, packed)
+                stream.write(united.data)
                 ever += popcount(united)
-                sizes = [size + popcount(p) for size, p in zip(sizes, pieces, strict=True)]
-                start += 8 * united.size
-        file.finish({})
-    except BaseException:
-        file.discard()
-        raise
+                sizes = [size + popcount(p) for size, p in zip(sizes, packed, strict=True)]
     return ever, sizes

@@ -29,9 +29,6 @@ NULLS = {
     "per_magnitude": "same density in each tensor and bf16 exponent",
 }
 DRAWS = 2000
-# Bytes of a mask whose counts end up in one number: three times eight words.
-_FOLDED = 3 * 8 * 8
-_EVEN_BYTES, _ADD_TWOS = np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0001000100010001)
 
 
 @dataclass(frozen=True)
@@ -53,24 +50,11 @@ def popcount(packed: np.ndarray) -> int:
 
     >>> popcount(np.array([0b111, 0b1], np.uint8))
     4
-
-    numpy counts words fast and adds up small counts slowly. So eight counts of at most 64 stay in
-    one number: three of these are added byte by byte (192 at most), then neighbors in twos (384),
-    then the four twos of a number by a product that puts their sum on top (1536).
     """
-    third = packed.size // _FOLDED
-    counts = np.bitwise_count(packed[: third * _FOLDED].view(np.uint64)).view(np.uint64)
-    folded = counts[:third]
-    folded += counts[third : 2 * third]
-    folded += counts[2 * third :]
-    twos = folded >> np.uint64(8)
-    twos &= _EVEN_BYTES
-    folded &= _EVEN_BYTES
-    folded += twos
-    folded *= _ADD_TWOS
-    folded >>= np.uint64(48)
-    rest = np.bitwise_count(packed[third * _FOLDED :]).sum(dtype=np.int64)
-    return int(folded.sum()) + int(rest)
+    words = packed.size // 8 * 8
+    counts = np.bitwise_count(packed[:words].view(np.uint64))
+    rest = np.bitwise_count(packed[words:])
+    return int(counts.sum(dtype=np.int64)) + int(rest.sum(dtype=np.int64))
 
 
 def exponent_counts(first: np.ndarray, second: np.ndarray, init: np.ndarray) -> np.ndarray:

@@ -217,9 +217,8 @@ def fetch(spec: Mapping[str, Any], out: Path, report: Report = print) -> None:
         if revision is None:
             return _link_files(Path(source), pattern, partial, report)
         repository = Repository(source.removeprefix(PREFIX), revision, report, kind="dataset")
-        listing = repository.listing()
-        report(f"{source}: revision {revision} is commit {listing.commit}")
-        names = _readable(list(listing.files), pattern, f"{source} at {listing.commit}")
-        return repository.fetch_all(listing, names, partial)
+        report(f"{source}: revision {revision} is commit {repository.commit}")
+        names = _readable(list(repository.files), pattern, f"{source} at {repository.commit}")
+        return repository.fetch_all(names, partial)
 
     make_folder(out, {"source": source, "revision": revision, "pattern": pattern}, fill, report)
