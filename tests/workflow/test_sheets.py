@@ -1,8 +1,10 @@
 """Each fault in a config or a sheet is refused, naming file, row and column."""
 
 import json
+from pathlib import Path
 
 import pytest
+import yaml
 
 from rlsubnet.cli import main
 from rlsubnet.config import SheetError, load_config
@@ -10,6 +12,7 @@ from rlsubnet.config.layout import contamination_files, item_files, results_file
 from rlsubnet.config.model import OpenInstructRecipe
 from tests.workflow.projects import OLMES, SAVING
 
+REFUSED = yaml.safe_load(Path(__file__).with_name("refusals.yaml").read_text(encoding="utf-8"))
 MORE = {
     "data": """
   drill: {kind: problems, per_level: [2, 1, 1, 1, 1], split: train, seed: 3}
@@ -41,72 +44,6 @@ def large(micro):
     return micro
 
 
-# sheet, row and column, the cell, and what the message says besides naming them.
-CELLS = [
-    ("runs", "dpo", "algorithm", "dop", "unknown value 'dop' (did you mean 'dpo'?)"),
-    ("runs", "dpo", "init", "stf", "unknown run or model 'stf' (did you mean 'sft'?); known: rel"),
-    ("runs", "dpo", "init", "", "expected a text that is not empty"),
-    ("runs", "dpo", "init", "tiny", "model 'tiny' is an architecture without weights"),
-    ("runs", "dpo", "recipe", "lr", "unknown recipe 'lr'"),
-    ("runs", "dpo", "data", "pears", "unknown data set 'pears' (did you mean 'pairs'?)"),
-    ("runs", "dpo", "data", "sft_train", "'sft_train' is of kind demonstrations; dpo learns from"),
-    ("runs", "dpo_sub", "mask", "dpo2", "unknown pair 'dpo2'"),
-    ("runs", "dpo_sub", "mask", "dpo:rand", "expected a pair, or dpo:random, found 'dpo:rand'"),
-    ("runs", "dpo_sub", "mask", "dpo_vs_sub", "is measured on the run 'dpo_sub' itself"),
-    ("runs", "dpo", "seed", "-1", "found '-1', expected a whole number"),
-    ("runs", "dpo", "set", "lrr=1", "unknown key 'lrr' (did you mean 'lr'?)"),
-    ("runs", "dpo", "set", "steps=many", "steps: expected a whole number of at least 1, found the"),
-    ("runs", "dpo", "set", "steps=1e3", "steps: expected a whole number of at least 1, found 1000"),
-    ("runs", "dpo", "set", "samples=1", "samples: expected a whole number of at least 2, found 1"),
-    ("runs", "dpo", "set", "beta=nan", "beta: expected a number above 0, found nan"),
-    ("runs", "dpo", "set", "clip=inf", "clip: expected a number above 0 or null, found inf"),
-    ("runs", "dpo", "set", "gamma=1", "gamma: has no effect on dpo; used by simpo"),
-    ("runs", "sft", "set", "beta=5", "beta: has no effect on sft; used by dpo, dpo_norm, simpo"),
-    ("runs", "dpo", "set", "accumulate=3", "accumulate: expected a divisor of batch_size 8, found"),
-    ("runs", "dpo_sub", "set", "weight_decay=0.1", "weight_decay: expected 0 in a run with a mask"),
-    ("runs", "dpo", "set", "steps 5", "found 'steps', expected entries key=value"),
-    ("runs", "dpo", "set", "steps=1 steps=2", "key 'steps' stands twice"),
-    ("runs", "dpo", "label", "D\x00PO", "control character '\\x00' in 'D\\x00PO'"),
-    ("runs", "dpo", "run", "dpo__x", "found 'dpo__x', expected a name"),
-    ("runs", "dpo", "run", "sft", "duplicate name 'sft', first used in row 3"),
-    ("runs", "dpo", "run", "tiny", "'tiny' is already the name of a model"),
-    ("pairs", "dpo", "init", "nothing", "unknown run or model"),
-    ("pairs", "dpo", "tuned", "sft", "the same checkpoint as init"),
-    ("pairs", "dpo", "init", "tiny", "model 'tiny' is an architecture"),
-    ("pairs", "dpo", "items", "table1,table9", "unknown item 'table9'"),
-    ("pairs", "dpo", "items", "fig1,fig1", "fig1 stands twice"),
-    ("pairs", "dpo", "items", "table1,verdicts", "verdicts reads the rows of all other items"),
-    ("pairs", "dpo", "method", "DOP", "unknown value 'DOP' (did you mean 'DPO'?)"),
-    ("comparisons", "seed", "pair2", "dpo_seed", "unknown pair 'dpo_seed'"),
-    ("comparisons", "seed", "pair2", "dpo_vs_sub", "'dpo_vs_sub' starts from 'dpo' and 'dpo' from"),
-    ("comparisons", "seed", "items", "table11", "unknown item 'table11'"),
-    ("runs", "dpo", "data", "arith", "of kind problems; dpo learns from"),
-    ("runs", "grpo", "data", "arith", "'arith' is of split test, which is held out"),
-    ("runs", "grpo", "set", "accumulate=2 updates=8", "updates: expected updates * accumulate to"),
-    ("runs", "grpo", "set", "accuracy_low=0.5 accuracy_high=0.4", "accuracy_low: expected at most"),
-    ("runs", "grpo", "set", "gae_lambda=1", "gae_lambda: has no effect on grpo; used by ppo"),
-    ("runs", "grpo", "set", "optimizer=sgd eps=1e-6", "eps: has no effect on optimizer sgd; used"),
-    ("runs", "grpo", "set", "optimizer=sgd weight_decay=0.1", "weight_decay: expected 0 with opti"),
-    ("runs", "grpo", "set", "updates=2 steps=9 checkpoint_every=3", "a multiple of updates 2"),
-    ("runs", SAVING, "set", "checkpoint_every=2", "checkpoint_every: expected a divisor of steps"),
-    ("runs", "base", "set", "checkpoint_every=2", "checkpoint_every: expected 0 in pretraining"),
-    ("pairs", SAVING, "init", "base", "fig2 shows saved steps against what the run 'dpo_seed123' "
-     "starts from: expected 'sft', found"),
-    ("pairs", "base_sft", "items", "fig6", "fig6 shows the saved steps of a run, 'sft' saves none"),
-    ("runs", "big", "set", "steps=3", "unknown key 'steps'"),
-    ("runs", "big", "set", "backend=native", "unknown key 'backend'"),
-    ("runs", "big", "set", "accumulate=many", "accumulate: expected a whole number of at least 1"),
-    ("runs", "big", "set", "commit=main", "commit: found 'main', expected the full commit"),
-    ("runs", "big", "data", "pairs", "dpo_norm of open_instruct learns from tulu_preferences or"),
-    ("runs", "big", "data", "items", "'items' is of kind eval_items"),
-    ("runs", "big", "init", "tiny", "model 'tiny' is an architecture without weights"),
-    ("runs", "prime", "data", "pairs", "prime of verl learns from graded_prompts"),
-    ("runs", "prime", "set", "kl_coef=0.1", "kl_coef: has no effect on prime; used by grpo"),
-    ("runs", "prime", "set", "beta=5.0", "unknown key 'beta'"),
-    ("runs", "prime", "set", "reward_update=never", "reward_update: unknown value 'never'"),
-    ("runs", "prime", "set", "per_process=3", "updates: expected 256 responses to be a multiple"),
-    ("runs", "prime", "set", "checkpoint_every=42", "steps: expected a number in a run with check"),
-]  # fmt: skip
 # The header is line 1 of each sheet.
 LINES = {
     "runs": ("base", "sft", "dpo", "dpo_sub", SAVING, "grpo", "big", "prime"),
@@ -115,7 +52,7 @@ LINES = {
 }
 
 
-@pytest.mark.parametrize(("sheet", "row", "column", "value", "expected"), CELLS)
+@pytest.mark.parametrize(("sheet", "row", "column", "value", "expected"), REFUSED["cells"])
 def test_a_bad_cell_names_file_row_and_column(large, sheet, row, column, value, expected):
     large.set_cell(f"{sheet}.tsv", row, column, value)
     name = value if column == "run" else row
@@ -125,22 +62,7 @@ def test_a_bad_cell_names_file_row_and_column(large, sheet, row, column, value, 
     assert expected in message
 
 
-# Cells of one row, and the fault, which lies elsewhere or in what they make together.
-ROWS = [
-    ("dpo", {"mask": "back"}, "column mask: runs wait for each other in a circle"),
-    ("grpo", {"algorithm": "prime", "set": "optimizer=sgd"}, "set: reward_lr: expected a number"),
-    (SAVING, {"set": ""}, "pairs.tsv, row 4 (dpo_seed123), column items: fig2 shows the saved "
-     "steps of a run, 'dpo_seed123' saves none: give its recipe"),
-    ("big", {"algorithm": "simpo"}, "column recipe: 'large' is for open_instruct, which trains"),
-    ("big", {"recipe": "rl", "set": ""}, "column data: 'large_pairs' is of kind tulu_preferences; "
-     "dpo_norm learns from"),
-    ("prime", {"algorithm": "ppo"}, "column recipe: 'online' is for verl, which trains prime, "),
-    ("big", {"mask": "dpo", "set": "weight_decay=0.1"}, "(big), column set: weight_decay: expected "
-     "0 in a run with a mask"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("row", "cells", "expected"), ROWS)
+@pytest.mark.parametrize(("row", "cells", "expected"), REFUSED["rows"])
 def test_cells_that_do_not_go_together_are_refused(large, row, cells, expected):
     # dpo_sub waits for dpo (mask dpo: sft -> dpo), which must not wait for dpo_sub.
     large.add_row("pairs.tsv", "back", "sft", "dpo_sub", "DPO")
@@ -181,15 +103,7 @@ def test_a_policy_is_a_run_that_does_not_wait_for_its_own_data(micro, policy, ex
     assert expected in micro.refusal()
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "expected"),
-    [
-        ("\tseed\t", "\t", "header: missing column seed"),
-        ("\tseed\t", "\tsede\t", "header: unknown column 'sede' (did you mean 'seed'?)"),
-        ("\tseed\t", "\tseed\tseed\t", "header: duplicate column 'seed'"),
-        ("DPO, seed 123", "DPO\tmore", "row 6 (dpo_seed123): 10 cells, expected at most 9"),
-    ],
-)
+@pytest.mark.parametrize(("old", "new", "expected"), REFUSED["headers"])
 def test_a_sheet_with_wrong_columns_is_refused(micro, old, new, expected):
     micro.replace("runs.tsv", old, new)
     assert f"{micro.folder / 'runs.tsv'}, {expected}" in micro.refusal()
@@ -215,53 +129,7 @@ def test_comments_do_not_shift_row_numbers(micro):
     assert "row 6 (dpo), column algorithm" in micro.refusal()
 
 
-KEYS = [
-    ("recipes:", "recipies: {}\nrecipes:", "top level: unknown key 'recipies' (did you mean 'rec"),
-    ("lr: 1.0e-2", "lrr: 1.0e-2", "key recipes.pretrain: unknown key 'lrr' (did you mean 'lr'?)"),
-    ("lr: 1.0e-2", "lr: 1e-2", "found the text '1e-2'; YAML 1.1 reads 2e-3 as text, write 2.0e-3"),
-    ("lr: 1.0e-2", "lr: .nan", "key recipes.pretrain.lr: expected a number above 0, found nan"),
-    ("steps: 4,", "", "key recipes.pretrain: missing key steps"),
-    ("steps: 4,", "steps: 4.0,", "key recipes.pretrain.steps: expected a whole number"),
-    ("{steps: 3, batch_size: 8", "{steps: 3, batch_size: 7, accumulate: 2", "key recipes.rl.accumul"
-     "ate: expected a divisor of batch_size 7, found 2"),
-    ("architecture:", "source: x, architecture:", "key models.tiny: expected exactly one of the"),
-    ("num_attention_heads: 2", "num_attention_heads: 3", "key models.tiny.architecture.num_attentio"
-     "n_heads: expected heads of an even whole size, found 3 in hidden_size 16"),
-    ("num_attention_heads: 2", "num_attention_heads: 4, num_key_value_heads: 3", "num_key_value_he"
-     "ads: expected a divisor of num_attention_heads 4, found 3"),
-    ("mc: {", "mc__5: {", "key data.mc__5: found 'mc__5', expected a name"),
-    ("per_task: 2", "per_tusk: 2", "key data.mc: unknown key 'per_tusk' (did you mean 'per_task'"),
-    ("terse_share: 0.5, ", "", "key data.sft_train: missing key terse_share"),
-    ("recipes:", "measure: {table_tolerance: 3.0e-5}\nrecipes:", "key measure.table_tolerance: exp"
-     "ected one of measure.tolerances (1e-08, 1e-07, 1e-06, 1e-05, 0.0001), found 3e-05"),
-    ("recipes:", "cached: 'True'\nrecipes:", "key cached: expected true or false, found the text"),
-    ("scale: micro", "", "top level: missing key scale"),
-    ("recipes:", "models: {}\nrecipes:", "duplicate key 'models'"),
-    ("results: results/micro", "results: [", "not YAML"),
-    ("suites: [arith, mc]", "suites: [mcc]", "key evaluation.suites: unknown data set 'mcc' (did "
-     "you mean 'mc'?)"),
-    ("suites: [arith, mc]", "suites: [sft_train]", "'sft_train' is of kind demonstrations"),
-    ("step_suites: [arith]", "step_suites: [mc]", "evaluation.step_suites: 'mc' is of kind "
-     "choices, expected problems"),
-    ("backend: open_instruct", "backend: opn_instruct", "key recipes.large.backend: unknown "
-     "value 'opn_instruct' (did you mean 'open_instruct'?); known: native, open_instruct"),
-    ("beta: 5.0}", "beta: 5.0, steps: 3}", "key recipes.large: unknown key 'steps'; known: "
-     "backend, commit, processes"),
-    (", beta: 5.0}", "}", "key recipes.large: missing key beta"),
-    ("rl: {steps: 3", "rl: {processes: 8, steps: 3", "key recipes.rl: unknown key 'processes'"),
-    ("source: here}\n", "sauce: here}\n", "key data.large_pairs: unknown key 'sauce' (did you"),
-    ("{prompt: question}", "{prmpt: question}", "key data.items.columns: unknown key 'prmpt' (did"),
-    ("[one, two]", "[one, tow]", "key data.both.parts: unknown data set 'tow' (did you mean"),
-    ("[one, two]", "[one, items]", "of one kind, found graded_prompts, eval_items"),
-    ("[one, two]", "[one, both]", "of one kind, found graded_prompts, mixture"),
-    ("[one, two]", "[one, one]", "key data.both.parts: 'one' stands twice"),
-    ("recipes:", "contamination: {items: [pairs]}\nrecipes:", "key contamination.items: 'pairs' "
-     "is of kind demonstration_pairs"),
-    ("recipes:", "contamination: {items: [itms]}\nrecipes:", "unknown data set 'itms' (did you"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("old", "new", "expected"), KEYS)
+@pytest.mark.parametrize(("old", "new", "expected"), REFUSED["keys"])
 def test_a_bad_config_names_file_and_key(large, old, new, expected):
     large.replace("config.yaml", old, new)
     message = large.refusal()
@@ -451,23 +319,7 @@ def test_a_released_checkpoint_is_evaluated_where_a_gain_over_it_is_printed(olme
     assert "results/micro/scores/released.csv" not in item_files(scale, "table1")
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("table3a, math500]", "table3b]", "evaluation.suites: unknown suite of olmes 'table3b'"),
-        ("[math500, aime2024]", "[table3a]", "'table3a' is of kind choices, expected problems"),
-        ("gpus: 2", "gpus: 0", "backend: olmes needs resources.evaluate.gpus, at least 1"),
-        (
-            "max_length: 2048",
-            "limit: 1",
-            "evaluation.olmes.limit: expected a whole number of at least 2",
-        ),
-        ("max_length: 2048", "gpus: 8", "unknown key 'gpus'"),
-        ("backend: olmes", "backend: olmo", "unknown value 'olmo' .did you mean 'olmes'"),
-        ("max_length: 2048", "commit: main", "expected the full commit, 40 hexadecimal digits"),
-    ],
-)
-def test_a_mistake_in_the_block_is_named(olmes, old, new, message):
+@pytest.mark.parametrize(("old", "new", "expected"), REFUSED["olmes"])
+def test_a_mistake_in_the_block_is_named(olmes, old, new, expected):
     olmes.replace("config.yaml", old, new)
-    with pytest.raises(SheetError, match=message):
-        olmes.load()
+    assert expected in olmes.refusal()
