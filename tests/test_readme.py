@@ -5,12 +5,14 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rlsubnet.cli import build_parser
 
 # What users make lies elsewhere: another machine gives other digits.
 REFERENCE = Path("results/reference/demo")
 PAGES = ("README.md", "docs/RESULTS.md")
+DEMO = yaml.safe_load(Path(__file__).with_name("demo_numbers.yaml").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -38,54 +40,6 @@ def cell(repository: Path, table: str, column: str, **row: str) -> float:
     found = [r for r in rows(repository, f"tables/{table}.csv") if row.items() <= r.items()]
     assert len(found) == 1, f"{table}: {row}: {len(found)} rows"
     return float(found[0][column])
-
-
-def pair(tuned: str, **row: str) -> dict[str, str]:
-    return {"tuned": tuned, "init": "sft", **row}
-
-
-FULL_AGAINST_SUB = {"compared": "full against sub", "tuned": "prime_sub"}
-PRIME_SEEDS = {"label": "PRIME, two seeds"}
-UNIFORM = {**PRIME_SEEDS, "null": "uniform (the paper's)"}
-MATCHED = {**PRIME_SEEDS, "null": "same density in each tensor and bf16 exponent"}
-SAMPLED = {"decoding": "sampled, 32 an item"}
-MEAN = {**SAMPLED, "row": "mean of seeds"}
-SUB = {"algorithm": "PRIME", "level": "Overall", **MEAN}
-COURSE = {"label": "PRIME", "part": "(b) course of training"}
-# Beginning of a row of the table of RESULTS.md -> the numbers in its column `demo`, in order.
-DEMO = {
-    "update sparsity, SFT to DPO": [("table1", "sparsity_percent", pair("dpo"), 1)],
-    "update sparsity, SFT to GRPO": [("table1", "sparsity_percent", pair("grpo"), 1)],
-    "update sparsity, SFT to PRIME": [("table1", "sparsity_percent", pair("prime"), 1)],
-    "update sparsity, base to SFT": [("table1", "sparsity_percent", {"tuned": "sft"}, 1)],
-    "*control:* SFT again": [("table1", "sparsity_percent", pair("sft_rl_lr"), 1)],
-    "mean rank of the update matrices": [("table2", "update_rank_percent", pair("dpo"), 1)],
-    "*control:* the same changes": [("table2", "control_rank_percent", pair("dpo"), 1)],
-    "weights that full and subnetwork": [("section4", "same_1e-5_percent", FULL_AGAINST_SUB, 2)],
-    "*null:* weights that start": [("section4", "same_1e-5_percent", pair("prime"), 2)],
-    "frozen weights that masked": [
-        ("section4", "frozen_changed", FULL_AGAINST_SUB, 0),
-        ("section4", "frozen_weights", FULL_AGAINST_SUB, 0),
-    ],
-    "accuracy, sub minus full": [("table3", "delta_points", SUB, 2)],
-    "overlap o1 of two seeds": [("table4", "o1_percent", UNIFORM, 1)],
-    "*null:* as many weights anywhere": [("table4", "o1_null_percent", UNIFORM, 1)],
-    "*null:* as many in each tensor": [("table4", "o1_null_percent", MATCHED, 1)],
-    "never updated, cancelled": [
-        ("section6", "never_percent", COURSE, 1),
-        ("section6", "cancelled_percent", COURSE, 1),
-        ("section6", "subnetwork_percent", COURSE, 1),
-    ],
-    "gain in sampled accuracy over SFT, DPO": [
-        ("gains", "gain_points", {"label": "DPO, mean of 3 seeds", **MEAN}, 1)
-    ],
-    "gain, GRPO": [("gains", "gain_points", {"label": "GRPO, mean of 3 seeds", **MEAN}, 1)],
-    "gain, PRIME": [("gains", "gain_points", {"label": "PRIME, mean of 3 seeds", **MEAN}, 1)],
-    "*other optimizer:*": [
-        ("gains", "gain_points", pair("dpo_sgd", **SAMPLED), 1),
-        ("gains", "sparsity_percent", pair("dpo_sgd", **SAMPLED), 1),
-    ],
-}
 
 
 @pytest.mark.parametrize("row", DEMO)

@@ -101,6 +101,21 @@ class Job(NamedTuple):
     inputs: list[str]
     outputs: list[str]
     resources: dict[str, str]
+    words: list[str]  # of its command
+
+
+def plan_of(jobs: list[Job]) -> dict[str, set[str]]:
+    """Return the jobs of each rule by their wildcards, ``""`` if there are none."""
+    planned: dict[str, set[str]] = {}
+    for job in jobs:
+        planned.setdefault(job.rule, set()).add("".join(job.wildcards.values()))
+    return planned
+
+
+def job_of(jobs: list[Job], rule: str, name: str) -> Job:
+    """Return the job of a rule for a run, pair or data set."""
+    [found] = [job for job in jobs if job.rule == rule and name in job.wildcards.values()]
+    return found
 
 
 class Project:
@@ -111,15 +126,10 @@ class Project:
         self.sheets = Sheets(root)
         shutil.copy(repository / "Snakefile", root)
         for folder in ("workflow/rules", "workflow/rlsubnet/report/captions", "profiles"):
-            if (repository / folder).is_dir():
-                shutil.copytree(repository / folder, root / folder)
+            shutil.copytree(repository / folder, root / folder)
         (root / "slurm").symlink_to("profiles/slurm")
         for name in ("demo", "gpu", "paper"):
-            path = repository / "config" / name
-            if path.is_dir():
-                shutil.copytree(path, root / "config" / name)
-            elif path.exists():
-                shutil.copy(path, root / "config")
+            shutil.copytree(repository / "config" / name, root / "config" / name)
         # Their content is provenance; the real ones would tie these tests to package versions.
         (root / "envs").mkdir()
         for path in (repository / "envs").glob("*.yaml"):
@@ -149,6 +159,7 @@ class Project:
             if rule := re.search(r"^(?:local)?rule (\w+):$", block, flags=re.MULTILINE):
                 lines = re.findall(r"^    (\w+): (.*)$", block, flags=re.MULTILINE)
                 parts = {key: value.split(", ") for key, value in lines}
+                command = re.search(r"^Shell command: (.*?)(?: > .*)?$", block, flags=re.MULTILINE)
                 jobs.append(
                     Job(
                         rule[1],
@@ -156,23 +167,18 @@ class Project:
                         parts.get("input", []),
                         parts.get("output", []),
                         dict(part.split("=", 1) for part in parts.get("resources", [])),
+                        shlex.split(command[1]) if command else [],
                     )
                 )
         assert jobs or "Nothing to be done" in output, output
         return jobs
 
-    def words(self, command: str, *arguments: str, scale: str = "micro") -> list[str]:
-        """Return the words of the first ``rlsubnet COMMAND`` of a dry run."""
-        output = self.snakemake("--dry-run", *arguments, scale=scale).stdout
-        line = next(line for line in output.splitlines() if f" rlsubnet {command} " in line)
-        return shlex.split(line.removeprefix("Shell command: ").partition(" > ")[0])
+    def words(self, rule: str, *arguments: str, scale: str = "micro") -> list[str]:
+        """Return the words of the command of a rule, the first in a dry run."""
+        return next(job.words for job in self.jobs(*arguments, scale=scale) if job.rule == rule)
 
     def plan(self, *arguments: str, scale: str = "micro") -> dict[str, set[str]]:
-        """Return what a dry run would do: rule -> the wildcards of its jobs, ``""`` if none."""
-        planned: dict[str, set[str]] = {}
-        for job in self.jobs(*arguments, scale=scale):
-            planned.setdefault(job.rule, set()).add("".join(job.wildcards.values()))
-        return planned
+        return plan_of(self.jobs(*arguments, scale=scale))
 
     @staticmethod
     def trained(plan: dict[str, set[str]]) -> set[str]:

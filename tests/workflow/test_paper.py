@@ -6,7 +6,7 @@ import pytest
 
 from rlsubnet.config.layout import contamination_files
 from rlsubnet.suites import tasks_of
-from tests.workflow.projects import Job, Project
+from tests.workflow.projects import Job, Project, job_of
 
 # Rule -> whose `resources` of the config it asks for; others are light, or run on the spot.
 KINDS = {
@@ -56,6 +56,35 @@ def test_each_trainer_has_its_runs_and_masked_runs_what_they_need(jobs):
     assert of(jobs, "run", "frozen") == {"dpo_sub", "prime_sub"}
     assert of(jobs, "data", "contamination") == {"tulu", "rollouts", "gsm8k_math"}
     assert of(jobs, "data", "mix") == {"gsm8k_math"}
+
+
+@pytest.mark.parametrize(
+    ("run", "trainer", "data"),
+    [("dpo", "open_instruct", "tulu"), ("prime", "verl", "gsm8k_math")],
+)
+def test_a_masked_run_waits_for_its_full_run_and_for_the_data_they_share(jobs, run, trainer, data):
+    full, sub = (job_of(jobs, f"train_{trainer}", name) for name in (run, f"{run}_sub"))
+    assert set(sub.inputs) - set(full.inputs) == {f"work/paper/masks/{run}.safetensors"}
+    assert f"work/paper/runs/{run}/final" in job_of(jobs, "mask", run).inputs
+    assert f"work/paper/data/{data}.jsonl" in full.inputs
+    assert f"results/paper/contamination/{data}.csv" in full.inputs
+
+
+def test_no_run_is_evaluated_before_the_report_on_what_it_learned_from(jobs):
+    evaluated = job_of(jobs, "evaluate_olmes", "eurus2_dpo")
+    report = "results/paper/contamination/rollouts.csv"
+    assert report in evaluated.inputs
+    assert evaluated.words[evaluated.words.index("--contamination") + 1] == report
+
+
+def test_one_command_trains_whatever_trainer_a_run_names(jobs):
+    for rule, run in (("train_verl_with_steps", "prime_steps"), ("train_open_instruct", "dpo_sub")):
+        words = job_of(jobs, rule, run).words
+        assert words[:-1] == [
+            *("rlsubnet", "train", run, "--config", "config/paper/config.yaml", "--threads")
+        ]
+        # As many as the job asks for, or as there are here.
+        assert 1 <= int(words[-1]) <= 64
 
 
 def test_no_job_reads_what_no_other_job_makes(jobs):

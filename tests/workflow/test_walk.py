@@ -43,10 +43,6 @@ def test_an_overlap_stands_beside_three_nulls(finished):
     assert [row["null"] for row in rows] == ["uniform", "per_tensor", "per_magnitude"]
 
 
-def test_a_second_call_plans_nothing(finished):
-    assert finished.plan() == {}
-
-
 def test_a_changed_row_plans_its_run_and_what_hangs_on_it(changed):
     changed.sheets.set_cell("runs.tsv", "dpo_seed123", "set", "lr=1e-4 checkpoint_every=1")
     assert changed.plan() == {
@@ -98,34 +94,22 @@ def test_a_changed_label_draws_again_and_trains_nothing(changed):
     assert set(changed.plan()) == {"table1", "table6", "fig1", "all"}
 
 
-def test_where_to_log_what_to_ask_for_and_how_often_to_save_repeat_nothing(changed):
+def test_a_second_call_and_where_to_log_what_to_ask_for_and_how_often_to_save_repeat_nothing(
+    changed,
+):
     edits = "wandb: {mode: offline}\nresources: {train: {mem_mb: 999}}\n"
     changed.sheets.edit("config.yaml", lambda text: text + edits)
     changed.sheets.replace("config.yaml", "rl: {steps: 3,", "rl: {save_every: 1, steps: 3,")
     assert changed.plan() == {}
 
 
-def test_a_forced_run_is_repeated_and_then_what_hangs_on_it_and_nothing_else(changed):
-    final = "work/micro/runs/dpo_seed123/final"
-    assert changed.plan("-f", final) == {"train_with_steps": {"dpo_seed123"}}
-    # As if it had been trained again: what it leaves is newer than all that was made from it.
-    touched = changed.snakemake("--touch", "-f", final)
-    assert touched.returncode == 0, touched.stdout + touched.stderr
-    assert changed.plan() == {
-        "trajectory": {"dpo_seed123"},
-        "evaluate_steps": {"dpo_seed123"},
-        "evaluate": {"dpo_seed123"},
-        "updates": {"dpo_seed123"},
-        "mask": {"dpo_seed123__official"},
-        "overlap": {"seed"},
-        **{item: {""} for item in ("table4", "verdicts", "fig2", "fig5", "fig6", "fig7")},
-        "machines": {""},
-        "all": {""},
-    }
-
-
-def test_a_clone_with_results_alone_draws_and_plans_no_other_job(finished, tmp_path):
+def test_a_clone_with_results_alone_trains_everything_or_draws_from_them(finished, tmp_path):
     clone = finished.copy_to(tmp_path, "results")
+    plan = clone.plan()
+    assert finished.trained(plan) == plan["evaluate"] == set(RUNS)
+    assert plan["updates"] == {"base_sft", "dpo", "dpo_seed123", "dpo_vs_sub"}
+    used = {"table1", "table2", "table3", "table4", "table6", "section4", "gains", "fig1", "fig3"}
+    assert {*used, "fig4"} <= set(plan)
     plan = clone.plan("tables", "figures", "--forceall", "--config", "cached=True")
     assert set(plan) == {*ITEMS, "tables", "figures"}
 
@@ -135,14 +119,6 @@ def test_a_clone_with_results_alone_draws_and_plans_no_other_job(finished, tmp_p
     result = clone.snakemake("--dry-run", "table2", "--config", "cached=True")
     assert result.returncode == 1
     assert "results/micro/ranks/dpo.csv" in result.stdout + result.stderr
-
-
-def test_a_fresh_clone_trains_everything_although_it_holds_results(finished, tmp_path):
-    plan = finished.copy_to(tmp_path, "results").plan()
-    assert finished.trained(plan) == plan["evaluate"] == set(RUNS)
-    assert plan["updates"] == {"base_sft", "dpo", "dpo_seed123", "dpo_vs_sub"}
-    used = {"table1", "table2", "table3", "table4", "table6", "section4", "gains", "fig1", "fig3"}
-    assert {*used, "fig4"} <= set(plan)
 
 
 def test_after_training_in_a_fresh_clone_was_cut_short_the_old_results_do_not_count(
@@ -204,9 +180,15 @@ def test_a_model_cut_short_behind_the_workflows_back_is_named_and_can_be_made_ag
     assert f"{MODEL}: {sizes} (cut short)" in output
     assert not updates.exists()
 
-    # What docs/CLUSTER.md says.
-    for words in (("-f", "work/micro/runs/dpo/final"), (UPDATES,)):
+    # What docs/CLUSTER.md says: the run alone is repeated, then what hangs on it.
+    final = "work/micro/runs/dpo/final"
+    assert project.plan("-f", final) == {"train": {"dpo"}}
+    for words in (("-f", final), (UPDATES,)):
         done = project.snakemake(*words)
         assert done.returncode == 0, done.stdout + done.stderr
+    plan = project.plan()
+    assert plan["train"] == {"dpo_sub"}
+    assert plan["evaluate"] == {"dpo", "dpo_sub"}
+    assert plan["updates"] == {"dpo_vs_sub"}
     assert model.read_bytes() == (finished.root / MODEL).read_bytes()
     assert updates.read_bytes() == (finished.root / UPDATES).read_bytes()
