@@ -158,17 +158,3 @@ def test_a_card_of_a_real_model_is_the_checkouts(wheel, shared, tmp_path):
         pages.append(results(python, folder, "card init tuned --out card.html"))
     assert pages[0] == pages[1]
     assert b"random control" in pages[0]["card.html"]
-
-
-def test_what_is_missing_is_said_in_one_line(wheel, tmp_path):
-    result = subprocess.run(
-        [wheel.python, "-m", "rlsubnet.cli", "compare", "mine", "reference"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 1
-    assert result.stderr == (
-        "rlsubnet compare: error: needs pandas, matplotlib, scipy; "
-        "in a clone of rlsubnet: pip install '.[workflow]'\n"
-    )
