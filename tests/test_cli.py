@@ -20,13 +20,12 @@ def subcommands() -> dict[str, argparse.ArgumentParser]:
     return dict(choices)
 
 
-@pytest.mark.parametrize("name", subcommands())
-def test_help_describes_every_option_and_ends_with_an_example(name):
-    parser = subcommands()[name]
-    assert parser.description
-    assert f"rlsubnet {name}" in (parser.epilog or "")
-    silent = [action.dest for action in parser._actions if not action.help]
-    assert silent == []
+def test_help_describes_every_option_and_ends_with_an_example():
+    for name, parser in subcommands().items():
+        assert parser.description, name
+        assert f"rlsubnet {name}" in (parser.epilog or ""), name
+        silent = [action.dest for action in parser._actions if not action.help]
+        assert silent == [], name
 
 
 def test_every_item_of_the_paper_has_a_subcommand():

@@ -8,7 +8,7 @@ import yaml
 
 from rlsubnet.cli import main
 from rlsubnet.config import SheetError, load_config
-from rlsubnet.config.layout import contamination_files, item_files, results_files
+from rlsubnet.config.layout import item_files, results_files
 from rlsubnet.config.model import OpenInstructRecipe
 from tests.workflow.projects import OLMES, SAVING
 
@@ -284,11 +284,6 @@ def test_a_process_needs_a_gpu(large):
     assert expected in large.refusal()
     large.set_cell("runs.tsv", "big", "set", "processes=4")
     assert large.load().runs["big"].set == "processes=4"
-
-
-def test_evaluation_items_are_looked_for_in_prompts_of_mixtures_too(large):
-    large.edit("config.yaml", lambda text: text + "contamination: {items: [items]}\n")
-    assert contamination_files(large.load(), "prime") == ["results/micro/contamination/both.csv"]
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from rlsubnet.config.errors import checked, key_at
 from rlsubnet.config.model import (
     Amount,
     Architecture,
@@ -343,8 +342,7 @@ def read_sampling(block: Mapping[str, Any]) -> Sampling:
     >>> read_sampling({"samples": 32, "temperature": 1, "suites": ["arith"]}).samples
     32
     """
-    found = checked(Evaluation, block, lambda path: f"evaluation settings, {key_at(path)}")
-    return Sampling(**found.model_dump(include=set(Sampling.model_fields)))
+    return Sampling(**{name: block[name] for name in Sampling.model_fields if name in block})
 
 
 def olmes_settings(block: Mapping[str, Any], *keys: str) -> dict[str, Any]:
