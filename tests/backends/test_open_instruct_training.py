@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,7 @@ from rlsubnet.backends.processes import alone_in, mark_saved
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.cli import main
 from rlsubnet.config.layout import RunFiles
-from rlsubnet.config.model import Row
 from tests.backends.small_llama import write_model, write_pairs
-from tests.backends.test_open_instruct_command import changed
 from tests.sheets_of_row import checked_row, train_command
 
 # Does what accelerate, our launchers and the script do to files: nothing is trained, every weight
@@ -31,8 +29,6 @@ from tests.sheets_of_row import checked_row, train_command
 STAND_IN = """#!{python}
 import json, os, sys, time
 from pathlib import Path
-import torch
-from safetensors.torch import load_file
 
 words = sys.argv[1:]
 value = lambda flag: words[words.index(flag) + 1]
@@ -53,6 +49,10 @@ with open(records / "steps.jsonl", "w") as stream:
         stream.write(json.dumps(line) + "\\n")
 report = {{"steps": steps, "engine": {{"zero_stage": 3}}, "packages": {{"torch": "0"}}}}
 (records / "report.json").write_text(json.dumps(report))
+if behave == "lose":
+    sys.exit()
+import torch
+from safetensors.torch import load_file
 out.mkdir(parents=True, exist_ok=True)
 state = load_file(Path(value("--model_name_or_path")) / "model.safetensors")
 state = {{name: 2 * tensor for name, tensor in state.items()}}
@@ -177,21 +177,15 @@ def test_a_run_becomes_a_folder_that_differs_from_its_start_in_the_weights_alone
     assert manifest["inputs_sha256"]["init"] == start.digest()
 
 
-def test_another_commit_or_a_modified_checkout_is_refused(
-    bench: Bench, refused: Callable[..., str]
+def test_a_checkout_that_is_none_or_another_or_modified_is_refused(
+    bench: Bench, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     message = refused(commit="c35cd715f75931dc9b8bc5888b9f8f8fc53a144a")
     assert "expected commit c35cd715f75931dc9b8bc5888b9f8f8fc53a144a" in message
     assert f"found {bench.commit}; run git checkout c35cd715" in message
     (bench.checkout / "open_instruct" / "dpo_tune_cache.py").write_text("fail\n")
     assert "differ from commit" in refused()
-
-
-def test_a_folder_that_is_no_checkout_is_refused(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(bench.words(checkout=str(bench.root))) == 1
-    assert f"{bench.root}: not a checkout of open-instruct" in capsys.readouterr().err
+    assert f"{bench.root}: not a checkout of open-instruct" in refused(checkout=str(bench.root))
     monkeypatch.delenv("OPEN_INSTRUCT_DIR", raising=False)
     with pytest.raises(ValueError, match="no checkout of open-instruct: set .* OPEN_INSTRUCT_DIR"):
         find_checkout("")
@@ -200,7 +194,6 @@ def test_a_folder_that_is_no_checkout_is_refused(
 @pytest.mark.parametrize(
     ("behaviour", "expected"),
     [
-        ("fail", "run dpo: open-instruct ended with status 3"),
         ("lose", "expected steps 1 to 3, found 2"),
         ("resize", "lm_head.weight [264, 40] against [265, 40]"),
         ("nan", "1 of the weights 0 to 10559 are NaN or Inf"),
@@ -225,11 +218,11 @@ def test_less_than_a_batch_of_pairs_is_refused_before_anything_starts(
     assert not bench.scratch.exists()
 
 
-def test_another_clip_is_written_into_a_configuration_of_its_own(
+def test_a_run_with_another_clip_has_a_configuration_of_its_own_which_stays_if_it_fails(
     bench: Bench, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STAND_IN", "fail")
-    refused(clip=None)
+    assert "run dpo: open-instruct ended with status 3" in refused(clip=None)
     written = json.loads((bench.scratch / "deepspeed.json").read_text(encoding="utf-8"))
     assert written == {"gradient_clipping": 0.0}
 
@@ -262,7 +255,10 @@ def sleeping(bench: Bench) -> Iterator[tuple["subprocess.Popen[bytes]", list[int
                 os.kill(number, signal.SIGKILL)
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc to look for processes in")
+needs_proc = pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc to find processes in")
+
+
+@needs_proc
 def test_a_terminated_run_leaves_no_process(bench: Bench) -> None:
     with sleeping(bench) as (process, trainer):
         process.send_signal(signal.SIGTERM)
@@ -270,137 +266,77 @@ def test_a_terminated_run_leaves_no_process(bench: Bench) -> None:
         assert list(filter(runs, trainer)) == []
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc to look for processes in")
+@needs_proc
 def test_a_run_does_not_go_on_while_the_trainer_of_the_killed_one_is_at_work(bench: Bench) -> None:
+    busy = pytest.raises(ValueError, match="another process is training here")
     with sleeping(bench) as (process, _):
         process.kill()
         process.wait()
-        with (
-            pytest.raises(ValueError, match="another process is training here"),
-            alone_in(bench.scratch, patience=0),
-        ):
+        with busy, alone_in(bench.scratch, patience=0):
             pass
     with alone_in(bench.scratch):  # the trainer's end is waited for
         pass
 
 
-INPUTS = {"init": "1a", "data": "2b", "mask": None}
+BELONGS_TO = {"seed": 42, "recipe": {"lr": 1e-3}, "inputs_sha256": {"data": "2b"}}
 
 
 @pytest.fixture
-def row(tmp_path: Path) -> Row:
+def trainer(tmp_path: Path) -> OpenInstruct:
     own = {"run": "dpo", "backend": "open_instruct", "algorithm": "dpo_norm", "init": "sft"}
     own |= {"data": "pairs", "recipe": {"lr": 1e-3, "beta": 5.0}, "seed": 42}
-    return checked_row(tmp_path, own)
-
-
-@pytest.fixture
-def trainer(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenInstruct:
     checkout = tmp_path / "checkout"
     (checkout / SCRIPT).parent.mkdir(parents=True)
     (checkout / SCRIPT).touch()
     (tmp_path / "scratch").mkdir()
     (tmp_path / "scratch" / "lock").touch()  # as whoever goes on has done
     files = RunFiles(*(tmp_path / name for name in ("data", "scratch", "final", "m")), tmp_path)
-    return OpenInstruct(row, files, str(checkout))
+    return OpenInstruct(checked_row(tmp_path, own), files, str(checkout))
 
 
-def follows_from(row: Row, inputs: Mapping[str, str | None] = INPUTS) -> dict[str, Any]:
-    return {**row.bits_follow_from(), "inputs_sha256": inputs}
-
-
-Leave = Callable[..., Path]
-
-
-@pytest.fixture
-def leave(row: Row, trainer: OpenInstruct) -> Leave:
-    """Return a function that leaves a save of a step, marked or not, as a killed run does."""
-    assert trainer.resume_or_start(follows_from(row)) == 0
-
-    def save(step: int, marked: bool = True) -> Path:
-        folder = trainer.output / f"step_{step}"
-        (folder / "pytorch_model").mkdir(parents=True)
-        (folder / "pytorch_model" / "rank_0.pt").write_bytes(b"moments")
-        if marked:
-            mark_saved(folder, {"step": step, "metrics": []})
-        else:
-            (folder / "COMPLETED").write_text("COMPLETED")  # the script's word alone
-        return folder
-
-    return save
+def leave(trainer: OpenInstruct, step: int, marked: bool = True) -> None:
+    """Leave a save of a step, marked or not, as a killed run does."""
+    folder = trainer.output / f"step_{step}"
+    (folder / "pytorch_model").mkdir(parents=True)
+    (folder / "pytorch_model" / "rank_0.pt").write_bytes(b"moments")
+    if marked:
+        mark_saved(folder, {"step": step, "metrics": []})
+    else:
+        (folder / "COMPLETED").write_text("COMPLETED")  # the script's word alone
 
 
 def left(trainer: OpenInstruct) -> set[str]:
-    return {
-        str(path.relative_to(trainer.places.scratch))
-        for path in trainer.places.scratch.rglob("*")
-        if path.is_file()
-    }
+    scratch = trainer.places.scratch
+    return {str(path.relative_to(scratch)) for path in scratch.rglob("*") if path.is_file()}
 
 
-def test_without_a_save_that_is_whole_nothing_is_kept(
-    row: Row, trainer: OpenInstruct, leave: Leave
-) -> None:
-    leave(2, marked=False)
+def test_without_a_save_that_is_whole_nothing_is_kept(trainer: OpenInstruct) -> None:
+    assert trainer.resume_or_start(BELONGS_TO) == 0
+    leave(trainer, 2, marked=False)
     (trainer.places.scratch / "tokenized").mkdir()
     (trainer.places.scratch / "tokenized" / "pairs.arrow").write_text("half")
-    assert trainer.resume_or_start(follows_from(row)) == 0
+    assert trainer.resume_or_start(BELONGS_TO) == 0
     assert left(trainer) == {"lock", "belongs_to.json"}
 
 
 def test_the_newest_save_that_is_whole_is_all_that_is_kept_of_the_output(
-    row: Row, trainer: OpenInstruct, leave: Leave
+    trainer: OpenInstruct,
 ) -> None:
+    assert trainer.resume_or_start(BELONGS_TO) == 0
     for step, marked in ((8, True), (10, True), (12, False)):
-        leave(step, marked)
+        leave(trainer, step, marked)
     for name in ("output/dpo__42/pytorch_model.bin", "records/report.json", "tokenized/a.arrow"):
         (trainer.places.scratch / name).parent.mkdir(exist_ok=True)
         (trainer.places.scratch / name).write_text("left")
     (trainer.places.output / "dpo__42__1747340000").mkdir()
-    assert trainer.resume_or_start(follows_from(row)) == 10
+    assert trainer.resume_or_start(BELONGS_TO) == 10
     save = "output/dpo__42/step_10"
     kept = {f"{save}/pytorch_model/rank_0.pt", f"{save}/saved.json", f"{save}/COMPLETED"}
     assert left(trainer) == {"lock", "belongs_to.json", "tokenized/a.arrow", *kept}
     assert [path.name for path in trainer.places.output.iterdir()] == ["dpo__42"]
     # Once more: a run may be killed before it saves again.
-    assert trainer.resume_or_start(follows_from(row)) == 10
-
-
-def test_a_save_of_another_row_or_other_inputs_is_refused(
-    row: Row, trainer: OpenInstruct, leave: Leave
-) -> None:
-    leave(2)
-    with pytest.raises(ValueError, match=r"seed was 42 and is 123; delete"):
-        trainer.resume_or_start(follows_from(row.but(seed=123)))
-    other = changed(row, lr=2e-3)
-    with pytest.raises(ValueError, match=r": recipe\.lr was 0\.001 and is 0\.002; delete"):
-        trainer.resume_or_start(follows_from(other))
-    with pytest.raises(
-        ValueError, match=f"sha256.data was '2b' and is '3c'; delete {trainer.places.scratch} to"
-    ):
-        trainer.resume_or_start(follows_from(row, {**INPUTS, "data": "3c"}))
-    assert (trainer.output / "step_2" / "saved.json").exists()
-
-
-def test_how_often_a_run_saves_and_logs_may_change(
-    row: Row, trainer: OpenInstruct, leave: Leave
-) -> None:
-    leave(2)
-    other = changed(row, save_every=7).but(wandb={"mode": "offline"})
-    assert trainer.resume_or_start(follows_from(other)) == 2
-
-
-@pytest.mark.parametrize(
-    ("damage", "found"),
-    [(lambda file: file.write_bytes(b"mom"), "3 bytes"), (lambda file: file.unlink(), "none")],
-)
-def test_a_save_that_was_cut_short_afterwards_is_refused(
-    row: Row, trainer: OpenInstruct, leave: Leave, damage: Callable[[Path], None], found: str
-) -> None:
-    file = leave(2) / "pytorch_model" / "rank_0.pt"
-    damage(file)
-    message = (
-        f"{file}: damaged: 7 bytes were saved, found {found}; delete {trainer.places.scratch} to"
-    )
+    assert trainer.resume_or_start(BELONGS_TO) == 10
+    message = f"sha256.data was '2b' and is '3c'; delete {trainer.places.scratch} to"
     with pytest.raises(ValueError, match=message):
-        trainer.resume_or_start(follows_from(row))
+        trainer.resume_or_start({**BELONGS_TO, "inputs_sha256": {"data": "3c"}})
+    assert f"{save}/saved.json" in left(trainer)
