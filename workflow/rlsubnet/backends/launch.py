@@ -32,18 +32,11 @@ RAY_PATIENCE = 300  # seconds for all nodes to join
 
 @dataclass(frozen=True)
 class Node:
-    """One of the nodes that train together.
-
-    Attributes:
-        count: nodes.
-        rank: which of them this is, from 0.
-        address: of the first node, as the others reach it.
-        port: of the first node, on which the processes meet; the same number for all of a job, and
-            another one for another job.
-    """
+    """One of the nodes that train together."""
 
     count: int = 1
     rank: int = 0
+    # Of the first node, where the processes meet; another port for another job.
     address: str = "127.0.0.1"
     port: int = FIRST_PORT
 

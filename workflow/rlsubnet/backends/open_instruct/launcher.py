@@ -39,34 +39,20 @@ SUMS, LOSS, MARGIN = 20, 0, 5
 
 @dataclass
 class Watch:
-    """One process of a run: what was attached, and what is known of the current step.
+    """One process of a run: what was attached, and what is known of the current step."""
 
-    Attributes:
-        expected: what the engine must be, see ``expected_engine`` of the command.
-        mask: mask file, or None.
-        mask_at: ``post_clip`` or ``pre_clip``.
-        saver: its saves; knows where steps are written, which only the first process does.
-        engine: what ``deepspeed.initialize`` returned.
-        attached: the mask of its optimizer.
-        lr: learning rate of the last update.
-        squares: sum of the squared gradients of the last update, after clip and mask, of this
-            process's part.
-        sums: the script's sums over all processes, of the last step.
-        inside: norm of the gradient inside the mask, before the clip, of the last update.
-        left_over: the script's step that was no update, or None.
-    """
-
-    expected: dict[str, Any]
+    expected: dict[str, Any]  # what the engine must be, see the command
     mask: Path | None = None
     mask_at: str = "post_clip"
     saver: Saver = field(default_factory=Saver)
-    engine: Any = None
-    attached: Any = None
-    lr: float | None = None
+    engine: Any = None  # what deepspeed.initialize returned
+    attached: Any = None  # the mask of its optimizer
+    lr: float | None = None  # of the last update
+    # Of the squared gradients of the last update, after clip and mask, of this process's part.
     squares: float = 0.0
-    sums: list[float] = field(default_factory=list)
-    inside: float | None = None
-    left_over: int | None = None
+    sums: list[float] = field(default_factory=list)  # the script's, over all processes
+    inside: float | None = None  # norm of the gradient inside the mask, before the clip
+    left_over: int | None = None  # the script's step that was no update
 
     def initialize(self, own: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """Let DeepSpeed make an engine, check it, and attach the mask to its optimizer."""
@@ -218,7 +204,8 @@ def install(watch: Watch) -> None:
     logger.addHandler(handler)
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the script as the main module, then judge the run and write the report."""
     parser = argparse.ArgumentParser(prog="launcher", allow_abbrev=False)
     parser.add_argument("--mask", type=Path, help="train only the weights in this mask")
     parser.add_argument("--mask_at", default="post_clip", help="where it meets the gradient")
@@ -226,12 +213,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--engine", type=json.loads, required=True, help="what it must be, JSON")
     parser.add_argument("script", help="path of the training script")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the script")
-    return parser.parse_args(arguments)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the script as the main module, then judge the run and write the report."""
-    options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_args(arguments)
     first = os.environ.get("RANK", "0") == "0"
     watch = Watch(
         expected=options.engine,

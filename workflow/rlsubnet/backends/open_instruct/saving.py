@@ -77,24 +77,15 @@ def still_to_come(reference: Reference, epoch: int, batches: int) -> list[Sequen
 
 @dataclass
 class Saver:
-    """One process of a run: what it went on from, and what its saves need.
+    """One process of a run: what it went on from, and what its saves need."""
 
-    Attributes:
-        steps: where steps are written; None in all processes but the first.
-        engine: DeepSpeed's.
-        output: the script's output folder, without the time.
-        loaded: the save that this process went on from, or None.
-        done: updates made before that save.
-        skipped: whether the batches learned from were left out.
-        reference: log-probabilities of the pairs' two sides, of all epochs.
-    """
-
-    steps: Path | None = None
+    steps: Path | None = None  # where steps are written; None in all processes but the first
     engine: Any = None
-    output: Path | None = None
-    loaded: Path | None = None
-    done: int = 0
-    skipped: bool = False
+    output: Path | None = None  # the script's output folder, without the time
+    loaded: Path | None = None  # the save that this process went on from
+    done: int = 0  # updates made before that save
+    skipped: bool = False  # whether the batches learned from were left out
+    # Log-probabilities of the pairs' two sides, of all epochs.
     reference: dict[str, Any] = field(default_factory=dict)
 
     def adopt(self, engine: Any, script: Any) -> None:

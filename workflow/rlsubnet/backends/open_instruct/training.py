@@ -43,26 +43,15 @@ AUTO_CLIP = 1.0
 
 @dataclass(frozen=True)
 class Places:
-    """Where one run finds and leaves its files; every path is absolute.
+    """Where one run finds and leaves its files; every path is absolute."""
 
-    Attributes:
-        checkout: clone of open-instruct; the working directory.
-        python: interpreter of open-instruct's environment.
-        init: Hugging Face folder to start from.
-        data: JSON lines of ``{"chosen", "rejected"}``.
-        scratch: folder of this run alone; what it needs to go on after it was killed lies here.
-            Removed at the end.
-        mask: mask file, or None to train every weight.
-        nodes: machines that train together, all of which see the same files.
-    """
-
-    checkout: Path
-    python: Path
-    init: Path
-    data: Path
-    scratch: Path
+    checkout: Path  # clone of open-instruct; the working directory
+    python: Path  # interpreter of open-instruct's environment
+    init: Path  # Hugging Face folder to start from
+    data: Path  # JSON lines of {"chosen", "rejected"}
+    scratch: Path  # of this run alone: what it needs to go on lies here; removed at the end
     mask: Path | None = None
-    nodes: int = 1
+    nodes: int = 1  # machines that train together, all of which see the same files
 
     @property
     def package(self) -> Path:
@@ -100,16 +89,21 @@ def _tracking(wandb: Mapping[str, str]) -> list[str]:
 
 def script_arguments(row: Row[OpenInstructRecipe], places: Places) -> list[str]:
     """Return what the training script is told."""
-    recipe = row.recipe
+    recipe, own_template = row.recipe, row.recipe.chat_template != "tulu"
     saves = {"checkpointing_steps": recipe.save_every, "keep_last_n_checkpoints": 1}
     return [
         # Model and data are local: a hub's `revision` says nothing about them.
-        *_flags(exp_name=row.run, model_name_or_path=places.init, model_revision="main"),
-        *_flags(tokenizer_name_or_path=places.init, tokenizer_revision="main"),
+        *_flags(
+            exp_name=row.run,
+            model_name_or_path=places.init,
+            model_revision="main",
+            tokenizer_name_or_path=places.init,
+            tokenizer_revision="main",
+        ),
         # Without effect at this commit; the authors of the recipe pass it.
         "--use_slow_tokenizer",
         # A name that the script does not know makes it take the tokenizer's own template.
-        *([] if recipe.chat_template == "tulu" else _flags(chat_template_name="own")),
+        *(_flags(chat_template_name="own") if own_template else []),
         # All of it: "1" would mean one pair.
         *("--dataset_mixer_list", str(places.data), "1.0"),
         *_flags(
@@ -128,13 +122,16 @@ def script_arguments(row: Row[OpenInstructRecipe], places: Places) -> list[str]:
         "--gradient_checkpointing",
         *(_flags(**saves) if recipe.save_every else []),
         *_tracking(row.wandb),
-        *_flags(logging_steps=1, seed=row.seed, output_dir=places.output),
-        # Of this run alone: the cache knows a file by name and length, not by content.
-        *_flags(dataset_local_cache_dir=places.scratch / "tokenized"),
-        # Seconds that processes wait for the one that tokenizes; the recipe's 1,800 can be short.
-        *_flags(timeout=7200),
-        # All three are on by default and reach for accounts of the script's authors.
         *_flags(
+            logging_steps=1,
+            seed=row.seed,
+            output_dir=places.output,
+            # Of this run alone: the cache knows a file by name and length, not by content.
+            dataset_local_cache_dir=places.scratch / "tokenized",
+            # Seconds that processes wait for the one that tokenizes; the recipe's 1,800 can be
+            # short.
+            timeout=7200,
+            # These are on by default and reach for accounts of the script's authors.
             push_to_hub=False,
             try_launch_beaker_eval_jobs=False,
             try_auto_save_to_beaker=False,
@@ -153,15 +150,11 @@ def command(row: Row[OpenInstructRecipe], places: Places) -> list[str]:
         "accumulate": recipe.accumulate,
         "processes": recipe.processes,
     }
+    config = DEEPSPEED_CONFIG if recipe.clip == AUTO_CLIP else places.deepspeed
     words = [
         *_flags(mixed_precision="bf16"),
         "--use_deepspeed",
-        *_flags(
-            deepspeed_config_file=(
-                DEEPSPEED_CONFIG if recipe.clip == AUTO_CLIP else places.deepspeed
-            ),
-            deepspeed_multinode_launcher="standard",
-        ),
+        *_flags(deepspeed_config_file=config, deepspeed_multinode_launcher="standard"),
         *("--module", LAUNCHER),
         *([] if places.mask is None else _flags(mask=places.mask, mask_at=recipe.mask_at)),
         *_flags(records=places.records, engine=json.dumps(engine, separators=(",", ":"))),
@@ -217,12 +210,8 @@ def check_pairs(data: Path, batch_size: int) -> None:
 class OpenInstruct:
     """Trains one run by open-instruct: see :class:`rlsubnet.backends.trainers.Trainer`.
 
-    Args:
-        row: the run.
-        files: where it reads and writes.
-        checkout: clone of open-instruct, or empty for ``$OPEN_INSTRUCT_DIR``.
-        python: interpreter of its environment, or empty for ``$OPEN_INSTRUCT_PYTHON``, else ours.
-        nodes: of the Slurm job that this runs in; they share the recipe's processes.
+    Checkout and interpreter are ``$OPEN_INSTRUCT_DIR`` and ``$OPEN_INSTRUCT_PYTHON`` where they are
+    not named; the nodes share the recipe's processes.
     """
 
     columns = METRICS

@@ -20,22 +20,13 @@ NO_CLIP = 1.0e9
 
 
 class Places(NamedTuple):
-    """Where one run finds and leaves its files; absolute paths, Ray's workers run elsewhere.
+    """Where one run finds and leaves its files; absolute paths, Ray's workers run elsewhere."""
 
-    Attributes:
-        init: Hugging Face folder to start from.
-        scratch: folder of this run alone; what it needs to go on after it was killed lies here.
-            Removed at the end.
-        mask: mask file, or None to train every weight.
-        nodes: machines that train together, all of which see the same files.
-        resumed: folder of the save to go on from, or None to begin.
-    """
-
-    init: Path
-    scratch: Path
+    init: Path  # Hugging Face folder to start from
+    scratch: Path  # of this run alone: what it needs to go on lies here; removed at the end
     mask: Path | None = None
-    nodes: int = 1
-    resumed: Path | None = None
+    nodes: int = 1  # machines that train together, all of which see the same files
+    resumed: Path | None = None  # folder of the save to go on from
 
     @property
     def package(self) -> Path:

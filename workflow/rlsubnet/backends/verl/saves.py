@@ -29,19 +29,12 @@ _FOLDER = "global_step_"
 
 
 class Save(NamedTuple):
-    """A save that was finished.
-
-    Attributes:
-        folder: where it lies.
-        step: counted from 1.
-        resumable: whether a run can go on from it.
-        last: whether it is of the run's last step.
-    """
+    """A save that was finished."""
 
     folder: Path
-    step: int
-    resumable: bool
-    last: bool
+    step: int  # counted from 1
+    resumable: bool  # whether a run can go on from it
+    last: bool  # whether it is of the run's last step
 
     @property
     def actor(self) -> Path:
@@ -81,11 +74,6 @@ def step_metrics(step: int, logged: Mapping[str, float], recipe: "VerlRecipe") -
     both. ``rlsubnet/...`` are this project's own: verl divides its own loss by the number of
     micro-batches twice.
 
-    Args:
-        step: counted from 1.
-        logged: by verl.
-        recipe: of the run: coefficients and the number of responses.
-
     >>> from types import SimpleNamespace
     >>> logged = {"rlsubnet/surrogate": -0.25, "actor/entropy": 0.5, "critic/score/mean": 0.75,
     ...           "response_length/mean": 7.5, "actor/lr": 5e-07, "actor/grad_norm": 2.0}
@@ -121,12 +109,7 @@ def logged_steps(log: Path) -> int:
 
 
 def read_metrics(log: Path, recipe: "VerlRecipe") -> list[dict[str, Any]]:
-    """Return the metrics of a whole run.
-
-    Args:
-        log: what verl's logger ``file`` wrote, one line ``{"step", "data"}`` a step.
-        recipe: of the run.
-    """
+    """Return the metrics of a whole run from what verl's logger ``file`` wrote of each step."""
     lines = read_steps(log, recipe.steps)
     return [step_metrics(line["step"], line["data"], recipe) for line in lines]
 

@@ -13,7 +13,7 @@ from verl.trainer import main_ppo
 from verl.trainer.ppo.ray_trainer import RayPPOTrainer
 from verl.utils import tracking
 
-from rlsubnet.backends.processes import mark_saved
+from rlsubnet.backends.processes import mark_saved, stay_in
 from rlsubnet.backends.verl.saves import due, save_folder
 
 # verl's names of what a save of a policy holds.
@@ -93,12 +93,6 @@ def resumable_sampler(settings: Any, prompts: Any) -> Any:
 _verl_sampler = main_ppo.create_rl_sampler
 
 
-def use_saving_trainer() -> None:
-    """Let verl's own task, which names trainer and sampler itself, take these."""
-    main_ppo.RayPPOTrainer = SavingTrainer
-    main_ppo.create_rl_sampler = resumable_sampler
-
-
 def log_path() -> Path:
     """Return the log's path, in any process of Ray; it lies in the run's own folder."""
     return Path(os.environ["VERL_FILE_LOGGER_PATH"])
@@ -122,6 +116,7 @@ class StepLog(tracking.FileLogger):
         """Do nothing: no file is open between two steps."""
 
 
-def use_step_log() -> None:
-    """Let verl's loops, which name the logger themselves, take this one."""
+def prepare_driver() -> None:
+    """Stay in the run's folder, and let verl's loops, which name their logger, take this one."""
+    stay_in(log_path().parent)
     tracking.FileLogger = StepLog

@@ -11,25 +11,18 @@ import verl
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 from verl import DataProto
-from verl.single_controller.ray import RayWorkerGroup
-from verl.trainer.main_ppo import TaskRunner, create_rl_dataset, run_ppo
+from verl.trainer import main_ppo
+from verl.trainer.main_ppo import TaskRunner, run_ppo
 from verl.trainer.ppo.ray_trainer import Role, compute_response_mask
-from verl.trainer.ppo.reward import compute_reward, load_reward_manager
-from verl.trainer.ppo.utils import need_critic, need_reference_policy
-from verl.utils import hf_tokenizer
-from verl.utils.config import validate_config
-from verl.utils.dataset.rl_dataset import collate_fn
+from verl.trainer.ppo.reward import compute_reward
 from verl.utils.metric import reduce_metrics
 from verl.utils.profiler import marked_timer
 from verl.utils.tracking import Tracking
 
-from rlsubnet.backends.processes import stay_in
 from rlsubnet.backends.verl.trainer.saving import (
     SavingTrainer,
-    log_path,
+    prepare_driver,
     resumable_sampler,
-    use_saving_trainer,
-    use_step_log,
 )
 from rlsubnet.backends.verl.trainer.workers import PolicyWorker, RewardWorker, reward_engine
 from rlsubnet.objectives.policy_gradient import reference_kl
@@ -161,7 +154,9 @@ CONFIG = Path(verl.__file__).parent / "trainer" / "config"
 
 
 class GrpoTask(TaskRunner):
-    """verl's own PPO task; only the policy's worker is another, and what saves."""
+    """verl's own PPO task; only the policy's worker is another, and the trainer."""
+
+    trainer_class: type[SavingTrainer] = SavingTrainer
 
     def add_actor_rollout_worker(self, config: DictConfig) -> tuple[type, type]:
         """Set the policy's worker; the reference policy stays verl's own."""
@@ -170,61 +165,24 @@ class GrpoTask(TaskRunner):
         return plain, group
 
     def run(self, config: DictConfig) -> None:
-        stay_in(log_path().parent)
-        use_step_log()
-        use_saving_trainer()
+        prepare_driver()
+        # verl's task names both itself.
+        main_ppo.RayPPOTrainer = self.trainer_class
+        main_ppo.create_rl_sampler = resumable_sampler
         super().run(config)
 
 
-class PrimeTask(TaskRunner):
+class PrimeTask(GrpoTask):
     """PRIME: a policy and an implicit reward model on the same processes."""
 
-    trainer_class: type[PrimeTrainer] = PrimeTrainer
+    trainer_class = PrimeTrainer
 
-    def run(self, config: DictConfig) -> None:
-        stay_in(log_path().parent)
-        use_step_log()
-        OmegaConf.resolve(config)
-        print(OmegaConf.to_yaml(config))
+    def add_reward_model_worker(self, config: DictConfig) -> None:
+        """Set the reward model's worker, where the policy's are, and its own configuration."""
         with open_dict(config):
             config.reward_model.engine = reward_engine(config)
-        self.role_worker_mapping = {
-            Role.ActorRollout: ray.remote(PolicyWorker),
-            Role.RewardModel: ray.remote(RewardWorker),
-        }
-        validate_config(
-            config=config,
-            use_reference_policy=need_reference_policy(self.role_worker_mapping),
-            use_critic=need_critic(config),
-        )
-        pool = self.init_resource_pool_mgr(config)
-        pool.mapping[Role.RewardModel] = pool.mapping[Role.ActorRollout]
-        tokenizer = hf_tokenizer(config.actor_rollout_ref.model.path)
-        train, validation = (
-            create_rl_dataset(
-                config.data[f"{name}_files"],
-                config.data,
-                tokenizer,
-                None,
-                is_train=name == "train",
-                max_samples=config.data[f"{name}_max_samples"],
-            )
-            for name in ("train", "val")
-        )
-        trainer = self.trainer_class(
-            config=config,
-            tokenizer=tokenizer,
-            role_worker_mapping=self.role_worker_mapping,
-            resource_pool_manager=pool,
-            ray_worker_group_cls=RayWorkerGroup,
-            reward_fn=load_reward_manager(config, tokenizer, num_examine=0),
-            train_dataset=train,
-            val_dataset=validation,
-            collate_fn=collate_fn,
-            train_sampler=resumable_sampler(config.data, train),
-        )
-        trainer.init_workers()
-        trainer.fit()
+        self.role_worker_mapping[Role.RewardModel] = ray.remote(RewardWorker)
+        self.mapping[Role.RewardModel] = "global_pool"
 
 
 def main(task: type[TaskRunner]) -> None:
