@@ -54,16 +54,12 @@ def installed(tmp_path: Path) -> dict[str, str]:
     return {"PATH": f"{bin_folder}:{os.environ['PATH']}", "PYTHONPATH": str(checkout)}
 
 
-def test_the_program_tells_its_versions_and_commit(installed):
-    checkout = Path(installed["PYTHONPATH"])
-    found = check_program(installed, git(checkout, "rev-parse", "HEAD"))
-    assert found["folder"] == str(checkout / "oe_eval")
-    assert (found["versions"]["vllm"], found["versions"]["transformers"]) == ("0.8.2", "4.50.3")
-
-
-def test_another_commit_or_a_changed_checkout_is_refused(installed, tmp_path, monkeypatch):
+def test_the_program_is_at_its_commit_and_unchanged(installed, tmp_path, monkeypatch):
     checkout = Path(installed["PYTHONPATH"])
     head = git(checkout, "rev-parse", "HEAD")
+    found = check_program(installed, head)
+    assert found["folder"] == str(checkout / "oe_eval")
+    assert (found["versions"]["vllm"], found["versions"]["transformers"]) == ("0.8.2", "4.50.3")
     with pytest.raises(ValueError, match=f"expected commit 4f04, found {head}; install olmes"):
         check_program(installed, "4f04")
     (checkout / "oe_eval" / "__init__.py").write_text("changed = True\n")
@@ -147,9 +143,7 @@ def test_the_command_line_of_table_3a():
         "--gpus 1 --num-workers 1 --batch-size 10000 --output-dir /work/olmes/dpo"
     )
     assert told == {"dtype": "bfloat16", "max_length": 4096, "model_path": "/work/runs/dpo/final"}
-
-
-def test_a_trial_without_a_gpu():
+    # And of a trial without a GPU.
     settings = Settings(suites=("aime2024",), chat_template="tulu", max_length=2048, limit=20)
     words = olmes_arguments(MODEL, settings, OUT, gpus=0, model_type="hf")
     for flag, value in {"--limit": "20", "--model-type": "hf", "--batch-size": "8"}.items():
@@ -168,26 +162,18 @@ def test_the_environment_of_a_job_has_no_network_and_that_of_prefetching_no_devi
     }
     assert olmes_environment(base, CACHE, None, gpus=1, offline=True) == {**always, **offline}
     assert olmes_environment(base, CACHE, None, offline=False) == always
-
-
-def test_the_named_environment_s_python_comes_first_and_ours_is_not_seen():
+    # The Python of an environment that is named comes first, and ours is not seen.
     base = {"PATH": "/usr/bin", "PYTHONPATH": "/here", "VIRTUAL_ENV": "/venv"}
     variables = olmes_environment(base, CACHE, Path("/opt/olmes"), offline=True)
     assert variables["PATH"] == "/opt/olmes/bin:/usr/bin"
     assert not {"PYTHONPATH", "VIRTUAL_ENV"} & set(variables)
 
 
-@pytest.mark.parametrize(
-    ("given", "gpus", "message"),
-    [
-        ("0,1,2,3", 1, "expected 1 devices, found 4; olmes would use all of them"),
-        ("3", 1, "olmes would move to device 0"),
-        ("2", 2, "expected 2 devices, found 1"),
-    ],
-)
-def test_devices_that_it_would_not_use_are_refused(given, gpus, message):
-    with pytest.raises(ValueError, match=message):
-        visible_devices(given, gpus)
+def test_devices_that_it_would_not_use_are_refused():
+    with pytest.raises(ValueError, match="expected 1 devices, found 4; olmes would use all"):
+        visible_devices("0,1,2,3", 1)
+    with pytest.raises(ValueError, match="olmes would move to device 0"):
+        visible_devices("3", 1)
 
 
 SETTINGS = Settings(suites=("table3a",))
@@ -247,45 +233,31 @@ def test_the_start_s_config_and_tokenizer_over_the_trained_weights_are_accepted(
 
 
 @pytest.mark.parametrize(
-    ("file", "changes", "message", "accepting"),
+    ("file", "changes", "message"),
     [
-        (
-            *("config.json", {"max_position_embeddings": 2048}),
-            "max_position_embeddings is 2048, .* max_length 4096",
-            {"max_length": 2048},
-        ),
-        ("config.json", {"max_position_embeddings": None}, "embeddings is None", None),
-        (
-            *("tokenizer_config.json", {"chat_template": None}),
-            "no chat template: .* evaluation.olmes.chat_template",
-            {"chat_template": "tulu"},
-        ),
-        (
-            # transformers 4.50 ends with: 'list' object has no attribute 'keys'.
-            *("tokenizer_config.json", {"extra_special_tokens": ["<tool>"]}),
-            *("extra_special_tokens is a list", None),
-        ),
+        ("config", {"max_position_embeddings": 2048}, "embeddings is 2048, .* max_length 4096"),
+        ("config", {"max_position_embeddings": None}, "embeddings is None"),
+        ("tokenizer_config", {"chat_template": None}, "no chat template: .* evaluation.olmes.chat"),
+        # transformers 4.50 ends with: 'list' object has no attribute 'keys'.
+        ("tokenizer_config", {"extra_special_tokens": ["<tool>"]}, "special_tokens is a list"),
     ],
 )
-def test_a_model_that_does_not_fit_what_is_asked_is_refused(
-    folder, file, changes, message, accepting
-):
-    edit(folder / file, **changes)
+def test_a_model_that_does_not_fit_what_is_asked_is_refused(folder, file, changes, message):
+    edit(folder / f"{file}.json", **changes)
     with pytest.raises(ValueError, match=message):
         check_model(folder, SETTINGS)
-    if accepting is not None:
-        check_model(folder, Settings(suites=("table3a",), **accepting))
 
 
-def test_a_chat_template_may_lie_in_a_file(folder):
+def test_what_olmes_is_told_or_finds_elsewhere_may_lack(folder):
+    edit(folder / "config.json", max_position_embeddings=2048)
     edit(folder / "tokenizer_config.json", chat_template=None)
+    check_model(folder, Settings(suites=("table3a",), max_length=2048, chat_template="tulu"))
     (folder / "chat_template.jinja").write_text("{{ messages }}")
-    check_model(folder, SETTINGS)
+    check_model(folder, Settings(suites=("table3a",), max_length=2048))
 
 
 def test_theta_in_two_places_must_be_the_same(folder):
-    twice = {"rope_theta": 1e6, "rope_parameters": {"rope_theta": 1e6}}
-    edit(folder / "config.json", **twice)
+    edit(folder / "config.json", rope_theta=1e6, rope_parameters={"rope_theta": 1e6})
     check_model(folder, SETTINGS)
     edit(folder / "config.json", rope_theta=1e4)
     with pytest.raises(ValueError, match="rope_theta is 1000000.0 in .* 10000.0 beside it"):
@@ -295,9 +267,6 @@ def test_theta_in_two_places_must_be_the_same(folder):
 def test_an_incomplete_folder_is_refused(folder):
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match="no tokenizer: none of tokenizer.json"):
-        check_model(folder, SETTINGS)
-    (folder / "tokenizer_config.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"No such file .*tokenizer_config\.json"):
         check_model(folder, SETTINGS)
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
     (folder / "model.safetensors").unlink()

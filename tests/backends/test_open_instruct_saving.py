@@ -108,48 +108,31 @@ def numbers(reference: Any) -> list[list[list[float]]]:
     return [[batch.tolist() for batch in epoch] for epoch in reference]
 
 
-def test_every_start_has_the_same_output_folder(tmp_path: Path, saved: Path) -> None:
-    assert saved == tmp_path / "dpo__42" / "step_2"
-    assert Process(tmp_path).output == tmp_path / "dpo__42"
-
-
-def test_a_save_lists_its_files_and_the_steps_until_then(saved: Path) -> None:
+def test_a_save_lists_its_files_and_the_steps_until_then(tmp_path: Path, saved: Path) -> None:
+    assert saved == tmp_path / "dpo__42" / "step_2"  # without the time of the start
     told = read_marker(saved)
     assert sorted(told["bytes"]) == ["reference_0.pt", "state.pt"]
     assert (told["step"], told["metrics"]) == (2, [{"step": 1}, {"step": 2}])
     assert told["environment"]["packages"]["torch"] == torch.__version__
 
 
-def test_steps_after_the_save_are_forgotten(tmp_path: Path, saved: Path) -> None:
+def test_a_start_takes_steps_and_reference_from_its_save(tmp_path: Path, saved: Path) -> None:
     assert len(read_jsonl(tmp_path / "steps.jsonl")) == 3
     process = Process(tmp_path)
     process.load(saved)
     assert read_jsonl(tmp_path / "steps.jsonl") == [{"step": 1}, {"step": 2}]
     assert process.saver.done == 2
-
-
-def test_the_reference_is_that_of_the_start_and_not_computed_again(
-    tmp_path: Path, saved: Path
-) -> None:
-    process = Process(tmp_path)
-    process.load(saved)
     chosen, rejected = process.reference("step_2", 2, range(2))
-    assert process.computed == 0
     # Two batches of the first epoch are done; the script counts epochs from the first in any case.
     assert numbers(chosen) == [[[-5.0]], [[-1.0, -2.0], [-3.0, -4.0], [-5.0]]]
     assert numbers(rejected) == [[[-50.0]], [[-10.0, -20.0], [-30.0, -40.0], [-50.0]]]
     chosen, _ = process.reference("step_2", 1, range(1, 2))
     assert numbers(chosen)[1] == [[-3.0, -4.0], [-5.0]]
-
-
-def test_the_next_save_holds_the_whole_reference_again(tmp_path: Path, saved: Path) -> None:
-    process = Process(tmp_path)
-    process.load(saved)
-    process.reference("step_2", 2, range(2))
+    assert process.computed == 0
+    # The next save holds all of it again.
     process.update(3)
-    folder = process.save(3)
     other = Process(tmp_path)
-    other.load(folder)
+    other.load(process.save(3))
     chosen, _ = other.reference("step_3", 0, range(2))
     assert numbers(chosen) == numbers(CHOSEN)
 
@@ -164,7 +147,7 @@ def test_batches_are_left_out_in_the_first_epoch_alone(tmp_path: Path) -> None:
     assert saver.skip(leave_out, None, [1, 2, 3], num_batches=2) == [1, 2, 3]
 
 
-def test_all_saves_but_the_newest_are_removed_and_none_at_the_end(
+def test_all_saves_but_the_newest_are_removed_by_the_first_process_and_none_at_the_end(
     tmp_path: Path, saved: Path
 ) -> None:
     process = Process(tmp_path)
@@ -175,19 +158,15 @@ def test_all_saves_but_the_newest_are_removed_and_none_at_the_end(
     half = process.output / "step_11"
     half.mkdir()
     assert complete_saves(process.output) == [saved, newest]
+    notes, process.saver.steps = process.saver.steps, None  # as in the other processes
+    process.script.clean_last_n_checkpoints(str(process.output), 0)
+    assert not is_marked(process.save(12))
+    assert saved.is_dir()
+    process.saver.steps = notes
     for keep in (1, 0):
         process.script.clean_last_n_checkpoints(str(process.output), keep_last_n_checkpoints=keep)
-        assert sorted(process.output.iterdir()) == [newest, half]
-
-
-def test_processes_but_the_first_neither_mark_nor_remove(tmp_path: Path, saved: Path) -> None:
-    process = Process(tmp_path)
-    process.load(saved)
-    process.reference("step_2", 2, range(2))
-    process.saver.steps = None
-    assert not is_marked(process.save(3))
-    process.script.clean_last_n_checkpoints(str(process.output), 0)
-    assert saved.is_dir()
+        assert {newest, half} <= set(process.output.iterdir())
+        assert not saved.exists()
 
 
 def test_a_save_of_another_environment_is_refused(

@@ -5,7 +5,6 @@ import csv
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,7 @@ from rlsubnet.files import sha256
 from tests.backends import verl_runs
 from tests.sheets_of_row import train_command
 
-pytestmark = [
-    pytest.mark.verl,
-    pytest.mark.skipif(find_spec("verl") is None, reason="verl is not installed: make test-verl"),
-]
+pytestmark = verl_runs.NEEDS_VERL
 
 Moment = Callable[[Places], bool]
 # One of the rows that the differ writes for each tensor.

@@ -1,6 +1,5 @@
 """The command lines of the paper's rows, read by verl's own configuration: no Ray, no model."""
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,7 @@ import pytest
 from rlsubnet.tasks.published import GRADERS, graded_prompts, last_boxed
 from tests.backends import verl_runs
 
-pytestmark = [
-    pytest.mark.verl,
-    pytest.mark.skipif(find_spec("verl") is None, reason="verl is not installed: make test-verl"),
-]
+pytestmark = verl_runs.NEEDS_VERL
 
 
 def composed(name: str) -> Any:

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,10 +16,7 @@ from rlsubnet.objectives.prime import prime_advantages
 from tests.backends import verl_runs
 from tests.sheets_of_row import checked_row
 
-pytestmark = [
-    pytest.mark.verl,
-    pytest.mark.skipif(find_spec("verl") is None, reason="verl is not installed: make test-verl"),
-]
+pytestmark = verl_runs.NEEDS_VERL
 
 
 @pytest.fixture(scope="module")
@@ -30,27 +26,19 @@ def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def logits_of(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """Return those that the tokens of the responses were drawn from."""
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
+    return model(**inputs, use_cache=False).logits[:, -batch["responses"].shape[1] - 1 : -1]
+
+
 def logps_of(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    logits = model(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
-        position_ids=batch["position_ids"],
-        use_cache=False,
-    ).logits.float()
-    count = batch["responses"].shape[1]
-    logps = logits[:, -count - 1 : -1].log_softmax(-1)
+    logps = logits_of(model, batch).float().log_softmax(-1)
     return logps.gather(-1, batch["responses"][..., None])[..., 0]
 
 
 def entropies_of(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    count = batch["responses"].shape[1]
-    logits = model(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
-        position_ids=batch["position_ids"],
-        use_cache=False,
-    ).logits[:, -count - 1 : -1]
-    return torch.distributions.Categorical(logits=logits).entropy()
+    return torch.distributions.Categorical(logits=logits_of(model, batch)).entropy()
 
 
 def rows_of(batch: Mapping[str, Tensor], rows: list[int]) -> dict[str, Tensor]:

@@ -8,14 +8,21 @@ import subprocess
 import sys
 from contextlib import suppress
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from rlsubnet.backends.verl.command import Places, overrides
 from rlsubnet.config import load_config, load_scale
 from rlsubnet.config.model import Row
 from rlsubnet.config.scale import Scale
 
+NEEDS_VERL = [
+    pytest.mark.verl,
+    pytest.mark.skipif(find_spec("verl") is None, reason="verl is not installed: make test-verl"),
+]
 REPOSITORY = Path(__file__).resolve().parents[2]
 PRIME = ("prime", "prime_sub", "prime_steps")
 ROWS = (*PRIME, "grpo_kl", "grpo_nokl", "grpo_noclip", "grpo_nokl_noclip")
