@@ -167,7 +167,7 @@ def test_every_number_of_a_chart_stands_in_a_table(folders: Folders) -> None:
     text = Outline(page).text
     for rule in ("official", "exact"):
         for atol in TOLERANCES:
-            assert f"{100 * facts.counts.sparsity(rule, atol):.2f} %" in text
+            assert f"{100 * facts.tensors.counts.sparsity(rule, atol):.2f} %" in text
     for section in re.findall(r"<section.*?</section>", page, re.DOTALL):
         if 'class="chart"' in section and 'id="delta"' not in section:
             assert "<table>" in section

@@ -5,11 +5,12 @@ mark carries a title, which browsers show as a tooltip and read aloud.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
+from typing import NamedTuple
 
 Scale = Callable[[float], float]
+Point = tuple[float, float]
 
 
 def coordinate(value: float) -> str:
@@ -53,16 +54,11 @@ def element(tag: str, content: str = "", **attributes: object) -> str:
     >>> element("text", "a < b", x=1, text_anchor="end", class_="tick")
     '<text x="1" text-anchor="end" class="tick">a < b</text>'
     """
+    plain = {k: coordinate(v) if isinstance(v, float) else str(v) for k, v in attributes.items()}
     written = "".join(
-        f' {name.rstrip("_").replace("_", "-")}="{escape(_plain(value))}"'
-        for name, value in attributes.items()
-        if value is not None
+        f' {name.rstrip("_").replace("_", "-")}="{escape(value)}"' for name, value in plain.items()
     )
     return f"<{tag}{written}>{content}</{tag}>"
-
-
-def _plain(value: object) -> str:
-    return coordinate(value) if isinstance(value, float) else str(value)
 
 
 def text(x: float, y: float, words: str, class_: str = "tick", anchor: str = "middle") -> str:
@@ -73,14 +69,18 @@ def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> str:
     return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
 
 
+def tooltip(title: str) -> str:
+    return element("title", escape(title)) if title else ""
+
+
 def rectangle(x: float, y: float, width: float, height: float, class_: str, title: str = "") -> str:
-    inside = element("title", escape(title)) if title else ""
-    return element("rect", inside, x=x, y=y, width=width, height=height, class_=class_)
+    return element("rect", tooltip(title), x=x, y=y, width=width, height=height, class_=class_)
 
 
-def polyline(points: Iterable[tuple[float, float]], class_: str) -> str:
+def through(tag: str, points: Iterable[Point], class_: str, title: str = "") -> str:
+    """Return a ``polyline`` or ``polygon``."""
     joined = " ".join(f"{coordinate(x)},{coordinate(y)}" for x, y in points)
-    return element("polyline", points=joined, class_=class_)
+    return element(tag, tooltip(title), points=joined, class_=class_)
 
 
 # Outlines around (0, 0), about as large as each other.
@@ -97,38 +97,42 @@ _SHAPES = (
 
 
 def marker(x: float, y: float, shape: int, class_: str, title: str = "", size: float = 1.0) -> str:
-    inside = element("title", escape(title)) if title else ""
     place = f"translate({coordinate(x)} {coordinate(y)}) scale({coordinate(size)})"
-    path = element("path", inside, d=_SHAPES[shape % len(_SHAPES)], class_=class_)
+    path = element("path", tooltip(title), d=_SHAPES[shape % len(_SHAPES)], class_=class_)
     return element("g", path, transform=place)
 
 
 def drawing(width: int, height: int, title: str, content: Sequence[str]) -> str:
     """Return a chart as an image with a name, which a screen reader reads."""
-    return element(
-        "svg",
-        "\n".join(content),
-        viewBox=f"0 0 {width} {height}",
-        role="img",
-        aria_label=title,
-        class_="chart",
-    )
+    box, lines = f"0 0 {width} {height}", "\n".join(content)
+    return element("svg", lines, viewBox=box, role="img", aria_label=title, class_="chart")
 
 
 WIDTH = 760
 _LEFT, _RIGHT, _TOP = 58, 14, 12
 
 
+def y_axis(ticks: Iterable[float], y: Scale) -> Iterator[str]:
+    for tick in ticks:
+        yield line(_LEFT, y(tick), WIDTH - _RIGHT, y(tick), "grid")
+        yield text(_LEFT - 8, y(tick) + 4, f"{tick:g} %", anchor="end")
+
+
+def x_labels(at: Iterable[tuple[float, str]], y: float, most: int) -> list[str]:
+    """Return labels below their places, not all where there are more than ``most``."""
+    labels = [text(x, y, label) for x, label in at]
+    return labels[:: -(-len(labels) // most)]
+
+
 # What lies over what: "faint" is thin and grey, "main" thick, "over" open marks on top of all.
 _LAYERS = {"faint": 0, "": 1, "main": 2, "over": 3}
 
 
-@dataclass(frozen=True)
-class Series:
-    """A line of a chart; ``look`` numbers its color and mark, ``points`` are (x, y)."""
+class Series(NamedTuple):
+    """A line of a chart; ``look`` numbers its color and mark."""
 
     label: str
-    points: tuple[tuple[float, float], ...]
+    points: tuple[Point, ...]
     look: int
     kind: str = ""  # one of the keys of _LAYERS
 
@@ -137,8 +141,7 @@ class Series:
         return f"look-{self.kind or self.look % 8}"
 
 
-@dataclass(frozen=True)
-class Band:
+class Band(NamedTuple):
     """A region between two heights, for what others found: (x, low, high)."""
 
     label: str
@@ -152,22 +155,18 @@ def legend(series: Sequence[Series], band: Band | None = None) -> str:
         items.append((sample, one.label))
     if band:
         items.append((rectangle(0, 2, 26, 10, "band"), band.label))
-    entries = "".join(
-        "<li>"
-        + element("svg", sample, viewBox="0 0 26 14", class_="key", aria_hidden="true")
-        + f"{escape(label)}</li>"
-        for sample, label in items
-    )
-    return f'<ul class="legend">{entries}</ul>'
+    box: dict[str, object] = {"viewBox": "0 0 26 14", "class_": "key", "aria_hidden": "true"}
+    entries = [element("li", element("svg", key, **box) + escape(label)) for key, label in items]
+    return element("ul", "".join(entries), class_="legend")
 
 
 def line_chart(
     title: str,
     series: Sequence[Series],
-    x_labels: Mapping[float, str],
+    labels: Mapping[float, str],
     x_title: str,
     band: Band | None = None,
-    ceiling: float | None = None,
+    ceiling: float = math.inf,
     height: int = 320,
 ) -> str:
     """Return lines with marks over labelled places, in per cent.
@@ -177,41 +176,32 @@ def line_chart(
     """
     values = [value for one in series for _, value in one.points]
     values += [edge for _, *edges in (band.points if band else ()) for edge in edges]
-    ticks = nice_ticks(min(values), max(values))
-    ticks = [tick for tick in ticks if ceiling is None or tick <= ceiling]
+    ticks = [tick for tick in nice_ticks(min(values), max(values)) if tick <= ceiling]
     bottom = height - 48
-    top_value = max(ticks[-1], *values)
-    y = linear(min(ticks[0], *values), top_value, bottom, _TOP)
-    places = list(x_labels)
+    y = linear(min(ticks[0], *values), max(ticks[-1], *values), bottom, _TOP)
+    places = list(labels)
     margin = max(0.3, 0.02 * len(places)) if len(places) > 1 else 0.5
     x = linear(places[0] - margin, places[-1] + margin, _LEFT, WIDTH - _RIGHT)
-    parts = []
-    for tick in ticks:
-        parts.append(line(_LEFT, y(tick), WIDTH - _RIGHT, y(tick), "grid"))
-        parts.append(text(_LEFT - 8, y(tick) + 4, f"{tick:g} %", anchor="end"))
-    parts.append(text((_LEFT + WIDTH - _RIGHT) / 2, bottom + 40, x_title, "axis"))
-    every = -(-len(places) // 18)
-    for number, (place, label) in enumerate(x_labels.items()):
-        if number % every == 0:
-            parts.append(text(x(place), bottom + 18, label))
-    if band and band.points:
+    parts = [
+        *y_axis(ticks, y),
+        text((_LEFT + WIDTH - _RIGHT) / 2, bottom + 40, x_title, "axis"),
+        *x_labels(((x(place), label) for place, label in labels.items()), bottom + 18, 18),
+    ]
+    if band:
         outline = [(x(place), y(low)) for place, low, _ in band.points]
         outline += [(x(place), y(high)) for place, _, high in reversed(band.points)]
-        joined = " ".join(f"{coordinate(a)},{coordinate(b)}" for a, b in outline)
-        label = element("title", escape(band.label))
-        parts.append(element("polygon", label, points=joined, class_="band"))
+        parts.append(through("polygon", outline, "band", band.label))
     size = 1.0 if len(places) <= 20 else 0.7
     for one in sorted(series, key=lambda one: _LAYERS[one.kind]):
         drawn = [(x(place), y(value)) for place, value in one.points]
-        parts.append(polyline(drawn, f"line {one.css}"))
+        parts.append(through("polyline", drawn, f"line {one.css}"))
         for (place, value), (a, b) in zip(one.points, drawn, strict=True):
-            hint = f"{one.label}, {x_labels[place]}: {value:.4g} %"
+            hint = f"{one.label}, {labels[place]}: {value:.4g} %"
             parts.append(marker(a, b, one.look, f"mark {one.css}", hint, size))
     return drawing(WIDTH, height, title, parts)
 
 
-@dataclass(frozen=True)
-class DotRow:
+class DotRow(NamedTuple):
     """A row of dots."""
 
     label: str
@@ -246,21 +236,19 @@ def dot_rows(
         middle = _TOP + step * (number + 0.5) + 2
         if row.ours:
             parts.append(rectangle(0, middle - step / 2, WIDTH - _RIGHT, float(step), "highlight"))
-        weight = "label ours" if row.ours else "label"
-        parts.append(text(left - 8, middle + 4, row.label, weight, "end"))
+        ours = " ours" if row.ours else ""
+        parts.append(text(left - 8, middle + 4, row.label, f"label{ours}", "end"))
         places = [x(value) for value, _, _ in row.dots]
         if len(places) > 1:
             parts.append(line(min(places), middle, max(places), middle, "joint"))
         for (_, kind, hint), place in zip(row.dots, places, strict=True):
             shape = 5 if kind == "cross" else 0
-            style = f"{kind} ours" if row.ours else kind
-            parts.append(marker(place, middle, shape, style, hint))
+            parts.append(marker(place, middle, shape, f"{kind}{ours}", hint))
     parts.append(text((left + WIDTH) / 2, bottom + 42, x_title, "axis"))
     return drawing(WIDTH, bottom + 52, title, parts)
 
 
-@dataclass(frozen=True)
-class Bar:
+class Bar(NamedTuple):
     """A bin: its label, the two heights in per cent, and whether it is shaded."""
 
     label: str
@@ -279,28 +267,22 @@ def bar_panels(title: str, bars: Sequence[Bar], names: tuple[str, str], x_title:
     def panel(top: int, name: str, value: Callable[[Bar], float], most: float, css: str) -> None:
         y = linear(0, most, top + height, top)
         parts.append(text(_LEFT, top - 8, name, "axis", "start"))
-        for tick in nice_ticks(0, most, 4):
-            if tick <= most:
-                parts.append(line(_LEFT, y(tick), WIDTH - _RIGHT, y(tick), "grid"))
-                parts.append(text(_LEFT - 8, y(tick) + 4, f"{tick:g} %", anchor="end"))
+        parts.extend(y_axis((tick for tick in nice_ticks(0, most, 4) if tick <= most), y))
         for number, bar in enumerate(bars):
             x, tall = _LEFT + number * width, top + height - y(value(bar))
             parts.append(rectangle(x + 1, y(value(bar)), max(width - 2, 1.0), tall, css, bar.hint))
 
     shaded = [number for number, bar in enumerate(bars) if bar.shaded]
     second = _TOP + 16 + height + gap
-    if shaded:
-        box = (_LEFT + shaded[0] * width, len(shaded) * width)
-        for top in (_TOP + 16, second):
-            parts.append(rectangle(box[0], top, box[1], float(height), "band"))
+    for top in (_TOP + 16, second) if shaded else ():
+        start, wide = _LEFT + shaded[0] * width, len(shaded) * width
+        parts.append(rectangle(start, top, wide, float(height), "band"))
     tallest = nice_ticks(0, max(bar.upper for bar in bars), 4)[-1]
     panel(_TOP + 16, names[0], lambda bar: bar.upper, tallest, "bar")
     panel(second, names[1], lambda bar: bar.lower, 100.0, "bar accent")
     bottom = second + height
-    every = -(-len(bars) // 7)
-    for number, bar in enumerate(bars):
-        if number % every == 0:
-            parts.append(text(_LEFT + number * width, bottom + 18, bar.label))
+    edges = ((_LEFT + number * width, bar.label) for number, bar in enumerate(bars))
+    parts.extend(x_labels(edges, bottom + 18, 7))
     parts.append(text((_LEFT + WIDTH - _RIGHT) / 2, bottom + 42, x_title, "axis"))
     return drawing(WIDTH, bottom + 52, title, parts)
 

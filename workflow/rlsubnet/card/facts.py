@@ -1,9 +1,8 @@
 """All that a card says about a pair, in numbers, measured in one way through its files."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -28,8 +27,7 @@ from rlsubnet.measure.sparsity import (
 Key = TypeVar("Key")
 
 
-@dataclass(frozen=True)
-class TensorFacts:
+class TensorFacts(NamedTuple):
     """What finetuning did to one tensor."""
 
     name: str
@@ -44,37 +42,30 @@ class TensorFacts:
     full_bytes: int  # what the tuned file holds of it
     ranks: tuple[MatrixRank, ...]  # empty for vectors, and where ranks were not asked for
 
-    @property
-    def is_norm(self) -> bool:
-        return len(self.shape) == 1 and "norm" in self.place.matrix.lower()
+
+# Attention, then the feed-forward part, as in Figure 3; other matrices follow, vectors come last.
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+_KIND_ORDER = ("embed_tokens", *_ATTENTION, "gate_proj", "up_proj", "down_proj")
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What finetuning did to a checkpoint: to all its weights together."""
-
-    names: tuple[str, str]  # of init and tuned
-    digests: tuple[str, str]  # SHA-256 of their weights
-    tensors: tuple[TensorFacts, ...]  # in natural order
-    notes: tuple[str, ...]  # what a reader must know about the two
-    quantized: bool  # whether weights are fp8 codes, whose delta is another one
-    seed: int  # of the random control of the ranks
+class Tensors(tuple[TensorFacts, ...]):
+    """Some tensors, and what holds of all their weights together."""
 
     @property
     def counts(self) -> UpdateCounts:
-        return total_counts(tensor.counts for tensor in self.tensors)
+        return total_counts(tensor.counts for tensor in self)
 
     @property
     def norms(self) -> UpdateNorms:
-        return total_norms(self.tensors)
-
-    @property
-    def ranks(self) -> list[MatrixRank]:
-        return [rank for tensor in self.tensors for rank in tensor.ranks]
+        return sum((tensor.norms for tensor in self), UpdateNorms())
 
     @property
     def by_exponent(self) -> np.ndarray:
-        return total_by_exponent(self.tensors)
+        return sum((tensor.by_exponent for tensor in self), np.zeros((EXPONENTS, 2), np.int64))
+
+    @property
+    def ranks(self) -> list[MatrixRank]:
+        return [rank for tensor in self for rank in tensor.ranks]
 
     @property
     def sparsity(self) -> float:
@@ -83,63 +74,52 @@ class Facts:
 
     @property
     def same_bits(self) -> float:
-        return same_bits(self.counts)
-
-    @property
-    def delta_bytes(self) -> int:
-        return sum(tensor.delta_bytes for tensor in self.tensors)
-
-    @property
-    def full_bytes(self) -> int:
-        return sum(tensor.full_bytes for tensor in self.tensors)
+        """Return the share of weights of which no bit changed, 1 where there are none."""
+        counts = self.counts
+        return 1 - counts.bitwise_changed / counts.numel if counts.numel else 1.0
 
     @property
     def dtypes(self) -> set[str]:
-        return {dtype for tensor in self.tensors for dtype in tensor.dtypes}
+        return {dtype for tensor in self for dtype in tensor.dtypes}
 
     @property
-    def layers(self) -> list[int]:
-        found = {t.place.layer for t in self.tensors if t.place.layer is not None}
-        return sorted(found)
+    def are_vectors(self) -> bool:
+        return all(len(tensor.shape) == 1 for tensor in self)
+
+    def grouped(self, key: Callable[[TensorFacts], Key]) -> dict[Key, "Tensors"]:
+        """Return tensors by a key of theirs, in order of first appearance."""
+        keys = dict.fromkeys(map(key, self))
+        return {found: Tensors(t for t in self if key(t) == found) for found in keys}
+
+    def by_kind(self) -> dict[str, "Tensors"]:
+        """Return tensors by matrix kind, in the order that a reader of the paper expects."""
+        groups = self.grouped(lambda tensor: tensor.place.matrix)
+
+        def place(kind: str) -> tuple[bool, int]:
+            known = _KIND_ORDER.index(kind) if kind in _KIND_ORDER else len(_KIND_ORDER)
+            return groups[kind].are_vectors, known
+
+        return {kind: groups[kind] for kind in sorted(groups, key=place)}
+
+    @property
+    def inside(self) -> "Tensors":
+        return Tensors(tensor for tensor in self if tensor.place.layer is not None)
+
+    def by_layer(self) -> dict[int, "Tensors"]:
+        """Return tensors by layer, the first one first, without those that are in none."""
+        groups = self.inside.grouped(lambda tensor: tensor.place.layer or 0)
+        return {layer: groups[layer] for layer in sorted(groups)}
 
 
-def same_bits(counts: UpdateCounts) -> float:
-    """Return the share of weights of which no bit changed, 1 where there are none."""
-    return 1 - counts.bitwise_changed / counts.numel if counts.numel else 1.0
+class Facts(NamedTuple):
+    """What finetuning did to a checkpoint."""
 
-
-def total_by_exponent(tensors: Iterable[TensorFacts]) -> np.ndarray:
-    return sum((tensor.by_exponent for tensor in tensors), np.zeros((EXPONENTS, 2), np.int64))
-
-
-def total_norms(tensors: Iterable[TensorFacts]) -> UpdateNorms:
-    return sum((tensor.norms for tensor in tensors), UpdateNorms())
-
-
-def grouped(
-    tensors: Iterable[TensorFacts], key: Callable[[TensorFacts], Key]
-) -> dict[Key, list[TensorFacts]]:
-    """Return tensors by a key of theirs, in order of first appearance."""
-    groups: dict[Key, list[TensorFacts]] = {}
-    for tensor in tensors:
-        groups.setdefault(key(tensor), []).append(tensor)
-    return groups
-
-
-# Attention, then the feed-forward part, as in Figure 3; other matrices follow, vectors come last.
-_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-_KIND_ORDER = ("embed_tokens", *_ATTENTION, "gate_proj", "up_proj", "down_proj")
-
-
-def by_kind(tensors: Iterable[TensorFacts]) -> dict[str, list[TensorFacts]]:
-    """Return tensors by matrix kind, in the order in which a reader of the paper expects them."""
-    groups = grouped(tensors, lambda tensor: tensor.place.matrix)
-
-    def place(kind: str) -> tuple[bool, int]:
-        known = _KIND_ORDER.index(kind) if kind in _KIND_ORDER else len(_KIND_ORDER)
-        return all(len(tensor.shape) == 1 for tensor in groups[kind]), known
-
-    return {kind: groups[kind] for kind in sorted(groups, key=place)}
+    names: tuple[str, str]  # of init and tuned
+    digests: tuple[str, str]  # SHA-256 of their weights
+    tensors: Tensors  # in natural order
+    notes: tuple[str, ...]  # what a reader must know about the two
+    quantized: bool  # whether weights are fp8 codes, whose delta is another one
+    seed: int  # of the random control of the ranks
 
 
 def _delta_size(before: np.ndarray, after: np.ndarray) -> int:
@@ -219,16 +199,11 @@ def measure_facts(
     return Facts(
         (str(pair.init.path), str(pair.tuned.path)),
         (pair.init.digest(), pair.tuned.digest()),
-        tuple(found[name] for name in pair.shapes),
+        Tensors(found[name] for name in pair.shapes),
         tuple(pair_notes(pair)),
         any(name in side.scales for side in (pair.init, pair.tuned) for name in pair.shapes),
         seed,
     )
-
-
-def sparsity_of(tensors: Sequence[TensorFacts]) -> float:
-    """Return the share of the weights of some tensors that count as unchanged in the tables."""
-    return total_counts(t.counts for t in tensors).sparsity("official", TABLE_TOLERANCE)
 
 
 # Bits of the fraction, the leading one not counted: two neighbors at 1.0 are 2**-BITS apart.
@@ -274,22 +249,14 @@ class FrozenNorms(NamedTuple):
     moved: float
 
 
-def frozen_norms(facts: Facts) -> FrozenNorms | None:
+def frozen_norms(tensors: Tensors) -> FrozenNorms | None:
     """Return what hides the update of layer norms, None where rounding need not be the reason."""
-    norms = [t for t in facts.tensors if t.is_norm and t.counts.numel and t.dtypes[1] == "BF16"]
-    others = [t for t in facts.tensors if not t.is_norm]
-    if not norms or not others:
+    parts = tensors.grouped(lambda t: len(t.shape) == 1 and "norm" in t.place.matrix.lower())
+    norms = Tensors(t for t in parts.get(True, ()) if t.counts.numel and t.dtypes[1] == "BF16")
+    if not norms or False not in parts:
         return None
-    magnitude = typical_magnitude(total_by_exponent(norms))
-    still, moved = same_bits(total_counts(t.counts for t in norms)), total_norms(others).update_rms
+    magnitude, moved = typical_magnitude(norms.by_exponent), parts[False].norms.update_rms
+    still = norms.same_bits
     if not magnitude or not moved or still < 0.5 or moved >= step_size(magnitude) / 2:
         return None
     return FrozenNorms(still, magnitude, step_size(magnitude), moved)
-
-
-def ranks_like_the_control(facts: Facts) -> int:
-    """Return how many ranks are below the largest possible one with the control's, within one."""
-    return sum(
-        rank.measured.rank < rank.max_rank and abs(rank.measured.rank - rank.control) <= 1
-        for rank in facts.ranks
-    )

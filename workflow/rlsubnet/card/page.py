@@ -6,7 +6,7 @@ the browser.
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -14,35 +14,13 @@ from typing import Any, NamedTuple
 import jinja2
 
 from rlsubnet import __version__
-from rlsubnet.card.charts import (
-    Band,
-    Bar,
-    DotRow,
-    Series,
-    bar_panels,
-    dot_rows,
-    legend,
-    line_chart,
-    share_bar,
-)
-from rlsubnet.card.facts import (
-    EXPONENT_BIAS,
-    FRACTION_BITS,
-    Facts,
-    TensorFacts,
-    by_kind,
-    frozen_norms,
-    grouped,
-    ranks_like_the_control,
-    same_bits,
-    sparsity_of,
-    total_norms,
-)
+from rlsubnet.card import charts
+from rlsubnet.card.charts import Band, Bar, DotRow, Series
+from rlsubnet.card.facts import EXPONENT_BIAS, Facts, Tensors, frozen_norms, step_size
 from rlsubnet.checkpoints.structure import MatrixRank
 from rlsubnet.data import Published, load_published
-from rlsubnet.measure.formats import EXPONENTS
 from rlsubnet.measure.rank import mean_rank_share
-from rlsubnet.measure.sparsity import RULES, TABLE_TOLERANCE, TOLERANCES, total_counts
+from rlsubnet.measure.sparsity import RULES, TABLE_TOLERANCE, TOLERANCES
 
 # Share of the weights from which on the tolerance's doing is worth a word.
 _WORTH_A_WORD = 0.02
@@ -136,16 +114,15 @@ def capitalized(note: str) -> str:
     return note[0].upper() + note[1:] if note.partition(" ")[0].isalpha() else note
 
 
-def by_tolerance(facts: Facts, published: Published) -> Section:
+def by_tolerance(tensors: Tensors, published: Published) -> Section:
     """Return what counts as unchanged at each tolerance, beside the range of Table 6."""
-    labels = ["same bits", *map(power, TOLERANCES)]
+    labels, counts = ["same bits", *map(power, TOLERANCES)], tensors.counts
     shares = [
-        [facts.same_bits, *(facts.counts.sparsity(rule, atol) for atol in TOLERANCES)]
-        for rule in RULES
+        [tensors.same_bits, *(counts.sparsity(rule, atol) for atol in TOLERANCES)] for rule in RULES
     ]
     series = [
-        Series(f"this pair, {rule} rule", points, look, "over" if look else "main")
-        for look, (rule, points) in enumerate(zip(RULES, map(_points, shares), strict=True))
+        Series(f"this pair, {rule} rule", _points(enumerate(found)), look, ("main", "over")[look])
+        for look, (rule, found) in enumerate(zip(RULES, shares, strict=True))
     ]
     table6 = published["table6"]
     columns = zip(table6["tolerances"], *(row["sparsity"] for row in table6["rows"]), strict=True)
@@ -154,73 +131,69 @@ def by_tolerance(facts: Facts, published: Published) -> Section:
         tuple((TOLERANCES.index(atol) + 1.0, min(col), max(col)) for atol, *col in columns),
     )
     # In other types the official rule rounds first: that is not the tolerance's doing.
-    hides = facts.sparsity - facts.same_bits if facts.dtypes == {"BF16"} else 0.0
+    hides = tensors.sparsity - tensors.same_bits if tensors.dtypes == {"BF16"} else 0.0
     places = {float(place): label for place, label in enumerate(labels)}
     title = "Sparsity against tolerance"
     return {
         "hides": hides if hides >= _WORTH_A_WORD else 0.0,
-        "chart": line_chart(title, series, places, "tolerance", band=band, ceiling=100.0),
-        "legend": legend(series, band),
+        "chart": charts.line_chart(title, series, places, "tolerance", band, ceiling=100.0),
+        "legend": charts.legend(series, band),
         "rows": [(label, *map(per_cent, row)) for label, *row in zip(labels, *shares, strict=True)],
     }
 
 
-def _points(shares: Sequence[float]) -> tuple[tuple[float, float], ...]:
-    return tuple((float(place), 100 * share) for place, share in enumerate(shares))
+def _points(shares: Iterable[tuple[int, float]]) -> tuple[tuple[float, float], ...]:
+    return tuple((float(place), 100 * share) for place, share in shares)
 
 
-def kind_series(
-    facts: Facts, share: Callable[[Sequence[TensorFacts]], float]
-) -> tuple[list[Series], dict[float, str]]:
-    """Return a line over the layers per matrix kind, vectors in grey, one of all, and the axis."""
-    inside = [t for t in facts.tensors if t.place.layer is not None]
+def layer_chart(
+    title: str, tensors: Tensors, share: Callable[[Tensors], float], **axis: Any
+) -> Section:
+    """Return a line over the layers of all weights, and one per matrix kind, vectors in grey.
 
-    def points(tensors: Sequence[TensorFacts]) -> tuple[tuple[float, float], ...]:
-        layers = grouped(tensors, lambda t: t.place.layer)
-        return tuple((float(n), 100 * share(layers[n])) for n in facts.layers if n in layers)
+    Without layers there is no chart.
+    """
+    if not tensors.inside:
+        return {"chart": ""}
 
-    series = []
-    for look, (kind, tensors) in enumerate(by_kind(inside).items()):
-        vectors = all(len(t.shape) == 1 for t in tensors)
-        series.append(Series(kind, points(tensors), look, "faint" if vectors else ""))
-    everything = Series("whole layer", points(inside), len(series), "main")
-    return [everything, *series], {float(layer): str(layer) for layer in facts.layers}
+    def points(part: Tensors) -> tuple[tuple[float, float], ...]:
+        return _points((layer, share(found)) for layer, found in part.by_layer().items())
+
+    kinds = tensors.inside.by_kind()
+    series = [Series("whole layer", points(tensors), len(kinds), "main")]
+    for look, (kind, part) in enumerate(kinds.items()):
+        series.append(Series(kind, points(part), look, "faint" if part.are_vectors else ""))
+    labels = {float(layer): str(layer) for layer in tensors.by_layer()}
+    chart = charts.line_chart(title, series, labels, "layer", **axis)
+    return {"chart": chart, "legend": charts.legend(series)}
 
 
-def by_layer(facts: Facts) -> Section:
+def by_layer(tensors: Tensors) -> Section:
     """Return sparsity by layer and matrix, as Figure 3 of the paper has it."""
+    kinds, layers = list(tensors.inside.by_kind()), tensors.by_layer()
+    title = "Sparsity by layer and matrix"
     return {
+        **layer_chart(title, tensors, lambda part: part.sparsity, ceiling=100.0, height=380),
         "rows": [
-            *((kind, *_shares(tensors)) for kind, tensors in by_kind(facts.tensors).items()),
-            ("all", *_shares(facts.tensors)),
+            *((kind, *_shares(part)) for kind, part in tensors.by_kind().items()),
+            ("all", *_shares(tensors)),
         ],
-        **(_layer_figure(facts) if facts.layers else {}),
+        "kinds": kinds,
+        "layer_rows": [(str(layer), *_by_kind(part, kinds)) for layer, part in layers.items()],
     }
 
 
-def _shares(tensors: Sequence[TensorFacts]) -> tuple[str, ...]:
+def _shares(tensors: Tensors) -> tuple[str, ...]:
     """Return weights and three readings of their sparsity, as the tables print them."""
-    counts = total_counts(tensor.counts for tensor in tensors)
-    found = (*(counts.sparsity(rule, TABLE_TOLERANCE) for rule in RULES), same_bits(counts))
+    counts = tensors.counts
+    found = (*(counts.sparsity(rule, TABLE_TOLERANCE) for rule in RULES), tensors.same_bits)
     return (f"{counts.numel:,}", *map(per_cent, found))
 
 
-def _layer_figure(facts: Facts) -> Section:
-    series, labels = kind_series(facts, sparsity_of)
-    inside = [t for t in facts.tensors if t.place.layer is not None]
-    kinds = list(by_kind(inside))
-    rows = []
-    for layer, tensors in sorted(grouped(inside, lambda t: t.place.layer or 0).items()):
-        found = [by_kind(tensors).get(kind) for kind in kinds]
-        cells = [per_cent(sparsity_of(of_kind)) if of_kind else "none" for of_kind in found]
-        rows.append((str(layer), per_cent(sparsity_of(tensors)), *cells))
-    title = "Sparsity by layer and matrix"
-    return {
-        "chart": line_chart(title, series, labels, "layer", ceiling=100.0, height=380),
-        "legend": legend(series),
-        "kinds": kinds,
-        "layer_rows": rows,
-    }
+def _by_kind(layer: Tensors, kinds: Sequence[str]) -> list[str]:
+    """Return the sparsity of a layer, and of each kind in it."""
+    found = [layer, *map(layer.by_kind().get, kinds)]
+    return [per_cent(part.sparsity) if part else "none" for part in found]
 
 
 def rank_shares(ranks: Sequence[MatrixRank]) -> tuple[float, float]:
@@ -244,7 +217,7 @@ def _rank_chart(of_kinds: dict[str, list[MatrixRank]]) -> str:
         rows.append(DotRow(kind, tuple(dots)))
     low = max(0.0, lowest - max(1.0, (100 - lowest) * 0.1))
     title = "Rank of the update of every matrix"
-    return dot_rows(title, rows, "rank of the update, % of the largest possible", low, 100.0)
+    return charts.dot_rows(title, rows, "rank of the update, % of the largest possible", low, 100.0)
 
 
 def _rank_row(kind: str, ranks: Sequence[MatrixRank]) -> tuple[str, ...]:
@@ -256,19 +229,24 @@ def _rank_row(kind: str, ranks: Sequence[MatrixRank]) -> tuple[str, ...]:
     return kind, str(len(ranks)), per_cent(mean), low, *map(per_cent, (control, effective, stable))
 
 
-def rank(facts: Facts, published: Published) -> Section:
+def rank(tensors: Tensors, published: Published) -> Section:
     """Return the ranks of all update matrices, nothing where they were not taken."""
-    if not facts.ranks:
+    if not (ranks := tensors.ranks):
         return {}
-    with_ranks = by_kind(t for t in facts.tensors if t.ranks)
-    of_kinds = {kind: [one for t in found for one in t.ranks] for kind, found in with_ranks.items()}
-    mean, control = rank_shares(facts.ranks)
+    with_ranks = Tensors(t for t in tensors if t.ranks)
+    of_kinds = {kind: part.ranks for kind, part in with_ranks.by_kind().items()}
+    mean, control = rank_shares(ranks)
     printed = [row["update_rank"] for row in published["table2"]["rows"]]
-    all_full = all(one.measured.rank == one.control == one.max_rank for one in facts.ranks)
+    all_full = all(one.measured.rank == one.control == one.max_rank for one in ranks)
     return {
+        "number": len(ranks),
         "mean": mean,
         "control": control,
-        "like_the_control": ranks_like_the_control(facts),
+        # Below the largest possible one, with the control's, within one.
+        "like_the_control": sum(
+            one.measured.rank < one.max_rank and abs(one.measured.rank - one.control) <= 1
+            for one in ranks
+        ),
         "printed": (min(printed), max(printed)),
         # One sentence does where all points of the chart would be one.
         "chart": "" if all_full else _rank_chart(of_kinds),
@@ -276,27 +254,23 @@ def rank(facts: Facts, published: Published) -> Section:
     }
 
 
-def norms(facts: Facts) -> Section:
+def norms(tensors: Tensors) -> Section:
     """Return how far the weights moved."""
-    parts = {**by_kind(facts.tensors), "all": list(facts.tensors)}
     rows = []
-    for kind, tensors in parts.items():
-        found = total_norms(tensors)
-        largest = total_counts(t.counts for t in tensors).max_abs_diff
+    for kind, part in {**tensors.by_kind(), "all": tensors}.items():
+        found = part.norms
         sizes = f"{found.init:.4g}", measured(found.update), per_cent(found.relative, 3)
-        rows.append((kind, *sizes, measured(found.update_rms), measured(largest)))
-    if not facts.layers:
-        return {"rows": rows}
-    series, labels = kind_series(facts, lambda tensors: total_norms(tensors).relative)
-    chart = line_chart("Relative size of the update by layer", series, labels, "layer")
-    return {"rows": rows, "chart": chart, "legend": legend(series)}
+        moves = measured(found.update_rms), measured(part.counts.max_abs_diff)
+        rows.append((kind, *sizes, *moves))
+    title = "Relative size of the update by layer"
+    return {"rows": rows, **layer_chart(title, tensors, lambda part: part.norms.relative)}
 
 
-def by_magnitude(facts: Facts) -> Section:
+def by_magnitude(tensors: Tensors) -> Section:
     """Return how visible a change is in small and large weights; no bars where all are zero."""
-    counts = facts.by_exponent
+    counts = tensors.by_exponent
     weights, total = counts[:, 0], int(counts[:, 0].sum())
-    kept = [e for e in range(1, EXPONENTS) if weights[e] >= max(1, _SMALL_BIN * total)]
+    kept = [e for e in range(1, len(weights)) if weights[e] >= max(1, _SMALL_BIN * total)]
     if not kept:
         return {}
     bars, rows = [], []
@@ -307,11 +281,11 @@ def by_magnitude(facts: Facts) -> Section:
         span = f"{measured(low)} to {measured(2 * low)}"
         hint = f"{span}: {per_cent(share)} of the weights, of which {per_cent(density)} changed"
         # Where float32 is stored, all steps are finer than the tolerance.
-        shaded = facts.dtypes == {"BF16"} and low * 2.0**-FRACTION_BITS <= TABLE_TOLERANCE
+        shaded = tensors.dtypes == {"BF16"} and step_size(low) <= TABLE_TOLERANCE
         bars.append(Bar(measured(low), 100 * share, 100 * density, hint, shaded))
         rows.append((span, f"{here:,}", f"{changed:,}", per_cent(density)))
     return {
-        "chart": bar_panels(
+        "chart": charts.bar_panels(
             "Weights and changed weights by magnitude",
             bars,
             ("share of all weights", "changed, of the weights of this size (any bit)"),
@@ -328,10 +302,12 @@ def delta(facts: Facts) -> Section:
     """Return what it takes to store the update, nothing for fp8 codes, whose delta is another."""
     if facts.quantized:
         return {}
-    share = facts.delta_bytes / facts.full_bytes
-    label = f"{size(facts.delta_bytes)}, {per_cent(share, 1)} of {size(facts.full_bytes)}"
-    chart = share_bar("Size of a delta beside the file", share, label)
-    return {"share": share, "label": label, "chart": chart}
+    stored = sum(tensor.delta_bytes for tensor in facts.tensors)
+    full = sum(tensor.full_bytes for tensor in facts.tensors)
+    share = stored / full
+    label = f"{size(stored)}, {per_cent(share, 1)} of {size(full)}"
+    chart = charts.share_bar("Size of a delta beside the file", share, label)
+    return {"share": share, "full": full, "label": label, "chart": chart}
 
 
 class Model(NamedTuple):
@@ -359,10 +335,10 @@ def paper_models(published: Published) -> list[Model]:
     ]
 
 
-def beside_the_paper(facts: Facts, published: Published) -> Section:
+def beside_the_paper(tensors: Tensors, published: Published) -> Section:
     """Return this pair among the models that the paper measured."""
-    changed = facts.counts.bitwise_changed / facts.counts.numel
-    ours = Model("this pair", 100 * facts.sparsity, 100 - 100 * changed)
+    changed = tensors.counts.bitwise_changed / tensors.counts.numel
+    ours = Model("this pair", 100 * tensors.sparsity, 100 - 100 * changed)
     models = sorted([*paper_models(published), ours], key=lambda model: -model.sparsity)
     rows = []
     for model in models:
@@ -375,7 +351,7 @@ def beside_the_paper(facts: Facts, published: Published) -> Section:
     range_ = published["headline"]["sft_sparsity_range"]
     low, high = range_["low"], range_["high"]
     return {
-        "chart": dot_rows(
+        "chart": charts.dot_rows(
             "Sparsity of this pair and of the paper's models",
             rows,
             "share of unchanged weights",
@@ -404,24 +380,26 @@ def card_page(facts: Facts) -> str:
     for word in (per_cent, measured, size, capitalized):
         environment.filters[word.__name__] = word
     environment.filters["number"] = "{:,}".format
-    counts, published = facts.counts, load_published()
+    tensors, published = facts.tensors, load_published()
+    counts = tensors.counts
     page = environment.get_template("card.html.j2").render(
         facts=facts,
+        weights=tensors,
         version=__version__,
         at=AT,
         names=[short_name(name) for name in facts.names],
         # The one type in which all weights are stored, if there is one.
-        all_in="".join(facts.dtypes) if len(facts.dtypes) == 1 else "",
-        retyped=any(before != after for before, after in (t.dtypes for t in facts.tensors)),
+        all_in="".join(tensors.dtypes) if len(tensors.dtypes) == 1 else "",
+        retyped=any(before != after for before, after in (t.dtypes for t in tensors)),
         moved=counts.numel - counts.unchanged["official", TABLE_TOLERANCE],
         exact=counts.sparsity("exact", TABLE_TOLERANCE),
-        frozen=frozen_norms(facts),
-        tolerance=by_tolerance(facts, published),
-        layers=by_layer(facts),
-        rank=rank(facts, published),
-        norms=norms(facts),
-        magnitude=by_magnitude(facts),
+        frozen=frozen_norms(tensors),
+        tolerance=by_tolerance(tensors, published),
+        layers=by_layer(tensors),
+        rank=rank(tensors, published),
+        norms=norms(tensors),
+        magnitude=by_magnitude(tensors),
         delta=delta(facts),
-        paper=beside_the_paper(facts, published),
+        paper=beside_the_paper(tensors, published),
     )
     return unbroken(page.lstrip())
