@@ -83,8 +83,7 @@ def test_unknown_rules_and_runs_count_and_without_a_plan_nothing_is_said() -> No
     left.finish(9, 1.0)  # never started
     assert left.seconds(1.0) == pytest.approx(24.0 + 2.0)
 
-
-def test_a_job_that_takes_longer_than_thought_never_leaves_less_than_nothing() -> None:
+    # A job that takes longer than thought never leaves less than nothing.
     left = TimeLeft(waiting=Counter(evaluate=1))
     left.start(1, "evaluate", "dpo", 0.0)
     assert left.seconds(7.0) == pytest.approx(0.75)  # a tenth of 7.5
@@ -92,8 +91,8 @@ def test_a_job_that_takes_longer_than_thought_never_leaves_less_than_nothing() -
 
 
 def test_runs_that_others_wait_for_are_not_divided_by_the_cores() -> None:
-    runs = {"sft": Expected("sft", 60.0, serial=True)}
-    runs |= {name: Expected("dpo", 20.0) for name in ("a", "b", "c", "d")}
+    runs = {"sft": Expected(60.0, serial=True)}
+    runs |= {name: Expected(20.0) for name in ("a", "b", "c", "d")}
     left = TimeLeft(runs, cores=2, waiting=Counter(train=5))
     assert left.seconds(0.0) == 60 + 4 * 20 / 2
     # The last job alone on two cores is not done in half its time.
@@ -103,32 +102,27 @@ def test_runs_that_others_wait_for_are_not_divided_by_the_cores() -> None:
 
 
 def test_a_run_that_saves_steps_is_a_training_too() -> None:
-    runs = {"a": Expected("dpo", 20.0), "b": Expected("prime", 60.0)}
+    runs = {"a": Expected(20.0), "b": Expected(60.0)}
     left = TimeLeft(runs, waiting=Counter(train=1, train_with_steps=1))
     assert left.seconds(0.0) == 80.0
     left.start(1, "train_with_steps", "b", 0.0)
     assert left.seconds(10.0) == 70.0
-
-
-def test_where_fewer_runs_are_planned_than_expected_each_counts_as_their_mean() -> None:
-    runs = {"a": Expected("dpo", 20.0), "b": Expected("prime", 60.0)}
+    # Where fewer are planned than expected, each counts as their mean.
     assert TimeLeft(runs, waiting=Counter(train=1)).seconds(0.0) == 40.0
 
 
-def test_what_is_measured_outweighs_the_usual_kind_by_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_measured_outweighs_the_usual(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RULE_SECONDS, "evaluate", 10.0)
-    runs = {name: Expected("dpo", 20.0) for name in ("a", "b")}
+    runs = {name: Expected(20.0) for name in ("a", "b")}
     left = TimeLeft(runs, waiting=Counter(train=2, evaluate=2))
     left.start(1, "train", "a", 0.0)
     left.finish(1, 40.0)
-    # Planned are 2 * 20 + 2 * 10 = 60 s. DPO took 40 s instead of 20: beside 6 usual seconds the
-    # machine takes (40 + 6) / (20 + 6) = 1.7692 times as long, and DPO, beside one second at that
-    # speed, (40 + 1.7692) / (20 + 1) = 1.9890 times.
-    assert left.seconds(40.0) == pytest.approx(1.9890 * 20 + 2 * 1.7692 * 10, abs=0.01)
+    # Planned are 2 * 20 + 2 * 10 = 60 s. A training took 40 s instead of 20: beside 6 usual seconds
+    # the machine takes (40 + 6) / (20 + 6) = 1.7692 times as long.
+    assert left.seconds(40.0) == pytest.approx(1.7692 * (20 + 2 * 10), abs=0.01)
     left.start(2, "evaluate", "a", 40.0)
     left.finish(2, 44.0)
-    # (44 + 6) / (30 + 6) = 1.3889: DPO (40 + 1.3889) / 21, evaluation (4 + 1.3889) / 11.
-    assert left.seconds(44.0) == pytest.approx(1.9709 * 20 + 0.4899 * 10, abs=0.01)
+    assert left.seconds(44.0) == pytest.approx((44 + 6) / (30 + 6) * (20 + 10), abs=0.01)
 
 
 def test_runs_of_the_demo_that_are_there_are_not_expected(repository: Path) -> None:

@@ -3,17 +3,16 @@
 import json
 import os
 import platform
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
 from rlsubnet.cli import main
+from tests.slurm.projects import Under, wait_for
 from tests.workflow.projects import Project
 
 pytestmark = pytest.mark.slow
@@ -21,7 +20,8 @@ pytestmark = pytest.mark.slow
 CONFIG = ("--configfile", "config/micro/config.yaml")
 # Long enough to be killed in, and to go on with.
 LONG = "steps=400 save_every=10"
-FINAL = "work/micro/runs/long/final"
+FOLDER = Path("work/micro/runs/long")
+FINAL = str(FOLDER / "final")
 
 
 @pytest.fixture
@@ -31,82 +31,50 @@ def long(changed: Project) -> Project:
     return changed
 
 
-@pytest.fixture
-def running(long: Project) -> Iterator["subprocess.Popen[bytes]"]:
-    """Yield a Snakemake whose training has saved its state, and is suspended."""
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", FINAL, *CONFIG]
+def trainings_here() -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            trains = process.cmdline()[2:4] == ["train", "long"]
+            if trains and Path(process.cwd()) == Path.cwd():
+                yield process
+
+
+def test_beside_a_running_snakemake_it_refuses_and_after_a_kill_it_ends_what_was_begun(
+    long: Project, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = [sys.executable, "-m", "snakemake", "--cores", "1", FINAL, *CONFIG]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    with Path("snakemake.out").open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, "PATH": path},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    state = long.root / "work/micro/runs/long/resume/state.pt"
-    deadline = time.monotonic() + 300
-    while not state.exists():  # up to 300 s on a busy machine
-        assert process.poll() is None, Path("snakemake.out").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    children = [p for p in psutil.Process(process.pid).children(recursive=True) if trains(p)]
-    for child in children:
-        child.suspend()
-    yield process
-    process.kill()
-    process.wait()
-    for child in children:
-        if child.is_running():
-            child.kill()
-
-
-def trains(process: psutil.Process) -> bool:
-    return process.cmdline()[2:4] == ["train", "long"]
-
-
-def test_beside_a_running_snakemake_it_refuses_and_changes_nothing(
-    running: "subprocess.Popen[bytes]", capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = sorted(Path("work").rglob("*"))
-    assert main(["resume"]) == 1
-    error = capsys.readouterr().err
-    assert f"snakemake (process {running.pid}) is at work here" in error
-    assert f"kill -INT {running.pid}" in error
-    assert sorted(Path("work").rglob("*")) == before
-    assert any(Path(".snakemake/locks").iterdir())
-
-
-def test_after_a_kill_it_waits_for_the_job_unlocks_and_ends_what_was_begun(
-    running: "subprocess.Popen[bytes]", capfd: pytest.CaptureFixture[str]
-) -> None:
-    [job] = [p for p in psutil.process_iter() if p.ppid() != 0 and safe_trains(p)]
-    running.kill()
-    running.wait()
+    running = Under(words, long.root, {**os.environ, "PATH": path})
+    try:
+        wait_for((FOLDER / "resume/state.pt").exists, "a saved state", running)
+        [job] = trainings_here()
+        job.suspend()
+        before = sorted(Path("work").rglob("*"))
+        assert main(["resume"]) == 1
+        error = capfd.readouterr().err
+        assert f"snakemake (process {running.process.pid}) is at work here" in error
+        assert f"kill -INT {running.process.pid}" in error
+        assert sorted(Path("work").rglob("*")) == before
+        assert any(Path(".snakemake/locks").iterdir())
+    finally:
+        running.end()  # kill -9
     # A second kind of leftover: what a job that was killed was writing.
-    partial = Path("work/micro/runs/long/.final.1.partial")
+    partial = FOLDER / ".final.1.partial"
     partial.mkdir()
     assert main(["status"]) == 0
     status = capfd.readouterr().out
     assert "killed: `rlsubnet resume` goes on" in status
     assert "train long: interrupted" in status
 
-    os.kill(job.pid, signal.SIGCONT)
+    job.resume()
     assert main(["resume"]) == 0
     output = capfd.readouterr().out
     assert f"waiting for process {job.pid}, left by a run that was killed" in output
     assert "half-written by a job that was killed" in output
     assert "unlocked the folder" in output
     assert not partial.exists()
-    assert Path("work/micro/runs/long/final/model.safetensors").is_file()
-    assert not Path("work/micro/runs/long/resume").exists()
-
-
-def safe_trains(process: psutil.Process) -> bool:
-    try:
-        return trains(process) and Path(process.cwd()) == Path.cwd()
-    except psutil.Error:
-        return False
+    assert Path(FINAL, "model.safetensors").is_file()
+    assert not (FOLDER / "resume").exists()
 
 
 def test_a_run_that_another_machine_started_is_not_resumed_unless_it_is_known_to_have_ended(

@@ -24,18 +24,14 @@ def states(output: str) -> dict[str, str]:
     return {line.split()[0]: line.split()[1] for line in list(table)[1:]}
 
 
-def test_after_a_whole_run_everything_is_done(
+def test_after_a_whole_run_everything_is_done_that_is_there(
     changed: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = status(capsys)
     assert set(states(output).values()) == {"done"}
     assert {"table1", "fig7", "section4", "gains", "verdicts"} <= set(states(output))
     assert "46 of 46 jobs done, ended" in output
-
-
-def test_what_is_missing_or_older_than_what_it_reads_is_said(
-    changed: Project, capsys: pytest.CaptureFixture[str]
-) -> None:
+    # What is missing, or older than what it reads, is said.
     (changed.root / "results/micro/figures/fig5.pdf").unlink()
     (changed.root / "results/micro/ranks/dpo.csv").unlink()
     os.utime(changed.root / "results/micro/overlap/seed.csv", (time.time() + 9, time.time() + 9))

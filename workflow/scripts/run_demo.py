@@ -11,13 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlsubnet.running.runs import (
-    directors_here,
-    is_locked,
-    snakemake,
-    unlock,
-    wait_for_workers,
-)
+from rlsubnet.running.runs import directors_here, is_locked, snakemake, unlock, wait_for_workers
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("results/demo")
@@ -40,7 +34,7 @@ def clear_stale_lock() -> None:
         sys.exit(f"another snakemake (process {process.pid}) is at work in {Path.cwd()}")
     wait_for_workers()
     print("a run was killed here; going on from where it was")
-    unlock(())
+    unlock()
 
 
 def set_aside() -> None:

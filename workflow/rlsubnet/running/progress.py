@@ -4,7 +4,7 @@ The time left comes from usual durations, corrected by those seen so far. No clo
 (`rlsubnet.running.runs`) have their times.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,42 +34,37 @@ STEP_SECONDS = {
 # Rules that train: with saved steps, a run has one output more.
 TRAIN = ("train", "train_with_steps")
 # What is measured counts beside usual seconds, so that the first short jobs say little and a long
-# training most: for the machine's speed beside this share of all that is planned, at most so many
-# seconds; for one kind of job beside a sixth of that, at the machine's speed.
-USUAL_SHARE, USUAL_SECONDS, KIND_SHARE = 0.1, 30.0, 1 / 6
+# training most: beside this share of all that is planned, at most so many seconds.
+USUAL_SHARE, USUAL_SECONDS = 0.1, 30.0
 
 
 class Expected(NamedTuple):
-    """A job: what it is measured with, its usual seconds, and whether most runs wait for it."""
+    """A job: its usual seconds, and whether most runs wait for it."""
 
-    kind: str
     seconds: float
     serial: bool = False
 
 
-UNKNOWN = Expected("", 25.0)  # a training of no known run
+UNKNOWN = Expected(25.0)  # a training of no known run
 
 
 def training(algorithm: str, steps: int, serial: bool = False) -> Expected:
     """Return what is expected of a run.
 
     >>> training("dpo", 200)
-    Expected(kind='dpo', seconds=23.0, serial=False)
+    Expected(seconds=23.0, serial=False)
     """
-    return Expected(algorithm, TRAIN_START + steps * STEP_SECONDS.get(algorithm, 0.1), serial)
+    return Expected(TRAIN_START + steps * STEP_SECONDS.get(algorithm, 0.1), serial)
 
 
 def usual(rule: str) -> Expected:
     """Return what is expected of a job that trains nothing.
 
-    >>> usual("evaluate")[:2], usual("fig1")[:2], usual("no_such_rule")[:2]
-    (('evaluate', 7.5), ('figure', 1.5), ('table', 1.0))
+    >>> [usual(rule).seconds for rule in ("evaluate", "fig1", "no_such_rule")]
+    [7.5, 1.5, 1.0]
     """
-    if rule in RULE_SECONDS:
-        return Expected(rule, RULE_SECONDS[rule])
-    if rule.startswith("fig"):
-        return Expected("figure", FIGURE_SECONDS)
-    return Expected("table", TABLE_SECONDS)
+    drawn = FIGURE_SECONDS if rule.startswith("fig") else TABLE_SECONDS
+    return Expected(RULE_SECONDS.get(rule, drawn))
 
 
 @dataclass
@@ -81,8 +76,8 @@ class TimeLeft:
     waiting: Counter[str] = field(default_factory=Counter)  # planned jobs of each rule, not started
     _running: dict[int, tuple[Expected, float]] = field(default_factory=dict)
     _begun: set[str] = field(default_factory=set)
-    _taken: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    _usual: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    _taken: float = 0.0  # by the jobs that have ended
+    _usual: float = 0.0  # seconds of the same jobs
 
     def start(self, job: int, rule: str, name: str, now: float) -> None:
         """Note that a job of a rule starts; ``name`` is its wildcards' value."""
@@ -96,8 +91,8 @@ class TimeLeft:
         if job not in self._running:
             return 0.0
         expected, begun = self._running.pop(job)
-        self._taken[expected.kind] += now - begun
-        self._usual[expected.kind] += expected.seconds
+        self._taken += now - begun
+        self._usual += expected.seconds
         return now - begun
 
     def seconds(self, now: float) -> float | None:
@@ -113,12 +108,13 @@ class TimeLeft:
         for rule, count in self.waiting.items():
             waiting += [usual(rule)] * count if rule not in TRAIN else []
         planned = [*waiting, *(job for job, _ in self._running.values())]
-        known = sum(job.seconds for job in planned) + sum(self._usual.values())
+        known = sum(job.seconds for job in planned) + self._usual
         prior = min(USUAL_SECONDS, USUAL_SHARE * known)
-        rests = [(job, job.seconds * self._slower(prior, job.kind)) for job in waiting]
+        slower = (self._taken + prior) / (self._usual + prior) if prior else 1.0
+        rests = [(job, job.seconds * slower) for job in waiting]
         longest = 0.0
         for job, begun in self._running.values():
-            guess = job.seconds * self._slower(prior, job.kind)
+            guess = job.seconds * slower
             # A job that takes longer than thought goes on for a while, never for less than nothing.
             rests.append((job, max(guess - (now - begun), guess / 10)))
             longest = longest if job.serial else max(longest, rests[-1][1])
@@ -135,17 +131,7 @@ class TimeLeft:
         left = [run for name, run in self.trainings.items() if name not in self._begun]
         if len(left) == count:
             return left
-        return [Expected("", fmean([run.seconds for run in left] or [UNKNOWN.seconds]))] * count
-
-    def _slower(self, prior: float, kind: str) -> float:
-        """Return by how much jobs take longer than usual, of one kind above all."""
-        taken, known = sum(self._taken.values()), sum(self._usual.values())
-        if not prior:
-            return 1.0
-        speed = (taken + prior) / (known + prior)
-        return (self._taken[kind] + speed * KIND_SHARE * prior) / (
-            self._usual[kind] + KIND_SHARE * prior
-        )
+        return [Expected(fmean([run.seconds for run in left] or [UNKNOWN.seconds]))] * count
 
 
 def in_words(seconds: float | None) -> str:

@@ -3,6 +3,7 @@
 After Snakemake was killed, nothing of the old run may write into the new one.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -163,11 +164,12 @@ class Queued(NamedTuple):
     where: str
 
 
-def has_slurm() -> bool:
-    return shutil.which("squeue") is not None
-
-
-def _ask(words: Sequence[str]) -> str:
+def _ask(*words: str) -> str:
+    if not shutil.which(words[0]):
+        raise ValueError(
+            f"a run of this folder gave jobs to Slurm, and there is no {words[0]} on this machine; "
+            "ask where Slurm's commands are"
+        )
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     if done.returncode:
         raise ValueError(f"{words[0]} failed: {done.stderr.strip()}")
@@ -176,8 +178,8 @@ def _ask(words: Sequence[str]) -> str:
 
 def queued(names: Sequence[str]) -> list[Queued]:
     """Return the jobs of these names that wait, run or are about to end."""
-    words = ["squeue", "--noheader", f"--format={FORMAT}", "--name", ",".join(names)]
-    lines = _ask(words).splitlines() if names else []
+    words = ("squeue", "--noheader", f"--format={FORMAT}", "--name", ",".join(names))
+    lines = _ask(*words).splitlines() if names else []
     return [Queued(*line.split("|", 4)) for line in lines if line]
 
 
@@ -185,8 +187,6 @@ def queue_of(run: Run) -> tuple[dict[str, Queued], str]:
     """Return the jobs of a run that have not ended, by number, and why they are not known."""
     if not run.slurm_id or run.ended:
         return {}, ""
-    if not has_slurm():
-        return {}, "there is no squeue on this machine"
     try:
         return {job.number: job for job in queued([run.slurm_id])}, ""
     except (ValueError, subprocess.TimeoutExpired) as error:
@@ -233,17 +233,10 @@ def config_files(arguments: Sequence[str]) -> list[str]:
     >>> config_files(["--configfile=a.yaml", "table1"]), config_files(["--cores", "all"])
     (['a.yaml'], ['config/demo/config.yaml'])
     """
-    files: list[str] = []
-    taking = False
-    for word in arguments:
-        if word.startswith("-"):
-            taking = word.split("=")[0] in ("--configfile", "--configfiles")
-            files += word.split("=")[1:] if taking else []
-        elif taking and word.endswith((".yaml", ".yml", ".json")):
-            files.append(word)
-        else:
-            taking = False
-    return files or [DEMO]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--configfile", "--configfiles", dest="files", action="extend", nargs="+")
+    files = parser.parse_known_args(arguments)[0].files or [DEMO]
+    return [file for file in files if file.endswith((".yaml", ".yml", ".json"))]  # not a target
 
 
 def check_alone(runs: Sequence[Run], ended_elsewhere: bool) -> None:
@@ -266,15 +259,10 @@ def cancel_orphans(runs: Sequence[Run]) -> list[Queued]:
     """Cancel the Slurm jobs that runs of this folder left behind, and wait until none is left."""
     if not any(run.slurm_id and not run.ended for run in runs):
         return []
-    if not has_slurm():
-        raise ValueError(
-            "a run of this folder left jobs to Slurm, and there is no squeue on this machine; "
-            "resume where Slurm's commands are"
-        )
     names = [run.slurm_id for run in runs if run.slurm_id]
     found = queued(names)
     if found:
-        _ask(["scancel", *(job.number for job in found)])
+        _ask("scancel", *(job.number for job in found))
     deadline = time.monotonic() + PATIENCE
     while left := found and queued(names):
         if time.monotonic() > deadline:
@@ -326,19 +314,19 @@ def snakemake(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "snakemake", *arguments]
 
 
+LOCKS = Path(".snakemake/locks")
+
+
 def is_locked() -> bool:
     """Return whether a Snakemake, at work or killed, holds the folder."""
-    return any(Path(".snakemake/locks").glob("*.lock"))
+    return any(LOCKS.glob("*.lock"))
 
 
-def unlock(arguments: Sequence[str]) -> None:
-    """Unlock the folder, if a killed Snakemake left it locked."""
-    if not is_locked():
-        return
-    done = subprocess.run(snakemake("--unlock", *arguments), capture_output=True, text=True)
-    if done.returncode:
-        raise ValueError(f"snakemake --unlock failed: {(done.stdout + done.stderr).strip()[-500:]}")
-    print("unlocked the folder")
+def unlock() -> None:
+    """Unlock the folder as ``snakemake --unlock`` does, if a killed Snakemake left it locked."""
+    if is_locked():
+        shutil.rmtree(LOCKS)
+        print("unlocked the folder")
 
 
 def resume(arguments: Sequence[str], ended_elsewhere: bool = False) -> int:
@@ -364,7 +352,7 @@ def resume(arguments: Sequence[str], ended_elsewhere: bool = False) -> int:
     wait_for_workers()
     for path in remove_partial([Path(config[key]) for key in ("work", "results")]):
         print(f"removed {path}, half-written by a job that was killed")
-    unlock(words)
+    unlock()
     command = snakemake(*words, *([] if "--rerun-incomplete" in words else ["--rerun-incomplete"]))
     print("going on:", " ".join(command[2:]), flush=True)
     return subprocess.call(command)
