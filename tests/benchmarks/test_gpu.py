@@ -1,16 +1,13 @@
 """The benchmark of a GPU runs its whole code on a CPU, says so, and promises nothing there."""
 
 import doctest
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partialmethod
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import Qwen2Config
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.__main__ import run as run_benchmark
 from benchmarks.figure import Figure, Unavailable
@@ -21,19 +18,6 @@ from benchmarks.gpu.training import compiled_figures, make_bench, new_online
 from benchmarks.suite.gpu import figures
 from rlsubnet.training.model import new_model
 from rlsubnet.training.online import gather
-
-
-def run(repository: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    environment["PYTHONPATH"] = f"workflow{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu", *map(str, arguments)],
-        cwd=repository,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
 
 
 def test_a_fault_keeps_what_was_measured_before_it(
@@ -83,10 +67,8 @@ def test_a_share_of_the_peak_stands_beside_one_of_a_measured_product(
     assert found[1].values == (40.0,)
     assert "50 % of a product's 800 TFLOP/s, measured" in found[1].detail
 
-
-def test_the_rate_of_a_product_is_that_of_the_seconds_it_takes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    # The rate of a product is that of the seconds it takes.
+    monkeypatch.undo()
     monkeypatch.setattr(clock, "in_turn", lambda actions, device, repeats, times: [[0.5, 1, 2]])
     # 2 * 10^3 operations, 1 s in the median.
     assert clock.product_rate.__wrapped__(torch.device("cpu"), edge=10) == 2000
@@ -100,30 +82,23 @@ def test_a_peak_is_that_of_the_very_gpu(
     assert size.peak_of(torch.device("cuda")) == (name, peak)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_does_not_pretend(repository: Path) -> None:
-    done = run(repository)
-    assert done.returncode == 2
-    assert "there is no GPU; --miniature runs the same code on a CPU" in done.stderr
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_among_all_benchmarks_it_says_what_it_needs(tmp_path: Path) -> None:
+def test_without_a_gpu_it_does_not_pretend(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        program.main([])
+    assert "there is no GPU; --miniature runs the same code on a CPU" in capsys.readouterr().err
     with pytest.raises(Unavailable, match="needs a GPU"):
         figures(tmp_path, repeats=1)
     (told,) = run_benchmark("gpu", tmp_path, repeats=1)
     assert told.startswith("Not run: needs a GPU")
 
 
-def test_the_examples_of_the_operations_hold() -> None:
-    assert doctest.testmod(size).failed == 0
-
-
 def test_operations_are_two_for_every_weight_of_a_matrix_and_token() -> None:
-    small = Size(
-        "", {**HALF_BILLION.architecture, "num_hidden_layers": 2}, 40, 1, 1, 1, 1, 1, (1, 1)
-    )
+    assert doctest.testmod(size).failed == 0
+    architecture = {**HALF_BILLION.architecture, "num_hidden_layers": 2}
+    small = Size("", architecture, 40, 1, 1, 1, 1, 1, (1, 1))
     model = new_model(small.architecture, size.word_tokenizer(40), seed=0)
     matrices = sum(p.numel() for p in model.parameters() if p.ndim == 2)
     # Embedding and head share their weights: the head is the one use of them that multiplies.
@@ -137,7 +112,5 @@ def test_the_shape_is_that_of_half_a_billion_weights() -> None:
     # Qwen2.5-0.5B has 494,032,768 weights.
     config = Qwen2Config(**HALF_BILLION.architecture, vocab_size=HALF_BILLION.vocabulary)
     with torch.device("meta"):
-        from transformers import Qwen2ForCausalLM
-
         model = Qwen2ForCausalLM(config)
     assert sum(parameter.numel() for parameter in model.parameters()) == 494_032_768
