@@ -6,10 +6,10 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from html import unescape
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 import torch
@@ -24,58 +24,6 @@ pytestmark = [
     pytest.mark.skipif(BROWSER is None, reason="needs chromium"),
     pytest.mark.slow,
 ]
-
-# Looks at the card in a frame, at several widths, with all parts open, and notes what it finds.
-PROBE = """<!DOCTYPE html><html><head><link rel="icon" href="data:,"></head><body>
-<iframe id="card" src="/card.html" height="3000"></iframe><pre id="found"></pre><script>
-const frame = document.getElementById("card");
-const overlap = (a, b) => a.left < b.right - 1 && b.left < a.right - 1
-                       && a.top < b.bottom - 1 && b.top < a.bottom - 1;
-frame.onload = () => {
-  const page = frame.contentDocument, found = {widths: {}, text: page.body.innerText};
-  page.querySelectorAll("details").forEach(part => part.open = true);
-  for (const width of [360, 800, 1400]) {
-    frame.style.width = width + "px"; // what is asked below is laid out anew first
-    const outside = [], covered = [];
-    page.querySelectorAll("svg.chart").forEach(chart => {
-      const box = chart.getBoundingClientRect();
-      const words = [...chart.querySelectorAll("text")].map(
-        text => [text.textContent, text.getBoundingClientRect()]);
-      words.forEach(([text, at], i) => {
-        if (at.left < box.left - 1 || at.right > box.right + 1 || at.bottom > box.bottom + 1)
-          outside.push(text);
-        words.slice(i + 1).forEach(([other, there]) => {
-          if (overlap(at, there)) covered.push(text + " | " + other);
-        });
-      });
-    });
-    const root = page.documentElement;
-    const beyond = [...page.querySelectorAll("body *")].filter(
-      part => !part.closest(".scroll") && part.getBoundingClientRect().right > root.clientWidth + 1
-    ).map(part => part.outerHTML.slice(0, 80));
-    found.widths[width] = {scrolls: root.scrollWidth > root.clientWidth, beyond, outside, covered};
-  }
-  found.charts = page.querySelectorAll("svg.chart").length;
-  document.getElementById("found").textContent = JSON.stringify(found);
-};
-</script></body></html>"""
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Serves the pages of a test."""
-
-    pages: ClassVar[dict[str, bytes]] = {}
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        content = self.pages.get(self.path, b"")
-        self.send_response(200 if content else 404)
-        self.send_header("Content-Type", "text/html; charset=utf-8")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
 
 
 def requests_of_pages(log: Path) -> list[str]:
@@ -93,13 +41,20 @@ Look = Callable[[bytes, str], tuple[str, list[str]]]
 
 @pytest.fixture
 def look(tmp_path: Path) -> Iterator[Look]:
-    """Return a function that opens a page in a browser: its DOM, and what the page asked for."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    """Return a function that opens a page in a browser: its DOM, and what the page asked for.
+
+    ``/card.html`` is the page, ``/probe.html`` notes how that lies in a frame of several widths.
+    """
+    served = tmp_path / "served"
+    served.mkdir()
+    shutil.copy(Path(__file__).with_name("probe.html"), served)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(served))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def open_page(page: bytes, path: str) -> tuple[str, list[str]]:
-        Handler.pages = {"/card.html": page, "/probe.html": PROBE.encode()}
+        (served / "card.html").write_bytes(page)
         log = tmp_path / "requests.json"
         command = [
             str(BROWSER),
