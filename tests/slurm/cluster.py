@@ -14,15 +14,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
 
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol")
 NODES = ("n1", "n2")
-CPUS, MEMORY_MB, GPUS = 8, 8000, 2
+GPUS = 2
 PATIENCE = 60  # seconds for the cluster to come up, or for jobs to go
 # Jobs inherit it; by its value a process is known to belong to one cluster.
 MARK = "LOOPBACK_CLUSTER"
@@ -30,53 +30,13 @@ MARK = "LOOPBACK_CLUSTER"
 SEARCH_PATH = os.pathsep.join(
     [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]
 )
-
-CONFIGURATION = """\
-ClusterName=loopback
-SlurmctldHost=localhost(127.0.0.1)
-SlurmctldPort={controller_port}
-# The port of a training on several nodes follows from this number, which no two clusters share.
-FirstJobId={controller_port}00
-CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
-SlurmUser={user}
-SlurmdUser={user}
-AuthType=auth/munge
-CredType=cred/munge
-# Requeued jobs wait for as long as a credential may live, two minutes by default.
-AuthInfo=socket={root}/munge/socket,cred_expire=5
-StateSaveLocation={root}/state
-SlurmdSpoolDir={root}/spool.%n
-SlurmctldPidFile={root}/run/slurmctld.pid
-SlurmdPidFile={root}/run/slurmd.%n.pid
-SlurmctldLogFile={root}/log/slurmctld.log
-SlurmdLogFile={root}/log/slurmd.%n.log
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-SelectType=select/cons_tres
-SelectTypeParameters=CR_Core_Memory
-SchedulerType=sched/backfill
-SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0
-AccountingStorageType=accounting_storage/none
-# The memory of a job is looked at every second; one that takes more than it asked for is killed.
-JobAcctGatherType=jobacct_gather/linux
-JobAcctGatherFrequency=task=1
-JobAcctGatherParams=OverMemoryKill
-SwitchType=switch/none
-MpiDefault=none
-ReturnToService=2
-MinJobAge=3600
-KillWait=2
-InactiveLimit=0
-OverTimeLimit=0
-# Long: on a busy machine a node that is slow to answer must not count as lost.
-SlurmdTimeout=300
-GresTypes=gpu
-SlurmdParameters=config_overrides
-NodeName=DEFAULT CPUs={cpus} RealMemory={memory} Gres=gpu:{gpus} State=UNKNOWN
-{nodes}
-PartitionName=main Nodes={names} Default=YES MaxTime=1-0 DefMemPerCPU=100 State=UP
-PartitionName=gpu Nodes={names} MaxTime=1-0 DefMemPerCPU=100 State=UP
-"""
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parents[1]
+# Jobs find the package and these tests; Snakemake looks after its jobs often.
+MODULES = (
+    *map(str, (HERE / "often", REPOSITORY / "workflow", REPOSITORY)),
+    os.environ.get("PYTHONPATH", ""),
+)
 
 
 def missing_programs() -> list[str]:
@@ -84,13 +44,11 @@ def missing_programs() -> list[str]:
 
 
 def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
 
 
 def _die_with_parent() -> None:
@@ -101,9 +59,8 @@ def _die_with_parent() -> None:
 class Cluster:
     """Two nodes of 8 CPUs and 2 pretended GPUs each.
 
-    Attributes:
-        root: folder of configuration, state and logs of the daemons.
-        environment: what a process needs to talk to this cluster.
+    ``root`` holds configuration, state and logs of the daemons; with ``environment`` a process
+    talks to this cluster.
     """
 
     def __init__(self) -> None:
@@ -117,9 +74,9 @@ class Cluster:
             "OMP_NUM_THREADS": "1",
             "OMP_WAIT_POLICY": "PASSIVE",
             "PATH": f"{self.root / 'bin'}{os.pathsep}{SEARCH_PATH}",
+            "PYTHONPATH": os.pathsep.join(filter(None, MODULES)),
         }
 
-    # ------------------------------------------------------------------------------- life
     def start(self) -> None:
         self._write_files()
         munge = self.root / "munge"
@@ -144,7 +101,7 @@ class Cluster:
                 self._wait(lambda: not self.job_states(), "jobs to end")
         finally:
             for name in reversed(list(self._daemons)):
-                self._end(self._daemons.pop(name))
+                _end(self._daemons.pop(name))
             for process in self.leftovers():
                 _kill(process)
             psutil.wait_procs(self.leftovers(), timeout=10)
@@ -170,7 +127,6 @@ class Cluster:
         self.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
         self._wait(lambda: self.node_states()[node] in ("IDLE", "MIXED"), f"node {node}")
 
-    # -------------------------------------------------------------------------- questions
     def ask(self, *words: str) -> str:
         return subprocess.run(
             words, env=self.environment, check=True, capture_output=True, text=True, timeout=30
@@ -191,13 +147,15 @@ class Cluster:
         return [*self._steps(), *self.job_processes()]
 
     def job_processes(self) -> list[psutil.Process]:
-        return [p for p in psutil.process_iter() if _mark(p) == str(self.root) and _in_a_job(p)]
+        # Daemons and whoever talks to them have the mark, too, but no job.
+        found = ((process, _variables(process)) for process in psutil.process_iter())
+        marked = ((p, variables) for p, variables in found if variables.get(MARK) == str(self.root))
+        return [process for process, variables in marked if "SLURM_JOB_ID" in variables]
 
     def _steps(self) -> list[psutil.Process]:
         found = [p for p in psutil.process_iter(["name"]) if p.info["name"] == "slurmstepd"]
         return [p for p in found if any(str(self.root) in path for path in _open_files(p))]
 
-    # -------------------------------------------------------------------------- internals
     def _write_files(self) -> None:
         for name in ("state", "log", "run", "bin", "dev", *(f"spool.{node}" for node in NODES)):
             (self.root / name).mkdir()
@@ -212,16 +170,9 @@ class Cluster:
             f"NodeName={node} NodeAddr=127.0.0.1 NodeHostname={host} Port={port}"
             for node, port in zip(NODES, ports, strict=True)
         )
-        text = CONFIGURATION.format(
-            root=self.root,
-            user=getpass.getuser(),
-            controller_port=controller,
-            cpus=CPUS,
-            memory=MEMORY_MB,
-            gpus=GPUS,
-            nodes=nodes,
-            names=",".join(NODES),
-        )
+        values = {"root": self.root, "user": getpass.getuser(), "controller_port": controller}
+        values |= {"gpus": GPUS, "nodes": nodes, "names": ",".join(NODES)}
+        text = (HERE / "slurm.conf").read_text(encoding="utf-8").format_map(values)
         (self.root / "slurm.conf").write_text(text)
         # A link to a device counts as a GPU; a job finds its number in CUDA_VISIBLE_DEVICES.
         for number in range(GPUS):
@@ -251,16 +202,7 @@ class Cluster:
                 preexec_fn=_die_with_parent,
             )
 
-    @staticmethod
-    def _end(daemon: "subprocess.Popen[bytes]") -> None:
-        daemon.terminate()
-        try:
-            daemon.wait(10)
-        except subprocess.TimeoutExpired:
-            daemon.kill()
-            daemon.wait()
-
-    def _wait(self, condition, what: str) -> None:  # type: ignore[no-untyped-def]
+    def _wait(self, condition: Callable[[], object], what: str) -> None:
         deadline = time.monotonic() + PATIENCE
         while not condition():
             ended = [name for name, daemon in self._daemons.items() if daemon.poll() is not None]
@@ -269,11 +211,21 @@ class Cluster:
             time.sleep(0.2)
 
     def logs(self) -> str:
-        return "\n".join(f"--- {path.name}\n{text}" for path, text in self._log_tails())
-
-    def _log_tails(self) -> Iterator[tuple[Path, str]]:
+        """Return the last words of all daemons."""
+        tails = []
         for path in sorted((self.root / "log").iterdir()):
-            yield path, "\n".join(path.read_text(errors="replace").splitlines()[-15:])
+            lines = path.read_text(errors="replace").splitlines()
+            tails.append("\n".join([f"--- {path.name}", *lines[-15:]]))
+        return "\n".join(tails)
+
+
+def _end(daemon: "subprocess.Popen[bytes]") -> None:
+    daemon.terminate()
+    try:
+        daemon.wait(10)
+    except subprocess.TimeoutExpired:
+        daemon.kill()
+        daemon.wait()
 
 
 def _kill(process: psutil.Process) -> None:
@@ -300,12 +252,3 @@ def _variables(process: psutil.Process) -> dict[str, str]:
         return process.environ()
     except (psutil.Error, OSError):
         return {}
-
-
-def _mark(process: psutil.Process) -> str | None:
-    return _variables(process).get(MARK)
-
-
-def _in_a_job(process: psutil.Process) -> bool:
-    # Daemons and whoever talks to them have the mark, too, but no job.
-    return "SLURM_JOB_ID" in _variables(process)

@@ -5,7 +5,6 @@ and where to FOLDER/{rank}.pt.
 """
 
 import os
-import socket
 import sys
 from pathlib import Path
 
@@ -30,7 +29,6 @@ def main(folder: Path) -> None:
         "world": dist.get_world_size(),
         "node": os.environ["SLURMD_NODENAME"],
         "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
-        "host": socket.gethostname(),
     }
     torch.save(result, folder / f"{rank}.pt")
     dist.barrier()

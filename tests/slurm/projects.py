@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -17,12 +18,7 @@ CONFIG = "config/micro/config.yaml"
 
 
 class Under:
-    """A command that runs in a project, its words in a file.
-
-    Attributes:
-        process: started in a session of its own, as from another terminal.
-        log: what it says.
-    """
+    """A command that runs in a project as from another terminal, its words in a file."""
 
     def __init__(self, words: list[str], folder: Path, environment: dict[str, str]) -> None:
         number = len(list(folder.glob("said-*")))
@@ -56,22 +52,13 @@ class Under:
 
 
 class ClusterProject:
-    """A project folder whose jobs go to the cluster.
-
-    Attributes:
-        project: the folder with workflow and sheets.
-        cluster: where jobs run.
-    """
+    """A project folder whose jobs go to the cluster."""
 
     def __init__(self, project: Project, cluster: Cluster, site: str) -> None:
-        self.project, self.cluster = project, cluster
-        (project.root / "config/site.yaml").write_text(site, encoding="utf-8")
-        if not (project.root / "slurm").exists():
-            (project.root / "slurm").symlink_to("profiles/slurm")
-
-    @property
-    def root(self) -> Path:
-        return self.project.root
+        self.root, self.cluster = project.root, cluster
+        (self.root / "config/site.yaml").write_text(site, encoding="utf-8")
+        if not (self.root / "slurm").exists():
+            (self.root / "slurm").symlink_to("profiles/slurm")
 
     def start(self, *words: str) -> Under:
         command = [sys.executable, "-m", *words]
@@ -82,13 +69,10 @@ class ClusterProject:
 
     def training(self, run: str) -> psutil.Process | None:
         for process in self.cluster.job_processes():
-            try:
-                words = process.cmdline()
+            with suppress(psutil.Error):
                 here = Path(process.cwd()) == self.root
-            except psutil.Error:
-                continue
-            if here and words[2:4] == ["train", run]:
-                return process
+                if here and process.cmdline()[2:4] == ["train", run]:
+                    return process
         return None
 
 

@@ -1,31 +1,30 @@
-"""Every fault that a cluster has ready, in one run; then another run, killed and resumed.
+"""Every fault that a cluster has ready, in one run, which is killed in the end and resumed.
 
-All trainings are of one row but for their names, so that one undisturbed run has the bits that
-each must have in the end.
+All trainings are of one row but for their names, so that an undisturbed one has the bits that each
+must have in the end.
 """
 
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import psutil
 import pytest
 
-from rlsubnet.running.runs import DONE, FAILED, Run, runs_here
+from rlsubnet.running.runs import DONE, FAILED, RUNNING, Job, runs_here
 from tests.slurm.cluster import NODES, Cluster
-from tests.slurm.faults import Drill, Fault, SmallDisk, job_of
-from tests.slurm.projects import ClusterProject, wait_for
+from tests.slurm.faults import Drill, Fault, SmallDisk, job_of, node_of
+from tests.slurm.projects import wait_for
 from tests.workflow.projects import Project
 
 pytestmark = pytest.mark.slow
 
 SITE = "{status_seconds: 4, latency_wait: 20, retries: 1}"
 LONG = "steps=600 save_every=20"
-RECOVERING = ("killed", "cancelled", "requeued", "late", "lost")
+CALM, LOST = "calm", "lost"
+RECOVERING = ("killed", "cancelled", "requeued", "late")
 STOPPING = ("torn", "full")
-ORPHAN, CALM = "orphan", "calm"
-SCORES = f"results/micro/scores/{CALM}.csv"
+SCORES = "results/micro/scores/dpo.csv"
 # MB for an evaluation, which takes more, but not twice as much.
 TOO_LITTLE = 320
 
@@ -40,95 +39,77 @@ class Outcome:
 
     Attributes:
         drill: the project with all faults.
-        undisturbed: weights and metrics of a run on this machine without a fault, and its scores.
-        first: log of the run in which most faults happened, and how it ended.
+        scores: of an evaluation with memory enough.
+        jobs: of the run in which the faults happened, as it was killed, by name.
         seen: what was seen on the way, by name.
         has_small_disk: whether a disk could be filled.
     """
 
     drill: Drill
-    undisturbed: tuple[bytes, str]
     scores: bytes
-    has_small_disk: bool = False
-    first: Run | None = None
-    status: int = 0
+    jobs: dict[str, Job] = field(default_factory=dict)
     seen: dict[str, str] = field(default_factory=dict)
+    has_small_disk: bool = False
+
+    @property
+    def failed(self) -> set[str]:
+        return set(STOPPING if self.has_small_disk else STOPPING[:1])
 
 
-def make_project(finished: Project, root: Path) -> tuple[Project, bytes]:
-    project = finished.copy_to(root, "work", "results", "logs", ".snakemake")
-    for run in (CALM, *RECOVERING, *STOPPING, ORPHAN):
-        project.sheets.add_row("runs.tsv", run, "dpo", "sft", "pairs", "rl", "42", "", LONG)
-    done = project.snakemake(final(CALM), SCORES)
-    assert done.returncode == 0, done.stdout + done.stderr
-    scores = (root / SCORES).read_bytes()
-    (root / SCORES).unlink()
-    little = f"resources: {{evaluate: {{mem_mb: {TOO_LITTLE}}}}}\n"
-    project.sheets.edit("config.yaml", lambda text: text + little)
-    return project, scores
+def jobs_of(project: Drill) -> dict[str, Job]:
+    return {job.name: job for job in runs_here(project.root)[-1].jobs.values()}
 
 
-def disturb(outcome: Outcome, small: SmallDisk) -> None:
-    drill = outcome.drill
-    lost: list[psutil.Process] = []
+def disturb_and_kill(outcome: Outcome, small: SmallDisk) -> None:
+    drill, seen = outcome.drill, outcome.seen
+    held: list[psutil.Process] = []
     faults: dict[str, Fault] = {
         "killed": drill.kill,
         "cancelled": drill.cancel,
         "requeued": drill.requeue,
         "late": drill.run_out_of_time,
         "torn": drill.tear("torn"),
-        "lost": lost.append,
+        LOST: held.append,
     }
     if outcome.has_small_disk:
         faults["full"] = small.fill
-    others = [("evaluate", CALM), *(("train", run) for run in RECOVERING if run != "lost")]
-    running = drill.on.snakemake(*map(final, faults), SCORES)
+
+    def only_the_lost_is_left() -> bool:
+        others = [job for name, job in jobs_of(drill).items() if name != LOST]
+        return all(job.state == DONE or (job.state, job.attempt) == (FAILED, 2) for job in others)
+
+    running = drill.snakemake(*map(final, [CALM, *faults]), SCORES)
     try:
         drill.inject(faults, running)
-        # Not before the others have recovered, or they might be lost with the node as well.
-        wait_for(lambda: all(map(drill.has_ended, others)), "the others to end well", running)
-        drill.lose_node(lost[0])
-        outcome.status = running.wait()
-        outcome.first = runs_here(drill.on.root)[-1]
-        outcome.seen["first"] = running.said
-        report = drill.on.start("rlsubnet.cli", "status")
-        assert report.wait() == 0, report.said
-        outcome.seen["status"] = report.said
-    finally:
-        running.end()
-        for node in NODES:
-            if drill.on.cluster.node_states()[node] == "DOWN":
-                drill.on.cluster.return_node(node)
-
-
-def kill_and_resume(outcome: Outcome, small: SmallDisk) -> None:
-    drill = outcome.drill
-    shutil.rmtree(drill.folder("torn") / "resume")
-    targets = ["torn", ORPHAN]
-    if outcome.has_small_disk:
-        small.make_room()
-        targets.append("full")
-    running = drill.on.snakemake(*map(final, targets))
-    try:
-        # All are held, so that none ends before Snakemake does: what ends unseen is done again.
-        held: list[psutil.Process] = []
-        drill.inject(dict.fromkeys(targets, held.append), running)
-        [process] = [process for process in held if process.cmdline()[3] == ORPHAN]
-        outcome.seen["orphan"] = job_of(process)
-        beside = [
-            drill.on.snakemake(final(ORPHAN)),
-            drill.on.start("rlsubnet.cli", "resume"),
-        ]
-        outcome.seen["second snakemake"], outcome.seen["second resume"] = (
+        # Not before the others have ended, or they might be lost with the node as well.
+        wait_for(only_the_lost_is_left, "the others to end", running)
+        seen["lost on"] = node_of(held[0])
+        drill.cluster.lose_node(seen["lost on"])
+        wait_for(lambda: drill.resumed_after(LOST), "the lost one to go on", running)
+        # Held, so that it does not end before Snakemake does: what ends unseen is done again.
+        drill.inject({LOST: held.append}, running)
+        outcome.jobs, seen["goes on on"] = jobs_of(drill), node_of(held[-1])
+        beside = [drill.snakemake(final(LOST)), drill.start("rlsubnet.cli", "resume")]
+        seen["second snakemake"], seen["second resume"] = (
             f"{under.wait()}\n{under.said}" for under in beside
         )
-        outcome.seen["pid"] = str(running.process.pid)
+        seen["pid"] = str(running.process.pid)
     finally:
         running.end()  # kill -9
-    outcome.seen["orphan's state"] = drill.fact(outcome.seen["orphan"], "JobState")
-    [orphan] = [j for j in drill.status()["run"]["jobs"] if j["wildcards"] == ORPHAN]
-    outcome.seen["orphan's status"] = f"{orphan['state']} {orphan['slurm_state']}"
-    resumed = drill.on.start("rlsubnet.cli", "resume")
+        for node in NODES:
+            if drill.cluster.node_states()[node] == "DOWN":
+                drill.cluster.return_node(node)
+    seen["orphan"] = job_of(held[-1])
+    seen["orphan's state"] = drill.fact(seen["orphan"], "JobState")
+    status = drill.start("rlsubnet.cli", "status")
+    seen["status"] = f"{status.wait()}\n{status.said}"
+
+
+def resume(outcome: Outcome, small: SmallDisk) -> None:
+    shutil.rmtree(outcome.drill.folder("torn") / "resume")
+    if outcome.has_small_disk:
+        small.make_room()
+    resumed = outcome.drill.start("rlsubnet.cli", "resume")
     outcome.seen["resumed"] = f"{resumed.wait()}\n{resumed.said}"
 
 
@@ -136,14 +117,19 @@ def kill_and_resume(outcome: Outcome, small: SmallDisk) -> None:
 def outcome(
     cluster: Cluster, finished: Project, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Outcome]:
-    project, scores = make_project(finished, tmp_path_factory.mktemp("faults"))
-    drill = Drill(ClusterProject(project, cluster, SITE))
-    outcome = Outcome(drill, drill.result(CALM), scores)
-    small = SmallDisk(drill.folder("full"))
+    root = tmp_path_factory.mktemp("faults")
+    project = finished.copy_to(root, "work", "results", "logs", ".snakemake")
+    for run in (CALM, LOST, *RECOVERING, *STOPPING):
+        project.sheets.add_row("runs.tsv", run, "dpo", "sft", "pairs", "rl", "42", "", LONG)
+    little = f"resources: {{evaluate: {{mem_mb: {TOO_LITTLE}}}}}\n"
+    project.sheets.edit("config.yaml", lambda text: text + little)
+    outcome = Outcome(Drill(project, cluster, SITE), (root / SCORES).read_bytes())
+    (root / SCORES).unlink()
+    small = SmallDisk(outcome.drill.folder("full"))
     try:
         outcome.has_small_disk = small.mount()
-        disturb(outcome, small)
-        kill_and_resume(outcome, small)
+        disturb_and_kill(outcome, small)
+        resume(outcome, small)
         yield outcome
     finally:
         small.unmount()
@@ -151,7 +137,11 @@ def outcome(
 
 def check(outcome: Outcome, run: str) -> None:
     assert outcome.drill.resumed_after(run) >= 20
-    assert outcome.drill.result(run) == outcome.undisturbed
+    check_bits(outcome, run)
+
+
+def check_bits(outcome: Outcome, run: str) -> None:
+    assert outcome.drill.result(run) == outcome.drill.result(CALM)
     assert not (outcome.drill.folder(run) / "resume").exists()
 
 
@@ -178,49 +168,46 @@ def test_a_training_that_meets_its_time_limit_goes_on_in_another_job(outcome: Ou
 
 
 def test_a_training_whose_node_is_lost_goes_on_on_another(outcome: Outcome) -> None:
-    [job] = outcome.drill.jobs("train", "lost")
-    assert outcome.drill.fact(job, "JobState") == "COMPLETED"
+    assert {outcome.seen["lost on"], outcome.seen["goes on on"]} == set(NODES)
+    [job, _] = outcome.drill.jobs("train", LOST)  # the other one is that of the resumed run
+    assert job == outcome.seen["orphan"]
     assert int(outcome.drill.fact(job, "Restarts")) >= 1
-    check(outcome, "lost")
+    assert (outcome.jobs[LOST].state, outcome.jobs[LOST].attempt) == (RUNNING, 1)
 
 
 def test_a_job_killed_for_its_memory_gets_more_and_ends_well(outcome: Outcome) -> None:
-    jobs = outcome.drill.jobs("evaluate", CALM)
-    log = outcome.drill.on.root / f"logs/slurm/rule_evaluate/{CALM}/{jobs[0]}.log"
+    jobs = outcome.drill.jobs("evaluate", "dpo")
+    log = outcome.drill.root / f"logs/slurm/rule_evaluate/dpo/{jobs[0]}.log"
     assert "exceeded memory limit" in log.read_text(encoding="utf-8")
     wanted = [outcome.drill.fact(job, "MinMemoryNode") for job in jobs]
     assert wanted == [f"{TOO_LITTLE}M", f"{2 * TOO_LITTLE}M"]
     assert outcome.drill.fact(jobs[-1], "JobState") == "COMPLETED"
-    assert (outcome.drill.on.root / SCORES).read_bytes() == outcome.scores
+    assert (outcome.drill.root / SCORES).read_bytes() == outcome.scores
 
 
 def test_a_full_disk_is_an_error_that_names_the_file_and_loses_nothing(outcome: Outcome) -> None:
     if not outcome.has_small_disk:
         pytest.skip("to mount a disk that can be filled one must be root")
-    assert outcome.status == 1
     words = "error: work/micro/runs/full/resume/state.pt: cannot be written, 0 bytes are free: "
-    assert words in outcome.seen["first"]
+    assert words in outcome.seen["status"]
     check(outcome, "full")
 
 
 def test_a_torn_state_is_an_error_that_says_what_to_delete(outcome: Outcome) -> None:
-    assert outcome.status == 1
     words = "state.pt: damaged, or not a saved state; delete work/micro/runs/torn/resume"
-    assert words in outcome.seen["first"]
+    assert words in outcome.seen["status"]
     # As it was told, it then started from the beginning.
-    check(outcome, "torn")
+    assert outcome.drill.resumed_after("torn") == 0
+    check_bits(outcome, "torn")
 
 
 def test_what_failed_for_good_stops_nothing_else_and_is_shown(outcome: Outcome) -> None:
-    assert outcome.first is not None
-    assert outcome.first.ended
-    states = {job.name: job.state for job in outcome.first.jobs.values()}
-    failed = {"torn", "full"} if outcome.has_small_disk else {"torn"}
-    assert {name for name, state in states.items() if state == FAILED} == failed
-    assert all(states[run] == DONE for run in (*RECOVERING, CALM))
-    attempts = {job.name: job.attempt for job in outcome.first.jobs.values()}
-    assert (attempts["torn"], attempts["killed"], attempts["lost"]) == (2, 2, 1)
+    failed = {name for name, job in outcome.jobs.items() if job.state == FAILED}
+    assert failed == outcome.failed
+    assert all(outcome.jobs[run].state == DONE for run in (*RECOVERING, CALM, "dpo"))
+    assert (outcome.jobs["torn"].attempt, outcome.jobs["killed"].attempt) == (2, 2)
     status = outcome.seen["status"]
+    assert status.startswith("0\n")
     assert "  train torn: failed, attempt 2, Slurm job " in status
     assert "    | rlsubnet train: error: work/micro/runs/torn/resume/state.pt: damaged" in status
 
@@ -237,18 +224,17 @@ def test_a_second_snakemake_is_refused_and_harms_nothing(outcome: Outcome) -> No
 def test_after_snakemake_was_killed_resume_cancels_its_jobs_and_ends_everything(
     outcome: Outcome,
 ) -> None:
-    orphan = outcome.seen["orphan"]
+    orphan, said = outcome.seen["orphan"], outcome.seen["resumed"]
     assert outcome.seen["orphan's state"] == "RUNNING"
-    assert outcome.seen["orphan's status"] == "running RUNNING"
-    said = outcome.seen["resumed"]
+    assert f"  train {LOST}: running, Slurm job {orphan}, " in outcome.seen["status"]
     assert f"cancelled Slurm job {orphan} (running)" in said
     assert "unlocked the folder" in said
     assert said.startswith("0\n"), said
     assert outcome.drill.fact(orphan, "JobState") == "CANCELLED"
-    check(outcome, ORPHAN)
+    check(outcome, LOST)
 
 
 def test_nothing_half_written_is_left(outcome: Outcome) -> None:
-    root = outcome.drill.on.root
+    root = outcome.drill.root
     assert [*root.glob("work/**/.*.partial"), *root.glob("results/**/.*.partial")] == []
     assert not [*root.glob("work/micro/runs/*/resume")]
