@@ -72,8 +72,10 @@ def test_the_whole_command_runs_on_a_cpu_and_its_results_are_unpacked(
 ) -> None:
     prepare(project, repository)
     root, out = project.root, tmp_path_factory.mktemp("out")
-    # pytest shows what it printed where something below fails.
-    print(day(root, out, 1500, DAY_CHAIN="900", DAY_SCALE="900", DAY_CHECKS="900"))
+    # The chain is cut off, by SIGTERM or else by SIGKILL, and takes no other part along.
+    printed = day(root, out, 1500, DAY_CHAIN="5", DAY_SCALE="900", DAY_CHECKS="900")
+    print(printed)  # pytest shows it where something below fails
+    assert re.findall(r"snakemake ended with (\d+)", printed) in (["124", "0"], ["137", "0"])
     assert len(list(out.iterdir())) <= 8
     assert sum(file.stat().st_size for file in out.iterdir()) < 8 << 20
 
@@ -110,32 +112,10 @@ def test_the_whole_command_runs_on_a_cpu_and_its_results_are_unpacked(
     check_bench((out / "bench.md").read_text(encoding="utf-8"))
     assert "whole_runs" in page
     assert "bfloat16 product" in page
-
-
-@pytest.mark.slow
-def test_a_part_that_is_cut_off_takes_no_other_along(
-    project: Project, repository: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    prepare(project, repository)
-    out = tmp_path_factory.mktemp("out")
-    limits = {"DAY_CHAIN": "6", "DAY_CHECKS": "1", "DAY_LIMITS": "600", "DAY_START": "300"}
-    printed = day(project.root, out, 900, DAY_PARTS="chain checks limits", **limits)
-    # By SIGTERM, or else by SIGKILL.
-    assert re.search("snakemake ended with (124|137)", printed)
-    assert not (project.root / "work/short/runs/sft_l/final").exists()
-    checks = results.findings(out / "checks.jsonl")
-    late = {line["part"] for line in checks if line.get("error") == "not done in 1 s"}
-    assert "whole_runs" in late
-    found = results.findings(out / "limits.jsonl")
-    assert {line["part"] for line in found if line.get("ok")} == {"hardware", "steps", "measures"}
-    # What the cut-off part had begun comes back, however far a busy machine let it get.
-    begun = [
-        *project.root.glob("logs/short/**/*.log"),
-        *project.root.glob(".snakemake/log/*.snakemake.log"),
-    ]
+    # The logs are there, those of the part that was cut off, too.
+    logs = [*root.glob("logs/short/**/*.log"), *root.glob(".snakemake/log/*.snakemake.log")]
     with tarfile.open(out / results.ARCHIVE) as archive:
-        names = set(archive.getnames())
-    assert {str(log.relative_to(project.root)) for log in begun} <= names
+        assert {str(log.relative_to(root)) for log in logs} <= set(archive.getnames())
 
 
 def test_logs_stay_behind_where_the_archive_would_be_too_large(
