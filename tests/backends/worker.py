@@ -1,19 +1,17 @@
-"""One of the processes that train together: ``python -m tests.backends.worker FOLDER RANK``.
+"""One of the processes that train together.
 
-Reads FOLDER/cases.pkl, trains one case after the other, and writes FOLDER/{case}.{rank}.pt: a
-mapping with `error`, or with masters, model, norms, and the bits of the mask that were read.
+Trains one case after the other and writes {case}.{rank}.pt: a mapping with `error`, or with
+masters, model, norms, and the bits of the mask that were read.
 """
 
 import json
 import os
-import pickle
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -27,33 +25,17 @@ from tests.backends.tiny import ADAMW, SEQUENCES, STEPS, WORLD, Case, batches, l
 Result = dict[str, Any]
 
 
-@contextmanager
-def counting_bits() -> Iterator[list[int]]:
-    counts: list[int] = []
-    read = Mask.read_range
-
-    def counted(mask: Mask, name: str, start: int, count: int) -> np.ndarray:
-        counts.append(count)
-        return read(mask, name, start, count)
-
-    Mask.read_range = counted  # type: ignore[method-assign]
-    try:
-        yield counts
-    finally:
-        Mask.read_range = read  # type: ignore[method-assign]
-
-
 def attach(
     case: Case, folder: Path, engine: Any, model: nn.Module
 ) -> tuple[GradientMask | None, int]:
+    """Attach the mask of a case; return it and how many of its bits were read."""
     if case.mask == "none":
         return None, 0
-    with counting_bits() as bits:
+    with mock.patch.object(Mask, "read_range", autospec=True, side_effect=Mask.read_range) as read:
         mask = attach_engine_mask(engine, model, folder / case.mask_file, case.mask_at)
-    return mask, sum(bits)
+    return mask, sum(count for _, _, _, count in (call.args for call in read.call_args_list))
 
 
-# ------------------------------------------------------------------------------------- DeepSpeed
 def deepspeed_engine(case: Case) -> Any:
     import deepspeed
 
@@ -122,7 +104,6 @@ def train_zero(case: Case, folder: Path, rank: int) -> Result:
     }
 
 
-# ------------------------------------------------------------------------------------------ FSDP
 def wrap_fsdp1(case: Case, model: Any) -> nn.Module:
     from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision
     from torch.distributed.fsdp.wrap import ModuleWrapPolicy
@@ -205,7 +186,6 @@ def train_fsdp(case: Case, folder: Path, rank: int) -> Result:
     return {"masters": weights, "model": weights, "norms": norms, "bits": bits}
 
 
-# ------------------------------------------------------------------------------------------- all
 def start_deepspeed() -> None:
     """Start DeepSpeed's communication on the process group that there is.
 
@@ -218,13 +198,13 @@ def start_deepspeed() -> None:
     deepspeed.init_distributed("gloo")
 
 
-def main(folder: Path, rank: int) -> None:
+def main(rank: int, folder: Path, cases: Sequence[Case]) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD))
+    os.environ.update(DS_ACCELERATOR="cpu", GLOO_SOCKET_IFNAME="lo")
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD
     )
-    cases: list[Case] = pickle.loads((folder / "cases.pkl").read_bytes())
     if any(case.is_zero for case in cases):
         start_deepspeed()
     for case in cases:
@@ -239,7 +219,3 @@ def main(folder: Path, rank: int) -> None:
     sys.stdout.flush()
     # torch 2.13 and gloo sometimes abort while the interpreter ends, after the work is done.
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
