@@ -7,13 +7,13 @@ import sys
 
 import numpy as np
 
-from rlsubnet.checkpoints.masks import load_mask
+from rlsubnet.checkpoints.masks import Mask
 
 
 def main() -> None:
     """Read both masks whole, and print o1 and o2."""
-    masks = [load_mask(path) for path in sys.argv[1:]]
-    first, second = ({name: mask.read(name) for name in mask.names} for mask in masks)
+    masks = [Mask(path) for path in sys.argv[1:]]
+    first, second = ({name: mask.read(name) for name in mask.shapes} for mask in masks)
     both = sum(int((first[name] & second[name]).sum()) for name in first)
     for side in (first, second):
         print(both / sum(int(np.sum(mask)) for mask in side.values()))

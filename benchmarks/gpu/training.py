@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from benchmarks.figure import Figure, ratio
 from benchmarks.gpu.clock import in_turn, speed
 from benchmarks.gpu.size import Size, forward_flops, random_model, word_tokenizer
-from rlsubnet.checkpoints.masks import load_mask, save_mask
+from rlsubnet.checkpoints.masks import Mask, save_mask
 from rlsubnet.config.model import Recipe
 from rlsubnet.training.batches import Example, Sample, collate, split_batch
 from rlsubnet.training.credit import Credit, CreditAssigner, Question, Rollouts
@@ -97,7 +97,7 @@ def offline_step(
     recipe = bench.recipe(len(examples), len(examples) * len(examples[0]))
     optimizer = MasterOptimizer(dict(bench.model.named_parameters()), recipe)
     if mask is not None:
-        optimizer.mask = attach_mask(optimizer.inner, optimizer.masters, load_mask(mask))
+        optimizer.mask = attach_mask(optimizer.inner, optimizer.masters, Mask(mask))
     pad, reference = size.vocabulary - 1, None
     if algorithm.reference:
         part = recipe.batch_size // recipe.parts

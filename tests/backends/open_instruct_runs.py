@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rlsubnet.checkpoints.checkpoint import Checkpoint
-from rlsubnet.checkpoints.masks import load_mask
+from rlsubnet.checkpoints.masks import Mask
 from rlsubnet.checkpoints.pair import check_frozen, pair_checkpoints
 from tests.backends.small_llama import write_model, write_pairs, write_random_mask
 from tests.sheets_of_row import train_command
@@ -110,5 +110,5 @@ def variables(root: Path) -> dict[str, str]:
 
 def changes(bench: Path, run: Path) -> tuple[int, int]:
     pair = pair_checkpoints(Checkpoint(bench / "init"), Checkpoint(run / "final"))
-    counts = [c for _, c in check_frozen(pair, load_mask(bench / "mask.safetensors"))]
+    counts = [c for _, c in check_frozen(pair, Mask(bench / "mask.safetensors"))]
     return sum(c.frozen_changed for c in counts), sum(c.subnetwork_changed for c in counts)

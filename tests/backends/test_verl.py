@@ -17,7 +17,7 @@ from rlsubnet.backends.verl.command import Places
 from rlsubnet.backends.verl.saves import logged_steps, save_folder
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta import step_file
-from rlsubnet.checkpoints.masks import load_mask, save_mask
+from rlsubnet.checkpoints.masks import Mask, save_mask
 from rlsubnet.files import sha256
 from tests.backends import verl_runs
 from tests.sheets_of_row import train_command
@@ -139,8 +139,8 @@ def test_the_mask_holds_what_the_differ_counts_in_the_merged_model(
     verl_runs.rlsubnet(prime_full / "log", *words)
     rows = [row for row in csv.DictReader(out.open()) if (row["rule"], row["atol"]) == EXACT]
     changed = {row["tensor"]: int(row["bitwise_changed"]) for row in rows}
-    mask = load_mask(prime_mask)
-    assert changed == {name: int(mask.read(name).sum()) for name in mask.names}
+    mask = Mask(prime_mask)
+    assert changed == {name: int(mask.read(name).sum()) for name in mask.shapes}
     print(f"PRIME: {sum(changed.values())} of 23584 weights changed")
 
 

@@ -17,7 +17,7 @@ import torch
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.differ import Unfinished, diff_tensors, parts_folder
 from rlsubnet.checkpoints.formats import encode_header
-from rlsubnet.checkpoints.masks import hidden_file, load_mask, write_mask
+from rlsubnet.checkpoints.masks import Mask, hidden_file, write_mask
 from rlsubnet.checkpoints.pair import Pair, pair_checkpoints
 from rlsubnet.cli import main
 from rlsubnet.measure.kernel import Request
@@ -158,7 +158,7 @@ def test_a_killed_pass_goes_on_and_ends_as_if_it_had_never_been_killed(tmp_path,
     for kind in ("csv", "mask"):
         cut, whole = (tmp_path / f"{name}.{kind}" for name in ("cut", "whole"))
         assert cut.read_bytes() == whole.read_bytes()
-    assert load_mask(cut).read(SMALL).sum() == 40
+    assert Mask(cut).read(SMALL).sum() == 40
     assert len(list(tmp_path.iterdir())) == 6
 
 
@@ -200,7 +200,7 @@ def test_parts_without_the_mask_they_belong_to_are_not_used(tmp_path, capsys):
     assert main(arguments) == 0
     assert "measured before" not in capsys.readouterr().err
     expected = dict(masks_of(pair))
-    assert all((load_mask(mask).read(n).ravel() == bits).all() for n, bits in expected.items())
+    assert all((Mask(mask).read(n).ravel() == bits).all() for n, bits in expected.items())
 
 
 @pytest.mark.parametrize("rule", ["bitwise", "official", "exact"])

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rlsubnet.checkpoints.checkpoint import Checkpoint
-from rlsubnet.checkpoints.masks import load_mask
+from rlsubnet.checkpoints.masks import Mask
 from rlsubnet.checkpoints.pair import Pair, pair_checkpoints
 from rlsubnet.cli import main
 from rlsubnet.measure.sparsity import TOLERANCES
@@ -394,6 +394,6 @@ def test_every_input_has_the_integers_of_torch_with_both_kernels(case, tmp_path)
         seen.add(row["unchanged"])
     # The tolerances tell weights apart, or the test would say little.
     assert len(seen) > len(init)
-    mask = load_mask(tmp_path / "numpy.mask")
+    mask = Mask(tmp_path / "numpy.mask")
     for name in init:
         assert (mask.read(name) == changed_bits(init[name], tuned[name]).numpy()).all()

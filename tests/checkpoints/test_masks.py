@@ -6,7 +6,7 @@ from hypothesis.extra import numpy as npst
 from safetensors.numpy import load_file, save_file
 
 from rlsubnet.checkpoints.formats import TensorInfo, read_range
-from rlsubnet.checkpoints.masks import load_mask, save_mask
+from rlsubnet.checkpoints.masks import Mask, save_mask
 
 METADATA = {"rule": "bitwise", "atol": "0.0", "init_sha256": "a", "tuned_sha256": "b"}
 
@@ -31,11 +31,10 @@ def test_bits_are_packed_from_the_lowest(tmp_path):
 )
 def test_a_mask_reads_back_as_it_was_saved(tmp_path, masks):
     save_mask(tmp_path / "m.safetensors", masks, METADATA)
-    mask = load_mask(tmp_path / "m.safetensors")
-    assert mask.names == list(masks)
+    mask = Mask(tmp_path / "m.safetensors")
+    assert mask.shapes == {name: bits.shape for name, bits in masks.items()}
     assert METADATA.items() <= mask.metadata.items()
     for name, bits in masks.items():
-        assert mask.shape(name) == bits.shape
         assert (mask.read(name) == bits).all()
         for start in range(bits.size + 1):
             for count in (0, 1, 8, 9, bits.size - start):
@@ -55,26 +54,26 @@ def test_a_range_reads_only_the_bytes_that_hold_it(tmp_path, monkeypatch):
 
     monkeypatch.setattr("rlsubnet.checkpoints.masks.read_range", reading)
     # Bits 13 to 21: the last three of byte 1 and the first six of byte 2.
-    assert load_mask(tmp_path / "m").read_range("w", 13, 9).tolist() == [True, *[False] * 7, True]
+    assert Mask(tmp_path / "m").read_range("w", 13, 9).tolist() == [True, *[False] * 7, True]
     assert asked == [(1, 2)]
 
 
 def test_a_mask_without_weights_is_empty(tmp_path):
     masks = {"a": np.zeros(9, bool), "b": np.zeros((2, 3), bool)}
     save_mask(tmp_path / "m", masks, METADATA)
-    assert load_mask(tmp_path / "m").is_empty()
+    assert Mask(tmp_path / "m").is_empty()
     masks["b"][1, 2] = True
     save_mask(tmp_path / "m", masks, METADATA)
-    assert not load_mask(tmp_path / "m").is_empty()
+    assert not Mask(tmp_path / "m").is_empty()
 
 
 def test_what_is_no_mask_is_refused(tmp_path):
     weights = tmp_path / "model.safetensors"
     save_file({"w": np.zeros(3, np.float32)}, weights)
     with pytest.raises(ValueError, match=r"model\.safetensors: not a mask"):
-        load_mask(weights)
+        Mask(weights)
     with pytest.raises(ValueError, match="no such mask file"):
-        load_mask(tmp_path / "absent")
+        Mask(tmp_path / "absent")
 
 
 @pytest.mark.parametrize(
@@ -91,20 +90,20 @@ def test_damaged_shapes_are_named(tmp_path, shapes, message):
     metadata = METADATA | {"format": "rlsubnet-mask-1", "shapes": shapes}
     save_file({"w": np.zeros(2, np.uint8)}, tmp_path / "m", metadata=metadata)
     with pytest.raises(ValueError, match=message):
-        load_mask(tmp_path / "m")
+        Mask(tmp_path / "m")
 
 
 def test_bits_beyond_the_last_weight_would_be_counted_and_are_refused(tmp_path):
     metadata = METADATA | {"format": "rlsubnet-mask-1", "shapes": '{"w": [9]}'}
     save_file({"w": np.array([0, 0b10], np.uint8)}, tmp_path / "m", metadata=metadata)
-    mask = load_mask(tmp_path / "m")
+    mask = Mask(tmp_path / "m")
     with pytest.raises(ValueError, match="mask of w: bits set beyond the last weight"):
         list(mask.read_packed_chunks("w"))
 
 
 def test_a_mask_of_other_parameters_is_refused_with_all_of_them(tmp_path):
     save_mask(tmp_path / "m", {"a": np.ones(3, bool), "b": np.ones(4, bool)}, METADATA)
-    mask = load_mask(tmp_path / "m")
+    mask = Mask(tmp_path / "m")
     mask.check_shapes({"b": (4,), "a": (3,)}, "model")
     with pytest.raises(ValueError) as error:
         mask.check_shapes({"b": (5,), "c": (1,)}, "model")

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from rlsubnet.checkpoints.checkpoint import Checkpoint
-from rlsubnet.checkpoints.masks import load_mask, save_mask
+from rlsubnet.checkpoints.masks import Mask, save_mask
 from rlsubnet.checkpoints.pair import tensor_generator
 from rlsubnet.cli import main
 from rlsubnet.columns import FrozenRow, RankRow, TrajectoryRow, UpdateRow, names
@@ -72,7 +72,7 @@ def test_updates_of_a_real_model_and_a_perturbed_copy(shared, tmp_path, capsys):
         assert int(row["numel"]) == before.numel()
         assert int(row["bitwise_changed"]) == int((before != after).sum())
         assert float(row["max_abs_diff"]) == float((after.float() - before.float()).abs().max())
-    mask = load_mask(mask_file)
+    mask = Mask(mask_file)
     for name, weights in init.items():
         assert (mask.read(name) == (weights != tuned[name]).numpy()).all()
     assert mask.metadata["rule"] == "bitwise"
@@ -112,8 +112,8 @@ def test_frozen_fails_after_writing_which_tensor_changed(pair, tmp_path, capsys)
     good = read_rows(tmp_path / "good.csv", FrozenRow)
     assert {row["frozen_changed"] for row in good} == {"0"}
     assert all(row["subnetwork"] == row["subnetwork_changed"] for row in good)
-    mask = load_mask(tmp_path / "m")
-    bits = {name: mask.read(name) for name in mask.names}
+    mask = Mask(tmp_path / "m")
+    bits = {name: mask.read(name) for name in mask.shapes}
     bits["lm_head.weight"][:] = False
     save_mask(tmp_path / "smaller", bits, {})
     out = tmp_path / "bad.csv"

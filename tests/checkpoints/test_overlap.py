@@ -11,7 +11,7 @@ import torch
 
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.formats import read_header
-from rlsubnet.checkpoints.masks import Mask, load_mask, save_mask
+from rlsubnet.checkpoints.masks import Mask, save_mask
 from rlsubnet.checkpoints.structure import pair_masks, tensor_overlaps, unite_masks
 from rlsubnet.cli import main
 from rlsubnet.columns import OverlapRow, names
@@ -28,7 +28,7 @@ def random_bits(seed: int, shapes: Mapping[str, tuple[int, ...]] = SHAPES) -> Bi
 
 def mask_file(path: Path, bits: Bits, **metadata: str) -> Mask:
     save_mask(path, bits, metadata)
-    return load_mask(path)
+    return Mask(path)
 
 
 def expected_by_magnitude(init: torch.Tensor, first: np.ndarray, second: np.ndarray) -> float:
@@ -259,7 +259,7 @@ def test_a_weight_is_in_the_union_if_any_mask_holds_it(tmp_path, number, capsys)
         save_mask(file, mask, {"rule": "bitwise", "atol": "0.0", "init_sha256": "ab"})
     out = tmp_path / "ever.safetensors"
     assert main(["union", *map(str, files), "--out", str(out)]) == 0
-    united = load_mask(out)
+    united = Mask(out)
     expected = {name: np.any([mask[name] for mask in masks], axis=0) for name in UNITED}
     for name in UNITED:
         assert (united.read(name) == expected[name]).all()
@@ -293,7 +293,7 @@ def test_a_damaged_mask_leaves_no_union(tmp_path):
         save_mask(tmp_path / str(seed), random_bits(seed, UNITED), {})
     file = tmp_path / "1"
     # Bits beyond the last weight of the tensor of 7.
-    masks = [load_mask(tmp_path / str(seed)) for seed in range(2)]
+    masks = [Mask(tmp_path / str(seed)) for seed in range(2)]
     place = read_header(file)[0]["b"].offset
     content = bytearray(file.read_bytes())
     content[place] |= 0x80

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.differ import measure_update
 from rlsubnet.checkpoints.formats import ITEM_BYTES, encode_header
-from rlsubnet.checkpoints.masks import load_mask, save_mask
+from rlsubnet.checkpoints.masks import Mask, save_mask
 from rlsubnet.checkpoints.pair import (
     Pair,
     check_frozen,
@@ -115,7 +115,7 @@ def test_a_change_outside_the_mask_is_found_at_its_tensor(tmp_path):
     tuned["model.norm.weight"][2] *= -1  # outside
     folders = write_checkpoint(tmp_path / "a", init), write_checkpoint(tmp_path / "b", tuned)
     save_mask(tmp_path / "m", masks, {})
-    counts = dict(check_frozen(open_pair(folders), load_mask(tmp_path / "m"), chunk=8))
+    counts = dict(check_frozen(open_pair(folders), Mask(tmp_path / "m"), chunk=8))
     rows = {name: tuple(vars(count).values()) for name, count in counts.items()}
     # numel, frozen, frozen_changed, subnetwork, subnetwork_changed
     assert rows.pop(EMBEDDING) == (44, 40, 0, 4, 3)
@@ -127,7 +127,7 @@ def test_a_zero_that_changes_its_sign_is_not_bit_identical(tmp_path):
     init, tuned = {"w": torch.tensor([0.0, 1.0])}, {"w": torch.tensor([-0.0, 1.0])}
     folders = write_checkpoint(tmp_path / "a", init), write_checkpoint(tmp_path / "b", tuned)
     save_mask(tmp_path / "m", {"w": np.zeros(2, bool)}, {})
-    ((_, counts),) = check_frozen(open_pair(folders), load_mask(tmp_path / "m"))
+    ((_, counts),) = check_frozen(open_pair(folders), Mask(tmp_path / "m"))
     assert counts.frozen_changed == 1
 
 
@@ -138,7 +138,7 @@ def test_frozen_refuses_types_that_cannot_be_compared_bit_by_bit(tmp_path):
     )
     save_mask(tmp_path / "m", all_masks(True), {})
     with pytest.raises(ValueError, match="cannot be compared bit by bit"):
-        list(check_frozen(open_pair(folders), load_mask(tmp_path / "m")))
+        list(check_frozen(open_pair(folders), Mask(tmp_path / "m")))
 
 
 def test_a_trajectory_needs_one_stored_type(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rlsubnet.checkpoints.masks import load_mask
+from rlsubnet.checkpoints.masks import Mask
 from rlsubnet.config.model import Recipe
 from rlsubnet.evaluation.generate import SampleRequest
 from rlsubnet.evaluation.loading import load_model
@@ -78,7 +78,7 @@ def begin(base: Path, recipe: Recipe, mask: Path | None = None) -> tuple[Any, Ma
     model = load_model(base)
     optimizer = MasterOptimizer(dict(model.named_parameters()), recipe)
     if mask is not None:
-        optimizer.mask = attach_mask(optimizer.inner, optimizer.masters, load_mask(mask))
+        optimizer.mask = attach_mask(optimizer.inner, optimizer.masters, Mask(mask))
     return model, optimizer
 
 

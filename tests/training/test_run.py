@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from rlsubnet.backends.processes import LOCK
-from rlsubnet.checkpoints.masks import load_mask, save_mask
+from rlsubnet.checkpoints.masks import Mask, save_mask
 from rlsubnet.cli import main
 from rlsubnet.config.model import ONLINE, Row
 from rlsubnet.training.journal import STATE
@@ -92,7 +92,7 @@ def test_a_masked_run_moves_the_subnetwork_and_no_other_bit(
     what = short(algorithm, mask="quarter", mask_at=mask_at, lr=1e-2, steps=8)
     folder = train(what, mask=mask)
     base = policy if algorithm in ONLINE else base
-    before, after, inside = weights(base), weights(folder / "final"), load_mask(mask)
+    before, after, inside = weights(base), weights(folder / "final"), Mask(mask)
     moved = 0
     for name in before:
         changed = before[name] != after[name]

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from rlsubnet.backends.processes import LOCK
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta import PatchedCheckpoint, find_steps, open_steps, unpack
-from rlsubnet.checkpoints.masks import load_mask
+from rlsubnet.checkpoints.masks import Mask
 from rlsubnet.checkpoints.sources import FileSource
 from rlsubnet.training.journal import STATE, StepSaver
 from tests.checkpoints.checkpoint_files import write_checkpoint
@@ -64,7 +64,7 @@ def test_saving_steps_changes_no_bit_of_the_run(train):
 
 def test_a_masked_run_saves_steps_that_differ_inside_the_mask(train, base, mask):
     folder = train(row("dpo", mask="quarter", checkpoint_every=3, lr=1e-2), mask=mask)
-    init, inside = Checkpoint(base), load_mask(mask)
+    init, inside = Checkpoint(base), Mask(mask)
     for path in find_steps([folder / "steps"]).values():
         step, moved = PatchedCheckpoint(init, path), 0
         for name in init.tensors:

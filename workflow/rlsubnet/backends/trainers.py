@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from rlsubnet.backends.processes import LOCK, PACKAGE, STAYING, alone_in, check_whole, remove
 from rlsubnet.checkpoints.checkpoint import Checkpoint
-from rlsubnet.checkpoints.masks import load_mask
+from rlsubnet.checkpoints.masks import Mask
 from rlsubnet.config.layout import RunFiles
 from rlsubnet.config.model import Row
 from rlsubnet.files import read_object, replacing, sha256, write_csv, write_json
@@ -87,7 +87,7 @@ def check_start(init: Path, mask: Path | None) -> None:
             )
     if mask is not None:
         shapes = {name: info.shape for name, info in start.tensors.items()}
-        load_mask(mask).check_shapes(shapes, str(init))
+        Mask(mask).check_shapes(shapes, str(init))
 
 
 def take_up(

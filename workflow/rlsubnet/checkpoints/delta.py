@@ -8,15 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rlsubnet.checkpoints.checkpoint import DTYPES, Checkpoint, by_canonical_name
+from rlsubnet.checkpoints.checkpoint import DTYPES, Checkpoint
 from rlsubnet.checkpoints.delta_file import BLOCK, Codes, Delta, DeltaFile, is_delta
-from rlsubnet.checkpoints.delta_pack import (
-    InitDigests,
-    check_shapes,
-    init_block,
-    init_blocks,
-    refuse_init,
-)
+from rlsubnet.checkpoints.delta_pack import InitDigests, init_block, init_blocks
 from rlsubnet.checkpoints.formats import NUMPY_TYPES, TensorInfo, encode_header, pieces, read_stored
 from rlsubnet.checkpoints.sources import FileSource, copy_companions
 from rlsubnet.files import replacing, sha256
@@ -79,8 +73,8 @@ class PatchedCheckpoint(Checkpoint):
 
 class _Unpacker:
     def __init__(self, init: FileSource, delta: Delta) -> None:
-        self.init, self.delta, self._bases = init, delta, by_canonical_name(init)
-        refuse_init(delta.path, init.label, check_shapes(self._bases, delta.manifest))
+        self.init, self.delta, self._digests = init, delta, InitDigests(init)
+        self._digests.check_shapes(delta.manifest, delta.path)
         self._companions = {path.name: path for path in init.side_files()[0]}
         missing = [
             name
@@ -96,7 +90,7 @@ class _Unpacker:
         """Yield a tuned tensor in blocks, and check that init and result are the right ones."""
         tensor = self.delta.manifest.tensors[name]
         stored = tensor.same_as or name
-        base = self._bases[tensor.init] if tensor.init else None
+        base = self._digests.tensors[tensor.init] if tensor.init else None
         before, after = hashlib.sha256(), hashlib.sha256()
         blocks = init_blocks(self.init.read, base, tensor.dtype, tensor.numel, before.update)
         for number, codes in enumerate(blocks):
@@ -105,7 +99,7 @@ class _Unpacker:
             yield decoded
         expected = self.delta.manifest.init[tensor.init].sha256 if tensor.init else ""
         if base is not None and before.hexdigest() != expected:
-            InitDigests(self.init).check(self.delta.manifest, self.delta.path)  # names them all
+            self._digests.check(self.delta.manifest, self.delta.path)  # names them all
         if after.hexdigest() != tensor.sha256:
             raise ValueError(
                 f"{self.delta.path}: tensor {name}: expected digest {tensor.sha256}, found "

@@ -31,7 +31,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -349,10 +349,7 @@ def writing_delta(path: Path | str) -> Iterator[DeltaWriter]:
     """Yield a writer; the file appears under ``path`` when the block ends well."""
     if Path(path).suffix in (".safetensors", ".bin"):
         raise ValueError(f"{path}: a delta is no {Path(path).suffix} file; name it x.delta")
-    with (
-        replacing(path) as temporary,
-        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
-    ):
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         yield DeltaWriter(archive)
 
 
@@ -362,13 +359,6 @@ def is_delta(path: Path | str) -> bool:
             return MANIFEST in archive.namelist()
     except (zipfile.BadZipFile, OSError):
         return False
-
-
-class _Block(NamedTuple):
-    offset: int
-    nbytes: int
-    changes: int
-    escapes: int
 
 
 class Delta:
@@ -394,7 +384,7 @@ class Delta:
         if found != FORMAT:
             raise ValueError(f"{self.path}: not a delta: expected format {FORMAT}, found {found}")
         self._check_manifest()
-        self._tables: dict[str, list[_Block]] = {}
+        self._tables: dict[str, list[tuple[int, int, int, int]]] = {}
 
     @contextmanager
     def _open(self) -> Iterator[zipfile.ZipFile]:
@@ -454,8 +444,8 @@ class Delta:
         member = self.manifest.tensors[name].member
         return self._members[member].file_size if member else 0
 
-    def _blocks(self, name: str) -> list[_Block]:
-        """Return where each block of a tensor lies; their headers are read once."""
+    def _blocks(self, name: str) -> list[tuple[int, int, int, int]]:
+        """Return offset, size, changes and escapes of each block; their headers are read once."""
         if name not in self._tables:
             tensor = self.manifest.tensors[name]
             info = self._members[tensor.member]
@@ -472,10 +462,10 @@ class Delta:
                     if len(header) < HEADER.size:
                         break
                     nbytes, changes, escapes = HEADER.unpack(header)
-                    table.append(_Block(offset + HEADER.size, nbytes, changes, escapes))
+                    table.append((offset + HEADER.size, nbytes, changes, escapes))
                     offset += HEADER.size + nbytes
             expected = -(-tensor.numel // BLOCK), tensor.changed, end
-            found = len(table), sum(block.changes for block in table), offset
+            found = len(table), sum(changes for _, _, changes, _ in table), offset
             if found != expected:
                 raise ValueError(f"{self.path}: tensor {name}: damaged: its blocks do not fit it")
             self._tables[name] = table
@@ -485,11 +475,11 @@ class Delta:
         """Return block ``number`` of a tensor, given the same weights of init."""
         if not self.manifest.tensors[name].member:
             return before
-        block = self._blocks(name)[number]
+        offset, nbytes, changes, escapes = self._blocks(name)[number]
         with self.path.open("rb") as stream:
-            stream.seek(block.offset)
-            payload = stream.read(block.nbytes)
+            stream.seek(offset)
+            payload = stream.read(nbytes)
         try:
-            return decode_block(before, block.changes, block.escapes, payload)
+            return decode_block(before, changes, escapes, payload)
         except ValueError as error:
             raise ValueError(f"{self.path}: tensor {name}, block {number}: {error}") from error

@@ -118,37 +118,37 @@ class InitDigests:
 
     def check(self, manifest: Manifest, path: object) -> None:
         """Refuse an init that a delta was not packed against, naming the tensors that differ."""
-        differing = check_shapes(self.tensors, manifest)
-        differing += [
-            f"{name} (expected digest {tensor.sha256[:12]}, found {self.sha256(name)[:12]})"
-            for name, tensor in manifest.init.items()
-            if not differing and self.sha256(name) != tensor.sha256
-        ]
-        refuse_init(path, self._init.label, differing)
-
-
-def check_shapes(tensors: Mapping[str, TensorInfo], manifest: Manifest) -> list[str]:
-    """Return what of a manifest's init is missing, or of another shape or type."""
-    faults = []
-    for name, expected in manifest.init.items():
-        info = tensors.get(name)
-        if info is None:
-            faults.append(f"{name} (missing)")
-        elif (info.dtype, info.shape) != (expected.dtype, expected.shape):
-            faults.append(
-                f"{name} (expected {expected.dtype} {list(expected.shape)}, found {info.dtype} "
-                f"{list(info.shape)})"
-            )
-    return faults
-
-
-def refuse_init(path: object, where: str, differing: list[str]) -> None:
-    if differing:
-        more = f" and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
-        raise ValueError(
-            f"{path}: a delta of another init than {where}: tensors differ: "
-            f"{', '.join(differing[:_NAMED])}{more}"
+        self.check_shapes(manifest, path)
+        self._refuse(
+            path,
+            [
+                f"{name} (expected digest {tensor.sha256[:12]}, found {self.sha256(name)[:12]})"
+                for name, tensor in manifest.init.items()
+                if self.sha256(name) != tensor.sha256
+            ],
         )
+
+    def check_shapes(self, manifest: Manifest, path: object) -> None:
+        """Do as much of ``check`` as needs no digest."""
+        faults = []
+        for name, expected in manifest.init.items():
+            info = self.tensors.get(name)
+            if info is None:
+                faults.append(f"{name} (missing)")
+            elif (info.dtype, info.shape) != (expected.dtype, expected.shape):
+                faults.append(
+                    f"{name} (expected {expected.dtype} {list(expected.shape)}, found "
+                    f"{info.dtype} {list(info.shape)})"
+                )
+        self._refuse(path, faults)
+
+    def _refuse(self, path: object, faults: list[str]) -> None:
+        if faults:
+            more = f" and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
+            raise ValueError(
+                f"{path}: a delta of another init than {self._init.label}: tensors differ: "
+                f"{', '.join(faults[:_NAMED])}{more}"
+            )
 
 
 def _encode_checked(before: Codes, after: Codes) -> bytes:
@@ -208,10 +208,6 @@ class _Packer:
     def add_copy(self, stored_name: str, other: str) -> None:
         self.tensors[stored_name] = replace(self.tensors[other], member="", same_as=other)
 
-    def removed(self) -> tuple[str, ...]:
-        present = {canonical_name(name) for name in self.tensors}
-        return tuple(sorted(set(self._init) - present, key=natural_order))
-
 
 def _parts(
     init: FileSource, tuned: FileSource, left_out: Container[str]
@@ -249,7 +245,8 @@ def pack(init: FileSource, tuned: FileSource, path: Path | str) -> Manifest:
     """
     keep_freed_memory()
     with writing_delta(path) as writer, ThreadPoolExecutor(default_threads()) as pool:
-        packer = _Packer(writer, pool, by_canonical_name(init), init.read)
+        bases = by_canonical_name(init)
+        packer = _Packer(writer, pool, bases, init.read)
         by_canonical_name(tuned)  # two tensors of one name would have one init
         copies = _tied(tuned)
         parts = _parts(init, tuned, copies)
@@ -260,7 +257,9 @@ def pack(init: FileSource, tuned: FileSource, path: Path | str) -> Manifest:
         for name, other in copies.items():
             packer.add_copy(name, other)
         files, left_out = _pack_files(writer, pool, init, tuned)
-        manifest = Manifest(packer.init, packer.removed(), packer.tensors, files, tuple(left_out))
+        gone = set(bases) - set(map(canonical_name, packer.tensors))
+        removed = tuple(sorted(gone, key=natural_order))
+        manifest = Manifest(packer.init, removed, packer.tensors, files, tuple(left_out))
         writer.finish(manifest)
     return manifest
 

@@ -209,11 +209,6 @@ def _refuse_damaged(path: Path) -> int:
     return sum(member.file_size for member in numbers)
 
 
-def _damaged(path: Path, error: Exception) -> ValueError:
-    reason = str(error).strip().partition("\n")[0]
-    return ValueError(f"{path}: cannot be read as a torch file: {reason}")
-
-
 def _torch_state(path: Path) -> Any:
     from rlsubnet.extras import how_to_install
 
@@ -223,17 +218,16 @@ def _torch_state(path: Path) -> Any:
         raise ValueError(f"{path}: a torch file, needs torch; {how_to_install('torch')}") from error
     try:
         return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if named is None:
-            raise _damaged(path, error) from error
-        raise ValueError(
-            f"{path}: holds more than tensors and could run code ({named[1]}); save it again as "
-            "safetensors"
-        ) from error
     # A damaged pickle can fail anywhere in the reader.
     except Exception as error:
-        raise _damaged(path, error) from error
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if named and isinstance(error, pickle.UnpicklingError):
+            raise ValueError(
+                f"{path}: holds more than tensors and could run code ({named[1]}); save it again "
+                "as safetensors"
+            ) from error
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{path}: cannot be read as a torch file: {reason}") from error
 
 
 @lru_cache(maxsize=4)

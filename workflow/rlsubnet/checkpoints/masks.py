@@ -57,15 +57,11 @@ def save_mask(
     write_mask(path, {name: mask.shape for name, mask in masks.items()}, masks.items(), metadata)
 
 
-def load_mask(path: Path | str) -> "Mask":
-    """Open a mask file; its bits are read when asked for."""
-    return Mask(path)
-
-
 class Mask:
     """A mask file, opened; one parameter's bits are read at a time.
 
-    ``metadata`` has ``rule``, ``atol``, ``init_sha256``, ``tuned_sha256`` and what else was saved.
+    ``shapes`` are those of the parameters. ``metadata`` has ``rule``, ``atol``, ``init_sha256``,
+    ``tuned_sha256`` and what else was saved.
 
     Raises:
         ValueError: the file is no mask, or its tensors do not fit their shapes.
@@ -92,14 +88,7 @@ class Mask:
                     f"{self.path}: mask of {name}: shape {list(shape)} needs U8 "
                     f"[{packed_bytes(shape)}], found {tensor.dtype} {list(tensor.shape)}"
                 )
-        self._shapes: dict[str, Shape] = shapes
-
-    @property
-    def names(self) -> list[str]:
-        return list(self._shapes)
-
-    def shape(self, name: str) -> Shape:
-        return self._shapes[name]
+        self.shapes: dict[str, Shape] = shapes
 
     def read_packed_chunks(self, name: str, chunk: int = 1 << 17) -> Iterator[np.ndarray]:
         """Yield the packed bits of a parameter in pieces of at most ``chunk`` bytes.
@@ -107,7 +96,7 @@ class Mask:
         Raises:
             ValueError: bits beyond the last weight are set, so that counts would be wrong.
         """
-        total, numel = packed_bytes(self._shapes[name]), math.prod(self._shapes[name])
+        total, numel = packed_bytes(self.shapes[name]), math.prod(self.shapes[name])
         for start, count in pieces(total, chunk):
             piece = read_range(self._tensors[name], start, count)
             if numel % 8 and start + piece.size == total and piece[-1] >> (numel % 8):
@@ -122,21 +111,21 @@ class Mask:
         return bits[skip:].view(np.bool_)
 
     def is_empty(self) -> bool:
-        chunks = (chunk for name in self.names for chunk in self.read_packed_chunks(name))
+        chunks = (chunk for name in self.shapes for chunk in self.read_packed_chunks(name))
         return not any(chunk.any() for chunk in chunks)
 
     def read(self, name: str) -> np.ndarray:
-        shape = self._shapes[name]
+        shape = self.shapes[name]
         return self.read_range(name, 0, math.prod(shape)).reshape(shape)
 
     def check_shapes(self, shapes: Mapping[str, Shape], owner: str) -> None:
         """Refuse ``shapes`` of ``owner`` that are not those of this mask, with the full list."""
-        faults = [f"{name} only in the mask" for name in self._shapes if name not in shapes]
-        faults += [f"{name} only in {owner}" for name in shapes if name not in self._shapes]
+        faults = [f"{name} only in the mask" for name in self.shapes if name not in shapes]
+        faults += [f"{name} only in {owner}" for name in shapes if name not in self.shapes]
         faults += [
-            f"{name} is {list(self._shapes[name])} in the mask, {list(shape)} in {owner}"
+            f"{name} is {list(self.shapes[name])} in the mask, {list(shape)} in {owner}"
             for name, shape in shapes.items()
-            if name in self._shapes and self._shapes[name] != tuple(shape)
+            if name in self.shapes and self.shapes[name] != tuple(shape)
         ]
         if faults:
             raise ValueError(f"{self.path}: does not fit {owner}: {'; '.join(faults)}")

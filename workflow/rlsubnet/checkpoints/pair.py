@@ -206,10 +206,7 @@ def export_trained(init: Path, trained: Path, folder: Path) -> None:
         found = f"{weights[other[0]].dtype} in {other[0]}"
         raise ValueError(f"{trained}: expected weights in BF16, found {found}")
     entries = {pair.init.tensors[n].stored_name: ("BF16", pair.shapes[n]) for n in pair.shapes}
-    with (
-        replacing(folder / "model.safetensors") as temporary,
-        temporary.open("wb") as stream,
-    ):
+    with replacing(folder / "model.safetensors") as file, file.open("wb") as stream:
         stream.write(encode_header(entries, {"format": "pt"}))
         for name in pair.shapes:
             for start, count in pieces(pair.numel(name), CHUNK):

@@ -139,7 +139,7 @@ def pair_masks(
     Raises:
         ValueError: parameters or shapes differ, or a digest tells that the starts do.
     """
-    second.check_shapes({name: first.shape(name) for name in first.names}, str(first.path))
+    second.check_shapes(first.shapes, str(first.path))
     if init:
         _check_fit(first, init, common_rows)
     digests = {mask.path: mask.metadata.get("init_sha256") for mask in (first, second)}
@@ -169,7 +169,7 @@ def _check_fit(mask: Mask, init: Checkpoint, common_rows: Sequence[str]) -> None
     shapes = {name: info.shape for name, info in init.tensors.items()}
     for name in common_rows:
         stored = shapes[name]
-        found = mask.shape(name) if name in mask.names else stored
+        found = mask.shapes.get(name, stored)
         if stored and found and found[1:] == stored[1:] and found[0] < stored[0]:
             shapes[name] = found
     mask.check_shapes(shapes, str(init.path))
@@ -190,11 +190,11 @@ def tensor_overlaps(
     chunk = chunk or (CHUNK if masks.init else MASK_CHUNK)
     assert chunk % 8 == 0, "a piece of a mask starts at a whole byte"
     keep_freed_memory()
-    names = sorted(masks.first.names, key=natural_order)
-    total = sum(math.prod(masks.first.shape(name)) for name in names)
+    names = sorted(masks.first.shapes, key=natural_order)
+    total = sum(map(math.prod, masks.first.shapes.values()))
     shared_bits = choose_shared_bits(kernel, total, by_exponent=masks.init is not None)
     for name in names:
-        numel, start = math.prod(masks.first.shape(name)), 0
+        numel, start = math.prod(masks.first.shapes[name]), 0
         counts = OverlapCounts()
         by_exponent = np.zeros((EXPONENTS, 4), np.int64)
         packed = (mask.read_packed_chunks(name, chunk // 8) for mask in (masks.first, masks.second))
@@ -224,11 +224,10 @@ def unite_masks(masks: Sequence[Mask], path: Path | str) -> tuple[int, list[int]
         values = {mask.metadata.get(key, "") for mask in masks}
         if len(values) == 1 and values != {""}:
             metadata = {key: values.pop()} | metadata
-    shapes = {name: first.shape(name) for name in first.names}
     ever, sizes = 0, [0] * len(masks)
     with replacing(path) as temporary, temporary.open("wb") as stream:
-        stream.write(encode_header(*described(shapes, metadata)))
-        for name in shapes:
+        stream.write(encode_header(*described(first.shapes, metadata)))
+        for name in first.shapes:
             for packed in zip(*(mask.read_packed_chunks(name) for mask in masks), strict=True):
                 united = reduce(np.bitwise_or, packed)
                 stream.write(united.data)

@@ -169,11 +169,11 @@ def run_frozen(options: argparse.Namespace) -> None:
     Example:
       rlsubnet frozen models/sft runs/dpo_sub/final --mask mask.safetensors --out frozen.csv
     """
-    from rlsubnet.checkpoints.masks import load_mask
+    from rlsubnet.checkpoints.masks import Mask
     from rlsubnet.checkpoints.pair import check_frozen
     from rlsubnet.columns import FrozenRow, names
 
-    counts = dict(check_frozen(open_pair(options), load_mask(options.mask)))
+    counts = dict(check_frozen(open_pair(options), Mask(options.mask)))
     if options.out:
         rows = [{"tensor": name, **vars(count)} for name, count in counts.items()]
         write_csv(options.out, rows, names(FrozenRow))
@@ -192,12 +192,12 @@ def run_union(options: argparse.Namespace) -> None:
     Example:
       rlsubnet union step50.safetensors step100.safetensors --out ever.safetensors
     """
-    from rlsubnet.checkpoints.masks import load_mask
+    from rlsubnet.checkpoints.masks import Mask
     from rlsubnet.checkpoints.structure import unite_masks
 
-    masks = [load_mask(path) for path in options.masks]
+    masks = [Mask(path) for path in options.masks]
     ever, sizes = unite_masks(masks, options.out)
-    numel = sum(math.prod(masks[0].shape(name)) for name in masks[0].names)
+    numel = sum(map(math.prod, masks[0].shapes.values()))
     if not numel:
         raise ValueError(f"{masks[0].path}: a mask of no weights")
     print(f"{ever:,} of {numel:,} weights ({ever / numel:.2%}) are in at least one mask; in each:")
@@ -220,7 +220,7 @@ def run_overlap(options: argparse.Namespace) -> None:
     import numpy as np
 
     from rlsubnet.checkpoints.checkpoint import Checkpoint, open_source
-    from rlsubnet.checkpoints.masks import load_mask
+    from rlsubnet.checkpoints.masks import Mask
     from rlsubnet.checkpoints.structure import pair_masks, tensor_overlaps
     from rlsubnet.columns import OverlapRow, names
     from rlsubnet.measure.overlap import overlap_beside_nulls
@@ -229,9 +229,7 @@ def run_overlap(options: argparse.Namespace) -> None:
     if options.common_rows and not options.init:
         raise ValueError("--common-rows has no meaning without --init")
     init = Checkpoint(open_source(options.init)) if options.init else None
-    masks = pair_masks(
-        load_mask(options.mask1), load_mask(options.mask2), init, options.common_rows
-    )
+    masks = pair_masks(Mask(options.mask1), Mask(options.mask2), init, options.common_rows)
     tensors = [tensor for _, tensor in tensor_overlaps(masks, kernel=options.kernel)]
     try:
         overlaps = overlap_beside_nulls(tensors, np.random.default_rng(options.seed))

@@ -39,7 +39,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.optim import Optimizer
 
-from rlsubnet.checkpoints.masks import Mask, Shape, load_mask
+from rlsubnet.checkpoints.masks import Mask, Shape
 from rlsubnet.measure.parameters import canonical_name
 from rlsubnet.training.masking import GradientMask, Held, Layout, WeightRange, attach_layout, whole
 
@@ -268,7 +268,7 @@ def attach_engine_mask(
             :func:`rlsubnet.training.masking.attach_layout`.
     """
     layout = engine_layout(engine_or_optimizer, model)
-    mask = load_mask(mask_path)
+    mask = Mask(mask_path)
     gradient_mask = attach_layout(layout, mask, mask_at)
     if mask_at == "pre_clip" and is_deepspeed(engine_or_optimizer):
         mask_micro_batches(engine_or_optimizer, mask, gradient_mask)

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlsubnet.checkpoints.checkpoint import Checkpoint
-from rlsubnet.checkpoints.masks import load_mask
+from rlsubnet.checkpoints.masks import Mask
 from rlsubnet.config.layout import RunFiles
 from rlsubnet.config.model import ONLINE, Row
 from rlsubnet.evaluation.loading import deterministic, load_model, pick_device
@@ -160,7 +160,7 @@ class NativeTrainer:
             optimizer = MasterOptimizer(dict(model.named_parameters()), row.recipe)
             changed = ChangedWeights(model) if row.recipe.sparsity_every else None
             if files.mask is not None:
-                masked = attach_mask(optimizer.inner, optimizer.masters, load_mask(files.mask))
+                masked = attach_mask(optimizer.inner, optimizer.masters, Mask(files.mask))
                 optimizer.mask = masked
             if files.init is not None and row.recipe.checkpoint_every:
                 init = Checkpoint(files.init)
