@@ -134,14 +134,9 @@ def olmes_arguments(
 def olmes_environment(
     base: Mapping[str, str], cache: Path, folder: Path | None, gpus: int = 0, *, offline: bool
 ) -> dict[str, str]:
-    """Return the environment variables that olmes is started with.
+    """Return the variables that olmes is started with; ``offline``, its data come from ``cache``.
 
-    Args:
-        base: the present environment.
-        cache: absolute path of the folder with its data.
-        folder: the environment that olmes is installed in; None takes the one on the search path.
-        gpus: GPUs that the job has; 0 leaves the visible devices as they are.
-        offline: whether data come from ``cache`` alone.
+    Without ``folder`` it is the olmes on the search path; 0 GPUs leave the visible devices alone.
     """
     variables = {key: value for key, value in base.items() if key not in _OTHER_CACHES}
     if folder is not None:

@@ -64,14 +64,11 @@ def link_package(folder: Path) -> None:
 
 @contextmanager
 def alone_in(folder: Path, patience: float = PATIENCE) -> Iterator[int]:
-    """Make a folder and yield a descriptor; one process at a time has one for it.
+    """Make a folder and yield a descriptor; one process at a time has one, others are refused.
 
     Whoever inherits it, has it, too: where this process is killed and its trainer is not, the
     folder remains the trainer's. So it does while a process lives that called :func:`stay_in`. On a
     file system that cannot lock, nothing is checked.
-
-    Raises:
-        ValueError: another process has the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + patience
@@ -157,10 +154,7 @@ def end_with_parent() -> None:
 def run_checked(
     words: Sequence[str], purpose: str, environment: Mapping[str, str] | None = None
 ) -> str:
-    """Run a command that takes seconds or minutes and return what it printed.
-
-    Without ``environment`` it has ours.
-    """
+    """Return what a command printed that takes minutes at most, by default in our environment."""
     done = subprocess.run(words, env=environment, capture_output=True, text=True, errors="replace")
     if done.returncode:
         raise ValueError(f"{purpose} failed: {(done.stdout + done.stderr).strip()[-2000:]}")
@@ -210,11 +204,7 @@ def read_marker(folder: Path) -> dict[str, Any]:
 
 
 def check_whole(folder: Path, scratch: Path) -> None:
-    """Check that each file of a marked save has the size it was written with.
-
-    Raises:
-        ValueError: one has not; the message names it.
-    """
+    """Check that each file of a marked save has the size it was written with."""
     found = _sizes(folder)
     for name, size in sorted(read_marker(folder)["bytes"].items()):
         if found.get(name) != size:

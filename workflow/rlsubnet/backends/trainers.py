@@ -73,11 +73,7 @@ def run_training(row: Row[Any], files: RunFiles, trainer: Trainer) -> None:
 
 
 def check_start(init: Path, mask: Path | None) -> None:
-    """Check that rounding to bfloat16, in which other trainers save, moves no weight of a start.
-
-    Raises:
-        ValueError: a tensor is stored otherwise, or has another shape than the mask says.
-    """
+    """Check that a start is in bfloat16, in which other trainers save, and that a mask fits it."""
     start = Checkpoint(init)
     for name, info in start.tensors.items():
         if info.dtype != "BF16":
@@ -95,9 +91,7 @@ def take_up(
 ) -> bool:
     """Leave in a run's own folder what it goes on from, and return whether there is any.
 
-    Raises:
-        ValueError: the saves are another run's, or one of them is damaged; the message says what
-            differs and what to delete.
+    Saves of another run, or damaged ones, are refused: the error says what to delete.
     """
     file, wanted = scratch / BELONGS_TO, json.loads(json.dumps(belongs_to))
     saves = list(saves) if file.exists() else []

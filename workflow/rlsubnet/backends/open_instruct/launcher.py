@@ -114,14 +114,10 @@ class Watch:
             self.after_step(int(found[1]), float(found[3]))
 
     def after_step(self, step: int, loss: float) -> None:
-        """Write down one optimizer step.
+        """Write down one optimizer step, of which the script and DeepSpeed must say the same.
 
         At its end the script counts one for the pairs that fill no batch, which DeepSpeed does not
         make.
-
-        Raises:
-            LauncherError: the loss is lost, the script's sums are not those that we know, or it
-                counts other steps than DeepSpeed makes.
         """
         updates, made = self.expected["accumulate"], self.engine.global_steps
         if step == made + 1 and self.left_over is None:
@@ -171,11 +167,7 @@ def sum_over_processes(value: float) -> float:
 
 
 def refuse_resize(self: Any, *args: Any, **kwargs: Any) -> None:
-    """Stand in for ``resize_token_embeddings``.
-
-    Raises:
-        LauncherError: always; shapes would no longer be those of the start and of its mask.
-    """
+    """Refuse what ``resize_token_embeddings`` does: shapes must be those of start and mask."""
     raise LauncherError(
         f"the tokenizer has more tokens than the model has rows: found {args or kwargs}; "
         "a tuned model must have the shapes of its start"

@@ -198,9 +198,8 @@ class Saver:
     def check_epochs(self, batches: int, epochs: int) -> None:
         """Check that each epoch but the last ends with an update.
 
-        Raises:
-            LauncherError: one does not. The script would count an update that DeepSpeed does not
-                make, and leave out the wrong batches when it goes on.
+        Where one does not, the script would count an update that DeepSpeed does not make, and leave
+        out the wrong batches when it goes on.
         """
         each = self.engine.gradient_accumulation_steps()
         if epochs > 1 and batches % each:

@@ -231,12 +231,7 @@ PACKAGES = ("verl", "torch", "transformers", "vllm", "flash-attn", "ray", "tenso
 
 
 def read_report(python: Path, variables: Mapping[str, str]) -> dict[str, Any]:
-    """Return device and versions of verl's environment.
-
-    Raises:
-        ValueError: it cannot say so, or verl is absent or another release than the one whose
-            classes are extended here.
-    """
+    """Return device and versions of verl's environment, which must hold the release of this one."""
     said = run_checked([str(python), "-m", __name__], f"{python}: asking for versions", variables)
     report: dict[str, Any] = json.loads(said.splitlines()[-1])
     if (found := report["packages"]["verl"]) != VERSION:

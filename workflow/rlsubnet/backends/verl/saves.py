@@ -115,11 +115,7 @@ def read_metrics(log: Path, recipe: "VerlRecipe") -> list[dict[str, Any]]:
 
 
 def check_rotary(init: Path) -> None:
-    """Check that verl, with transformers 4, reads a start's config as it is meant.
-
-    Raises:
-        ValueError: it would take other rotary embeddings, in silence.
-    """
+    """Check that verl, with transformers 4, would not take other rotary embeddings, in silence."""
     if faults := list(rotary_faults(read_config(init))):
         raise ValueError(f"{init}: verl cannot train this checkpoint: {'; '.join(faults)}")
 
@@ -129,11 +125,8 @@ def merge_step(
 ) -> None:
     """Write one saved step as a Hugging Face folder: weights in bfloat16, all else from ``init``.
 
-    ``verl.model_merger`` joins the processes' shards and rounds their float32 masters.
-
-    Raises:
-        ValueError: the merger failed, or what it wrote is not a whole model like ``init``, with
-            finite weights.
+    ``verl.model_merger`` joins the processes' shards and rounds their float32 masters. What it
+    writes must be a whole model like ``init``, with finite weights.
     """
     merger = (str(python), "-m", "verl.model_merger", "merge", "--backend", "fsdp")
     with replacing(out) as folder, TemporaryDirectory(dir=actor.parent) as merged:

@@ -62,11 +62,7 @@ class Keeper:
                 remove(save.folder)
 
     def finish(self, out: Path) -> int:
-        """Merge the last save into ``out`` and return its step; the save stays.
-
-        Raises:
-            ValueError: verl did not save the last step, or a delta is missing.
-        """
+        """Merge the last save, which must be of the last step, into ``out`` and return its step."""
         self.keep_finished()
         finished = self._finished()
         if not (finished and finished[-1].last):
@@ -160,13 +156,9 @@ class Verl:
         if save is not None:
             print(f"{run}: resumed after step {save.step}", file=sys.stderr, flush=True)
         if save is None or not save.last:
+            places = places._replace(resumed=save and save.folder)
             run_to_end(
-                command(
-                    self._row,
-                    places._replace(resumed=save and save.folder),
-                    str(self._python),
-                    self._threads,
-                ),
+                command(self._row, places, str(self._python), self._threads),
                 f"run {run}: verl",
                 self._variables,
                 self._keeper.keep_finished,

@@ -126,11 +126,7 @@ class PolicyWorker(ActorRolloutRefWorker):
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
     def update_actor(self, data: DataProto) -> DataProto:
-        """Update the policy and add metrics whose scale is that of the loss itself.
-
-        Raises:
-            ValueError: an update was made without the mask.
-        """
+        """Update the policy, never without its mask, and add metrics on the scale of the loss."""
         before = 0 if self.gradient_mask is None else self.gradient_mask.updates
         output = super().update_actor(data)
         metrics = output.meta_info["metrics"]
@@ -204,15 +200,10 @@ class RewardModel(DataParallelPPOActor):
     def learn(self, data: DataProto, beta: float) -> tuple[Tensor, dict[str, list[float]]]:
         """Learn the outcomes of all responses, one update for each mini-batch.
 
-        Args:
-            data: responses with ``reference``, log-probabilities of the frozen copy, and
-                ``outcomes``.
-            beta: as in :func:`rlsubnet.objectives.prime.outcome_loss`.
-
-        Returns:
-            Log-probabilities of the tokens, 0 outside the responses, each mini-batch's from the
-            forward pass of its own update; then, for each update, the loss per response and the
-            norm of the gradient before clipping.
+        ``data`` holds ``outcomes`` and ``reference``, log-probabilities of the frozen copy. Returns
+        log-probabilities of the tokens, 0 outside the responses, each mini-batch's from the forward
+        pass of its own update; then, for each update, the loss per response and the norm of the
+        gradient before clipping.
         """
         self.actor_module.train()
         logps, losses, norms = [], [], []
@@ -289,10 +280,9 @@ class RewardWorker(ActorRolloutRefWorker):
     def learn_and_score(self, data: DataProto) -> DataProto:
         """Learn the outcomes and return what the model says about every token.
 
-        Returns:
-            ``reward_logps`` and ``reference_logps``, ``[B, T]``, 0 outside the responses. The first
-            are the updated model's, or with ``reward_update: after`` those of the model while it
-            was updated.
+        ``reward_logps`` and ``reference_logps`` are ``[B, T]``, 0 outside the responses. The first
+        are the updated model's, or with ``reward_update: after`` those of the model while it was
+        updated.
         """
         data = data.to("cpu")  # every micro-batch goes to the device by itself
         weights, moments = self._is_offload_param, self._is_offload_optimizer
