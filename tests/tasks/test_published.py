@@ -15,7 +15,6 @@ from rlsubnet.tasks.published import (
     find_overlaps,
     gather_answers,
     graded_prompts,
-    last_boxed,
     normalized_words,
     rollout_pairs,
     training_prompts,
@@ -24,13 +23,13 @@ from rlsubnet.tasks.rows import RowSource, read_rows
 from tests.checkpoints.local_hub import COMMIT, REPOSITORY, LocalHub, serve
 from tests.sheets_of_row import write_config
 
-PAIR = {
-    "id": "a",
-    "source": "s",
-    "prompt": "2+2?",
-    "chosen": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}],
-    "rejected": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "5"}],
-}
+
+def conversation(prompt: str, answer: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+
+
+SIDES = {"chosen": conversation("2+2?", "4"), "rejected": conversation("2+2?", "5")}
+PAIR = {"id": "a", "source": "s", "prompt": "2+2?", **SIDES}
 TULU = {"kind": "tulu_preferences", "source": "here"}
 
 
@@ -71,18 +70,26 @@ def test_a_preference_mixture_keeps_its_order_and_nothing_but_the_pairs(tmp_path
     assert adapt(tmp_path, TULU, tmp_path / "in") == 0
     records = read_jsonl(tmp_path / "d.jsonl")
     assert [record["id"] for record in records] == ["a", "b", "c"]
-    assert records[0] == {key: PAIR[key] for key in ("id", "chosen", "rejected")}
+    assert records[0] == {"id": "a", **SIDES}
     output = capsys.readouterr().out
     assert "row 1: {id: text, source: text, prompt: text, chosen: list of 2 {" in output
     assert "d: 3 records of kind tulu_preferences, sha256 " in output
 
 
-def test_a_row_that_is_no_pair_stops_with_its_place(tmp_path, capsys):
-    write_jsonl(tmp_path / "in.jsonl", [PAIR, PAIR | {"rejected": []}])
-    assert adapt(tmp_path, TULU, tmp_path / "in.jsonl") == 1
-    error = capsys.readouterr().err
-    assert "in.jsonl, row 2: rejected: expected a list of messages, found []" in error
-    assert not (tmp_path / "d.jsonl").exists()
+def test_a_file_without_pairs_is_refused_and_nothing_is_written(tmp_path, capsys):
+    write_jsonl(tmp_path / "faulty.jsonl", [PAIR, PAIR | {"rejected": []}])
+    write_jsonl(tmp_path / "none.jsonl", [])
+    (tmp_path / "empty").mkdir()
+    made_up = {"kind": "choices", "per_task": 1, "split": "test", "seed": 1}
+    for spec, name, expected in (
+        (TULU, "faulty.jsonl", "faulty.jsonl, row 2: rejected: expected a list of messages, found"),
+        (TULU, "none.jsonl", "no record came out of"),
+        (TULU, "empty", "no file that ends in .parquet, .jsonl, .json, .csv"),
+        (made_up, "none.jsonl", "key kind: expected one of tulu_preferences, rollout_pairs"),
+    ):
+        assert adapt(tmp_path, spec, tmp_path / name) == 1
+        assert expected in capsys.readouterr().err
+        assert not (tmp_path / "d.jsonl").exists()
 
 
 def test_rollouts_become_pairs_and_say_what_was_dropped(tmp_path, capsys):
@@ -92,10 +99,7 @@ def test_rollouts_become_pairs_and_say_what_was_dropped(tmp_path, capsys):
     spec = {"kind": "rollout_pairs", "source": "here", "columns": columns, "seed": 1}
     assert adapt(tmp_path, spec, tmp_path / "in") == 0
     [record] = read_jsonl(tmp_path / "d.jsonl")
-    assert record["chosen"] == [
-        {"role": "user", "content": "2+2?"},
-        {"role": "assistant", "content": "4"},
-    ]
+    assert record == SIDES
     output = capsys.readouterr().out
     assert "row 1: {q: text, a: list of 2 text, ok: list of 2 number}" in output
     assert "1 pairs from 3 answers to 2 prompts; dropped: 0 prompts with every answer" in output
@@ -113,16 +117,6 @@ def test_evaluation_items_are_chosen_by_their_columns(tmp_path):
     }
     assert adapt(tmp_path, spec, tmp_path / "in.jsonl") == 0
     assert read_jsonl(tmp_path / "d.jsonl") == [{"id": "70", "prompt": "2+2?"}]
-
-
-def test_a_file_without_records_is_refused(tmp_path, capsys):
-    write_jsonl(tmp_path / "in.jsonl", [])
-    assert adapt(tmp_path, TULU, tmp_path / "in.jsonl") == 1
-    assert "no record came out of" in capsys.readouterr().err
-    assert not (tmp_path / "d.jsonl").exists()
-    (tmp_path / "empty").mkdir()
-    assert adapt(tmp_path, TULU, tmp_path / "empty") == 1
-    assert "no file that ends in .parquet, .jsonl, .json, .csv" in capsys.readouterr().err
 
 
 def fetch(spec: dict[str, Any], out: Path) -> int:
@@ -157,22 +151,23 @@ def test_a_data_set_is_fetched_once_checked_and_recorded(dataset, tmp_path, caps
     assert len(read_jsonl(tmp_path / "d.jsonl")) == 1
 
 
-def test_a_pattern_that_chooses_nothing_readable_says_what_there_is(dataset, tmp_path, capsys):
-    assert fetch(HUB | {"files": "*.parquet"}, tmp_path / "d") == 1
-    assert "found README.md, data/pairs.jsonl" in capsys.readouterr().err
-    assert fetch(HUB | {"files": "*"}, tmp_path / "d") == 1
-    assert "found README.md" in capsys.readouterr().err
-    assert not (tmp_path / "d").exists()
+def test_what_cannot_be_fetched_says_what_there_is(dataset, tmp_path, capsys):
+    for spec, expected in (
+        (HUB | {"files": "*.parquet"}, "found README.md, data/pairs.jsonl"),
+        (HUB | {"files": "*"}, "found README.md"),
+        (TULU | {"source": str(tmp_path / "nowhere")}, "nowhere: no such file or folder"),
+    ):
+        assert fetch(spec, tmp_path / "d") == 1
+        assert expected in capsys.readouterr().err
+        assert not (tmp_path / "d").exists()
 
 
-def test_a_folder_or_a_file_is_linked_and_must_be_there(tmp_path, capsys):
+def test_a_folder_or_a_file_is_linked(tmp_path):
     write_jsonl(tmp_path / "mine/more/pairs.jsonl", [PAIR])
     for source in ("mine", "mine/more/pairs.jsonl"):
         out = tmp_path / "out" / source.replace("/", "-")
         assert fetch(TULU | {"source": str(tmp_path / source), "files": "*"}, out) == 0
         assert [row for _, row in read_rows(out)] == [PAIR]
-    assert fetch(TULU | {"source": str(tmp_path / "nowhere")}, tmp_path / "d") == 1
-    assert "nowhere: no such file or folder" in capsys.readouterr().err
 
 
 COLUMNS = {"prompt": "question", "response": "answer", "correct": "ok"}
@@ -186,25 +181,17 @@ def row(question: Any, answer: Any, ok: Any) -> dict[str, Any]:
     return {"question": question, "answer": answer, "ok": ok}
 
 
-def texts(pair: dict[str, Any]) -> tuple[str, str, str]:
-    """Return prompt, chosen and rejected of a pair whose prompt is one message."""
-    (prompt, chosen), (same, rejected) = pair["chosen"], pair["rejected"]
-    assert prompt == same
-    assert (prompt["role"], chosen["role"], rejected["role"]) == ("user", "assistant", "assistant")
-    return prompt["content"], chosen["content"], rejected["content"]
-
-
 GROUPED = [row("2+2?", ["4", "5", "four"], [True, False, True]), row("1+1?", ["2"], [True])]
 SINGLE = [row("2+2?", "4", 1), row("1+1?", "2", 1), row("2+2?", "5", 0), row("2+2?", "four", 1)]
 
 
 @pytest.mark.parametrize("found", [GROUPED, SINGLE], ids=["grouped", "one a row"])
 def test_lists_of_answers_and_one_answer_a_row_give_the_same_pairs(found):
-    pairs, counts = rollout_pairs(gather_answers(rows(*found), COLUMNS), seed=1)
+    pairs, note = rollout_pairs(gather_answers(rows(*found), COLUMNS), seed=1)
     # Each right answer of the first question with its only wrong one; the second has no wrong one.
-    assert [texts(pair) for pair in pairs] == [("2+2?", "4", "5"), ("2+2?", "four", "5")]
-    assert (counts.prompts, counts.answers, counts.all_right, counts.none_right) == (2, 4, 1, 0)
-    assert str(counts).startswith("2 pairs from 4 answers to 2 prompts; dropped: 1 prompts with e")
+    assert pairs == [SIDES, SIDES | {"chosen": conversation("2+2?", "four")}]
+    assert note.startswith("2 pairs from 4 answers to 2 prompts; dropped: 1 prompts with every")
+    assert "0 with none right" in note
 
 
 def test_a_system_message_and_nested_columns_are_kept():
@@ -216,9 +203,9 @@ def test_a_system_message_and_nested_columns_are_kept():
     assert pair["chosen"] == [*prompt, {"role": "assistant", "content": "4"}]
     assert pair["rejected"] == [*prompt, {"role": "assistant", "content": "5"}]
     # An answer may be a conversation.
-    answers = [[{"role": "assistant", "content": text}] for text in ("4", "5")]
-    [pair], _ = rollout_pairs(gather_answers(rows(row("q", answers, [1, 0])), COLUMNS), seed=1)
-    assert texts(pair) == ("q", "4", "5")
+    answers = [conversation("2+2?", text)[1:] for text in ("4", "5")]
+    [pair], _ = rollout_pairs(gather_answers(rows(row("2+2?", answers, [1, 0])), COLUMNS), seed=1)
+    assert pair == SIDES
 
 
 def test_draws_follow_the_seed_and_reach_every_wrong_answer():
@@ -230,9 +217,9 @@ def test_draws_follow_the_seed_and_reach_every_wrong_answer():
 
 
 def test_a_text_that_was_judged_both_ways_is_no_preference():
-    pairs, counts = rollout_pairs([Answers([], ["4", "5"], ["4"])], seed=1)
+    pairs, note = rollout_pairs([Answers([], ["4", "5"], ["4"])], seed=1)
     assert [pair["chosen"][-1]["content"] for pair in pairs] == ["5"]
-    assert counts.without_other == 1
+    assert note.endswith("1 right answers that equal every wrong one")
 
 
 @pytest.mark.parametrize(
@@ -244,17 +231,21 @@ def test_a_text_that_was_judged_both_ways_is_no_preference():
             "rollouts.jsonl, row 1: no column 'label'; the row is {question: text, answer: "
             "list of 3 text, ok: list of 3 true or false}",
         ),
-        (row("q", ["4", "5"], [1]), COLUMNS, "row 1: answer: expected 1 answers, one for each "
-         "label in ok, found list of 2 text; the row is {question: text, answer: list of 2"),
+        (
+            row("q", ["4", "5"], [1]),
+            COLUMNS,
+            "row 1: answer: expected 1 answers, one for each label in ok, found list of 2 text; "
+            "the row is {question: text, answer: list of 2",
+        ),
         (row("q", "4", [1, 0]), COLUMNS, "row 1: answer: expected 2 answers"),
         (row("q", ["4"], [0.5]), COLUMNS, "expected a label true or false, 1 or 0, found 0.5"),
         (row("q", "4", "yes"), COLUMNS, "expected a label true or false, 1 or 0, found 'yes'"),
         (row(7, "4", True), COLUMNS, "row 1: prompt: expected a list of messages, found 7"),
         (row("q", ["4", None], [1, 0]), COLUMNS, "response: expected a list of messages"),
-        (row([{"role": "assistant", "content": "4"}], "4", 1), COLUMNS, "prompt: ends with an "
-         "answer"),
+        (row(conversation("q", "4"), "4", 1), COLUMNS, "prompt: ends with an answer"),
     ],
-)  # fmt: skip
+    ids=range(8),
+)
 def test_columns_that_do_not_fit_stop_at_the_first_row(found, columns, expected):
     with pytest.raises(ValueError) as caught:
         gather_answers(rows(found), columns)
@@ -265,24 +256,17 @@ MATH = {"problem": "What is 1 + 1?", "level": "Level 2", "solution": r"It is $\b
 GSM8K = {"question": "How many?", "answer": "There are 6 * 2 = <<6*2=12>>12.\n#### 1,212"}
 
 
-def made(grader, *rows):
-    return list(
-        graded_prompts(((f"row {n}", row) for n, row in enumerate(rows, 1)), grader, "train")
-    )
+def made(grader: str, *problems: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(graded_prompts(rows(*problems), grader, "train"))
 
 
-def test_a_problem_of_math_keeps_its_level_and_names_its_grader():
+def test_a_problem_keeps_its_level_and_names_its_grader():
     first, second = made("math", MATH, {**MATH, "level": "Level ?"})
     assert first["data_source"] == "DigitalLearningGmbH/MATH-lighteval"
     assert first["reward_model"] == {"style": "rule", "ground_truth": "2"}
     assert first["extra_info"] == {"split": "train", "index": 0, "level": 2}
     assert second["extra_info"] == {"split": "train", "index": 1, "level": None}
     assert first["prompt"][0]["content"].endswith(r"within \boxed{}.")
-
-    assert last_boxed(r"$\boxed{1}$, so $\boxed{\frac{a}{b{c}}}$") == r"\frac{a}{b{c}}"
-
-
-def test_a_problem_of_gsm8k_has_a_number_without_commas_and_no_level():
     (record,) = made("gsm8k", GSM8K)
     assert record["data_source"] == "openai/gsm8k"
     assert record["reward_model"]["ground_truth"] == "1212"
@@ -306,21 +290,21 @@ def test_a_row_without_an_answer_is_named(grader, row, message):
 
 
 def test_a_mixture_holds_its_parts_one_after_the_other(tmp_path):
-    for name, rows in (("a", made("gsm8k", GSM8K)), ("b", made("math", MATH, MATH))):
-        write_jsonl(tmp_path / name, rows)
+    parts = {"a": made("gsm8k", GSM8K), "b": made("math", MATH, MATH)}
+    for name, records in parts.items():
+        write_jsonl(tmp_path / name, records)
     out = tmp_path / "mixed"
-    assert main(["mix", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(out)]) == 0
-    assert read_jsonl(out) == [*made("gsm8k", GSM8K), *made("math", MATH, MATH)]
-
-
-def test_evaluation_items_are_found_in_prompts_with_an_answer():
-    found = find_overlaps(training_prompts(made("math", MATH)), [("m", MATH["problem"])], n=3)
-    assert found.near == {"m": (1.0, 1)}
+    assert main(["mix", *(str(tmp_path / name) for name in parts), "--out", str(out)]) == 0
+    assert read_jsonl(out) == [*parts["a"], *parts["b"]]
+    # Evaluation items are found in prompts with an answer, too.
+    items = [("m", MATH["problem"])]
+    assert find_overlaps(training_prompts(read_jsonl(out)), items, n=3).near == {"m": (1.0, 2)}
 
 
 # Ten words each.
 ITEM = "Tom has three red apples and buys two green apples"
 OTHER = "how many integers lie strictly between four and ninety nine"
+SHOUTED = f"  {ITEM.upper().replace(' ', ',  ')}!"
 WORDS = ITEM.split()
 TOM = {"tom": ITEM}
 
@@ -333,13 +317,7 @@ def first(count: int, *more: str) -> str:
     ("prompts", "items", "n", "exact", "near"),
     [
         # Case, punctuation and spacing make no difference.
-        (
-            ["other", f"  {ITEM.upper().replace(' ', ',  ')}!"],
-            TOM | {"o": OTHER},
-            8,
-            {"tom": 2},
-            {"tom": (1.0, 2)},
-        ),
+        (["other", SHOUTED], TOM | {"o": OTHER}, 8, {"tom": 2}, {"tom": (1.0, 2)}),
         # Inside a longer prompt its words are found.
         ([f"Please solve: {ITEM}. Show your work."], TOM, 8, {}, {"tom": (1.0, 1)}),
         # Five of ten words are not more than half, six are; two prompts do not add up.
@@ -363,23 +341,15 @@ def test_an_item_matches_a_prompt_of_its_words_or_one_that_holds_most(
     assert found.short == sum(len(normalized_words(text)) < n for text in items.values())
 
 
-def test_items_need_names_of_their_own():
-    with pytest.raises(ValueError, match="expected different names, found 2 items"):
-        find_overlaps([], [("a", "x"), ("a", "y")])
-
-
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:
     """Return arguments for two items of which one stands in the first of two training pairs."""
-
-    def pair(prompt: str) -> dict[str, list[dict[str, str]]]:
-        sides = {"chosen": "good", "rejected": ITEM}  # an answer may quote what it likes
-        return {
-            side: [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-            for side, answer in sides.items()
-        }
-
-    write_jsonl(tmp_path / "train.jsonl", [pair(f"Q: {ITEM}?"), pair("hello")])
+    # An answer may quote what it likes.
+    pairs = [
+        {"chosen": conversation(prompt, "good"), "rejected": conversation(prompt, ITEM)}
+        for prompt in (f"Q: {ITEM}?", "hello")
+    ]
+    write_jsonl(tmp_path / "train.jsonl", pairs)
     items = [{"id": "tom", "prompt": ITEM}, {"id": "other", "prompt": OTHER}]
     write_jsonl(tmp_path / "items.jsonl", items)
     return [
@@ -410,14 +380,13 @@ def test_above_the_threshold_the_command_can_refuse(files, tmp_path, capsys):
     assert (tmp_path / "out.csv").exists()
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "expected"),
-    [
+def test_bad_options_are_refused(files, capsys):
+    for option, value, expected in (
         ("--ngram", "0", "--ngram: expected a whole number of at least 1"),
         ("--enough", "1", "--enough: expected a number from 0 to below 1, found 1.0"),
         ("--items", "exam", "--items: expected NAME=FILE, found 'exam'"),
-    ],
-)
-def test_bad_options_are_refused(files, option, value, expected, capsys):
-    assert main([*files, option, value]) == 1
-    assert expected in capsys.readouterr().err
+    ):
+        assert main([*files, option, value]) == 1
+        assert expected in capsys.readouterr().err
+    with pytest.raises(ValueError, match="expected different names, found 2 items"):
+        find_overlaps([], [("a", "x"), ("a", "y")])

@@ -7,26 +7,30 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlsubnet.checkpoints.hub import Report
+from rlsubnet.config.schema import FETCHED_KINDS
 from rlsubnet.tasks.rows import (
     Message,
     RowSource,
     as_prompt,
     check_messages,
     describe_value,
+    each_row,
     read_rows,
     user_text,
     value_at,
     with_answer,
 )
+from rlsubnet.tasks.words import INSTRUCTION, STEP_BY_STEP
 
-STEP_BY_STEP = "Let's think step by step and output the final answer"
 # grader -> what verl 0.6.1 calls it, and what it looks for in a response.
 GRADERS = {
-    "gsm8k": ("openai/gsm8k", f'{STEP_BY_STEP} after "####".'),
+    "gsm8k": ("openai/gsm8k", INSTRUCTION),
     "math": ("DigitalLearningGmbH/MATH-lighteval", f"{STEP_BY_STEP} within \\boxed{{}}."),
 }
 
@@ -73,12 +77,10 @@ def level_number(level: str) -> int | None:
     >>> level_number("Level 5"), level_number("Level ?")
     (5, None)
     """
-    if level == "Level ?":
-        return None
-    found = re.fullmatch(r"Level ([1-5])", level)
+    found = re.fullmatch(r"Level ([1-5?])", level)
     if found is None:
         raise ValueError(f"level: expected Level 1 to Level 5 or Level ?, found {level!r}")
-    return int(found[1])
+    return None if found[1] == "?" else int(found[1])
 
 
 def _text(row: Mapping[str, Any], column: str) -> str:
@@ -97,9 +99,7 @@ def _math(row: Mapping[str, Any]) -> tuple[str, str, int | None]:
     return _text(row, "problem"), answer, level_number(_text(row, "level"))
 
 
-def graded_prompts(
-    rows: Iterable[tuple[str, Mapping[str, Any]]], grader: str, split: str
-) -> Iterator[dict[str, Any]]:
+def graded_prompts(rows: RowSource, grader: str, split: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of a published data set as verl's, in their order.
 
     Args:
@@ -113,11 +113,7 @@ def graded_prompts(
     ('1 + 1? Let\\'s think step by step and output the final answer after "####".', '2')
     """
     read, (source, asked_for) = {"gsm8k": _gsm8k, "math": _math}[grader], GRADERS[grader]
-    for index, (where, row) in enumerate(rows):
-        try:
-            question, answer, level = read(row)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
+    for index, (question, answer, level) in enumerate(each_row(rows, read)):
         yield {
             "data_source": source,
             "prompt": [{"role": "user", "content": f"{question} {asked_for}"}],
@@ -127,31 +123,12 @@ def graded_prompts(
         }
 
 
-@dataclass
-class Answers:
+class Answers(NamedTuple):
     """The answers to one prompt, in the order of the file."""
 
     prompt: list[Message]
-    right: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
-
-
-class RolloutCounts(NamedTuple):
-    """What became of prompts and right answers."""
-
-    prompts: int
-    answers: int
-    pairs: int
-    all_right: int
-    none_right: int
-    without_other: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.pairs} pairs from {self.answers} answers to {self.prompts} prompts; dropped: "
-            f"{self.all_right} prompts with every answer right, {self.none_right} with none right, "
-            f"{self.without_other} right answers that equal every wrong one"
-        )
+    right: list[str]
+    wrong: list[str]
 
 
 def is_right(value: Any) -> bool:
@@ -183,100 +160,74 @@ def labelled_answers(
     >>> labelled_answers(row, {"prompt": "q", "response": "samples", "correct": "ok"})[1]
     [('4', True), ('5', False)]
     """
-    prompt, response, correct = (
+    prompt, answers, labels = (
         value_at(row, columns[key]) for key in ("prompt", "response", "correct")
     )
+    if not isinstance(labels, list):
+        answers, labels = [answers], [labels]
     try:
-        if not isinstance(correct, list):
-            return as_prompt(prompt), [(_answer_text(response), is_right(correct))]
-        if not isinstance(response, list) or len(response) != len(correct):
+        if not isinstance(answers, list) or len(answers) != len(labels):
             raise ValueError(
-                f"{columns['response']}: expected {len(correct)} answers, one for each label in "
-                f"{columns['correct']}, found {describe_value(response)}"
+                f"{columns['response']}: expected {len(labels)} answers, one for each label in "
+                f"{columns['correct']}, found {describe_value(answers)}"
             )
-        labels = map(is_right, correct)
-        return as_prompt(prompt), list(zip(map(_answer_text, response), labels, strict=True))
+        texts = map(_answer_text, answers)
+        return as_prompt(prompt), list(zip(texts, map(is_right, labels), strict=True))
     except ValueError as error:
         raise ValueError(f"{error}; the row is {describe_value(dict(row))}") from error
 
 
-def gather_answers(
-    rows: Iterable[tuple[str, Mapping[str, Any]]], columns: Mapping[str, str]
-) -> list[Answers]:
+def gather_answers(rows: RowSource, columns: Mapping[str, str]) -> list[Answers]:
     """Return the answers of every prompt, prompts in the order of their first appearance."""
     prompts: dict[str, Answers] = {}
-    for where, row in rows:
-        try:
-            prompt, labelled = labelled_answers(row, columns)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
-        answers = prompts.setdefault(json.dumps(prompt), Answers(prompt))
+    for prompt, labelled in each_row(rows, partial(labelled_answers, columns=columns)):
+        answers = prompts.setdefault(json.dumps(prompt), Answers(prompt, [], []))
         for answer, right in labelled:
             (answers.right if right else answers.wrong).append(answer)
     return list(prompts.values())
 
 
-def rollout_pairs(
-    prompts: Sequence[Answers], seed: int
-) -> tuple[list[dict[str, Any]], RolloutCounts]:
-    """Return one pair for each right answer, and counts of what was dropped.
+def rollout_pairs(prompts: Sequence[Answers], seed: int) -> tuple[list[dict[str, Any]], str]:
+    """Return one pair for each right answer, and a note of what was dropped.
 
     The paper (section 5): "we select only positive samples, and pair it with a randomly sampled
     negative one". That the negative one answers the same prompt is our reading; so is that each
     positive sample makes a pair (the paper gives no number of pairs). Wrong answers are drawn with
     replacement, one draw a pair.
 
-    >>> [pair], counts = rollout_pairs([Answers([], ["4"], ["5"]), Answers([], ["6"], [])], seed=0)
+    >>> [pair], _ = rollout_pairs([Answers([], ["4"], ["5"]), Answers([], ["6"], [])], seed=0)
     >>> pair["rejected"]
     [{'role': 'assistant', 'content': '5'}]
-    >>> counts
-    RolloutCounts(prompts=2, answers=3, pairs=1, all_right=1, none_right=0, without_other=0)
     """
     rng = random.Random(f"{seed} rollout pairs")
     pairs: list[dict[str, Any]] = []
     without_other = 0
     for answers in prompts:
-        if not answers.wrong:
-            continue
-        for right in answers.right:
+        for right in answers.right if answers.wrong else ():
             # A checker may have judged one text both ways: no preference follows from that.
             others = [wrong for wrong in answers.wrong if wrong != right]
             without_other += not others
             if others:
-                pairs.append(
-                    {
-                        "chosen": with_answer(answers.prompt, right),
-                        "rejected": with_answer(answers.prompt, rng.choice(others)),
-                    }
-                )
-    counts = RolloutCounts(
-        prompts=len(prompts),
-        answers=sum(len(answers.right) + len(answers.wrong) for answers in prompts),
-        pairs=len(pairs),
-        all_right=sum(not answers.wrong for answers in prompts),
-        none_right=sum(not answers.right for answers in prompts),
-        without_other=without_other,
+                sides = {"chosen": right, "rejected": rng.choice(others)}
+                pairs.append({side: with_answer(answers.prompt, sides[side]) for side in sides})
+    found = sum(len(answers.right) + len(answers.wrong) for answers in prompts)
+    all_right = sum(not answers.wrong for answers in prompts)
+    none_right = sum(not answers.right for answers in prompts)
+    return pairs, (
+        f"{len(pairs)} pairs from {found} answers to {len(prompts)} prompts; dropped: "
+        f"{all_right} prompts with every answer right, {none_right} with none right, "
+        f"{without_other} right answers that equal every wrong one"
     )
-    return pairs, counts
 
 
-Records = Iterable[dict[str, Any]]
+def preference_pair(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``{"id", "chosen", "rejected"}`` of a row of a preference mixture.
 
-
-def tulu_preferences(rows: RowSource) -> Iterator[dict[str, Any]]:
-    """Yield ``{"id", "chosen", "rejected"}`` of each row of a preference mixture, in its order.
-
-    Order and number of the rows are those of the published set: with one seed open-instruct then
+    Order and number of the rows stay those of the published set: with one seed open-instruct then
     shuffles them as it would have after reading the set by its name.
     """
-    for where, row in rows:
-        try:
-            chosen, rejected = (
-                check_messages(value_at(row, side), side) for side in ("chosen", "rejected")
-            )
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
-        yield {"id": row.get("id"), "chosen": chosen, "rejected": rejected}
+    sides = {side: check_messages(value_at(row, side), side) for side in ("chosen", "rejected")}
+    return {"id": row.get("id"), **sides}
 
 
 def eval_items(
@@ -286,16 +237,15 @@ def eval_items(
 
     Without a column ``id``, items are numbered from 1.
     """
-    number = 0
-    for place, row in rows:
-        try:
-            if any(str(value_at(row, column)) != value for column, value in where.items()):
-                continue
-            number += 1
-            name = str(value_at(row, columns["id"])) if "id" in columns else str(number)
-            yield {"id": name, "prompt": user_text(as_prompt(value_at(row, columns["prompt"])))}
-        except ValueError as error:
-            raise ValueError(f"{place}: {error}") from error
+    numbers = count(1)
+
+    def item(row: Mapping[str, Any]) -> dict[str, Any] | None:
+        if any(str(value_at(row, column)) != value for column, value in where.items()):
+            return None
+        name = value_at(row, columns["id"]) if "id" in columns else next(numbers)
+        return {"id": str(name), "prompt": user_text(as_prompt(value_at(row, columns["prompt"])))}
+
+    return filter(None, each_row(rows, item))
 
 
 def training_prompts(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
@@ -309,7 +259,9 @@ def _announced(rows: RowSource, report: Report) -> RowSource:
         yield where, row
 
 
-def adapt(name: str, spec: Mapping[str, Any], source: Path, report: Report) -> Records:
+def adapt(
+    name: str, spec: Mapping[str, Any], source: Path, report: Report
+) -> Iterable[dict[str, Any]]:
     """Return the records of data set ``name`` out of its fetched files.
 
     Args:
@@ -320,22 +272,19 @@ def adapt(name: str, spec: Mapping[str, Any], source: Path, report: Report) -> R
             describes the columns that are there.
     """
     rows = _announced(read_rows(source), report)
-    match spec.get("kind"):
+    match spec["kind"]:
         case "tulu_preferences":
-            return tulu_preferences(rows)
+            return each_row(rows, preference_pair)
         case "rollout_pairs":
-            pairs, counts = rollout_pairs(gather_answers(rows, spec["columns"]), spec["seed"])
-            report(str(counts))
+            pairs, note = rollout_pairs(gather_answers(rows, spec["columns"]), spec["seed"])
+            report(note)
             return pairs
         case "eval_items":
-            return eval_items(rows, spec["columns"], spec.get("where", {}))
+            return eval_items(rows, spec["columns"], spec["where"])
         case "graded_prompts":
-            return graded_prompts(rows, spec["grader"], spec.get("split", "train"))
-        case kind:
-            raise ValueError(
-                f"data set {name}, key kind: expected one of tulu_preferences, rollout_pairs, "
-                f"eval_items, graded_prompts, found {kind!r}"
-            )
+            return graded_prompts(rows, spec["grader"], spec["split"])
+    expected = f"expected one of {', '.join(FETCHED_KINDS)}, found {spec['kind']!r}"
+    raise ValueError(f"data set {name}, key kind: {expected}")
 
 
 def normalized_words(text: str) -> list[str]:

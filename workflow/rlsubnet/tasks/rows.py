@@ -3,16 +3,19 @@
 import csv
 import fnmatch
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, TypeVar
 
 from rlsubnet.checkpoints.hub import Report, Repository, link_files, make_folder
 from rlsubnet.checkpoints.sources import PREFIX, RECORD
 from rlsubnet.extras import how_to_install
 from rlsubnet.files import iterate_jsonl
 
-RowSource = Iterator[tuple[str, dict[str, Any]]]
+# Rows, each behind the name of its place.
+RowSource = Iterable[tuple[str, Mapping[str, Any]]]
+Made = TypeVar("Made")
 
 
 def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -71,6 +74,19 @@ def read_rows(source: Path) -> RowSource:
             yield f"{path}, row {number}", row
 
 
+def each_row(rows: RowSource, convert: Callable[[Mapping[str, Any]], Made]) -> Iterator[Made]:
+    """Yield what becomes of each row; a fault in one names its file and number."""
+    for where, row in rows:
+        try:
+            made = convert(row)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        yield made
+
+
+_NOUNS = {bool: "true or false", int: "number", float: "number", str: "text", NoneType: "nothing"}
+
+
 def describe_value(value: Any) -> str:
     """Return what kind of value this is, with the names and lengths that tell columns apart.
 
@@ -78,20 +94,11 @@ def describe_value(value: Any) -> str:
     'list of 64 {text: text, ok: true or false}'
     """
     match value:
-        case bool():
-            return "true or false"
-        case int() | float():
-            return "number"
-        case str():
-            return "text"
         case list():
             return f"list of {len(value)} {describe_value(value[0])}" if value else "empty list"
         case dict():
             return "{" + ", ".join(f"{k}: {describe_value(v)}" for k, v in value.items()) + "}"
-        case None:
-            return "nothing"
-        case _:
-            return type(value).__name__
+    return _NOUNS.get(type(value), type(value).__name__)
 
 
 def value_at(row: Mapping[str, Any], column: str) -> Any:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 # GSM8K's own mark in front of the final answer; a solution begins with it.
 MARK = "####"
-INSTRUCTION = f'Let\'s think step by step and output the final answer after "{MARK}".'
-TEMPLATES = ("chat", "plain")
+STEP_BY_STEP = "Let's think step by step and output the final answer"
+INSTRUCTION = f'{STEP_BY_STEP} after "{MARK}".'
 HARDEST = 5
 # What a model may write takes sympy forever to compute: 9^9^9^9.
 GRADING_SECONDS = 5
@@ -100,18 +100,19 @@ def from_svamp(row: Mapping[str, Any]) -> WordProblem:
     return WordProblem(text, f"{equation} = {answer}", answer, steps)
 
 
-FORMATS: tuple[tuple[frozenset[str], Callable[[Mapping[str, Any]], WordProblem]], ...] = (
-    (frozenset({"question", "answer"}), from_gsm8k),
-    (frozenset({"Body", "Question", "Equation", "Answer"}), from_svamp),
-)
+# Columns -> what reads a row that has them.
+FORMATS: dict[tuple[str, ...], Callable[[Mapping[str, Any]], WordProblem]] = {
+    ("question", "answer"): from_gsm8k,
+    ("Body", "Question", "Equation", "Answer"): from_svamp,
+}
 
 
 def word_problem(row: Mapping[str, Any]) -> WordProblem:
     """Return a row of a file in one of the known forms."""
-    for columns, convert in FORMATS:
-        if columns <= set(row):
+    for columns, convert in FORMATS.items():
+        if set(columns) <= set(row):
             return convert(row)
-    expected = " or ".join(", ".join(sorted(columns)) for columns, _ in FORMATS)
+    expected = " or ".join(map(", ".join, FORMATS))
     raise ValueError(f"expected the columns {expected}; the row is {describe_value(dict(row))}")
 
 
