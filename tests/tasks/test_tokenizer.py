@@ -17,23 +17,15 @@ from rlsubnet.tasks.tokenizer import (
 EVERY_CHARACTER = "07+5*3-2=;(91,46)8"
 
 
-def test_ids_follow_the_written_vocabulary():
+def test_ids_follow_the_written_vocabulary_and_give_the_text_back():
     tokenizer = build_tokenizer()
     assert len(tokenizer) == VOCAB_SIZE == len(VOCABULARY) == 24
     assert tokenizer.get_vocab() == {token: number for number, token in enumerate(VOCABULARY)}
     assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1, 2)
     assert encode_text(tokenizer, CHARACTERS) == list(range(3, 21))
-
-
-def test_prompt_starts_and_response_ends():
-    tokenizer = build_tokenizer()
     assert encode_prompt(tokenizer, "3+4=") == [1, 6, 13, 7, 16]
     assert encode_response(tokenizer, ";07") == [18, 3, 10, 2]
     assert encode_prompt(tokenizer, "") == [1]
-
-
-def test_decoding_gives_the_text_back():
-    tokenizer = build_tokenizer()
     assert set(EVERY_CHARACTER) == set(CHARACTERS)
     assert tokenizer.decode(encode_text(tokenizer, EVERY_CHARACTER)) == EVERY_CHARACTER
     assert tokenizer.decode([18, 0, 4, 22], skip_special_tokens=False) == ";<pad>1<reserved0>"
@@ -57,10 +49,7 @@ def test_saved_tokenizer_beside_a_qwen2_model_keeps_every_id(load, tmp_path):
     every_id = list(range(VOCAB_SIZE))
     assert loaded.decode(every_id) == original.decode(every_id) == "".join(VOCABULARY)
     assert loaded.padding_side == "left"
-
-
-def test_load_tokenizer_reads_tokenizer_json_as_it_stands(tmp_path):
-    Qwen2Config(vocab_size=VOCAB_SIZE).save_pretrained(tmp_path)
-    build_tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="no tokens"):
-        encode_text(load_tokenizer(tmp_path), "1 2")
+    # Only ours reads tokenizer.json as it stands: AutoTokenizer's drops what it does not know.
+    if load is load_tokenizer:
+        with pytest.raises(ValueError, match="no tokens"):
+            encode_text(loaded, "1 2")
