@@ -8,14 +8,11 @@ import torch
 from rlsubnet.tasks.tokenizer import VOCAB_SIZE, build_tokenizer, encode_response
 
 
-class History:
+class History(list[list[int]]):
     """The oracle's cache: the tokens that each row has read, without padding."""
 
-    def __init__(self, rows: list[list[int]]) -> None:
-        self.rows = rows
-
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        self.rows = [list(self.rows[index]) for index in indices.tolist()]
+        self[:] = [list(self[index]) for index in indices.tolist()]
 
 
 class Oracle:
@@ -35,13 +32,13 @@ class Oracle:
         self, input_ids, attention_mask, past_key_values=None, logits_to_keep=0, **_
     ) -> SimpleNamespace:
         new = attention_mask[:, -input_ids.shape[1] :]
-        cache = past_key_values or History([[] for _ in input_ids])
+        cache = past_key_values or History([] for _ in input_ids)
         logits = torch.zeros(*input_ids.shape, VOCAB_SIZE)
         for row, (tokens, real) in enumerate(zip(input_ids.tolist(), new.tolist(), strict=True)):
             for column, (token, is_real) in enumerate(zip(tokens, real, strict=True)):
                 if is_real:
-                    cache.rows[row].append(token)
-                    following = self.next_token(cache.rows[row])
+                    cache[row].append(token)
+                    following = self.next_token(cache[row])
                     if following is not None:
                         logits[row, column, following] = 30.0
         return SimpleNamespace(logits=logits[:, -logits_to_keep:], past_key_values=cache)

@@ -8,14 +8,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from rlsubnet.cli import main
 from rlsubnet.config.schema import DATA, FETCHED_KINDS, MIXTURE
-from rlsubnet.evaluation.policy_data import (
-    GENERATORS,
-    KeptCounts,
-    PairCounts,
-    build,
-    correct_samples,
-    preference_pairs,
-)
+from rlsubnet.evaluation.policy_data import GENERATORS, build, correct_samples, preference_pairs
 from rlsubnet.files import read_jsonl
 from rlsubnet.tasks.arithmetic import is_correct_total
 from rlsubnet.tasks.tokenizer import Completion, build_tokenizer
@@ -23,70 +16,65 @@ from tests.sheets_of_row import write_config
 from tests.tasks.independent_arithmetic import totals_of
 
 PREFERENCES = {
-    "kind": "preferences",
-    "policy": "sft",
-    "prompts": 40,
-    "samples": 4,
-    "temperature": 1.0,
-    "split": "preference",
-    "seed": 21,
+    **{"kind": "preferences", "policy": "sft", "split": "preference", "seed": 21},
+    **{"prompts": 200, "samples": 16, "temperature": 1.0},
 }
-EXAMPLES = {
-    "base_text": {"documents": 3, "characters": 20, "wrong_facts": 0.1, "seed": 0},
-    "demonstrations": {"style": "worked", "problems": 3, "split": "train", "seed": 0},
-    "demonstration_pairs": {"style": "reversed", "problems": 3, "split": "preference", "seed": 0},
-    "problems": {"per_level": [1, 1, 1, 0, 0], "split": "dev", "seed": 0},
-    "choices": {"per_task": 1, "split": "test", "seed": 0},
-}
-KEYS = {
-    "base_text": {"text"},
-    "demonstrations": {"prompt", "response", "level"},
-    "demonstration_pairs": {"prompt", "chosen", "rejected", "level"},
-    "problems": {"id", "prompt", "solution", "level"},
-    "choices": {"task", "id", "prompt", "choices", "label"},
-}
+WORKED_TRAIN = {"style": "worked", "problems": 3, "split": "train"}
+CHOICES = {"kind": "choices", "per_task": 1, "split": "test", "seed": 0}
 
 
-@pytest.mark.parametrize("kind", EXAMPLES)
-def test_each_kind_gives_its_records_and_the_same_twice(kind):
-    spec = {"kind": kind, **EXAMPLES[kind]}
+@pytest.mark.parametrize(
+    ("kind", "spec", "keys", "number"),
+    [
+        ("base_text", {"documents": 3, "characters": 20, "wrong_facts": 0.1}, "text", 3),
+        ("demonstrations", WORKED_TRAIN, "prompt response level", 3),
+        ("demonstration_pairs", WORKED_TRAIN, "prompt chosen rejected level", 3),
+        ("problems", {"per_level": [1, 1, 1, 0, 0], "split": "dev"}, "id prompt solution level", 3),
+        ("choices", CHOICES, "task id prompt choices label", 5),
+    ],
+)
+def test_each_kind_gives_its_records_and_the_same_twice(kind, spec, keys, number):
+    spec = {"seed": 0, **spec, "kind": kind}
     records, summary = build("name", spec)
-    assert {frozenset(record) for record in records} == {frozenset(KEYS[kind])}
-    assert len(records) == (5 if kind == "choices" else 3)
-    assert summary == f"name: {len(records)} records of kind {kind}"
+    assert [set(record) for record in records] == [set(keys.split())] * number
+    assert summary == f"name: {number} records of kind {kind}"
     assert build("name", spec)[0] == records
     assert build("name", spec | {"seed": 1})[0] != records
+
+
+def test_all_kinds_but_those_that_are_fetched_or_joined_have_a_generator():
+    assert set(DATA) == {*GENERATORS, *FETCHED_KINDS, MIXTURE}
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"kind": "problem"},
-            r"data set d, key kind: unknown kind 'problem' \(did you mean 'problems'",
-        ),
-        ({"levels": 5}, "data set d, top level: unknown key 'levels'.*; known: .*per_task"),
-        ({"per_task": True}, "data set d, key per_task: expected a whole number.*, found True"),
-        ({"per_task": 0}, "data set d, key per_task: expected .* at least 1, found 0"),
-        ({"split": "validation"}, "data set d, key split: .*'validation'"),
-        ({"policy": "sft"}, "data set d, top level: unknown key 'policy'"),
-        ({"seed": None}, "data set d, top level: missing key seed"),
+        ({"kind": "choice"}, r"key kind: unknown kind 'choice' \(did you mean 'choices'"),
+        ({"levels": 5}, "top level: unknown key 'levels'.*; known: .*per_task"),
+        ({"per_task": 0}, "key per_task: expected .* at least 1, found 0"),
+        ({"policy": "sft"}, "top level: unknown key 'policy'"),
     ],
 )
 def test_a_bad_entry_names_data_set_and_key(change, message):
-    entry = {"kind": "choices", **EXAMPLES["choices"], **change}
-    spec = {key: value for key, value in entry.items() if value is not None}
-    with pytest.raises(ValueError, match=message):
-        build("d", spec)
+    with pytest.raises(ValueError, match=f"data set d, {message}"):
+        build("d", CHOICES | change)
 
 
 def test_policy_and_its_folder_go_together(tmp_path):
     with pytest.raises(ValueError, match="data set d: a policy folder .* folder None"):
         build("d", PREFERENCES)
     with pytest.raises(ValueError, match="data set d: a policy folder"):
-        build("d", {"kind": "choices", **EXAMPLES["choices"]}, tmp_path)
+        build("d", CHOICES, tmp_path)
     with pytest.raises(ValueError, match="data set d, .*expected a model folder"):
         build("d", PREFERENCES, tmp_path / "nowhere")
+
+
+def test_command_reports_a_fault_of_the_config_in_one_line(tmp_path, capsys):
+    config, out = write_config(tmp_path, data={"x": CHOICES}), tmp_path / "x.jsonl"
+    assert main(["data", "y", "--config", config, "--out", str(out)]) == 1
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("rlsubnet data: error: unknown data set 'y'")
+    assert not out.exists()
 
 
 @pytest.fixture(scope="module")
@@ -94,17 +82,9 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a model that was trained for a moment on terse answers to level-1 problems."""
     folder = tmp_path_factory.mktemp("policy")
     torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=24,
-        hidden_size=32,
-        num_hidden_layers=1,
-        intermediate_size=32,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
+    tokens = {"vocab_size": 24, "eos_token_id": 2, "pad_token_id": 0}
+    config = Qwen2Config(hidden_size=32, intermediate_size=32, **sizes, **tokens)
     model, tokenizer = Qwen2ForCausalLM(config), build_tokenizer()
     # Every final total is 00 to 19: a guesser is right now and then, and wrong mostly.
     responses = [f";{total:02d}</s>" for total in range(20)]
@@ -137,8 +117,7 @@ def drawn(tmp_path: Path, policy: Path, capsys, spec: dict) -> tuple[list[dict],
 def test_pairs_and_rejection_samples_come_from_the_same_samples_of_the_policy(
     policy, tmp_path, capsys
 ):
-    spec = PREFERENCES | {"prompts": 200, "samples": 16}
-    pairs, said = drawn(tmp_path, policy, capsys, spec)
+    pairs, said = drawn(tmp_path, policy, capsys, PREFERENCES)
     assert f"d: {len(pairs)} records of kind preferences" in said
     assert f"{len(pairs)} pairs from 200 prompts; without a pair: " in said
     assert 20 < len(pairs) < 200
@@ -147,7 +126,7 @@ def test_pairs_and_rejection_samples_come_from_the_same_samples_of_the_policy(
         assert is_correct_total(pair["chosen"], solution)
         assert not is_correct_total(pair["rejected"], solution)
 
-    spec |= {"kind": "rejection_samples", "per_prompt": 2}
+    spec = PREFERENCES | {"kind": "rejection_samples", "per_prompt": 2}
     records, said = drawn(tmp_path, policy, capsys, spec)
     assert f"d: {len(records)} records of kind rejection_samples" in said
     kept: dict[str, list[str]] = {}
@@ -160,27 +139,6 @@ def test_pairs_and_rejection_samples_come_from_the_same_samples_of_the_policy(
     assert all(kept[pair["prompt"]] == [pair["chosen"]] for pair in pairs)
 
 
-def test_all_kinds_but_those_that_are_fetched_or_joined_have_a_generator():
-    assert set(DATA) == {*GENERATORS, *FETCHED_KINDS, MIXTURE}
-
-
-@pytest.mark.parametrize(
-    ("name", "entry", "expected"),
-    [
-        ("y", {"kind": "choices"}, "missing key seed, split, per_task"),
-        ("x", {"kind": "choice"}, "unknown value 'choice' (did you mean 'choices'?)"),
-        ("x", {"kind": "choices", "per_task": 1, "split": "test", "seed": 1}, "unknown data set"),
-    ],
-)
-def test_command_reports_a_fault_of_the_config_in_one_line(tmp_path, capsys, name, entry, expected):
-    config, out = write_config(tmp_path, data={"x": entry}), tmp_path / "x.jsonl"
-    asked = "y" if expected == "unknown data set" else name
-    assert main(["data", asked, "--config", config, "--out", str(out)]) == 1
-    (error,) = capsys.readouterr().err.splitlines()
-    assert error.startswith("rlsubnet data: error: ") and expected in error
-    assert not out.exists()
-
-
 # Answers to problems of which all are ;12.
 TERSE, WORKED, SLIPPED = (
     Completion(";12", True),
@@ -188,11 +146,9 @@ TERSE, WORKED, SLIPPED = (
     Completion("(1313131312", True),  # a slip on the way; the verifier sees the outcome
 )
 WRONG, MALFORMED = Completion(";13", True), Completion("(12", True)
-CUT_OFF, EMPTY, STRANGE = (
-    Completion("(121212121212", False),
-    Completion("", True),
-    Completion(";1<pad>", True),
-)
+CUT_OFF, EMPTY = Completion("(121212121212", False), Completion("", True)
+STRANGE, RESERVED = Completion(";1<pad>", True), Completion(";<reserved0>", True)
+TOKENIZER = build_tokenizer()
 
 
 def problems(number: int) -> list[dict]:
@@ -207,35 +163,19 @@ def test_every_prompt_is_a_pair_or_counted_with_its_reason():
         [TERSE, WRONG],
         [TERSE, TERSE],
         [WRONG, CUT_OFF],
-        [TERSE, CUT_OFF, EMPTY, STRANGE],
+        [TERSE, CUT_OFF, EMPTY, STRANGE, RESERVED],
         [MALFORMED, TERSE],
         [TERSE._replace(finished=False), WRONG],  # a right answer that was cut off
     ]
-    pairs, counts = preference_pairs(problems(6), samples, seed=0)
+    pairs, note = preference_pairs(problems(6), samples, 0, TOKENIZER)
     assert [(pair["prompt"][:2], pair["chosen"], pair["rejected"]) for pair in pairs] == [
         ("00", ";12", ";13"),
         ("04", ";12", "(12"),
     ]
-    assert counts == PairCounts(
-        prompts=6, pairs=2, all_correct=1, none_correct=2, no_usable_wrong=1
-    )
-    assert str(counts) == (
+    assert note == (
         "2 pairs from 6 prompts; without a pair: 1 with every sample correct, "
         "2 with none correct, 1 whose wrong samples are all unusable"
     )
-
-
-def test_chosen_and_rejected_are_drawn_uniformly_and_by_the_seed():
-    right = [TERSE, SLIPPED]
-    wrong = [Completion(f";{n}", True) for n in (20, 21, 22)]
-    questions = problems(100) * 6
-    pairs, _ = preference_pairs(questions, [right + wrong] * 600, seed=4)
-    for side, expected in (("chosen", 300), ("rejected", 200)):
-        texts = [pair[side] for pair in pairs]
-        for text in set(texts):
-            assert texts.count(text) == pytest.approx(expected, abs=60)  # about five SE
-    assert preference_pairs(questions, [right + wrong] * 600, seed=4)[0] == pairs
-    assert preference_pairs(questions, [right + wrong] * 600, seed=5)[0] != pairs
 
 
 def test_only_correct_answers_that_ended_are_kept_and_each_once():
@@ -244,29 +184,34 @@ def test_only_correct_answers_that_ended_are_kept_and_each_once():
         [WRONG, TERSE._replace(finished=False)],
         [SLIPPED, SLIPPED, SLIPPED, WRONG],
     ]
-    records, counts = correct_samples(problems(3), samples, per_prompt=4, seed=0)
-    assert [(record["prompt"][:2], record["response"]) for record in records] == [
-        ("00", ";12"),
-        ("00", "(1212121212"),
-        ("02", "(1313131312"),
-    ]
+    records, note = correct_samples(problems(3), samples, per_prompt=4, seed=0)
+    expected = [("00", ";12"), ("00", "(1212121212"), ("02", "(1313131312")]
+    assert [(record["prompt"][:2], record["response"]) for record in records] == expected
     assert all(set(record) == {"prompt", "response", "level"} for record in records)
-    assert counts == KeptCounts(samples=10, correct=6, kept=3, prompts=3, none_correct=1)
-    assert str(counts) == (
+    assert note == (
         "kept of 6 correct among 10 samples of 3 prompts, none twice; "
         "1 prompts without a correct sample"
     )
 
 
-def test_at_most_so_many_of_a_prompt_are_kept_drawn_uniformly_and_by_the_seed():
-    samples = [[TERSE, TERSE, TERSE, WORKED, SLIPPED]] * 600
-    records, counts = correct_samples(problems(100) * 6, samples, per_prompt=2, seed=4)
-    assert counts.kept == len(records) == 1200
-    texts = [record["response"] for record in records]
-    for sample in (TERSE, WORKED, SLIPPED):
-        # Two of three different answers, however often each was given: 400, SE 11.5.
-        assert texts.count(sample.text) == pytest.approx(400, abs=60)
-    assert correct_samples(problems(100) * 6, samples, 2, seed=4)[0] == records
-    assert correct_samples(problems(100) * 6, samples, 2, seed=5)[0] != records
-    everything, _ = correct_samples(problems(100) * 6, samples, per_prompt=3, seed=4)
-    assert len(everything) == 1800
+def test_answers_are_drawn_uniformly_and_by_the_seed():
+    questions, right = problems(600), [TERSE, TERSE, WORKED, SLIPPED]
+    wrong = [Completion(f";{n}", True) for n in (20, 21, 22)]
+
+    def pairs(seed: int) -> list[dict]:
+        return preference_pairs(questions, [right[1:] + wrong] * 600, seed, TOKENIZER)[0]
+
+    def kept(seed: int, per_prompt: int = 2) -> list[dict]:
+        return correct_samples(questions, [right] * 600, per_prompt, seed)[0]
+
+    assert pairs(4) == pairs(4) != pairs(5)
+    assert kept(4) == kept(4) != kept(5)
+    assert (len(kept(4)), len(kept(4, per_prompt=3))) == (1200, 1800)
+    # Of three texts one, 200 times (SE 11.5), or two: 400 times each, however often it was given.
+    for texts, expected in (
+        ([pair["chosen"] for pair in pairs(4)], 200),
+        ([pair["rejected"] for pair in pairs(4)], 200),
+        ([record["response"] for record in kept(4)], 400),
+    ):
+        assert len(set(texts)) == 3
+        assert all(texts.count(text) == pytest.approx(expected, abs=60) for text in set(texts))

@@ -8,13 +8,11 @@ import torch
 from rlsubnet.columns import Answer
 from rlsubnet.config.model import Sampling
 from rlsubnet.evaluation import score
+from rlsubnet.evaluation.sampler import Policy, make_sampler
 from rlsubnet.evaluation.score import (
     Suite,
     answer_suites,
     chance_levels,
-    choice_answers,
-    picks,
-    preference_answers,
     response_logprobs,
     suite_answers,
 )
@@ -28,6 +26,18 @@ from tests.evaluation.tiny_models import tiny_model
 SETTINGS = Sampling(samples=3, temperature=1.0, batch_size=16, max_new_tokens=12, seed=1)
 TOKENIZER = build_tokenizer()
 PROBLEMS = problems([2, 3, 2, 2, 2], "test", 5)
+
+
+def answers_of(model, suite: str, records: list[dict], how: Sampling = SETTINGS) -> list[Answer]:
+    policy = Policy(model, TOKENIZER, how, make_sampler("own", model))
+    return suite_answers(policy, suite, records)
+
+
+def uniform_model() -> torch.nn.Module:
+    model = tiny_model()
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    return model
 
 
 def worked_answer(prompt: str) -> str:
@@ -45,8 +55,7 @@ def terse_answer(prompt: str) -> str:
 
 @pytest.mark.parametrize("answer", [worked_answer, terse_answer])
 def test_an_oracle_solves_every_problem_sampled_and_greedily(answer):
-    answers = suite_answers(Oracle(answer), TOKENIZER, "arith", PROBLEMS, SETTINGS)
-    assert answers == [
+    assert answers_of(Oracle(answer), "arith", PROBLEMS) == [
         Answer(task, str(problem["level"]), problem["id"], samples, samples)
         for task, samples in (("arith_sampled", 3), ("arith_greedy", 1))
         for problem in PROBLEMS
@@ -61,43 +70,37 @@ def test_wrong_unfinished_and_padded_answers_score_nothing():
             return worked_answer(prompt) + "00"  # cut off before its end token
         return terse_answer(prompt)
 
-    answers = suite_answers(Oracle(answer), TOKENIZER, "arith", PROBLEMS, SETTINGS)
-    greedy = [a.correct for a in answers if a.task == "arith_greedy"]
-    assert greedy == [0, 0] + [1] * 9
-
-
-def test_an_answer_that_reaches_the_token_limit_did_not_end_by_itself():
-    tight = Sampling(samples=1, temperature=1.0, batch_size=16, max_new_tokens=11, seed=1)
-    answers = suite_answers(Oracle(worked_answer), TOKENIZER, "arith", PROBLEMS, tight)
-    assert sum(answer.correct for answer in answers) == 0  # 11 tokens and no end token
+    answers = answers_of(Oracle(answer), "arith", PROBLEMS)
+    assert [a.correct for a in answers if a.task == "arith_greedy"] == [0, 0] + [1] * 9
+    # Eleven tokens and no end token: an answer that reaches the limit did not end by itself.
+    tight = SETTINGS.but(max_new_tokens=11)
+    answers = answers_of(Oracle(worked_answer), "arith", PROBLEMS, tight)
+    assert sum(answer.correct for answer in answers) == 0
 
 
 def test_samples_do_not_depend_on_other_suites():
     model = tiny_model(spread=0.1)
-    one = suite_answers(model, TOKENIZER, "a", PROBLEMS, SETTINGS)
-    suite_answers(model, TOKENIZER, "b", PROBLEMS[:3], SETTINGS)
-    assert suite_answers(model, TOKENIZER, "a", PROBLEMS, SETTINGS) == one
+    one = answers_of(model, "a", PROBLEMS)
+    answers_of(model, "b", PROBLEMS[:3])
+    assert answers_of(model, "a", PROBLEMS) == one
 
 
 def test_an_oracle_picks_every_right_choice():
     items = choices(10, "test", 3)
-    worked = [item for item in items if not item["task"].endswith("total")]
-    terse = [item for item in items if item["task"].endswith("total")]
-    for answer, of_style in ((worked_answer, worked), (terse_answer, terse)):
-        answers = suite_answers(Oracle(answer), TOKENIZER, "mc5", of_style, SETTINGS)
-        assert [a.correct for a in answers] == [1] * len(of_style)
-        assert [a.task for a in answers] == [f"mc5_{item['task']}" for item in of_style]
-        assert {(a.level, a.samples) for a in answers} == {("", 1)}
+    for answer, total in ((worked_answer, False), (terse_answer, True)):
+        of_style = [item for item in items if item["task"].endswith("total") is total]
+        assert answers_of(Oracle(answer), "mc5", of_style) == [
+            Answer(f"mc5_{item['task']}", "", item["id"], 1, 1) for item in of_style
+        ]
 
 
-def test_log_likelihood_is_divided_by_the_number_of_tokens():
-    model = tiny_model()
-    with torch.no_grad():
-        model.lm_head.weight.zero_()
+def test_log_likelihood_is_divided_by_the_number_of_tokens_and_a_tie_is_wrong():
     item = {"task": "t", "id": "t-0", "prompt": "1", "choices": ["7", "7777"], "label": 0}
-    # Uniform: sums differ (-log 24 against -4 log 24), means are equal, and a tie is wrong.
-    assert choice_answers(model, TOKENIZER, "s", [item], SETTINGS)[0].correct == 0
-    assert picks([-3.1780538, -12.7122154], 0) == 1
+    # Uniform: sums differ (-log 24 against -4 log 24), means are equal.
+    assert answers_of(uniform_model(), "s", [item])[0].correct == 0
+    pairs = demonstration_pairs("worked", 5, "test", 5)
+    answers = answers_of(uniform_model(), "p", pairs)
+    assert sum(answer.correct for answer in answers) == 0
 
 
 def test_scores_do_not_depend_on_the_order_of_the_choices():
@@ -107,8 +110,8 @@ def test_scores_do_not_depend_on_the_order_of_the_choices():
         item | {"choices": item["choices"][::-1], "label": len(item["choices"]) - 1 - item["label"]}
         for item in items
     ]
-    first = choice_answers(model, TOKENIZER, "mc5", items, SETTINGS)
-    assert choice_answers(model, TOKENIZER, "mc5", turned, SETTINGS) == first
+    first = answers_of(model, "mc5", items)
+    assert answers_of(model, "mc5", turned) == first
     assert 0 < sum(answer.correct for answer in first) < len(first)
 
 
@@ -120,31 +123,23 @@ def test_chance_is_that_of_the_tasks():
 
 def test_preference_accuracy_counts_pairs_whose_chosen_response_is_likelier():
     pairs = demonstration_pairs("worked", 20, "test", 5)
-    answers = suite_answers(Oracle(worked_answer), TOKENIZER, "prefacc", pairs, SETTINGS)
+    answers = answers_of(Oracle(worked_answer), "prefacc", pairs)
     assert [answer.correct for answer in answers] == [1] * 20
     assert answers[3] == Answer("prefacc", "4", "pair-00003", 1, 1)
     swapped = [p | {"chosen": p["rejected"], "rejected": p["chosen"]} for p in pairs]
-    answers = preference_answers(Oracle(worked_answer), TOKENIZER, "p", swapped, SETTINGS)
+    answers = answers_of(Oracle(worked_answer), "p", swapped)
     assert sum(answer.correct for answer in answers) == 0
 
 
-def test_a_tied_preference_is_wrong():
-    model = tiny_model()
-    with torch.no_grad():
-        model.lm_head.weight.zero_()
-    pairs = demonstration_pairs("worked", 5, "test", 5)
-    answers = preference_answers(model, TOKENIZER, "p", pairs, SETTINGS)
-    assert sum(answer.correct for answer in answers) == 0
-
-
-def test_unknown_or_mixed_records_are_refused():
-    with pytest.raises(ValueError, match=r"suite s: expected .* found \[\['text'\]\]"):
-        suite_answers(tiny_model(), TOKENIZER, "s", [{"text": "1"}], SETTINGS)
-    with pytest.raises(ValueError, match="suite s"):
-        suite_answers(tiny_model(), TOKENIZER, "s", [], SETTINGS)
-    mixed = [PROBLEMS[0], choices(1, "dev", 1)[0]]
-    with pytest.raises(ValueError, match="suite s"):
-        suite_answers(tiny_model(), TOKENIZER, "s", mixed, SETTINGS)
+@pytest.mark.parametrize(
+    "records", [[{"text": "1"}], [], [PROBLEMS[0], choices(1, "dev", 1)[0]]], ids=len
+)
+def test_unknown_or_mixed_records_are_refused(records):
+    found = sorted(sorted(record) for record in records)
+    with pytest.raises(ValueError) as caught:
+        answers_of(tiny_model(), "s", records)
+    assert "suite s: expected records with" in str(caught.value)
+    assert str(caught.value).endswith(f"found {found}")
 
 
 def test_suites_are_answered_by_kernels_that_give_the_same_bits_each_time():
@@ -154,8 +149,9 @@ def test_suites_are_answered_by_kernels_that_give_the_same_bits_each_time():
             return super().__call__(*given, **named)
 
     repeats: list[bool] = []
-    suite = Suite("arith", PROBLEMS[:2], data_sha256="")
-    answer_suites(Watching(worked_answer), TOKENIZER, [suite], SETTINGS)
+    model = Watching(worked_answer)
+    policy = Policy(model, TOKENIZER, SETTINGS, make_sampler("own", model))
+    answer_suites(policy, [Suite("arith", PROBLEMS[:2], data_sha256="")])
     assert set(repeats) == {True}
     assert not torch.are_deterministic_algorithms_enabled()
 
@@ -199,10 +195,7 @@ def test_a_large_vocabulary_is_scored_fewer_rows_at_a_time(monkeypatch):
 
 
 def test_uniform_model_gives_log_of_the_vocabulary_per_token():
-    model = tiny_model()
-    with torch.no_grad():
-        model.lm_head.weight.zero_()
-    found = response_logprobs(model, [[1], [1, 3]], [[4, 5, 6], [7]])
+    found = response_logprobs(uniform_model(), [[1], [1, 3]], [[4, 5, 6], [7]])
     assert found == pytest.approx([-3 * math.log(24), -math.log(24)])
 
 
@@ -215,10 +208,9 @@ def test_probabilities_of_all_two_token_responses_add_up_to_one():
 
 def test_bad_input_is_refused():
     model = tiny_model()
-    with pytest.raises(ValueError, match="each of at least one token"):
-        response_logprobs(model, [[1]], [[]])
-    with pytest.raises(ValueError, match="as many prompts as responses"):
-        response_logprobs(model, [[1]], [[1], [2]])
+    for prompts, responses in (([[1]], [[]]), ([[]], [[1]]), ([[1]], [[1], [2]])):
+        with pytest.raises(ValueError, match="as many prompts as responses, each of at least one"):
+            response_logprobs(model, prompts, responses)
     with torch.no_grad():
         model.model.norm.weight[0] = float("nan")
     with pytest.raises(ValueError, match="NaN"):

@@ -3,11 +3,11 @@
 import random
 import re
 from collections import Counter
-from itertools import combinations
 
 import pytest
 
 from rlsubnet.evaluation.policy_data import build
+from rlsubnet.tasks import arithmetic
 from rlsubnet.tasks.arithmetic import (
     IDLE,
     LEVELS,
@@ -17,7 +17,6 @@ from rlsubnet.tasks.arithmetic import (
     Step,
     calculation,
     draw_problem,
-    draw_problems,
     is_correct_total,
     numerals,
     possible_slips,
@@ -29,7 +28,7 @@ from rlsubnet.tasks.arithmetic import (
     terse,
     worked,
 )
-from rlsubnet.tasks.made_up import base_text, choices, demonstration_pairs, demonstrations
+from rlsubnet.tasks.made_up import demonstrations
 from rlsubnet.tasks.tokenizer import CHARACTERS
 from tests.tasks.independent_arithmetic import level_of, totals_of
 
@@ -56,40 +55,34 @@ def test_totals_and_level_agree_with_an_independent_evaluation(level):
         assert problem.level == level_of(problem.prompt) == level
 
 
+# Graded by the outcome, not the way; well-formed in the shape of the solution only.
+LARGE = "(103927854854854;854"
+OF_LARGE = {True: (";854", "(103927854854854", "(000000000000854")}
+OF_LARGE[False] = (";54", "(1039278548", "(103927854854855", LARGE)
+OF_EXAMPLE = {
+    True: (";99", "(1212089999", "(0000000099"),
+    False: (
+        *(";98", "(1212089998", "99", ";99;", ";99\n", " ;99", ";099", ";9", "", "(99"),
+        *("(12120899", "(121208999999", "(12120899;9", "(12+2089999", ",2121809999"),
+        *("(1212089999)", "<pad>;99", ";٩٩"),  # the last has digits of another script
+    ),
+}
+
+
+@pytest.mark.parametrize("solution", [";99", "(1212089999", LARGE])
+def test_the_verifier_accepts_right_totals_in_the_shape_of_the_solution(solution):
+    for right, responses in (OF_LARGE if solution == LARGE else OF_EXAMPLE).items():
+        for response in responses:
+            assert is_correct_total(response, solution) is right, response
+
+
 @pytest.mark.parametrize(
-    ("response", "accepted"),
-    [
-        (";99", True),
-        ("(1212089999", True),
-        ("(0000000099", True),  # the outcome decides, not the way
-        (";98", False),
-        ("(1212089998", False),
-        ("99", False),
-        (";99;", False),
-        (";99\n", False),
-        (" ;99", False),
-        (";099", False),
-        (";9", False),
-        ("", False),
-        ("(99", False),
-        ("(12120899", False),
-        ("(121208999999", False),
-        ("(12120899;9", False),
-        ("(12+2089999", False),
-        (",2121809999", False),
-        ("(1212089999)", False),
-        ("<pad>;99", False),
-        (";٩٩", False),  # digits of another script
-    ],
+    "solution",
+    ["(103927854854854;855", "(10392785;854", "(103927854854854", ";854", "", "854", "99"],
 )
-def test_verifier_table(response, accepted):
-    assert is_correct_total(response, worked(EXAMPLE.totals)) is accepted
-    assert is_correct_total(response, terse(EXAMPLE.totals)) is accepted
-
-
-def test_verifier_refuses_a_malformed_solution():
-    with pytest.raises(ValueError, match="solution '99'"):
-        is_correct_total(";99", "99")
+def test_a_solution_that_tells_no_shape_is_refused(solution):
+    with pytest.raises(ValueError, match=f"solution '{re.escape(solution)}': expected a worked"):
+        is_correct_total(";854", solution)
 
 
 def test_slips_are_wrong_distinct_and_at_least_four():
@@ -120,9 +113,6 @@ def test_a_chain_with_one_slip_is_right_before_and_consistent_after_it():
                 )
 
 
-LARGE = {"digits": 3, "slots": 10}
-
-
 def test_a_larger_problem_is_worked_by_hand():
     # 098 + 5 = 103, * 9 = 927, * 2 = 1854 = 854
     problem = Problem(98, (Step("+", 5), Step("*", 9), Step("*", 2), IDLE, IDLE), digits=3)
@@ -139,30 +129,6 @@ def test_levels_of_longer_problems_are_fifths_of_the_steps():
         assert problem.level == level
 
 
-@pytest.mark.parametrize(
-    ("response", "accepted"),
-    [
-        (";854", True),
-        ("(103927854854854", True),
-        ("(000000000000854", True),  # graded by its outcome
-        (";54", False),  # well-formed in the demo's shape only
-        ("(1039278548", False),
-        ("(103927854854855", False),
-        ("(103927854854854;854", False),  # the solution's own form is no answer
-    ],
-)
-def test_the_verifier_asks_for_the_shape_of_the_solution(response, accepted):
-    assert is_correct_total(response, "(103927854854854;854") is accepted
-
-
-@pytest.mark.parametrize(
-    "solution", ["(103927854854854;855", "(10392785;854", "(103927854854854", ";854", "", "854"]
-)
-def test_a_solution_that_tells_no_shape_is_refused(solution):
-    with pytest.raises(ValueError, match="expected a worked answer"):
-        is_correct_total(";854", solution)
-
-
 def test_slips_of_larger_problems_are_wrong_and_keep_their_digits():
     rng = random.Random(0)
     for _ in range(50):
@@ -173,27 +139,24 @@ def test_slips_of_larger_problems_are_wrong_and_keep_their_digits():
 
 
 def test_every_kind_of_data_takes_a_shape():
-    problems = build(
-        "p", {"kind": "problems", "per_level": [1] * 5, "split": "test", "seed": 1, **LARGE}
-    )[0]
-    for record in problems:
+    def made(kind: str, **keys: object) -> list[dict]:
+        return build("d", {"kind": kind, "seed": 1, "digits": 3, "slots": 10, **keys})[0]
+
+    for record in made("problems", per_level=[1] * 5, split="test"):
         assert re.fullmatch(r"\d{3}([-+*]\d){10}=", record["prompt"])
         assert is_correct_total(record["solution"].split(";")[0], record["solution"])
-    texts = build("t", {"kind": "base_text", "documents": 40, "characters": 96, "wrong_facts": 0.0,
-                        "seed": 1, **LARGE})[0]  # fmt: skip
+    texts = made("base_text", documents=40, characters=96, wrong_facts=0.0)
     joined = ";".join(record["text"] for record in texts)
     assert set(joined) <= set(CHARACTERS)
     chains = re.findall(r"\(\d{3}((?:[-+*]\d)+)\)", joined)
-    slots = {len(chain) // 2 for chain in chains}
-    assert slots == {2, 3, 4, 5, 6}
-    shown = build("d", {"kind": "demonstrations", "style": "mixed", "terse_share": 0.5,
-                        "problems": 20, "split": "train", "seed": 1, **LARGE})[0]  # fmt: skip
+    assert {len(chain) // 2 for chain in chains} == {2, 3, 4, 5, 6}
+    of_train = {"problems": 20, "split": "train"}
+    shown = made("demonstrations", style="mixed", terse_share=0.5, **of_train)
     assert {len(record["response"]) for record in shown} == {4, 31}
-    pairs = build("q", {"kind": "demonstration_pairs", "style": "worked", "problems": 5,
-                        "split": "train", "seed": 1, **LARGE})[0]  # fmt: skip
+    pairs = made("demonstration_pairs", style="worked", **of_train)
     assert {len(pair["rejected"]) for pair in pairs} == {31}
-    items = build("c", {"kind": "choices", "per_task": 3, "split": "test", "seed": 1, **LARGE})[0]
-    assert {len(set(item["choices"])) == len(item["choices"]) for item in items} == {True}
+    for item in made("choices", per_task=3, split="test"):
+        assert len(set(item["choices"])) == len(item["choices"])
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -212,32 +175,15 @@ def test_a_calculation_is_in_one_split_wherever_its_idle_steps_are():
     assert len({split_of(prompt) for prompt in prompts}) == 1
 
 
-def test_the_data_sets_of_a_study_are_disjoint():
-    train = demonstrations("mixed", 5000, "train", 11, terse_share=0.5)
-    preference = demonstration_pairs("reversed", 2500, "preference", 12)
-    dev = problems([200] * 5, "dev", 13)
-    test = problems([43, 90, 105, 128, 134], "test", 14)
-    chosen = choices(100, "test", 15)
-    sets = [{record["prompt"] for record in records} for records in (train, preference, dev, test)]
-    # A choice item's prompt is a problem's prompt and perhaps a part of an answer.
-    sets[3] |= {record["prompt"].partition("=")[0] + "=" for record in chosen}
-    for one, other in combinations(sets, 2):
-        assert not set(map(calculation, one)) & set(map(calculation, other))
-    for prompts in sets:
-        assert {level_of(prompt) for prompt in prompts} == set(LEVELS)
-    text = "".join(record["text"] for record in base_text(2000, 48, 0.1, 0))
-    assert not any(prompt in text for prompts in sets for prompt in prompts)
-
-
-def test_evaluation_prompts_come_once_and_training_prompts_may_repeat():
+def test_evaluation_prompts_come_once_while_there_are_any_and_training_prompts_may_repeat(
+    monkeypatch,
+):
     # Level 1 has 12,000 prompts, of which 1,725 are in the test split.
-    once = problems([1500, 0, 0, 0, 0], "test", 3)
-    assert len({record["prompt"] for record in once}) == len(once) == 1500
-    often = demonstrations("worked", 10_000, "test", 3)
+    once = problems([1000, 0, 0, 0, 0], "test", 3)
+    assert len({record["prompt"] for record in once}) == len(once) == 1000
+    often = demonstrations("worked", 5_000, "test", 3)
     ones = [record["prompt"] for record in often if record["level"] == 1]
-    assert len(ones) == 2000 > len(set(ones))
-
-
-def test_asking_for_more_prompts_than_there_are_is_an_error():
+    assert len(ones) == 1000 > len(set(ones))
+    monkeypatch.setattr(arithmetic, "_PATIENCE", 1000)
     with pytest.raises(ValueError, match="split dev: no new level-1 prompt found"):
-        draw_problems(random.Random(0), [1] * 1400, "dev")
+        problems([1400, 0, 0, 0, 0], "dev", 0)

@@ -15,9 +15,8 @@ from benchmarks.gpu.training import make_bench
 from rlsubnet.checkpoints.masks import save_mask
 from rlsubnet.commands.evaluate import read_suites
 from rlsubnet.config.schema import Preferences, read_sampling
-from rlsubnet.evaluation.loading import load_policy
 from rlsubnet.evaluation.policy_data import sample_answers
-from rlsubnet.evaluation.sampler import make_sampler
+from rlsubnet.evaluation.sampler import open_policy
 from rlsubnet.evaluation.score import answer_suites, load_suites
 from rlsubnet.evaluation.vllm import vllm_version
 from rlsubnet.files import write_jsonl
@@ -91,13 +90,11 @@ def test_a_masked_run_leaves_all_else_and_goes_on_after_an_interruption(
 
 def test_scores_are_those_of_the_models_own_sampling(policy, problems):
     suites = load_suites(read_suites([f"arith={problems}"]))
-    model, tokenizer = load_policy(policy, "cpu")
     block = {"samples": 64, "temperature": 1.0, "batch_size": 512, "max_new_tokens": 6, "seed": 7}
     correct = {}
     for sampler in ("own", "vllm"):
-        settings = read_sampling({**block, "sampler": sampler})
-        draw = make_sampler(settings.sampler, model)
-        _, rows = answer_suites(model, tokenizer, suites, settings, draw)
+        asked = open_policy(policy, read_sampling({**block, "sampler": sampler}), "cpu")
+        _, rows = answer_suites(asked, suites)
         correct |= {(sampler, r["task"]): r["correct"] for r in rows if r["level"] == "all"}
     assert correct["vllm", "arith_greedy"] == correct["own", "arith_greedy"]
     own, vllm = correct["own", "arith_sampled"], correct["vllm", "arith_sampled"]
@@ -115,7 +112,7 @@ def test_rollouts_are_compared_with_the_models_own():
 def test_data_can_be_drawn_by_vllm(policy):
     keys = {"prompts": 5, "samples": 6, "max_new_tokens": 6, "batch_size": 8, "sampler": "vllm"}
     how = Preferences(kind="preferences", policy="sft", split="train", seed=3, **keys)
-    answers = sample_answers(policy, PROMPTS[:5], how)
+    answers = sample_answers(policy, [{"prompt": prompt} for prompt in PROMPTS[:5]], how)
     assert [len(group) for group in answers] == [6] * 5
     texts = {text for group in answers for text, finished in group if finished}
     assert texts <= {f";0{digit}" for digit in range(10)} and len(texts) > 3

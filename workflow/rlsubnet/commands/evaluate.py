@@ -33,15 +33,14 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
     import torch
 
-    from rlsubnet.evaluation.loading import load_policy
     from rlsubnet.evaluation.results import write_answers
-    from rlsubnet.evaluation.sampler import make_sampler
+    from rlsubnet.evaluation.sampler import open_policy
     from rlsubnet.evaluation.score import answer_suites, chance_levels, load_suites
 
     suites = load_suites(files)
-    model, tokenizer = load_policy(options.model, options.device, getattr(torch, options.dtype))
-    draw = make_sampler(settings.sampler, model)
-    answers, rows = answer_suites(model, tokenizer, suites, settings, draw)
+    dtype = getattr(torch, options.dtype)
+    policy = open_policy(options.model, settings, options.device, dtype)
+    answers, rows = answer_suites(policy, suites)
     write_answers(options.answers, answers)
     write_csv(options.scores, rows, names(ScoreRow))
     chances: dict[str, float] = {}
@@ -66,19 +65,17 @@ def run_evaluate_steps(options: argparse.Namespace) -> None:
     import torch
 
     from rlsubnet.checkpoints.delta import find_steps
-    from rlsubnet.evaluation.loading import load_policy
-    from rlsubnet.evaluation.sampler import make_sampler
-    from rlsubnet.evaluation.score import answer_suites, load_suites, models_of_steps
+    from rlsubnet.evaluation.sampler import open_policy
+    from rlsubnet.evaluation.score import answer_suites, load_steps, load_suites
     from rlsubnet.training.runlog import time_left
 
     suites, steps = load_suites(files), find_steps(options.saved)
-    policy, tokenizer = load_policy(options.init, options.device, getattr(torch, options.dtype))
-    # Follows the model from step to step: its weights are replaced in place.
-    draw = make_sampler(settings.sampler, policy)
+    dtype = getattr(torch, options.dtype)
+    policy = open_policy(options.init, settings, options.device, dtype)
     rows: list[dict[str, Any]] = []
     started, count = time.monotonic(), len(steps) + 1
-    for number, (step, model) in enumerate(models_of_steps(policy, options.init, steps), start=1):
-        _, scores = answer_suites(model, tokenizer, suites, settings, draw)
+    for number, step in enumerate(load_steps(policy.model, options.init, steps), start=1):
+        _, scores = answer_suites(policy, suites)
         rows += [{"step": step, **row} for row in scores]
         left = time_left((time.monotonic() - started) / number * (count - number))
         shown = ", ".join(summary(scores, {}).splitlines())

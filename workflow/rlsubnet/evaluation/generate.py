@@ -1,8 +1,8 @@
 """Drawing responses with a key-value cache that grows, for any Hugging Face causal LM."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,10 +15,8 @@ from rlsubnet.tasks.tokenizer import Completion
 # In a forward pass all of these give the same bits each time. Decoding has a mask, which the first
 # does not take; the third writes all scores to memory. Not cuDNN's, which torch takes first on an
 # H100 or H200: padded tokens see nothing, and what it makes of such rows is not promised.
-FORWARD_ATTENTION = (
-    SDPBackend.FLASH_ATTENTION,
-    SDPBackend.EFFICIENT_ATTENTION,
-    SDPBackend.MATH,
+forward_attention = partial(
+    sdpa_kernel, [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 )
 
 NOT_FINITE = "the model's logits are not finite: are there NaN weights?"
@@ -47,18 +45,10 @@ class SampleRequest:
     pad: int = field(kw_only=True)
 
     def __post_init__(self) -> None:
-        _check_prompts(self.prompts)
-        if self.max_new_tokens < 1 or self.samples < 1:
-            raise ValueError(
-                f"expected max_new_tokens and samples of at least 1, found {self.max_new_tokens} "
-                f"and {self.samples}"
-            )
-        if self.temperature < 0 or (self.temperature > 0 and self.generator is None):
-            raise ValueError(
-                f"temperature {self.temperature} needs to be 0, or above 0 with a generator"
-            )
-        if self.temperature == 0 and self.samples > 1:
-            raise ValueError(f"{self.samples} greedy samples of one prompt would be the same")
+        if not self.prompts or not all(map(len, self.prompts)):
+            raise ValueError("expected prompts of at least one token")
+        if self.temperature != 0 and self.generator is None:
+            raise ValueError(f"temperature {self.temperature} needs to be 0, or with a generator")
 
     def choose(self, logits: Tensor) -> Tensor:
         """Return one token id per row of float32 ``logits``: the likeliest, or a sample.
@@ -138,14 +128,8 @@ class ReadPrompts(NamedTuple):
         return ReadPrompts(self.cache, self.logits[rows], self.mask[rows])
 
 
-def _check_prompts(prompts: Sequence[Sequence[int]]) -> None:
-    if not prompts or min(map(len, prompts)) == 0:
-        raise ValueError("expected prompts of at least one token")
-
-
 def read_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> ReadPrompts:
     """Return the state of ``model`` behind ``prompts``, of any lengths."""
-    _check_prompts(prompts)
     width = max(map(len, prompts))
     # Which token pads does not matter: the mask hides it.
     rows = [[prompt[0]] * (width - len(prompt)) + list(prompt) for prompt in prompts]
@@ -160,12 +144,6 @@ def read_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> Re
         logits_to_keep=1,
     )
     return ReadPrompts(output.past_key_values, output.logits[:, -1], mask)
-
-
-@contextmanager
-def forward_attention() -> Iterator[None]:
-    with sdpa_kernel(list(FORWARD_ATTENTION)):
-        yield
 
 
 def noise_generator(device: torch.device, seed: int) -> torch.Generator:

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from rlsubnet.config.errors import checked, key_at, unknown_name
 from rlsubnet.config.schema import (
@@ -11,28 +11,21 @@ from rlsubnet.config.schema import (
     Preferences,
     RejectionSamples,
     WordData,
-    WordDemonstrations,
-    WordPreferences,
-    WordProblems,
 )
-from rlsubnet.tasks.arithmetic import (
-    ProblemShape,
-    draw_problems,
-    every_level,
-    problems,
-    solution_of,
-)
-from rlsubnet.tasks.made_up import base_text, choices, demonstration_pairs, demonstrations
-from rlsubnet.tasks.rows import read_rows
-from rlsubnet.tasks.tokenizer import CHARACTERS, Completion, load_tokenizer
+from rlsubnet.tasks import arithmetic, made_up
+from rlsubnet.tasks.arithmetic import ProblemShape, draw_problems, every_level, solution_of
+from rlsubnet.tasks.rows import each_row, read_rows
+from rlsubnet.tasks.tokenizer import Completion, load_tokenizer
 from rlsubnet.tasks.words import WordProblem, asked_by, is_correct, word_problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from rlsubnet.evaluation.sampler import Sampled
+
 Records = list[dict[str, Any]]
-# What a policy samples, with the keys that say how.
-Sampled = Preferences | RejectionSamples | WordPreferences
+# Records, and what became of all that did not become one.
+Noted = tuple[Records, str]
 
 
 def build(name: str, entry: Mapping[str, Any], policy: Path | None = None) -> tuple[Records, str]:
@@ -62,70 +55,57 @@ def build(name: str, entry: Mapping[str, Any], policy: Path | None = None) -> tu
             f"found policy {entry.get('policy')!r} and folder {policy}"
         )
     try:
-        made = GENERATORS[kind](spec, policy)
+        records, note = GENERATORS[kind](spec, policy)
     except ValueError as error:
         raise ValueError(f"data set {name}, {error}") from error
-    records, note = (made[0], f" ({made[1]})") if isinstance(made, tuple) else (made, "")
+    beside = f" ({note})" if note else ""
     if not records:
-        raise ValueError(f"data set {name}: no record came out{note}")
-    return records, f"{name}: {len(records)} records of kind {kind}{note}"
+        raise ValueError(f"data set {name}: no record came out{beside}")
+    return records, f"{name}: {len(records)} records of kind {kind}{beside}"
 
 
-class PairCounts(NamedTuple):
-    """What became of the prompts; all but ``prompts`` add up to ``prompts``."""
+def is_usable(sample: Completion, tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Return whether a sample can be trained on: it ended, and its text gives its tokens again.
 
-    prompts: int
-    pairs: int
-    all_correct: int
-    none_correct: int
-    no_usable_wrong: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.pairs} pairs from {self.prompts} prompts; without a pair: "
-            f"{self.all_correct} with every sample correct, {self.none_correct} with none correct, "
-            f"{self.no_usable_wrong} whose wrong samples are all unusable"
-        )
-
-
-def is_usable(completion: Completion) -> bool:
-    """Return whether a sample can be trained on: it ended, and says something in ``CHARACTERS``.
-
-    >>> is_usable(Completion(";1", True)), is_usable(Completion(";12", False))
+    >>> from rlsubnet.tasks.tokenizer import build_tokenizer
+    >>> tokenizer = build_tokenizer()
+    >>> is_usable(Completion(";1", True), tokenizer), is_usable(Completion(";12", False), tokenizer)
     (True, False)
-    >>> is_usable(Completion("", True)), is_usable(Completion("<s>", True))
+    >>> is_usable(Completion("", True), tokenizer), is_usable(Completion("<s>", True), tokenizer)
     (False, False)
     """
-    text, finished = completion
-    return finished and text != "" and set(text) <= set(CHARACTERS)
+    text, finished = sample
+    if not finished or not text.strip():
+        return False
+    # A special token in a text would become one again.
+    special = any(str(token) in text for token in tokenizer.all_special_tokens)
+    return not special and tokenizer.unk_token_id not in tokenizer(text).input_ids
 
 
 def preference_pairs(
-    problems: Sequence[Mapping[str, Any]],
-    completions: Sequence[Sequence[Completion]],
+    questions: Sequence[Mapping[str, Any]],
+    answers: Sequence[Sequence[Completion]],
     seed: int,
-    is_usable: Callable[[Completion], bool] = is_usable,
-) -> tuple[Records, PairCounts]:
-    """Return one pair per prompt that has both kinds of samples, and counts of all prompts.
+    tokenizer: "PreTrainedTokenizerBase",
+) -> Noted:
+    """Return one pair per prompt that has both kinds of samples, and what became of all prompts.
 
     A random correct sample is chosen over a random wrong one. A wrong sample may be malformed, but
     it must have ended by itself and be writable, so that both responses can be trained on.
 
-    Args:
-        is_usable: whether a wrong sample can be trained on.
-
-    >>> problem = {"prompt": "07+5+0+0+0+0=", "solution": ";12", "level": 1}
+    >>> from rlsubnet.tasks.tokenizer import build_tokenizer
+    >>> question = {"prompt": "07+5+0+0+0+0=", "solution": ";12", "level": 1}
     >>> samples = [Completion(";12", True), Completion(";13", True), Completion("(12", False)]
-    >>> preference_pairs([problem], [samples], seed=0)[0]
+    >>> preference_pairs([question], [samples], 0, build_tokenizer())[0]
     [{'prompt': '07+5+0+0+0+0=', 'chosen': ';12', 'rejected': ';13', 'level': 1}]
     """
     rng = random.Random(f"{seed} pairs")
     pairs: Records = []
     all_correct = none_correct = no_usable_wrong = 0
-    for problem, samples in zip(problems, completions, strict=True):
-        right = [sample for sample in samples if _is_right(sample, problem)]
+    for question, samples in zip(questions, answers, strict=True):
+        right = [sample for sample in samples if _is_right(sample, question)]
         wrong = [sample for sample in samples if sample not in right]
-        usable = [sample for sample in wrong if is_usable(sample)]
+        usable = [sample for sample in wrong if is_usable(sample, tokenizer)]
         if not right:
             none_correct += 1
         elif not wrong:
@@ -133,120 +113,81 @@ def preference_pairs(
         elif not usable:
             no_usable_wrong += 1
         else:
-            pairs.append(
-                {
-                    "prompt": problem["prompt"],
-                    "chosen": rng.choice(right).text,
-                    "rejected": rng.choice(usable).text,
-                    "level": problem["level"],
-                }
-            )
-    counts = PairCounts(len(problems), len(pairs), all_correct, none_correct, no_usable_wrong)
-    return pairs, counts
+            chosen, rejected = rng.choice(right).text, rng.choice(usable).text
+            pairs.append(_record(question, chosen=chosen, rejected=rejected))
+    return pairs, (
+        f"{len(pairs)} pairs from {len(questions)} prompts; without a pair: "
+        f"{all_correct} with every sample correct, {none_correct} with none correct, "
+        f"{no_usable_wrong} whose wrong samples are all unusable"
+    )
 
 
-def _is_right(sample: Completion, problem: Mapping[str, Any]) -> bool:
-    return sample.finished and is_correct(sample.text, problem["solution"])
+def _is_right(sample: Completion, question: Mapping[str, Any]) -> bool:
+    return sample.finished and is_correct(sample.text, question["solution"])
 
 
-class KeptCounts(NamedTuple):
-    """What became of the samples and of the prompts."""
-
-    samples: int
-    correct: int
-    kept: int
-    prompts: int
-    none_correct: int
-
-    def __str__(self) -> str:
-        return (
-            f"kept of {self.correct} correct among {self.samples} samples of {self.prompts} "
-            f"prompts, none twice; {self.none_correct} prompts without a correct sample"
-        )
+def _record(question: Mapping[str, Any], **answers: str) -> dict[str, Any]:
+    return {"prompt": question["prompt"], **answers, "level": question["level"]}
 
 
 def correct_samples(
-    problems: Sequence[Mapping[str, Any]],
-    completions: Sequence[Sequence[Completion]],
+    questions: Sequence[Mapping[str, Any]],
+    answers: Sequence[Sequence[Completion]],
     per_prompt: int,
     seed: int,
-) -> tuple[Records, KeptCounts]:
+) -> Noted:
     """Return the different correct answers to each prompt, at most ``per_prompt`` of them.
 
     Equal answers to one prompt count once, as in rejection-sampling finetuning (RFT; Yuan et al.
     2023): an easy prompt then weighs no more for being answered correctly every time. Where more
     differ than are kept, those kept are drawn at random.
 
-    >>> problem = {"prompt": "07+5+0+0+0+0=", "solution": ";12", "level": 1}
+    >>> question = {"prompt": "07+5+0+0+0+0=", "solution": ";12", "level": 1}
     >>> texts = [";12", ";13", "(1212121212", ";12"]
     >>> samples = [[Completion(text, True) for text in texts]]
-    >>> records, counts = correct_samples([problem], samples, per_prompt=4, seed=0)
+    >>> records, note = correct_samples([question], samples, per_prompt=4, seed=0)
     >>> [record["response"] for record in records]
     [';12', '(1212121212']
-    >>> counts
-    KeptCounts(samples=4, correct=3, kept=2, prompts=1, none_correct=0)
     """
     rng = random.Random(f"{seed} rejection")
     records: Records = []
-    total = correct = none_correct = 0
-    for problem, samples in zip(problems, completions, strict=True):
-        right = [sample.text for sample in samples if _is_right(sample, problem)]
-        total += len(samples)
+    correct = none_correct = 0
+    for question, samples in zip(questions, answers, strict=True):
+        right = [sample.text for sample in samples if _is_right(sample, question)]
         correct += len(right)
         none_correct += not right
         different = list(dict.fromkeys(right))
         if len(different) > per_prompt:
             drawn = sorted(rng.sample(range(len(different)), per_prompt))
             different = [different[index] for index in drawn]
-        records += [
-            {"prompt": problem["prompt"], "response": text, "level": problem["level"]}
-            for text in different
-        ]
-    return records, KeptCounts(total, correct, len(records), len(problems), none_correct)
+        records += [_record(question, response=text) for text in different]
+    return records, (
+        f"kept of {correct} correct among {sum(map(len, answers))} samples of {len(questions)} "
+        f"prompts, none twice; {none_correct} prompts without a correct sample"
+    )
 
 
-def sample_answers(policy: Path, prompts: Sequence[str], how: Sampled) -> list[list[Completion]]:
-    from rlsubnet.evaluation.generate import noise_generator
-    from rlsubnet.evaluation.loading import deterministic, load_policy
-    from rlsubnet.evaluation.sampler import make_sampler, sample_texts
+def sample_answers(
+    folder: Path, questions: Sequence[Mapping[str, Any]], how: "Sampled"
+) -> list[list[Completion]]:
+    from rlsubnet.evaluation.loading import deterministic
+    from rlsubnet.evaluation.sampler import open_policy, sample_texts
 
-    model, tokenizer = load_policy(policy)
-    with deterministic(model.device):
-        return sample_texts(
-            make_sampler(how.sampler, model),
-            tokenizer,
-            prompts,
-            how.samples,
-            max_new_tokens=how.max_new_tokens,
-            temperature=how.temperature,
-            generator=noise_generator(model.device, how.seed),
-            batch_size=how.batch_size,
-        )
+    policy = open_policy(folder, how)
+    with deterministic(policy.model.device):
+        return sample_texts(policy, [question["prompt"] for question in questions])
 
 
-def _answered(
-    spec: Preferences | RejectionSamples, policy: Path
-) -> tuple[Records, list[list[Completion]]]:
-    """Return questions ``{"prompt", "solution", "level"}`` and a policy's answers to each.
+def arithmetic_questions(spec: Preferences | RejectionSamples, policy: Path) -> Records:
+    """Return questions whose five levels take turns; no prompt comes twice.
 
-    The five levels take turns, and no prompt comes twice. With equal keys, rejection samples are
-    those that preferences are made of.
+    With equal keys, rejection samples are answers to those that preferences are made of.
     """
     levels, shape = every_level(spec.prompts), ProblemShape(spec.digits, spec.slots)
-    drawn = draw_problems(random.Random(spec.seed), levels, spec.split, shape=shape)
-    questions = [
+    return [
         {"prompt": problem.prompt, "solution": solution_of(problem), "level": problem.level}
-        for problem in drawn
+        for problem in draw_problems(random.Random(spec.seed), levels, spec.split, shape=shape)
     ]
-    return questions, sample_answers(policy, [problem.prompt for problem in drawn], spec)
-
-
-def preferences(spec: Preferences, policy: Path) -> tuple[Records, PairCounts]:
-    return preference_pairs(*_answered(spec, policy), spec.seed)
-
-
-def rejection_samples(spec: RejectionSamples, policy: Path) -> tuple[Records, KeptCounts]:
-    return correct_samples(*_answered(spec, policy), spec.per_prompt, spec.seed)
 
 
 def read_problems(spec: WordData) -> list[WordProblem]:
@@ -254,12 +195,7 @@ def read_problems(spec: WordData) -> list[WordProblem]:
     source = Path(spec.source)
     if not source.is_file():
         raise ValueError(f"source: expected a file, found none at {source}")
-    problems = []
-    for where, row in read_rows(source):
-        try:
-            problems.append(word_problem(row))
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
+    problems = list(each_row(read_rows(source), word_problem))
     if spec.rows is None:
         return problems
     first, last = spec.rows
@@ -271,61 +207,68 @@ def read_problems(spec: WordData) -> list[WordProblem]:
     return problems[first:last]
 
 
-def _questions(
-    problems: Sequence[WordProblem], tokenizer: "PreTrainedTokenizerBase", template: str
-) -> Records:
+def word_questions(spec: WordData, policy: Path) -> Records:
+    tokenizer = load_tokenizer(policy)
     return [
         {
             "id": f"row-{number:05d}",
-            "prompt": asked_by(tokenizer, problem.question, template),
+            "prompt": asked_by(tokenizer, problem.question, spec.template),
             "solution": problem.solution,
             "level": problem.level,
         }
-        for number, problem in enumerate(problems)
+        for number, problem in enumerate(read_problems(spec))
     ]
 
 
-def word_problems(spec: WordProblems, policy: Path) -> Records:
-    return _questions(read_problems(spec), load_tokenizer(policy), spec.template)
+def word_demonstrations(spec: WordData, policy: Path) -> Records:
+    pairs = zip(word_questions(spec, policy), read_problems(spec), strict=True)
+    return [_record(question, response=problem.response) for question, problem in pairs]
 
 
-def word_demonstrations(spec: WordDemonstrations, policy: Path) -> Records:
-    problems = read_problems(spec)
-    questions = _questions(problems, load_tokenizer(policy), spec.template)
-    return [
-        {"prompt": asked["prompt"], "response": problem.response, "level": problem.level}
-        for asked, problem in zip(questions, problems, strict=True)
-    ]
+# (the keys of a data set, the policy's folder) -> ...
+Generator = Callable[[Any, Any], Noted]
+Questions = Callable[[Any, Any], Records]
 
 
-def word_preferences(spec: WordPreferences, policy: Path) -> tuple[Records, PairCounts]:
-    tokenizer = load_tokenizer(policy)
-    questions = _questions(read_problems(spec), tokenizer, spec.template)
-    completions = sample_answers(policy, [question["prompt"] for question in questions], spec)
-    special = tuple(str(token) for token in tokenizer.all_special_tokens)
+def _preferences(ask: Questions) -> Generator:
+    def generate(spec: Any, policy: Path) -> Noted:
+        questions = ask(spec, policy)
+        answers = sample_answers(policy, questions, spec)
+        return preference_pairs(questions, answers, spec.seed, load_tokenizer(policy))
 
-    def is_usable(sample: Completion) -> bool:
-        # A special token in a text would become one again when the text is trained on.
-        text, finished = sample
-        return finished and text.strip() != "" and not any(token in text for token in special)
-
-    return preference_pairs(questions, completions, spec.seed, is_usable)
+    return generate
 
 
-def _made_up(generate: Callable[..., Records]) -> Callable[[Any, Path | None], Records]:
-    return lambda spec, policy: generate(**spec.model_dump(exclude={"kind"}))
+def _rejection_samples(ask: Questions) -> Generator:
+    def generate(spec: Any, policy: Path) -> Noted:
+        questions = ask(spec, policy)
+        answers = sample_answers(policy, questions, spec)
+        return correct_samples(questions, answers, spec.per_prompt, spec.seed)
+
+    return generate
 
 
-# kind -> (its keys, folder of the policy) -> records, and perhaps counts.
-GENERATORS: dict[str, Callable[[Any, Any], Any]] = {
-    "base_text": _made_up(base_text),
-    "demonstrations": _made_up(demonstrations),
-    "demonstration_pairs": _made_up(demonstration_pairs),
-    "problems": _made_up(problems),
-    "choices": _made_up(choices),
-    "preferences": preferences,
-    "rejection_samples": rejection_samples,
-    "word_problems": word_problems,
-    "word_demonstrations": word_demonstrations,
-    "word_preferences": word_preferences,
+def _plain(generate: Questions) -> Generator:
+    return lambda spec, policy: (generate(spec, policy), "")
+
+
+def _made_up(generate: Callable[..., Records]) -> Generator:
+    def of_keys(spec: Any, policy: None) -> Records:
+        keys = spec.model_dump(exclude={"kind", "digits", "slots"})
+        return generate(**keys, shape=ProblemShape(spec.digits, spec.slots))
+
+    return _plain(of_keys)
+
+
+GENERATORS: dict[str, Generator] = {
+    "base_text": _made_up(made_up.base_text),
+    "demonstrations": _made_up(made_up.demonstrations),
+    "demonstration_pairs": _made_up(made_up.demonstration_pairs),
+    "problems": _made_up(arithmetic.problems),
+    "choices": _made_up(made_up.choices),
+    "preferences": _preferences(arithmetic_questions),
+    "rejection_samples": _rejection_samples(arithmetic_questions),
+    "word_problems": _plain(word_questions),
+    "word_demonstrations": _plain(word_demonstrations),
+    "word_preferences": _preferences(word_questions),
 }

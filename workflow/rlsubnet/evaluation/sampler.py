@@ -8,13 +8,15 @@ asked every few tokens only.
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StaticCache
 
-from rlsubnet.config.model import SamplerName
+from rlsubnet.config.model import SamplerName, Sampling
+from rlsubnet.config.schema import Preferences, RejectionSamples, WordPreferences
 from rlsubnet.evaluation.generate import (
     NOT_FINITE,
     ReadPrompts,
@@ -22,9 +24,10 @@ from rlsubnet.evaluation.generate import (
     completion,
     forward_attention,
     generate,
+    noise_generator,
     read_prompts,
 )
-from rlsubnet.evaluation.loading import any_kernels
+from rlsubnet.evaluation.loading import any_kernels, load_policy
 from rlsubnet.tasks.tokenizer import Completion, encode_prompt, end_token, padding_token
 
 # Tokens between two questions whether all rows have ended.
@@ -40,6 +43,26 @@ GRAPHS = True
 Sampler = Callable[[SampleRequest], Tensor]
 
 
+# What says how many answers are drawn, and how.
+Sampled = Sampling | Preferences | RejectionSamples | WordPreferences
+
+
+class Policy(NamedTuple):
+    """A model that answers, and what draws its answers."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    how: Sampled
+    draw: Sampler
+
+
+def open_policy(
+    folder: Path, how: Sampled, device: str = "auto", dtype: torch.dtype = torch.float32
+) -> Policy:
+    model, tokenizer = load_policy(folder, device, dtype)
+    return Policy(model, tokenizer, how, make_sampler(how.sampler, model))
+
+
 def make_sampler(name: SamplerName, model: PreTrainedModel) -> Sampler:
     if name == "own":
         return StaticSampler(model) if is_static(model) else partial(generate, model)
@@ -49,31 +72,31 @@ def make_sampler(name: SamplerName, model: PreTrainedModel) -> Sampler:
 
 
 def sample_texts(
-    draw: Sampler,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    samples: int,
-    *,
-    max_new_tokens: int,
-    temperature: float = 0.0,
-    generator: torch.Generator | None = None,
-    batch_size: int = 512,
+    policy: Policy, prompts: Sequence[str], *, greedy: bool = False
 ) -> list[list[Completion]]:
-    """Return ``samples`` completions for each prompt, in the order of ``prompts``.
+    """Return the completions of each prompt, in the order of ``prompts``; one if ``greedy``.
 
-    Args:
-        generator: source of the noise; one stream serves all batches in turn.
-        batch_size: number of responses that are generated side by side. It is part of what a seed
-            means: another batch size draws other samples.
+    One stream of noise serves all batches in turn, so that the batch size is part of what a seed
+    means: another one draws other samples.
     """
-    eos = end_token(tokenizer)
+    how, tokenizer = policy.how, policy.tokenizer
+    samples, temperature = (1, 0.0) if greedy else (how.samples, how.temperature)
+    noise = noise_generator(policy.model.device, how.seed)
+    eos, pad = end_token(tokenizer), padding_token(tokenizer)
     encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     completions = []
-    size = max(1, batch_size // samples)
+    size = max(1, how.batch_size // samples)
     for start in range(0, len(encoded), size):
-        batch = encoded[start : start + size]
-        how = (max_new_tokens, temperature, generator, samples)
-        rows = draw(SampleRequest(batch, *how, eos=eos, pad=padding_token(tokenizer))).tolist()
+        wanted = SampleRequest(
+            encoded[start : start + size],
+            how.max_new_tokens,
+            temperature,
+            noise,
+            samples,
+            eos=eos,
+            pad=pad,
+        )
+        rows = policy.draw(wanted).tolist()
         texts = [completion(tokenizer, row, eos) for row in rows]
         completions += [texts[i : i + samples] for i in range(0, len(texts), samples)]
     return completions

@@ -8,16 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta import open_steps
 from rlsubnet.columns import Answer
-from rlsubnet.config.model import Sampling
-from rlsubnet.evaluation.generate import forward_attention, noise_generator, read_prompts
+from rlsubnet.evaluation.generate import forward_attention, read_prompts
 from rlsubnet.evaluation.loading import deterministic
 from rlsubnet.evaluation.results import score_rows
-from rlsubnet.evaluation.sampler import Sampler, make_sampler, sample_texts
+from rlsubnet.evaluation.sampler import Policy, sample_texts
 from rlsubnet.files import read_jsonl, sha256
 from rlsubnet.tasks.tokenizer import encode_prompt, encode_response, encode_text
 from rlsubnet.tasks.words import is_correct
@@ -43,7 +42,7 @@ def response_logprobs(
     Args:
         batch_size: number of sequences side by side, fewer where their logits would be too many.
     """
-    if len(prompts) != len(responses) or not all(map(len, responses)):
+    if len(prompts) != len(responses) or not all(map(len, [*prompts, *responses])):
         raise ValueError("expected as many prompts as responses, each of at least one token")
     sums: list[float] = []
     width = max(map(len, responses), default=1)
@@ -89,14 +88,7 @@ def _batch_logprobs(
 Records = Sequence[Mapping[str, Any]]
 
 
-def generation_answers(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    suite: str,
-    problems: Records,
-    settings: Sampling,
-    draw: Sampler | None = None,
-) -> list[Answer]:
+def generation_answers(policy: Policy, suite: str, problems: Records) -> list[Answer]:
     """Return the answers to problems, sampled (task ``{suite}_sampled``) and ``{suite}_greedy``.
 
     A response is right if it ends by itself and the strict verifier accepts the whole of it. The
@@ -104,34 +96,16 @@ def generation_answers(
     """
     answers = []
     prompts = [problem["prompt"] for problem in problems]
-    for task, samples, temperature in (
-        (f"{suite}_sampled", settings.samples, settings.temperature),
-        (f"{suite}_greedy", 1, 0.0),
-    ):
-        completions = sample_texts(
-            draw or make_sampler("own", model),
-            tokenizer,
-            prompts,
-            samples,
-            max_new_tokens=settings.max_new_tokens,
-            temperature=temperature,
-            generator=noise_generator(model.device, settings.seed),
-            batch_size=settings.batch_size,
-        )
+    for task, greedy in (f"{suite}_sampled", False), (f"{suite}_greedy", True):
+        completions = sample_texts(policy, prompts, greedy=greedy)
         for problem, group in zip(problems, completions, strict=True):
             right = [text for text, finished in group if finished]
             correct = sum(is_correct(text, problem["solution"]) for text in right)
-            answers.append(Answer(task, str(problem["level"]), problem["id"], samples, correct))
+            answers.append(Answer(task, str(problem["level"]), problem["id"], len(group), correct))
     return answers
 
 
-def choice_answers(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    suite: str,
-    items: Records,
-    settings: Sampling,
-) -> list[Answer]:
+def choice_answers(policy: Policy, suite: str, items: Records) -> list[Answer]:
     """Return the answers to multiple-choice items, as tasks ``{suite}_{task}``.
 
     The model picks the choice with the highest log-likelihood per token,
@@ -140,11 +114,11 @@ def choice_answers(
     """
     prompts, responses, bounds = [], [], [0]
     for item in items:
-        prompt = encode_prompt(tokenizer, item["prompt"])
-        responses += [encode_text(tokenizer, choice) for choice in item["choices"]]
+        prompt = encode_prompt(policy.tokenizer, item["prompt"])
+        responses += [encode_text(policy.tokenizer, choice) for choice in item["choices"]]
         prompts += [prompt] * len(item["choices"])
         bounds.append(len(responses))
-    sums = response_logprobs(model, prompts, responses, settings.batch_size)
+    sums = response_logprobs(policy.model, prompts, responses, policy.how.batch_size)
     means = [value / len(tokens) for value, tokens in zip(sums, responses, strict=True)]
     answers = []
     for item, (start, stop) in zip(items, pairwise(bounds), strict=True):
@@ -162,13 +136,7 @@ def picks(scores: Sequence[float], label: int) -> int:
     return int(all(scores[label] > score for i, score in enumerate(scores) if i != label))
 
 
-def preference_answers(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    suite: str,
-    pairs: Records,
-    settings: Sampling,
-) -> list[Answer]:
+def preference_answers(policy: Policy, suite: str, pairs: Records) -> list[Answer]:
     """Return whether the model prefers the chosen response of each pair, as task ``suite``.
 
     Preference accuracy without a reference model: ``log p(chosen) > log p(rejected)``, each summed
@@ -176,9 +144,10 @@ def preference_answers(
     """
     prompts, responses = [], []
     for pair in pairs:
-        prompts += [encode_prompt(tokenizer, pair["prompt"])] * 2
-        responses += [encode_response(tokenizer, pair[side]) for side in ("chosen", "rejected")]
-    sums = response_logprobs(model, prompts, responses, settings.batch_size)
+        prompts += [encode_prompt(policy.tokenizer, pair["prompt"])] * 2
+        sides = (pair["chosen"], pair["rejected"])
+        responses += [encode_response(policy.tokenizer, side) for side in sides]
+    sums = response_logprobs(policy.model, prompts, responses, policy.how.batch_size)
     triples = zip(pairs, sums[::2], sums[1::2], strict=True)
     return [
         Answer(suite, str(pair["level"]), f"pair-{number:05d}", 1, int(chosen > rejected))
@@ -186,22 +155,15 @@ def preference_answers(
     ]
 
 
-PROBLEMS = frozenset({"id", "prompt", "solution", "level"})
-SCORERS: dict[frozenset[str], Callable[..., list[Answer]]] = {
-    PROBLEMS: generation_answers,
+# What records of a kind of test have, and what scores them.
+SCORERS: dict[frozenset[str], Callable[[Policy, str, Records], list[Answer]]] = {
+    frozenset({"id", "prompt", "solution", "level"}): generation_answers,
     frozenset({"task", "id", "prompt", "choices", "label"}): choice_answers,
     frozenset({"prompt", "chosen", "rejected", "level"}): preference_answers,
 }
 
 
-def suite_answers(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    suite: str,
-    records: Records,
-    settings: Sampling,
-    draw: Sampler | None = None,
-) -> list[Answer]:
+def suite_answers(policy: Policy, suite: str, records: Records) -> list[Answer]:
     """Return the answers to a suite's records; their keys tell what kind of test they are."""
     kinds = {frozenset(record) for record in records}
     if len(kinds) != 1 or not kinds <= set(SCORERS):
@@ -210,9 +172,7 @@ def suite_answers(
         raise ValueError(
             f"suite {suite}: expected records with one of the key sets {expected}, found {found}"
         )
-    if kinds == {PROBLEMS}:
-        return generation_answers(model, tokenizer, suite, records, settings, draw)
-    return SCORERS[kinds.pop()](model, tokenizer, suite, records, settings)
+    return SCORERS[kinds.pop()](policy, suite, records)
 
 
 def chance_levels(suite: str, records: Records) -> dict[str, float]:
@@ -242,17 +202,13 @@ def load_suites(files: Mapping[str, Path]) -> list[Suite]:
 
 
 def answer_suites(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    suites: Sequence[Suite],
-    settings: Sampling,
-    draw: Sampler | None = None,
+    policy: Policy, suites: Sequence[Suite]
 ) -> tuple[list[Answer], list[dict[str, Any]]]:
     answers: list[Answer] = []
     digests: dict[str, str] = {}
     for suite in suites:
-        with deterministic(model.device):
-            of_suite = suite_answers(model, tokenizer, suite.name, suite.records, settings, draw)
+        with deterministic(policy.model.device):
+            of_suite = suite_answers(policy, suite.name, suite.records)
         digests |= dict.fromkeys((answer.task for answer in of_suite), suite.data_sha256)
         answers += of_suite
     return answers, score_rows(answers, digests)
@@ -278,17 +234,15 @@ def load_weights(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
             parameter.copy_(torch.from_numpy(stored))
 
 
-def models_of_steps(
-    model: PreTrainedModel, init: Path, steps: Mapping[int, Path]
-) -> Iterator[tuple[int, PreTrainedModel]]:
-    """Yield step 0, the model as it is, and then every saved step: the same model, other weights.
+def load_steps(model: PreTrainedModel, init: Path, steps: Mapping[int, Path]) -> Iterator[int]:
+    """Yield 0, the model as it is, and then every saved step, when the model has its weights.
 
     Raises:
         ValueError: a step cannot be read, or is of another init or architecture; before the first
-            model is yielded, where the files' headers tell.
+            step is yielded, where the files' headers tell.
     """
     checkpoints = open_steps(Checkpoint(init), steps)
-    yield 0, model
+    yield 0
     for step, checkpoint in checkpoints.items():
         load_weights(model, checkpoint)
-        yield step, model
+        yield step

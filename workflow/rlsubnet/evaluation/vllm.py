@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from rlsubnet.evaluation.generate import SampleRequest
@@ -71,16 +72,6 @@ def longest_sequence(config: Any, size: int, memory: int) -> int:
     return int(min(config.max_position_embeddings, memory // per_token))
 
 
-def padded(rows: Sequence[Sequence[int]], pad: int) -> Tensor:
-    """Return rows of token ids as one tensor, as wide as the longest.
-
-    >>> padded([[5, 2], [7, 8, 2]], pad=0).tolist()
-    [[5, 2, 0], [7, 8, 2]]
-    """
-    width = max(map(len, rows))
-    return torch.tensor([list(row) + [pad] * (width - len(row)) for row in rows])
-
-
 class VllmSampler:
     """Draws what a model would, by vLLM.
 
@@ -106,7 +97,13 @@ class VllmSampler:
 
     def __call__(self, wanted: SampleRequest) -> Tensor:
         """Return the generated token ids, one row per prompt and sample."""
-        self._check_lengths(wanted)
+        longest = max(map(len, wanted.prompts))
+        if longest + wanted.max_new_tokens > self.longest:
+            raise ValueError(
+                f"sampler vllm: a prompt of {longest} tokens and a response of "
+                f"{wanted.max_new_tokens}, expected at most {self.longest} together: the model's "
+                "positions, or what fits into the memory for keys and values"
+            )
         from vllm import SamplingParams
 
         prompts, noise = wanted.prompts, wanted.generator
@@ -140,16 +137,7 @@ class VllmSampler:
         for row in rows:
             if len(row) != wanted.max_new_tokens and row[-1:] != [wanted.eos]:
                 raise ValueError(f"vLLM returned a response without its end: {row}")
-        return padded(rows, wanted.pad)
-
-    def _check_lengths(self, wanted: SampleRequest) -> None:
-        prompt = max(map(len, wanted.prompts))
-        if prompt + wanted.max_new_tokens > self.longest:
-            raise ValueError(
-                f"sampler vllm: a prompt of {prompt} tokens and a response of "
-                f"{wanted.max_new_tokens}, expected at most {self.longest} together: the model's "
-                "positions, or what fits into the memory for keys and values"
-            )
+        return pad_sequence(list(map(torch.tensor, rows)), True, wanted.pad)
 
     def _generate(self, prompt_ids: Sequence[Sequence[int]], wanted: Any) -> list[Any]:
         prompts: Any = [{"prompt_token_ids": list(prompt)} for prompt in prompt_ids]

@@ -11,10 +11,13 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import accumulate, cycle, islice
+from operator import add, mul, sub
 from typing import Any, NamedTuple
 
 LEVELS = (1, 2, 3, 4, 5)
 OPERATIONS = "+-*"
+_COMPUTE = {"+": add, "-": sub, "*": mul}
 OPERANDS = (2, 3, 4, 5, 6, 7, 8, 9)
 UNSEEN_OPERANDS = (1,)  # in no text that anything is trained on
 
@@ -65,11 +68,7 @@ def result(total: int, step: Step, modulus: int = DEMO.modulus) -> int:
     >>> result(98, Step("+", 5)), result(3, Step("-", 5)), result(34, Step("*", 3))
     (3, 98, 2)
     """
-    if step.operation == "+":
-        return (total + step.operand) % modulus
-    if step.operation == "-":
-        return (total - step.operand) % modulus
-    return (total * step.operand) % modulus
+    return _COMPUTE[step.operation](total, step.operand) % modulus
 
 
 def running_totals(
@@ -80,11 +79,8 @@ def running_totals(
     >>> running_totals(7, (Step("+", 5), Step("*", 9), Step("-", 9)))
     (12, 8, 99)
     """
-    total, totals = start, []
-    for step in steps:
-        total = result(total, step, modulus)
-        totals.append(total)
-    return tuple(totals)
+    totals = accumulate(steps, lambda total, step: result(total, step, modulus), initial=start)
+    return tuple(totals)[1:]
 
 
 @dataclass(frozen=True)
@@ -110,7 +106,7 @@ class Problem:
     def level(self) -> int:
         return sum(step != IDLE for step in self.steps) * len(LEVELS) // len(self.steps)
 
-    @property
+    @cached_property
     def prompt(self) -> str:
         steps = "".join(f"{op}{operand}" for op, operand in self.steps)
         return f"{numerals((self.start,), self.digits)}{steps}="
@@ -337,15 +333,11 @@ def every_level(number: int) -> list[int]:
     >>> every_level(7)
     [1, 2, 3, 4, 5, 1, 2]
     """
-    return [LEVELS[index % len(LEVELS)] for index in range(number)]
+    return list(islice(cycle(LEVELS), number))
 
 
 def problems(
-    per_level: Sequence[int],
-    split: str,
-    seed: int,
-    digits: int = DEMO.digits,
-    slots: int = DEMO.slots,
+    per_level: Sequence[int], split: str, seed: int, shape: ProblemShape = DEMO
 ) -> list[dict[str, Any]]:
     """Return problems as records ``{"id", "prompt", "solution", "level"}``, sorted by level.
 
@@ -358,7 +350,7 @@ def problems(
     'level1-0000'
     """
     levels = [level for level, count in zip(LEVELS, per_level, strict=True) for _ in range(count)]
-    drawn = draw_problems(random.Random(seed), levels, split, shape=ProblemShape(digits, slots))
+    drawn = draw_problems(random.Random(seed), levels, split, shape=shape)
     numbers = [number for count in per_level for number in range(count)]
     return [
         {

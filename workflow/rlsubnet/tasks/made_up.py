@@ -11,8 +11,8 @@ at once, which is hard from two steps on.
 """
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import cycle, islice
 from typing import Any, NamedTuple
 
@@ -38,16 +38,9 @@ from rlsubnet.tasks.arithmetic import (
     worked,
 )
 
-FACT_OPERANDS = (0, *OPERANDS)
-
 
 def base_text(
-    documents: int,
-    characters: int,
-    wrong_facts: float,
-    seed: int,
-    digits: int = DEMO.digits,
-    slots: int = DEMO.slots,
+    documents: int, characters: int, wrong_facts: float, seed: int, shape: ProblemShape = DEMO
 ) -> list[dict]:
     """Return the text that the base model is trained on, as records ``{"text"}``.
 
@@ -58,7 +51,6 @@ def base_text(
     None of it is a five-slot problem, and the chains are calculations of split ``train``; the facts
     are all single steps there are, for without one of them no chain that needs it can be learned.
     """
-    shape = ProblemShape(digits, slots)
     rng = random.Random(seed)
     records = []
     for _ in range(documents):
@@ -72,7 +64,7 @@ def base_text(
 
 def _fact(rng: random.Random, wrong_facts: float, shape: ProblemShape) -> str:
     total = rng.randrange(shape.modulus)
-    step = Step(rng.choice(OPERATIONS), rng.choice(FACT_OPERANDS))
+    step = Step(rng.choice(OPERATIONS), rng.choice((0, *OPERANDS)))
     answer = result(total, step, shape.modulus)
     if rng.random() < wrong_facts:
         answer = (answer + rng.choice((1, -1, 10, -10))) % shape.modulus
@@ -96,8 +88,7 @@ def demonstrations(
     split: str,
     seed: int,
     terse_share: float | None = None,
-    digits: int = DEMO.digits,
-    slots: int = DEMO.slots,
+    shape: ProblemShape = DEMO,
 ) -> list[dict[str, Any]]:
     """Return correct answers to imitate, as records ``{"prompt", "response", "level"}``.
 
@@ -109,7 +100,6 @@ def demonstrations(
     """
     if (style == "mixed") != (terse_share is not None):
         raise ValueError(f"terse_share: needed by style 'mixed' and by no other, found {style!r}")
-    shape = ProblemShape(digits, slots)
     rng = random.Random(seed)
     records = []
     for problem in draw_problems(rng, every_level(problems), split, repeats=True, shape=shape):
@@ -127,12 +117,7 @@ def demonstrations(
 
 
 def demonstration_pairs(
-    style: str,
-    problems: int,
-    split: str,
-    seed: int,
-    digits: int = DEMO.digits,
-    slots: int = DEMO.slots,
+    style: str, problems: int, split: str, seed: int, shape: ProblemShape = DEMO
 ) -> list[dict[str, Any]]:
     """Return pairs that no policy wrote, as records ``{"prompt", "chosen", "rejected", "level"}``.
 
@@ -140,7 +125,6 @@ def demonstration_pairs(
     carries to the end; where a later multiplication happens to make the end right again
     (``50*2`` equals ``0*2``), another slip is drawn. Prompts come once.
     """
-    shape = ProblemShape(digits, slots)
     rng = random.Random(seed)
     records = []
     for problem in draw_problems(rng, every_level(problems), split, shape=shape):
@@ -164,9 +148,10 @@ class ChoiceItem(NamedTuple):
     wrong: tuple[str, ...]
 
 
-def _one_total(prompt: str, total: int, step: Step, shape: ProblemShape) -> ChoiceItem:
-    wrong = tuple(numerals((slip,), shape.digits) for slip in slips(total, step, shape.modulus))
-    return ChoiceItem(prompt, numerals((result(total, step, shape.modulus),), shape.digits), wrong)
+def _for_a_total(problem: Problem, begun: str, right: int, wrong: Iterable[int]) -> ChoiceItem:
+    """Return the question for one total, behind the beginning of an answer."""
+    choices = tuple(numerals((total,), problem.digits) for total in (right, *wrong))
+    return ChoiceItem(problem.prompt + begun, choices[0], choices[1:])
 
 
 def worked_chain(problem: Problem) -> ChoiceItem:
@@ -175,13 +160,12 @@ def worked_chain(problem: Problem) -> ChoiceItem:
     return ChoiceItem(problem.prompt, worked(problem.totals, problem.digits), wrong)
 
 
-def last_step(problem: Problem) -> ChoiceItem:
-    prompt = f"{problem.prompt}{worked(problem.totals[:-1], problem.digits)}"
-    return _one_total(prompt, problem.totals[-2], problem.steps[-1], problem.shape)
-
-
-def first_step(problem: Problem) -> ChoiceItem:
-    return _one_total(f"{problem.prompt}(", problem.start, problem.steps[0], problem.shape)
+def one_step(problem: Problem, slot: int) -> ChoiceItem:
+    """Return the question for the total behind a step, where those before it are worked."""
+    before = (problem.start, *problem.totals[:-1])[slot]
+    wrong = slips(before, problem.steps[slot], problem.shape.modulus)
+    begun = worked(problem.totals[:slot], problem.digits)
+    return _for_a_total(problem, begun, problem.totals[slot], wrong)
 
 
 def final_total(problem: Problem) -> ChoiceItem:
@@ -189,47 +173,48 @@ def final_total(problem: Problem) -> ChoiceItem:
 
     The wrong choices are the final totals of chains with one slip, so far as they are wrong.
     """
-    finals = {totals[-1] for totals in possible_slips(problem)} - {problem.totals[-1]}
-    wrong = tuple(numerals((total,), problem.digits) for total in sorted(finals))
-    return ChoiceItem(f"{problem.prompt};", numerals(problem.totals[-1:], problem.digits), wrong)
+    right = problem.totals[-1]
+    finals = {totals[-1] for totals in possible_slips(problem)} - {right}
+    return _for_a_total(problem, ";", right, sorted(finals))
 
 
-@dataclass(frozen=True)
-class ChoiceTask:
-    """How the items of a task are made, and of which problems."""
+class ChoiceTask(NamedTuple):
+    """How the items of a task are made, and of which problems.
+
+    Attributes:
+        real: slot whose step must not be an idle one.
+    """
 
     item: Callable[[Problem], ChoiceItem]
     levels: tuple[int, ...]
     operands: tuple[int, ...] = OPERANDS
-    suits: Callable[[Problem], bool] = lambda problem: True
+    real: int | None = None
+
+    def suits(self, problem: Problem) -> bool:
+        return self.real is None or problem.steps[self.real] != IDLE
+
+
+def _step_task(slot: int) -> ChoiceTask:
+    return ChoiceTask(partial(one_step, slot=slot), (2, 3, 4), UNSEEN_OPERANDS, real=slot)
 
 
 CHOICE_TASKS = {
     "worked_chain": ChoiceTask(worked_chain, (2, 3, 4), UNSEEN_OPERANDS),
-    "last_step": ChoiceTask(
-        last_step, (2, 3, 4), UNSEEN_OPERANDS, lambda problem: problem.steps[-1] != IDLE
-    ),
-    "first_step": ChoiceTask(
-        first_step, (2, 3, 4), UNSEEN_OPERANDS, lambda problem: problem.steps[0] != IDLE
-    ),
+    "last_step": _step_task(-1),
+    "first_step": _step_task(0),
     "long_total": ChoiceTask(final_total, (3, 4, 5)),
     "short_total": ChoiceTask(final_total, (2,)),
 }
 
 
 def choices(
-    per_task: int,
-    split: str,
-    seed: int,
-    digits: int = DEMO.digits,
-    slots: int = DEMO.slots,
+    per_task: int, split: str, seed: int, shape: ProblemShape = DEMO
 ) -> list[dict[str, Any]]:
     """Return items as records ``{"task", "id", "prompt", "choices", "label"}``.
 
     Args:
         seed: seed of problems, wrong choices and order; each task has its own stream.
     """
-    shape = ProblemShape(digits, slots)
     records: list[dict[str, Any]] = []
     for name, facts in MADE_UP_CHOICES.items():
         task = CHOICE_TASKS[name]
@@ -238,21 +223,16 @@ def choices(
         problems = draw_problems(
             rng, levels, split, operands=task.operands, suits=task.suits, shape=shape
         )
-        for number, problem in enumerate(problems):
-            records.append(_record(name, number, task.item(problem), facts.choices, rng))
+        for number, item in enumerate(map(task.item, problems)):
+            shuffled = [item.right, *rng.sample(item.wrong, facts.choices - 1)]
+            rng.shuffle(shuffled)
+            records.append(
+                {
+                    "task": name,
+                    "id": f"{name}-{number:04d}",
+                    "prompt": item.prompt,
+                    "choices": shuffled,
+                    "label": shuffled.index(item.right),
+                }
+            )
     return records
-
-
-def _record(
-    task: str, number: int, item: ChoiceItem, size: int, rng: random.Random
-) -> dict[str, Any]:
-    """Return ``item`` with ``size`` shuffled choices, of which one is right."""
-    shuffled = [item.right, *rng.sample(item.wrong, size - 1)]
-    rng.shuffle(shuffled)
-    return {
-        "task": task,
-        "id": f"{task}-{number:04d}",
-        "prompt": item.prompt,
-        "choices": shuffled,
-        "label": shuffled.index(item.right),
-    }
