@@ -160,23 +160,20 @@ per_group: 3
 """
 
 
-def resources(project: Project, *arguments: str, scale: str = "micro") -> dict[str, dict[str, str]]:
-    """Return the resources of a job of each rule."""
-    jobs = project.jobs("--profile", "slurm", *arguments, scale=scale)
-    return {job.rule: job.resources for job in jobs}
-
-
 def test_the_profile_asks_slurm_for_what_the_site_file_says(project):
     (project.root / "config/site.yaml").write_text(SITE, encoding="utf-8")
     project.sheets.edit("config.yaml", lambda text: text + "resources: {train: {gpus: 2}}\n")
-    found = resources(project, "verdicts")
-    training, data = found["train"], found["data"]
+    slurm = ("--profile", "slurm")
+    jobs = project.jobs(*slurm, "verdicts")
+    training = job_of(jobs, "train", "dpo").resources
+    data = job_of(jobs, "data", "pairs").resources
     assert (training["slurm_account"], training["slurm_partition"]) == ("lab", "big")
     assert (training["gres"], training["constraint"]) == ("gpu:a100:2", "ib")
     assert (data["slurm_account"], data["slurm_partition"]) == ("lab", "short")
     assert "gres" not in data
     # A kind of job may differ from the others.
-    of_dpo = resources(project, "work/paper/runs/dpo/final", scale="paper")["train_open_instruct"]
+    jobs = project.jobs(*slurm, "work/paper/runs/dpo/final", scale="paper")
+    of_dpo = job_of(jobs, "train_open_instruct", "dpo").resources
     assert (of_dpo["slurm_partition"], of_dpo["gres"]) == ("long", "gpu:a100:8")
     assert (of_dpo["qos"], of_dpo["slurm_extra"]) == ("high", "--exclusive")
 

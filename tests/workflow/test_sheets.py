@@ -185,19 +185,6 @@ def test_a_model_named_at_the_top_is_the_model_called_own(micro):
         load_config([micro.folder / "config.yaml", over])
 
 
-def test_a_row_spells_out_recipe_overrides_and_architecture(micro):
-    micro.set_cell("runs.tsv", "dpo", "set", "lr=1e-6 clip=null")
-    scale = micro.load()
-    row = scale.row("dpo").as_dict()
-    assert row["recipe"]["lr"] == 1e-6
-    assert row["recipe"]["clip"] is None
-    assert row["recipe"]["steps"] == 3
-    assert row["architecture"] is None
-    assert scale.row("base").as_dict()["architecture"]["hidden_size"] == 16
-    assert "label" not in row
-    assert json.loads(json.dumps(row)) == row
-
-
 def test_items_read_the_files_of_the_rows_that_name_them(micro):
     scale = micro.load()
     assert item_files(scale, "table1") == [
@@ -258,17 +245,22 @@ def test_figures_of_saved_steps_read_files_that_target_all_makes(micro):
     assert scores not in results_files(micro.load())
 
 
-def test_a_row_names_its_trainer_and_has_its_keys(large):
+def test_a_row_names_its_trainer_and_spells_out_recipe_and_architecture(large):
+    large.set_cell("runs.tsv", "dpo", "set", "lr=1e-6 clip=null")
     scale = large.load()
     assert scale.runs_of("open_instruct") == ["big"]
     assert scale.runs_of("verl") == ["prime"]
     assert scale.runs_of("native") == [*LINES["runs"][:6]]
-    row = scale.row("big").as_dict()
-    assert row["backend"] == "open_instruct"
-    assert row["recipe"]["accumulate"] == 4
-    assert list(row["recipe"]) == list(OpenInstructRecipe.model_fields)[1:]
-    assert json.loads(json.dumps(row)) == row
-    assert "backend" not in scale.row("dpo").as_dict()["recipe"]
+    big, dpo = (scale.row(run).as_dict() for run in ("big", "dpo"))
+    assert (big["backend"], big["recipe"]["accumulate"]) == ("open_instruct", 4)
+    assert list(big["recipe"]) == list(OpenInstructRecipe.model_fields)[1:]
+    recipe = dpo["recipe"]
+    assert (recipe["lr"], recipe["clip"], recipe["steps"]) == (1e-6, None, 3)
+    assert not {"label", "backend"} & {*dpo, *recipe}
+    assert dpo["architecture"] is None
+    assert scale.row("base").as_dict()["architecture"]["hidden_size"] == 16
+    for row in (big, dpo):
+        assert json.loads(json.dumps(row)) == row
 
 
 def test_the_defaults_of_open_instruct_are_those_of_appendix_b():

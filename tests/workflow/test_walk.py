@@ -32,17 +32,6 @@ def test_every_item_and_results_file_is_made(finished):
         assert (finished.root / f"work/micro/benchmarks/train/{run}.tsv").is_file()
 
 
-def test_the_masked_run_left_its_frozen_weights_alone(finished):
-    rows = rows_of(finished.root / "results/micro/frozen/dpo_sub.csv")
-    assert sum(int(row["frozen"]) for row in rows) > 0
-    assert [row["tensor"] for row in rows if int(row["frozen_changed"])] == []
-
-
-def test_an_overlap_stands_beside_three_nulls(finished):
-    rows = rows_of(finished.root / "results/micro/overlap/seed.csv")
-    assert [row["null"] for row in rows] == ["uniform", "per_tensor", "per_magnitude"]
-
-
 def test_a_changed_row_plans_its_run_and_what_hangs_on_it(changed):
     changed.sheets.set_cell("runs.tsv", "dpo_seed123", "set", "lr=1e-4 checkpoint_every=1")
     assert changed.plan() == {
@@ -149,8 +138,13 @@ def test_the_steps_of_a_run_end_with_its_final_model(finished):
     assert not (runs / SAVING / "resume").exists()
 
 
-def test_each_saved_step_has_a_row_and_the_start_a_score(finished):
+def test_measures_say_that_frozen_weights_stayed_and_have_a_row_for_each_null_and_step(finished):
     results = finished.root / "results/micro"
+    rows = rows_of(results / "frozen/dpo_sub.csv")
+    assert sum(int(row["frozen"]) for row in rows) > 0
+    assert [row["tensor"] for row in rows if int(row["frozen_changed"])] == []
+    rows = rows_of(results / "overlap/seed.csv")
+    assert [row["null"] for row in rows] == ["uniform", "per_tensor", "per_magnitude"]
     rows = rows_of(results / f"trajectory/{SAVING}.csv")
     assert [row["step"] for row in rows] == ["1", "2", "3"]
     scores = rows_of(results / f"step_scores/{SAVING}.csv")
