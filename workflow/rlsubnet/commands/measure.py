@@ -470,7 +470,7 @@ def add_commands(subcommands: Subcommands) -> None:
     add_pair(parser)
     add_seed(parser, "the random control")
     add_threads(parser, "of the linear algebra")
-    add_device(parser)
+    add_device(parser, "where large matrices are worked on")
     add_csv(parser, "write one row per matrix")
 
     parser = add_command(subcommands, "trajectory", run_trajectory)
@@ -485,5 +485,5 @@ def add_commands(subcommands: Subcommands) -> None:
     longest = "leave ranks out, by far the longest part of large models"
     parser.add_argument("--no-rank", action="store_true", help=longest)
     add_seed(parser, "the random control")
-    add_device(parser)
+    add_device(parser, "where large matrices are worked on")
     add_pass_options(parser)

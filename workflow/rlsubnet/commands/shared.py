@@ -125,12 +125,12 @@ def add_pair(parser: argparse.ArgumentParser, common_rows: bool = True) -> None:
         )
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
+def add_device(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="auto",
-        help="where large matrices are worked on; auto takes a GPU that is there (default: auto)",
+        help=f"{what}; auto takes a GPU that is there (default: auto)",
     )
 
 

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rlsubnet.commands.shared import Subcommands, add_command, add_config, read_scale
+from rlsubnet.commands.shared import Subcommands, add_command, add_config, add_device, read_scale
 
 if TYPE_CHECKING:
     from rlsubnet.backends.trainers import Trainer
@@ -17,12 +17,7 @@ def add_commands(subcommands: Subcommands) -> None:
     # Not `run`: that is the function of the subcommand.
     parser.add_argument("name", metavar="RUN", help="name of the run, a row of the sheet")
     add_config(parser)
-    parser.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="of the native trainer; auto takes the GPU if there is one (default)",
-    )
+    add_device(parser, "of the native trainer")
     cpus = "CPUs that verl may use; by default all of the machine"
     parser.add_argument("--threads", type=int, metavar="N", help=cpus)
 
