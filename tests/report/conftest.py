@@ -83,11 +83,15 @@ def seeded(scale: Scale) -> Scale:
         small.make_run("dpo_seed", seed=123, label="DPO, seed 123"),
         small.make_run("dpo_seed_sub", seed=123, mask="dpo_seed"),
     ]
-    pairs = [
-        small.make_pair("dpo_seed_vs_sub", "dpo_seed", "dpo_seed_sub", "DPO", "table3,fig4"),
-    ]
+    pair = small.make_pair("dpo_seed_vs_sub", "dpo_seed", "dpo_seed_sub", "DPO", "table3,fig4")
     return dataclasses.replace(
         scale,
         runs={**scale.runs, **{run.run: run for run in runs}},
-        pairs={**scale.pairs, **{pair.pair: pair for pair in pairs}},
+        pairs={**scale.pairs, pair.pair: pair},
     )
+
+
+@pytest.fixture
+def nothing(scale: Scale) -> Scale:
+    """Return the scale with no pair or comparison, as a scale that runs nothing."""
+    return dataclasses.replace(scale, pairs={}, comparisons={})

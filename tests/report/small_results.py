@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from rlsubnet.columns import Answer, ScoreRow, UpdateRow, names
+from rlsubnet.columns import RESULTS_FILES, names
 from rlsubnet.config import Pair, Run, Scale
 from rlsubnet.config.model import Recipe
 from rlsubnet.items import ITEMS
@@ -15,93 +15,59 @@ from rlsubnet.items import ITEMS
 # The verdicts are not among the tables here: they read the others.
 TABLES = [name for name, item in ITEMS.items() if not item.is_figure and name != "verdicts"]
 FIGURES = [name for name, item in ITEMS.items() if item.is_figure]
-UPDATES_HEADER, SCORES_HEADER, ANSWERS_HEADER = (
-    ",".join(names(row)) + "\n" for row in (UpdateRow, ScoreRow, Answer)
-)
 Q, NORM = "model.layers.0.self_attn.q_proj.weight", "model.layers.0.input_layernorm.weight"
+CASES = [(atol, rule) for atol in ("1e-05", "0.0001") for rule in ("official", "exact")]
 
 
-def updates_csv(q_unchanged: dict[tuple[str, str], int], q_bitwise: int) -> str:
-    """Return updates of an 8-weight matrix and a 2-weight norm that never changes."""
-    lines = []
-    for (atol, rule), unchanged in q_unchanged.items():
-        lines.append(f"{Q},0,q_proj,8,{atol},{rule},{unchanged},{q_bitwise},0.001,BF16,BF16")
-        lines.append(f"{NORM},0,input_layernorm,2,{atol},{rule},2,0,0.0,BF16,BF16")
-    return UPDATES_HEADER + "\n".join(lines) + "\n"
+def csv_of(kind: str, *rows: str) -> str:
+    """Return a results file with these rows below its header."""
+    return "\n".join([",".join(names(RESULTS_FILES[kind])), *rows]) + "\n"
+
+
+def updates_csv(*q_unchanged: int, q_bitwise: int) -> str:
+    """Return updates of an 8-weight matrix, in order of `CASES`, and a norm that never changes."""
+    rows = []
+    for (atol, rule), unchanged in zip(CASES, q_unchanged, strict=True):
+        rows.append(f"{Q},0,q_proj,8,{atol},{rule},{unchanged},{q_bitwise},0.001,BF16,BF16")
+        rows.append(f"{NORM},0,input_layernorm,2,{atol},{rule},2,0,0.0,BF16,BF16")
+    return csv_of("updates", *rows)
 
 
 # Of ten weights: 6 unchanged by the authors' rule (60 %), 5 by the exact one, 4 bit by bit.
-DPO_UPDATES = updates_csv(
-    {
-        ("1e-05", "official"): 4,
-        ("1e-05", "exact"): 3,
-        ("0.0001", "official"): 6,
-        ("0.0001", "exact"): 6,
-    },
-    q_bitwise=6,
-)
+DPO_UPDATES = updates_csv(4, 3, 6, 6, q_bitwise=6)
 # 2 unchanged (20 %).
-SFT_UPDATES = updates_csv(
-    {
-        ("1e-05", "official"): 0,
-        ("1e-05", "exact"): 0,
-        ("0.0001", "official"): 0,
-        ("0.0001", "exact"): 0,
-    },
-    q_bitwise=8,
-)
+SFT_UPDATES = updates_csv(0, 0, 0, 0, q_bitwise=8)
 # Full against sub: 9 of 10 the same at 1e-5, all at 1e-4.
-SUB_UPDATES = updates_csv(
-    {
-        ("1e-05", "official"): 7,
-        ("1e-05", "exact"): 7,
-        ("0.0001", "official"): 8,
-        ("0.0001", "exact"): 8,
-    },
-    q_bitwise=2,
+SUB_UPDATES = updates_csv(7, 7, 8, 8, q_bitwise=2)
+RANKS = csv_of(
+    "ranks", f"{Q},0,q_proj,4,2,2,2,1.5,1.75,2", "lm_head.weight,,lm_head,4,8,3,4,2.5,2.25,4"
 )
-RANKS = (
-    "tensor,layer,matrix,rows,cols,rank,max_rank,stable_rank,effective_rank,"
-    "rank_of_random_control\n"
-    f"{Q},0,q_proj,4,2,2,2,1.5,1.75,2\n"
-    "lm_head.weight,,lm_head,4,8,3,4,2.5,2.25,4\n"
-)
-FROZEN = (
-    "tensor,numel,frozen,frozen_changed,subnetwork,subnetwork_changed\n"
-    f"{Q},8,4,0,4,3\n"
-    f"{NORM},2,2,0,0,0\n"
-)
-METRICS = (
-    "step,loss,reward,kl,grad_norm,grad_norm_masked,lr,tokens\n"
-    "1,0.7,,,1.0,,0.001,64\n2,0.6,,,1.0,,0.001,64\n3,0.5,,,1.0,,0.001,64\n"
-)
+FROZEN = csv_of("frozen", f"{Q},8,4,0,4,3", f"{NORM},2,2,0,0,0")
+METRICS = csv_of("metrics", *(f"{step},0.{8 - step},,,1.0,,0.001,64" for step in (1, 2, 3)))
 SUB_METRICS = METRICS.replace("2,0.6", "2,0.4")
 # Of 100 weights the runs updated 24 and 30, 18 in both; by chance 7.2, 12 and 15.
-OVERLAP = (
-    "null,o1,o2,o1_null,o2_null,lift,ci_low,ci_high\n"
-    "uniform,0.75,0.6,0.3,0.24,2.5,2.0,3.0\n"
-    "per_tensor,0.75,0.6,0.5,0.4,1.5,1.25,1.75\n"
-    "per_magnitude,0.75,0.6,0.625,0.5,1.2,,\n"
+OVERLAP = csv_of(
+    "overlap",
+    "uniform,0.75,0.6,0.3,0.24,2.5,2.0,3.0",
+    "per_tensor,0.75,0.6,0.5,0.4,1.5,1.25,1.75",
+    "per_magnitude,0.75,0.6,0.625,0.5,1.2,,",
 )
-TRAJECTORY = (
-    "step,sparsity,step_sparsity,updated_outside_final,never,cancelled,subnetwork\n"
-    "5,0.9,0.9,0.1,9,0,1\n10,0.8,0.7,0.0,7,1,2\n"
-)
-STEP_SCORES = (
-    "step,task,level,n,correct,ci_low,ci_high,interval,backend,data_sha256\n"
-    "0,arith_sampled,1,10,9,0.5,1.0,clustered,native,00\n"
-    "0,arith_sampled,all,40,10,0.2,0.3,clustered,native,00\n"
-    "0,arith_greedy,all,10,1,0.0,0.4,wilson,native,00\n"
-    "5,arith_sampled,all,40,12,0.25,0.35,clustered,native,00\n"
-    "5,arith_greedy,all,10,5,0.2,0.8,wilson,native,00\n"
-    "10,arith_sampled,all,40,20,0.45,0.55,clustered,native,00\n"
-    "10,arith_greedy,all,10,9,0.6,1.0,wilson,native,00\n"
+TRAJECTORY = csv_of("trajectory", "5,0.9,0.9,0.1,9,0,1", "10,0.8,0.7,0.0,7,1,2")
+STEP_SCORES = csv_of(
+    "step_scores",
+    "0,arith_sampled,1,10,9,0.5,1.0,clustered,native,00",
+    "0,arith_sampled,all,40,10,0.2,0.3,clustered,native,00",
+    "0,arith_greedy,all,10,1,0.0,0.4,wilson,native,00",
+    "5,arith_sampled,all,40,12,0.25,0.35,clustered,native,00",
+    "5,arith_greedy,all,10,5,0.2,0.8,wilson,native,00",
+    "10,arith_sampled,all,40,20,0.45,0.55,clustered,native,00",
+    "10,arith_greedy,all,10,9,0.6,1.0,wilson,native,00",
 )
 
 
 def answers_csv(rows: list[tuple[str, str, str, int, int]]) -> str:
     """Return an answers file; a row is task, level, item, samples, correct."""
-    return ANSWERS_HEADER + "".join(",".join(map(str, row)) + "\n" for row in rows)
+    return csv_of("answers", *(",".join(map(str, row)) for row in rows))
 
 
 def write_results(folder: Path, files: dict[str, str]) -> Path:

@@ -25,7 +25,7 @@ from rlsubnet.report.settings import suite_facts
 from rlsubnet.report.tables import MEAN_OF_SEEDS, ONE_OF_THE_SEEDS, ONE_SEED
 from rlsubnet.report.tables.accuracy import SUMMARY, gains, gains_in_print, table3, table3_in_print
 from rlsubnet.report.verdicts.numbers import Source, gains_of
-from tests.report.small_results import SCORES_HEADER, answers_csv, row_of, with_pairs, write_results
+from tests.report.small_results import answers_csv, csv_of, row_of, with_pairs, write_results
 
 Answers = dict[str, list[int]]  # task -> right answers of each item
 
@@ -51,8 +51,8 @@ def write_answers(
             for item, right in enumerate(counts)
         ]
         files[f"answers/{run}.csv.gz"] = answers_csv(rows)
-        files[f"scores/{run}.csv"] = SCORES_HEADER + "".join(
-            f"{task},all,8,2,0.0,1.0,wilson,native,{digest}\n" for task in tasks
+        files[f"scores/{run}.csv"] = csv_of(
+            "scores", *(f"{task},all,8,2,0.0,1.0,wilson,native,{digest}" for task in tasks)
         )
     write_results(results.folder, files)
     return results
@@ -87,7 +87,7 @@ def table(scale, answered, published) -> pd.DataFrame:
     return table3(scale, answered, published)
 
 
-def test_greedy_counts_are_paired_and_tested_exactly(table):
+def test_greedy_counts_are_tested_exactly_and_samples_of_an_item_as_one_cluster(table):
     row = row_of(table, task="arith", decoding="greedy", level="Overall")
     assert (row["n"], row["full_correct"], row["sub_correct"]) == (8, 2, 7)
     assert (row["full_percent"], row["sub_percent"], row["delta_points"]) == (25.0, 87.5, 62.5)
@@ -98,12 +98,8 @@ def test_greedy_counts_are_paired_and_tested_exactly(table):
     assert row["full_interval"] == "7.1 to 59.1"
     # Levels split the items, and Overall pools them.
     greedy = table[(table["task"] == "arith") & (table["decoding"] == "greedy")]
-    assert greedy["level"].tolist() == ["1", "2", "Overall"]
-    assert greedy["n"].tolist() == [4, 4, 8]
-    assert greedy["sub_correct"].tolist() == [3, 4, 7]
-
-
-def test_samples_of_an_item_count_as_one_cluster(table):
+    levels = greedy[["level", "n", "sub_correct"]].values.tolist()
+    assert levels == [["1", 4, 3], ["2", 4, 4], ["Overall", 8, 7]]
     row = row_of(table, task="arith", decoding="sampled, 4 an item", level="Overall")
     # Full 6 of 12, sub 9 of 12. Differences of the items' means: 0, 1/4, 1/2; their mean 1/4,
     # standard error sqrt((1/16 + 0 + 1/16) / (3 * 2)) = sqrt(1/48) = 0.1443.
@@ -132,40 +128,37 @@ def test_prime_stands_beside_math500_by_level_and_dpo_does_not(scale, answered, 
     assert beside("DPO") == ("", f"paper, Table 3(b), {NOT_RUN}")
 
 
-def test_the_same_answers_are_called_so():
-    assert compare_items(asked_twice([1, 3], [1, 3], 4)).verdict == NO_ITEM_DIFFERS
-    # 3 - 1 and 1 - 3: equal sums, other items.
-    exchanged = compare_items(asked_twice([1, 3], [3, 1], 4))
-    assert (exchanged.delta, exchanged.verdict) == (0.0, NOT_DISTINGUISHABLE)
-    one = compare_items(asked_twice([0], [1]))
-    assert (one.delta, one.verdict) == (1.0, NOT_DISTINGUISHABLE)
+def test_the_same_answers_are_called_so_and_equal_sums_are_not():
+    for answers, delta, verdict in (
+        (asked_twice([1, 3], [1, 3], 4), 0.0, NO_ITEM_DIFFERS),
+        (asked_twice([1, 3], [3, 1], 4), 0.0, NOT_DISTINGUISHABLE),
+        # One item has no spread.
+        (asked_twice([0], [1]), 1.0, NOT_DISTINGUISHABLE),
+    ):
+        compared = compare_items(answers)
+        assert (compared.delta, compared.verdict) == (delta, verdict)
 
 
-def test_no_gain_of_the_paper_is_distinguishable(table):
+def test_no_gain_of_the_paper_is_distinguishable_by_its_decoded_counts(table, published):
     paper = table[table["paper_verdict"] != ""]
     assert len(paper) == 12
     assert set(paper["paper_verdict"]) == {NOT_DISTINGUISHABLE}
     lsat = row_of(paper, paper_task="AGIEval LSAT-AR")
     assert (lsat["paper_n"], lsat["paper_full_correct"], lsat["paper_sub_correct"]) == (230, 49, 57)
-
-
-def test_decoded_counts_round_to_the_printed_percentages(published):
+    # They round to the printed percentages.
     for part, key in (("table3a", "task"), ("table3b", "level")):
         printed = {row[key]: row for row in published[part]["rows"]}
         for counts in published["table3_counts"][part]:
             for side in ("full", "sub"):
                 share = 100 * counts[side] / counts["n"]
                 assert share == pytest.approx(printed[counts[key]][side], abs=0.0501)
-
-
-def test_unpaired_counts_use_both_binomial_errors():
-    # 0.5 and 0.6 of 100: SE = sqrt((0.25 + 0.24) / 100) = 0.07.
+    # Unpaired, both errors count: 0.5 and 0.6 of 100, SE = sqrt((0.25 + 0.24) / 100) = 0.07.
     compared = compare_counts(100, 50, 60)
     assert compared.se == pytest.approx(0.07)
     assert compared.p_value == pytest.approx(0.153, abs=1e-3)
 
 
-def test_runs_that_were_not_asked_the_same_are_refused(scale, answered, published):
+def test_runs_that_were_not_asked_the_same_or_another_suite_are_refused(scale, answered, published):
     other = {"dpo_sub": ONE_RUN["dpo_sub"] | {"choices_last_step": [1]}}
     write_answers(answered, other, lambda item: "1" if item < 4 else "2")
     with pytest.raises(ValueError, match=r"dpo\.csv\.gz: 1 items are not in .*item c1"):
@@ -174,12 +167,9 @@ def test_runs_that_were_not_asked_the_same_are_refused(scale, answered, publishe
     write_answers(fresh, {"dpo_sub": ONE_RUN["dpo_sub"]}, digest="other")
     with pytest.raises(ValueError, match=r"task arith_sampled: .*different data: ab and other"):
         table3(scale, fresh, published)
-
-
-def test_a_task_of_no_suite_is_an_error(scale, answered, published):
     scale.config["evaluation"]["suites"] = ["choices"]
     with pytest.raises(ValueError, match="task 'arith_sampled' belongs to none of the suites"):
-        table3(scale, answered, published)
+        table3(scale, write_answers(Results(answered.folder), ONE_RUN), published)
 
 
 def of_seed(sampled: list[int], last: list[int], first: list[int]) -> Answers:
@@ -204,15 +194,12 @@ def seeds(seeded, of_two, published) -> pd.DataFrame:
     return table3(seeded, of_two, published)
 
 
-def test_the_mean_over_seeds_comes_first_and_names_its_seeds(seeds):
+def test_the_mean_over_seeds_comes_first_with_their_spread_and_both_errors(seeds):
     rows = seeds[(seeds["task"] == "arith") & (seeds["level"] == "Overall")]
     assert rows["row"].tolist() == [MEAN_OF_SEEDS, ONE_OF_THE_SEEDS, ONE_OF_THE_SEEDS]
     assert rows["seed"].tolist() == ["mean of 42, 123", "42", "123"]
     assert rows["full"].tolist() == ["dpo, dpo_seed", "dpo", "dpo_seed"]
-
-
-def test_means_spread_and_both_errors(seeds):
-    row = row_of(seeds, task="arith", level="Overall", row=MEAN_OF_SEEDS)
+    row = rows.iloc[0]
     # Of 2 items x 4 samples x 2 seeds: full 3 + 2, sub 4 + 5.
     assert (row["n"], row["full_correct"], row["sub_correct"]) == (2, 5, 9)
     assert (row["full_percent"], row["sub_percent"], row["delta_points"]) == (31.25, 56.25, 25.0)
@@ -257,9 +244,7 @@ def test_no_item_differs_only_where_none_does_in_any_seed(seeds):
 def test_seeds_that_were_not_asked_the_same_are_refused(seeded, of_two, published):
     foreign = {run: TWO_SEEDS[run] for run in ("dpo_seed", "dpo_seed_sub")}
     write_answers(of_two, foreign, lambda item: str(item + 1), digest="other")
-    with pytest.raises(
-        ValueError, match="seeds dpo_vs_sub and dpo_seed_vs_sub, task arith_sampled"
-    ):
+    with pytest.raises(ValueError, match="seeds dpo_vs_sub and dpo_seed_vs_sub, task arith_"):
         table3(seeded, of_two, published)
     fresh = Results(of_two.folder)
     write_answers(fresh, dict.fromkeys(foreign, of_seed([1], [0, 1], [0, 1])))
@@ -269,7 +254,7 @@ def test_seeds_that_were_not_asked_the_same_are_refused(seeded, of_two, publishe
         compare_seeds([asked_twice([0, 0], [1, 1], samples) for samples in (1, 4)])
 
 
-def test_print_opens_with_a_summary_and_leaves_single_seeds_of_tasks_to_the_csv(seeds):
+def test_print_opens_with_a_summary_and_hides_what_it_repeats(seeds):
     printed = table3_in_print(seeds)
     summary = printed[printed["part"] == SUMMARY]
     assert summary["task"].tolist() == ["mean of the choice tasks", "arith, sampled, 4 an item"]
@@ -279,10 +264,6 @@ def test_print_opens_with_a_summary_and_leaves_single_seeds_of_tasks_to_the_csv(
     of_one_seed = printed[printed["seed"].isin(["42", "123"])]
     assert set(of_one_seed["task"] + of_one_seed["level"]) == {"Avg", "Overall"}
     assert len(printed[printed["part"].str.startswith("(b)")]) == 5  # levels 1, 2, Overall x 3
-
-
-def test_print_hides_what_it_repeats_and_keeps_every_paper_row(seeds):
-    printed = table3_in_print(seeds)
     ours = printed[~printed["part"].str.startswith("paper")]
     assert (ours[["full", "sub", "test", "source"]] == "").all().all()
     paper = seeds[seeds["part"].str.startswith("paper")].reset_index(drop=True)
@@ -292,12 +273,9 @@ def test_print_hides_what_it_repeats_and_keeps_every_paper_row(seeds):
 
 
 def test_print_names_the_runs_where_a_method_stands_twice(seeded, of_two, published):
-    other = {
-        run: dataclasses.replace(seeded.runs[run], seed=42, set="lr=5e-4")
-        for run in ("dpo_seed", "dpo_seed_sub")
-    }
-    twice = dataclasses.replace(seeded, runs={**seeded.runs, **other})
-    printed = table3_in_print(table3(twice, of_two, published))
+    for run in ("dpo_seed", "dpo_seed_sub"):
+        seeded.runs[run] = dataclasses.replace(seeded.runs[run], seed=42, set="lr=5e-4")
+    printed = table3_in_print(table3(seeded, of_two, published))
     assert set(printed["full"]) == {"dpo", "dpo_seed", ""}
 
 
@@ -331,13 +309,9 @@ def test_a_gain_is_the_mean_difference_of_the_items(scale, results, published):
     assert table["row"].unique().tolist() == [ONE_SEED]
 
 
-@pytest.fixture
-def over_seeds(scale, results, published) -> pd.DataFrame:
+def test_the_mean_gain_has_an_interval_of_the_items_and_one_of_the_seeds(scale, results, published):
     both = with_pairs(scale, dpo=NAMED, dpo_seed=NAMED)
-    return gains(both, write_answers(results, GAINED), published)
-
-
-def test_seeds_are_led_by_their_mean(over_seeds):
+    over_seeds = gains(both, write_answers(results, GAINED), published)
     sampled = over_seeds[over_seeds["decoding"] == "sampled, 4 an item"]
     assert sampled["row"].tolist() == [MEAN_OF_SEEDS, ONE_OF_THE_SEEDS, ONE_OF_THE_SEEDS]
     assert sampled["seed"].tolist() == ["mean of 42, 123", "42", "123"]
@@ -348,10 +322,7 @@ def test_seeds_are_led_by_their_mean(over_seeds):
     parts = ["measured, sampled, 4 an item", "measured, greedy"]
     assert printed["part"].unique().tolist() == parts
     assert printed["seed"].tolist() == ["mean of 2", "42", "123"] * 2
-
-
-def test_the_mean_gain_has_an_interval_of_the_items_and_one_of_the_seeds(over_seeds):
-    row = row_of(over_seeds, row=MEAN_OF_SEEDS, decoding="sampled, 4 an item")
+    row, _, single = (row for _, row in sampled.iterrows())
     # Gains of the seeds: 1/4 and, half an item of four, 1/8.
     assert (row["init_percent"], row["gain_points"]) == (37.5, 18.75)
     assert row["gain_sd_points"] == pytest.approx(12.5 / math.sqrt(2))
@@ -364,7 +335,6 @@ def test_the_mean_gain_has_an_interval_of_the_items_and_one_of_the_seeds(over_se
     # sqrt(6.25^2 + 6.25^2) = 8.84, and 18.75 is more than twice as much.
     assert row["gain_total_se_points"] == pytest.approx(6.25 * math.sqrt(2))
     assert row["verdict"] == "higher"
-    single = row_of(over_seeds, seed="123", decoding="sampled, 4 an item")
     assert single["gain_points"] == 12.5
     assert single["gain_seeds_interval"] == single["gain_seeds_excludes_zero"] == ""
     # Items' gains 0, 1/2, 0, 0: 0.125 +- 1.96 x 0.125.
@@ -411,9 +381,7 @@ def test_a_task_of_olmes_stands_beside_the_papers_with_its_chance(olmes, by_olme
     assert levels["level"].tolist() == ["2", "5", "Overall"]
     assert levels["n"].tolist() == [2, 1, 3]
     assert table[table["task"] == "aime2024"]["level"].tolist() == ["Overall"]
-
-
-def test_only_math500_of_prime_stands_beside_table_3b(olmes, by_olmes, published):
+    # Only MATH500 of PRIME stands beside Table 3(b).
     prime = with_pairs(olmes, dpo_vs_sub={"method": "PRIME"})
     table = table3(prime, by_olmes, published)
     assert row_of(table, task="math500", level="5")["paper_task"] == "MATH500 level 5"
@@ -433,11 +401,8 @@ def test_gains_are_of_the_problems_and_greedy_ones_count_alone(olmes, by_olmes, 
 
 
 def test_figure_7_draws_one_answer_a_problem(olmes, results):
-    rows = "".join(
-        f"{step},math500,all,4,{right},0.1,0.9,wilson,olmes,ab\n"
-        for step, right in ((0, 1), (5, 2))
-    )
-    write_results(results.folder, {"step_scores/dpo.csv": "step," + SCORES_HEADER + rows})
+    rows = [f"{step},math500,all,4,{n},0.1,0.9,wilson,olmes,ab" for step, n in ((0, 1), (5, 2))]
+    write_results(results.folder, {"step_scores/dpo.csv": csv_of("step_scores", *rows)})
     table = step_accuracies(with_pairs(olmes, dpo={"items": ("fig7",)}), results)
     assert table["decoding"].tolist() == ["greedy", "greedy"]
     assert table["accuracy_percent"].tolist() == [25.0, 50.0]

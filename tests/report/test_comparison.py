@@ -1,19 +1,16 @@
 """`rlsubnet compare`: the committed reference beside copies of it in which single cells differ."""
 
-import csv
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from rlsubnet.cli import main
 from rlsubnet.report import comparison
 from rlsubnet.report.comparison import HEADLINES, NUMBERS, WORDS, compare, counted, headline_numbers
 from tests import test_readme
-
-Rows = list[dict[str, str]]
 
 
 @pytest.fixture
@@ -31,25 +28,15 @@ def yours(reference: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def edit(path: Path, change: Callable[[Rows], Rows]) -> None:
-    with path.open(encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    rows = change(rows)
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+def edit(path: Path, rows: str, **cells: str) -> None:
+    """Set cells of the rows of a table that a query of pandas names."""
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    frame.loc[frame.query(rows).index, list(cells)] = list(cells.values())
+    frame.to_csv(path, index=False)
 
 
-def set_gain(gain: str) -> Callable[[Rows], Rows]:
-    """Set the mean sampled gain of DPO."""
-
-    def change(rows: Rows) -> Rows:
-        row = next(row for row in rows if row["tuned"].startswith("dpo,"))
-        row["gain_points"] = gain
-        return rows
-
-    return change
+# The mean sampled gain of DPO
+DPO = "label.str.startswith('DPO, mean of') and decoding.str.startswith('sampled')"
 
 
 def test_a_copy_has_the_same_words_and_digits(yours, reference):
@@ -60,12 +47,7 @@ def test_a_copy_has_the_same_words_and_digits(yours, reference):
 
 
 def test_another_word_is_named(yours, reference, capsys):
-    def change(rows: Rows) -> Rows:
-        [row] = [row for row in rows if row["id"] == "takeaway1/sparse"]
-        row["verdict"] = "differs"
-        return rows
-
-    edit(yours / "tables" / "verdicts.csv", change)
+    edit(yours / "tables" / "verdicts.csv", "id == 'takeaway1/sparse'", verdict="differs")
     assert main(["compare", str(yours), str(reference)]) == 0
     printed = capsys.readouterr().out
     assert "87 of 88 verdicts have the reference's word" in printed
@@ -81,7 +63,7 @@ def test_a_gain_is_inside_or_outside_the_interval_of_the_reference(gain, word, y
     ]
     if gain == "middle":
         gain = f"{sum(map(float, interval.split(' to '))) / 2 + 0.01:.6g}"
-    edit(yours / "tables" / "gains.csv", set_gain(gain))
+    edit(yours / "tables" / "gains.csv", DPO, gain_points=gain)
     frame = compare(yours, reference)
     [row] = frame[frame["comparison"] != comparison.SAME].to_dict("records")
     assert (row["yours"], row["comparison"]) == (gain, word)
@@ -89,11 +71,7 @@ def test_a_gain_is_inside_or_outside_the_interval_of_the_reference(gain, word, y
 
 
 def test_a_number_without_an_interval_is_neither_inside_nor_outside(yours, reference):
-    def change(rows: Rows) -> Rows:
-        measured = [row for row in rows if row["update_rank_percent"]]
-        return [row | {"update_rank_percent": "3"} for row in measured]
-
-    edit(yours / "tables" / "table2.csv", change)
+    edit(yours / "tables" / "table2.csv", "update_rank_percent != ''", update_rank_percent="3")
     frame = compare(yours, reference)
     other = frame[frame["comparison"] != comparison.SAME]
     assert set(other["comparison"]) == {comparison.NO_INTERVAL}
@@ -101,7 +79,7 @@ def test_a_number_without_an_interval_is_neither_inside_nor_outside(yours, refer
 
 
 def test_a_row_of_one_folder_alone_is_said(yours, reference):
-    edit(yours / "tables" / "table1.csv", lambda rows: [{**rows[0], "label": "Mine"}, *rows[1:]])
+    edit(yours / "tables" / "table1.csv", "index == 0", label="Mine")
     words = counted(compare(yours, reference), NUMBERS)
     assert words[comparison.HERE_ONLY] == words[comparison.REFERENCE_ONLY] == 1
 
@@ -122,7 +100,7 @@ def test_results_of_before_machines_were_recorded_can_be_compared(yours, referen
 
 
 def test_all_is_written_as_csv_markdown_latex_and_a_page(yours, reference):
-    edit(yours / "tables" / "gains.csv", set_gain("-7.5"))
+    edit(yours / "tables" / "gains.csv", DPO, gain_points="-7.5")
     assert main(["compare", str(yours), str(reference)]) == 0
     page, text = ((yours / "tables" / f"comparison.{x}").read_text() for x in ("html", "md"))
     assert (yours / "tables" / "comparison.tex").is_file()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rlsubnet.report.export import column, latex, markdown, write_table
+from rlsubnet.report.export import latex, markdown, write_table
 from rlsubnet.report.results import NOT_RUN
 from rlsubnet.report.tables import make_frame
 from rlsubnet.report.write import make_item, write_item
@@ -130,13 +130,6 @@ def test_latex_compiles_and_every_part_fits_a_page(scale, results, published, tm
         pytest.skip(f"LaTeX lacks {missing[1]}")
     assert done.returncode == 0, done.stdout[-2000:]
     assert "too large" not in done.stdout
-
-
-def test_every_column_has_a_heading(scale, results, published):
-    scale.pairs["dpo_vs_sub"] = scale.pairs["dpo_seed"]
-    for item in TABLES:
-        table = make_item(item, scale, results, published)
-        assert all(column(name).header for name in table.columns)
 
 
 def test_a_failed_write_leaves_no_file(tmp_path: Path):

@@ -1,11 +1,11 @@
 """Figures: what the axes say, that colors are constant, that files repeat bit by bit."""
 
 import dataclasses
-import hashlib
+import itertools
 import os
+import pickle
 import subprocess
 import sys
-from pathlib import Path
 from typing import get_args, get_type_hints
 
 import numpy as np
@@ -18,26 +18,26 @@ from matplotlib.text import Text
 
 from rlsubnet.config import Pair
 from rlsubnet.report import figure_data, style
-from rlsubnet.report.export import write_figure
 from rlsubnet.report.figures import draw_fig3, draw_fig4
 from rlsubnet.report.results import NOT_RUN
 from rlsubnet.report.tables import COLUMNS
 from rlsubnet.report.write import make_item, write_item
-from tests.report.small_results import FIGURES, write_results
+from tests.report.small_results import (
+    DPO_UPDATES,
+    FIGURES,
+    METRICS,
+    csv_of,
+    make_pair,
+    make_run,
+    with_pairs,
+    write_results,
+)
 
 
 @pytest.fixture
 def everything(scale):
     """Return the scale with a pair for every figure."""
-    pairs = dict(scale.pairs)
-    items = ("fig1", "fig2", "fig3", "fig5", "fig6", "fig7")
-    pairs["dpo"] = dataclasses.replace(pairs["dpo"], items=items)
-    return dataclasses.replace(scale, pairs=pairs)
-
-
-@pytest.fixture
-def nothing(scale):
-    return dataclasses.replace(scale, pairs={}, comparisons={})
+    return with_pairs(scale, dpo={"items": ("fig1", "fig2", "fig3", "fig5", "fig6", "fig7")})
 
 
 def words(figure: Figure) -> list[str]:
@@ -47,28 +47,18 @@ def words(figure: Figure) -> list[str]:
     return [text.get_text() for text in found if text.get_text()]
 
 
-def bars(figure: Figure) -> list[tuple[float, float, str]]:
-    """Return (start, end, edge color) of every bar in the first panel."""
-    return [
-        (bar.get_x(), bar.get_x() + bar.get_width(), colors.to_hex(bar.get_edgecolor()).upper())
-        for bar in figure.axes[0].patches
-    ]
-
-
 def test_fig1_bars_are_densities_and_the_papers_are_hatched(everything, results, published):
     figure = make_item("fig1", everything, results, published)
     # SFT left 2 of 10 weights unchanged, DPO 6 of 10.
-    expected = [(0, 80.0, style.METHODS["SFT"].color), (0, 40.0, style.METHODS["DPO"].color)]
-    for (start, end, color), (wanted_start, wanted_end, wanted_color) in zip(
-        bars(figure), expected, strict=True
-    ):
-        assert (start, color) == (wanted_start, wanted_color.upper())
-        assert end == pytest.approx(wanted_end)
+    ours, papers = (axes.patches for axes in figure.axes)
+    assert [(bar.get_x(), bar.get_width()) for bar in ours] == [(0, 80.0), (0, pytest.approx(40))]
+    edges = [colors.to_hex(bar.get_edgecolor()).upper() for bar in ours]
+    assert edges == [style.METHODS["SFT"].color, style.METHODS["DPO"].color]
     assert [axes.get_xlabel() for axes in figure.axes] == ["Updated weights (%)"] * 2
-    first = figure.axes[1].patches[0]
-    assert (first.get_x(), first.get_x() + first.get_width()) == (85, 94)
-    assert all(bar.get_hatch() for bar in figure.axes[1].patches)
-    assert not any(bar.get_hatch() for bar in figure.axes[0].patches)
+    # The paper's range of SFT stages, then every model of its Table 1.
+    assert (papers[0].get_x(), papers[0].get_x() + papers[0].get_width()) == (85, 94)
+    assert len(papers) == 1 + len(published["table1"]["rows"])
+    assert [bool(bar.get_hatch()) for bar in (*ours, *papers)] == [False] * 2 + [True] * len(papers)
 
 
 def test_fig3_average_is_black_and_weighted(everything, results, published):
@@ -114,14 +104,11 @@ def test_fig4_shows_the_difference_and_how_often_sub_is_lower(everything, result
 
 
 def test_fig4_draws_the_mean_of_the_seeds_over_each_seed(seeded, results, published):
-    text = (results.folder / "metrics" / "dpo.csv").read_text()
-    write_results(
-        results.folder,
-        {
-            "metrics/dpo_seed.csv": text.replace("1,0.7", "1,0.9"),
-            "metrics/dpo_seed_sub.csv": text.replace("1,0.7", "1,0.8"),
-        },
-    )
+    other = {
+        f"metrics/{run}.csv": METRICS.replace("1,0.7", f"1,{loss}")
+        for run, loss in (("dpo_seed", 0.9), ("dpo_seed_sub", 0.8))
+    }
+    write_results(results.folder, other)
     table = figure_data.losses(seeded, results)
     assert table["label"].unique().tolist() == ["label of dpo_vs_sub"]
     assert table["seed"].unique().tolist() == ["42", "123", figure_data.MEAN]
@@ -139,9 +126,9 @@ def test_fig4_draws_the_mean_of_the_seeds_over_each_seed(seeded, results, publis
 def test_fig4_shows_the_reward_where_responses_are_drawn(everything, results, published):
     changed = dataclasses.replace(everything.runs["dpo"], algorithm="prime")
     online = dataclasses.replace(everything, runs={**everything.runs, "dpo": changed})
-    text = "step,loss,reward,kl,grad_norm,grad_norm_masked,lr,tokens\n1,0,{},0,1,,1e-3,64\n"
     for run, reward in (("dpo", 0.5), ("dpo_sub", 0.75)):
-        write_results(results.folder, {f"metrics/{run}.csv": text.format(reward)})
+        text = csv_of("metrics", f"1,0,{reward},0,1,,1e-3,64")
+        write_results(results.folder, {f"metrics/{run}.csv": text})
     figure = draw_fig4(figure_data.losses(online, results))
     assert figure.axes[0].get_ylabel() == "Training reward"
     assert "mean +0.25; sub higher in 100 % of steps" in words(figure)
@@ -154,29 +141,19 @@ def test_fig4_keeps_several_settings_apart(settings, everything, results, publis
     figure = draw_fig4(pd.concat([one.assign(label=label) for label in labels]))
     assert len(figure.axes) == 2 * settings
     FigureCanvasAgg(figure).draw()
-    boxes = [axes.get_tightbbox() for axes in figure.axes]
-    for number, box in enumerate(boxes):
-        # Two pixels are less than the space between letters.
-        assert not any(box.padded(-2).overlaps(other) for other in boxes[number + 1 :])
+    # Two pixels are less than the space between letters.
+    boxes = [axes.get_tightbbox().padded(-1) for axes in figure.axes]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
 
 
 def test_fig1_keeps_controls_apart_and_labels_from_overlapping(everything, results, published):
-    pairs = dict(everything.pairs)
-    runs = dict(everything.runs)
-    for name in ("rft", "sft_again"):
-        runs[name] = dataclasses.replace(runs["dpo"], run=name, algorithm="sft")
-        write_results(
-            results.folder,
-            {f"updates/{name}.csv": (results.folder / "updates/dpo.csv").read_text()},
-        )
-    pairs["rft"] = dataclasses.replace(pairs["dpo"], pair="rft", tuned="rft", method="RFT")
-    pairs["sft_again"] = dataclasses.replace(
-        pairs["base_sft"],
-        pair="sft_again",
-        init="sft",
-        tuned="sft_again",
-        label="from the start to SFT at RL's learning rate, out of distribution",
-    )
+    long = "from the start to SFT at RL's learning rate, out of distribution"
+    pairs, runs = dict(everything.pairs), dict(everything.runs)
+    for name, method, label in (("rft", "RFT", "to RFT"), ("again", "SFT", long)):
+        pair = make_pair(name, "sft", name, method, "fig1")
+        pairs[name] = dataclasses.replace(pair, label=label)
+        runs[name] = make_run(name, algorithm="sft")
+        write_results(results.folder, {f"updates/{name}.csv": DPO_UPDATES})
     changed = dataclasses.replace(everything, pairs=pairs, runs=runs)
     table = figure_data.densities(changed, results, published)
     ours = table[table["origin"] == "ours"].set_index("method")["stage"]
@@ -187,19 +164,12 @@ def test_fig1_keeps_controls_apart_and_labels_from_overlapping(everything, resul
     for axes in figure.axes:
         texts = [*axes.get_yticklabels(), *axes.texts]
         boxes = [text.get_window_extent() for text in texts if text.get_text()]
-        for number, box in enumerate(boxes):
-            assert not any(box.overlaps(other) for other in boxes[number + 1 :])
-
-
-def test_fig1_shows_every_model_of_the_papers_table_1(nothing, results, published):
-    table = figure_data.densities(nothing, results, published)
-    paper = table[(table["origin"] == "paper") & (table["stage"] == figure_data.RL_STAGE)]
-    assert len(paper) == len(published["table1"]["rows"])
+        assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
 
 
 def test_fig4_refuses_runs_of_different_length(everything, results, published):
-    path = results.folder / "metrics" / "dpo_sub.csv"
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    shorter = METRICS.replace("3,0.5,,,1.0,,0.001,64\n", "")
+    write_results(results.folder, {"metrics/dpo_sub.csv": shorter})
     with pytest.raises(ValueError, match=r"dpo_sub\.csv: 2 steps, expected the 3 steps"):
         figure_data.losses(everything, results)
 
@@ -266,14 +236,13 @@ def test_fig7_takes_no_suites_and_refuses_one_that_no_step_has(everything, resul
 
 
 @pytest.mark.parametrize("item", FIGURES)
-def test_a_scale_without_rows_says_so_inside_the_figure(item, nothing, results, published):
-    assert any(NOT_RUN in text for text in words(make_item(item, nothing, results, published)))
-
-
-@pytest.mark.parametrize("item", FIGURES)
 @pytest.mark.parametrize("rows", ["everything", "nothing"])
-def test_text_is_at_least_7_pt_and_inside_the_page(item, rows, request, results, published):
+def test_text_is_at_least_7_pt_inside_the_page_and_says_what_was_not_run(
+    item, rows, request, results, published
+):
     figure = make_item(item, request.getfixturevalue(rows), results, published)
+    if rows == "nothing":
+        assert any(NOT_RUN in text for text in words(figure))
     assert figure.get_figwidth() in (style.COLUMN_WIDTH, style.TEXT_WIDTH)
     for text in figure.findobj(Text):
         assert text.get_fontsize() >= 7, text.get_text()
@@ -284,41 +253,26 @@ def test_text_is_at_least_7_pt_and_inside_the_page(item, rows, request, results,
     assert drawn.y0 > -0.02 and drawn.y1 < figure.get_figheight() + 0.02
 
 
-@pytest.mark.parametrize("item", FIGURES)
-def test_files_repeat_bit_by_bit(item, everything, results, published, tmp_path: Path):
-    digests = []
-    for name in ("a", "b"):
-        figure = make_item(item, everything, results, published)
-        paths = write_figure(figure, tmp_path / name / item)
-        assert [path.suffix for path in paths] == [".png", ".pdf"]
-        digests.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in paths])
-    assert digests[0] == digests[1]
-
-
-def test_files_repeat_in_another_process(everything, results, published, tmp_path: Path):
-    figure = draw_fig3(figure_data.layers(everything, results))
-    paths = write_figure(figure, tmp_path / "here")
-    figure_data.layers(everything, results).to_json(tmp_path / "layers.json", orient="table")
+def test_files_repeat_bit_by_bit_in_another_process(everything, results, published, tmp_path):
     code = (
-        "import sys, pandas; from pathlib import Path; "
-        "from rlsubnet.report.figures import draw_fig3; "
-        "from rlsubnet.report.export import write_figure; folder = Path(sys.argv[1]); "
-        "table = pandas.read_json(folder / 'layers.json', orient='table'); "
-        "write_figure(draw_fig3(table), folder / 'there')"
+        "import pickle, sys; from rlsubnet.report.write import write_item; "
+        "facts = pickle.load(open(sys.argv[1], 'rb')); "
+        "[write_item(item, *facts) for item in sys.argv[2:]]"
     )
+    first = [path for item in FIGURES for path in write_item(item, everything, results, published)]
+    written = {path: path.read_bytes() for path in first}
+    assert [path.suffix for path in written] == [".png", ".pdf"] * len(FIGURES)
+    for path in written:
+        path.unlink()
+    (tmp_path / "facts").write_bytes(pickle.dumps((everything, results, published)))
     environment = {**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"}
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=environment)
-    for path in paths:
-        assert path.read_bytes() == (tmp_path / f"there{path.suffix}").read_bytes()
-
-
-def test_text_stays_text_in_pdf(everything, results, published):
-    paths = write_item("fig1", everything, results, published)
-    content = next(path for path in paths if path.suffix == ".pdf").read_bytes()
-    # A TrueType font (fonttype 42) is embedded as FontFile2, drawn glyphs as Type 3.
-    assert b"/FontFile2" in content
-    assert b"/Type3" not in content
-    assert b"CreationDate" not in content
+    command = [sys.executable, "-c", code, str(tmp_path / "facts"), *FIGURES]
+    subprocess.run(command, check=True, env=environment)
+    for path, content in written.items():
+        assert path.read_bytes() == content
+        if path.suffix == ".pdf":  # text stays text: embedded fonts, not drawn glyphs
+            assert b"/FontFile2" in content
+            assert b"/Type3" not in content and b"CreationDate" not in content
 
 
 def simulated(color: str, kind: str) -> np.ndarray:
@@ -354,12 +308,10 @@ def lab(linear: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["normal", "protan", "deutan"])
 def test_algorithms_can_be_told_apart_without_full_color_vision(kind):
     seen = {name: lab(simulated(color, kind)) for name, (_, color, _) in style.METHODS.items()}
-    names = list(seen)
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            # Distance in CIELAB; 2.3 is just noticeable.
-            distance = np.linalg.norm(seen[first] - seen[second])
-            assert distance > 12, (first, second, round(float(distance), 1))
+    for first, second in itertools.combinations(seen, 2):
+        # Distance in CIELAB; 2.3 is just noticeable.
+        distance = np.linalg.norm(seen[first] - seen[second])
+        assert distance > 12, (first, second, round(float(distance), 1))
 
 
 def test_every_method_has_a_color_and_marker_of_its_own():

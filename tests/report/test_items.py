@@ -9,7 +9,7 @@ import pytest
 from docutils.core import publish_parts
 from jinja2 import Template
 
-from rlsubnet.cli import build_parser, main
+from rlsubnet.cli import main
 from rlsubnet.config import load_config, load_scale
 from rlsubnet.config.layout import item_files
 from rlsubnet.config.plan import item_costs
@@ -49,16 +49,6 @@ def call(item: str, *more: str) -> int:
     return main([item, "--config", "base.yaml", "over.yaml", "--results", "results", *more])
 
 
-def test_every_item_has_a_help_with_an_example(capsys):
-    for item in ITEMS:
-        with pytest.raises(SystemExit) as stop:
-            build_parser().parse_args([item, "--help"])
-        assert stop.value.code == 0
-        shown = capsys.readouterr().out
-        assert f"rlsubnet {item} --config config/demo/config.yaml --results results/demo" in shown
-        assert "--config FILE [FILE ...]" in shown
-
-
 def test_a_table_and_a_figure_are_written_and_listed(config: Path, capsys):
     assert call("table1") == 0
     assert call("fig1") == 0
@@ -86,13 +76,10 @@ def test_absent_files_and_models_are_one_line_on_stderr(config: Path, capsys):
 
 
 def test_every_scale_names_models_that_the_paper_has(repository: Path):
-    published = load_published()
-    for sheet in repository.glob("config/*/pairs.tsv"):
-        lines = [line.split("\t") for line in sheet.read_text().splitlines()]
-        rows = [line for line in lines if line[0] and not line[0].startswith("#")]
-        place = rows[0].index("paper_model")
-        models = [(row[0], row[place]) for row in rows[1:] if len(row) > place]
-        check_paper_models(models, published)
+    for config in repository.glob("config/*/config.yaml"):
+        scale = load_scale(load_config([config]), repository)
+        models = [(pair.pair, pair.paper_model) for pair in scale.pairs.values()]
+        check_paper_models(models, load_published())
 
 
 def test_published_numbers_without_a_table_are_refused(tmp_path: Path):

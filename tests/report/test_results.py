@@ -18,11 +18,13 @@ def test_typed_columns_and_compressed_answers_are_read(tmp_path: Path):
     ranks = one_file(tmp_path, "ranks", RANKS).get("ranks", "dpo")
     assert ranks["layer"].tolist()[0] == 0
     assert ranks["layer"].isna().tolist() == [False, True]
-    text = answers_csv([("arith_greedy", "1", "p1", 1, 1)])
-    answers = one_file(tmp_path, "answers", text).get("answers", "dpo")
-    assert answers.to_dict("records") == [
-        {"task": "arith_greedy", "level": "1", "item_id": "p1", "samples": 1, "correct": 1}
-    ]
+    row = ("arith_greedy", "1", "p1", 1, 1)
+    results = one_file(tmp_path, "answers", answers_csv([row]))
+    answers = results.get("answers", "dpo")
+    assert answers.values.tolist() == [list(row)]
+    # A file is read once.
+    (tmp_path / "answers" / "dpo.csv.gz").unlink()
+    assert results.get("answers", "dpo") is answers
 
 
 def test_a_missing_file_or_column_is_named(tmp_path: Path):
@@ -54,24 +56,11 @@ def test_impossible_values_are_refused(tmp_path: Path, kind: str, text: str, mes
         one_file(tmp_path, kind, text).get(kind, "dpo")
 
 
-def test_a_file_is_read_once(tmp_path: Path):
-    results = one_file(tmp_path, "updates", DPO_UPDATES)
-    first = results.updates("dpo")
-    (tmp_path / "updates" / "dpo.csv").unlink()
-    assert results.updates("dpo") is first
-
-
 def test_every_file_of_the_committed_demo_is_valid(repository: Path):
     folder = repository / "results" / "reference" / "demo"
-    files = [
-        (kind, path)
-        for kind in RESULTS_FILES
-        for path in sorted((folder / kind).glob("*.csv*"))
-        if folder.is_dir()
-    ]
+    files = [(path, kind) for kind in RESULTS_FILES for path in (folder / kind).glob("*.csv*")]
     assert len(files) > 100
-    for kind, path in files:
-        assert len(read_results(path, kind)) > 0
+    assert all(len(read_results(path, kind)) for path, kind in files)
 
 
 def test_results_readme_explains_every_column(repository):

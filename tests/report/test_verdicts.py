@@ -16,18 +16,16 @@ from rlsubnet.report.write import write_item
 from tests.report import small_results as small
 
 ANSWERS = [("arith_sampled", "1", f"p{item}", 4, 2) for item in range(4)]
-SCORES = small.SCORES_HEADER + "arith_sampled,all,16,8,0.0,1.0,clustered,native,ab\n"
-OVERLAPS = (
-    "null,o1,o2,o1_null,o2_null,lift,ci_low,ci_high\n"
-    "uniform,0.75,0.6,0.5,0.4,1.5,1.4,1.6\n"
-    "per_tensor,0.75,0.6,0.7,0.56,1.07,1.0,1.1\n"
-    "per_magnitude,0.75,0.6,0.75,0.6,1.0,0.9,1.1\n"
+SCORES = small.csv_of("scores", "arith_sampled,all,16,8,0.0,1.0,clustered,native,ab")
+OVERLAPS = small.csv_of(
+    "overlap",
+    "uniform,0.75,0.6,0.5,0.4,1.5,1.4,1.6",
+    "per_tensor,0.75,0.6,0.7,0.56,1.07,1.0,1.1",
+    "per_magnitude,0.75,0.6,0.75,0.6,1.0,0.9,1.1",
 )
 # Ten weights, a constant rate: 9, 8, 7, 6 of them unchanged after steps 10 to 40.
-TRAJECTORY = (
-    "step,sparsity,step_sparsity,updated_outside_final,never,cancelled,subnetwork\n"
-    "10,0.9,0.9,0.0,9,0,1\n20,0.8,0.9,0.1,8,0,2\n30,0.7,0.9,0.05,7,0,3\n40,0.6,0.9,0.0,5,1,4\n"
-)
+STEPS = ["10,0.9,0.9,0.0,9,0,1", "20,0.8,0.9,0.1,8,0,2", "30,0.7,0.9,0.05,7,0,3"]
+TRAJECTORY = small.csv_of("trajectory", *STEPS, "40,0.6,0.9,0.0,5,1,4")
 
 
 @pytest.fixture
@@ -96,16 +94,13 @@ def test_every_claim_and_row_has_one_id_one_word_and_a_rule(full, results, publi
         assert len(rows) == len(published[table]["rows"])
     assert word(found, "table1/DeepSeek-R1-Zero") == NOT_RUN
     frame = verdicts(full, results, published)
-    assert frame["id"].is_unique
+    assert frame["id"].is_unique and len(frame) == len(found)
     assert set(frame["verdict"]) <= set(WORDS)
     assert (frame[["claim", "where", "paper", "decided_by"]] != "").all(axis=None)
     assert not [id for id in frame["id"] if re.search(r"\s", id)]
-    where = " ".join(verdicts(full, results, published)["where"])
-    for number in range(1, 5):
-        assert f"Takeaway {number}" in where
-    for number in range(1, 8):
-        assert f"Figure {number}" in where
-    assert "Conjecture 1" in where
+    places = [f"Takeaway {n}" for n in range(1, 5)] + [f"Figure {n}" for n in range(1, 8)]
+    where = " ".join(frame["where"])
+    assert [place for place in (*places, "Conjecture 1") if place not in where] == []
     empty = dataclasses.replace(full, pairs={}, comparisons={}, runs={})
     assert set(verdicts(empty, results, published)["verdict"]) == {NOT_RUN}
 
@@ -168,8 +163,7 @@ def test_the_course_of_a_run_is_judged_by_its_saved_steps(full, results, publish
 def test_released_checkpoints_of_the_paper_are_compared_number_by_number(full, results, published):
     tulu = "Llama-3.1-Tulu-3-8B"
     # Of ten weights, one cannot come nearer than 80: paper 81.4, more than 0.5 away.
-    counts = {("1e-05", "official"): 6, ("1e-05", "exact"): 6}
-    text = small.updates_csv(counts, q_bitwise=2)
+    text = small.updates_csv(6, 6, 6, 6, q_bitwise=2)
     small.write_results(results.folder, {"updates/released.csv": text})
     items = "table1,table5"
     pair = small.make_pair("released", f"{tulu}-SFT", f"{tulu}-DPO", "DPO", items, f"{tulu}-DPO")
@@ -178,14 +172,13 @@ def test_released_checkpoints_of_the_paper_are_compared_number_by_number(full, r
     assert found[f"table1/{tulu}-DPO"]["here"] == f"80.0 % ({tulu}-DPO)"
     # Table 5 shortens its name.
     assert word(found, "table5/Llama-3.1-8B-DPO/DPO") == DIFFERS
-    near = {**published, "table1": {**published["table1"], "rows": [
-        {**row, "sparsity": 80.4} for row in published["table1"]["rows"]]}}  # fmt: skip
+    rows = [{**row, "sparsity": 80.4} for row in published["table1"]["rows"]]
+    near = {**published, "table1": {**published["table1"], "rows": rows}}
     assert word(judged(with_pair(full, pair), results, near), f"table1/{tulu}-DPO") == AGREES
     # Another start is another pair.
     other = dataclasses.replace(pair, init="Llama-3.1-8B")
-    assert word(judged(with_pair(full, other), results, near), f"table1/{tulu}-DPO") == (
-        NOT_COMPARABLE
-    )
+    found = judged(with_pair(full, other), results, near)
+    assert word(found, f"table1/{tulu}-DPO") == NOT_COMPARABLE
 
 
 def test_in_and_out_of_distribution_are_compared_at_equal_rate_and_steps(full, results, published):
@@ -193,8 +186,7 @@ def test_in_and_out_of_distribution_are_compared_at_equal_rate_and_steps(full, r
         results.folder,
         {"updates/rft.csv": small.DPO_UPDATES, "updates/ood.csv": small.SFT_UPDATES},
     )
-    rft = small.make_run("rft", algorithm="rft")
-    ood = small.make_run("ood", init="base")
+    rft, ood = small.make_run("rft", algorithm="rft"), small.make_run("ood", init="base")
     inside = small.make_pair("rft", "sft", "rft", "RFT", "table5", "Qwen2.5-Math-7B")
     outside = small.make_pair("ood", "base", "ood", "DPO", "table1,table5", "Llama-3.1-8B-SFT")
     both = with_pair(with_pair(full, inside, rft), outside, ood)
@@ -222,11 +214,8 @@ def with_grpo(scale, results, run: str, metrics: str, updates=small.DPO_UPDATES,
 
 
 def test_leaving_out_clipping_says_something_only_if_clipping_acted(full, results, published):
-    clipped = {"rl": {**full.config["recipes"]["rl"], "clip": 0.5}}
-    config = {**full.config, "recipes": {**full.config["recipes"], **clipped}}
-    both = dataclasses.replace(full, config=config)
     # The gradient's norm is 1.0 at every step.
-    both = with_grpo(both, results, "clipped", small.METRICS)
+    both = with_grpo(full, results, "clipped", small.METRICS, set="clip=0.5")
     both = with_grpo(both, results, "free", small.METRICS, set="clip=null")
     again = {"set": "clip=null", "seed": 7}
     both = with_grpo(both, results, "seed", small.METRICS, small.SFT_UPDATES, **again)
@@ -248,8 +237,7 @@ def test_a_random_subnetwork_decides_whether_it_takes_this_one(full, results, pu
     pair = small.make_pair("dpo_vs_random", "dpo", "random", "DPO", "section4")
     shown = with_pair(full, pair, control)
     for run in ("dpo", "random"):
-        gains = small.make_pair(run, "sft", run, "DPO", "gains")
-        shown = with_pair(shown, gains)
+        shown = with_pair(shown, small.make_pair(run, "sft", run, "DPO", "gains"))
     # Of 16 answers the start has 8 right, full 12 and the control 9: four items, control - full
     # 0, -1/4, -1/4, -1/4; their mean -3/16, its standard error 1/8 / sqrt(4) = 1/16, z = -3.
     better, half = (small.answers_csv([(*row[:4], right) for row in ANSWERS]) for right in (3, 2))
@@ -316,15 +304,14 @@ def test_files_stand_where_the_report_and_a_reader_look(full, results, published
     counts = ", ".join(f"{w} {sum(row['verdict'] == w for row in rows)}" for w in WORDS)
     for path in paths[1:4]:
         assert counts in path.read_text()
-    text = write_item("verdicts", full, results, published)[2].read_text()
-    parts = text.count(r"\begin{longtable}")
-    assert parts == text.count(r"\end{longtable}") == 11
-    assert text.count(r"\caption{") == 1 and text.count(r"\caption*{") == parts - 1
-    rows = 0
-    for block in text.split(r"\begin{longtable}")[1:]:
-        columns = block.splitlines()[0].count(r"\linewidth") + 1  # and the verdict
-        for line in block.splitlines():
-            if line.endswith(r"\addlinespace"):
-                rows += 1
-                assert line.replace(r"\&", "").count("&") == columns - 1
-    assert rows == len(verdicts(full, results, published))
+    text = paths[2].read_text()
+    blocks = text.split(r"\begin{longtable}")[1:]
+    assert len(blocks) == text.count(r"\end{longtable}") == 11
+    assert text.count(r"\caption{") == 1 and text.count(r"\caption*{") == 10
+    assert text.count(r"\addlinespace") == len(rows)
+    for block in blocks:
+        first, *lines = block.splitlines()
+        cells = [line for line in lines if line.endswith(r"\addlinespace")]
+        # As many as have a width, and the verdict.
+        widths = first.count(r"\linewidth")
+        assert {line.replace(r"\&", "").count("&") for line in cells} == {widths}

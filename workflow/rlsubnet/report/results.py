@@ -215,6 +215,8 @@ def late_fall(steps: pd.Series, sparsity: pd.Series) -> tuple[float, float]:
 
     >>> late_fall(pd.Series([10, 20, 30, 40]), pd.Series([0.75, 0.625, 0.5, 0.375]))
     (0.125, 0.625)
+    >>> late_fall(pd.Series([40]), pd.Series([0.5]))
+    (0.5, 0.5)
     """
     before = sparsity[steps <= 0.75 * steps.iloc[-1]]
     last = float(sparsity.iloc[-1])
