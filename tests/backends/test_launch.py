@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 
@@ -34,14 +33,14 @@ def slurm(words: Sequence[str]) -> str:
     return "NodeName=gpu07 Arch=x86_64 NodeAddr=10.1.0.7 NodeHostName=gpu07 Port=6818\n"
 
 
-def test_a_node_learns_from_slurm_which_it_is_and_where_the_first_one_is() -> None:
+def test_a_node_learns_from_slurm_which_it_is_and_where_the_first_one_is():
     node = this_node(2, STEP, slurm)
     assert (node.count, node.rank, node.address, node.port) == (2, 1, "10.1.0.7", 20031)
 
 
 def test_without_srun_in_front_two_nodes_are_an_error_and_not_two_trainings_of_one(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    monkeypatch, capsys
+):
     for name in STEP:
         monkeypatch.delenv(name, raising=False)
     assert main(["torchrun", "--nodes", "2", "--", "train.py"]) == 1
@@ -49,7 +48,7 @@ def test_without_srun_in_front_two_nodes_are_an_error_and_not_two_trainings_of_o
 
 
 @pytest.mark.slow
-def test_torchrun_on_one_node_starts_its_processes_and_passes_arguments_on(tmp_path: Path) -> None:
+def test_torchrun_on_one_node_starts_its_processes_and_passes_arguments_on(tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
     words = [str(tmp_path / "program.py"), str(tmp_path), "--lr", "1e-6", "--", "-x"]
     command = launched(1, "torchrun", 2, sys.executable, words)
@@ -62,13 +61,13 @@ def test_torchrun_on_one_node_starts_its_processes_and_passes_arguments_on(tmp_p
         }
 
 
-def test_a_program_under_ray_on_one_node_ends_with_its_status() -> None:
+def test_a_program_under_ray_on_one_node_ends_with_its_status():
     # Ray is started by the program itself there.
     command = launched(1, "ray", 1, sys.executable, ["-c", "raise SystemExit(3)"])
     assert subprocess.run(command, timeout=60).returncode == 3
 
 
-def test_the_launcher_needs_nothing_but_python(tmp_path: Path, repository: Path) -> None:
+def test_the_launcher_needs_nothing_but_python(tmp_path, repository):
     """Other projects' environments have none of what this package is installed with."""
     done = subprocess.run(
         [sys.executable, "-S", "-m", MODULE, "--help"],

@@ -48,18 +48,18 @@ def in_lines(row: Row[OpenInstructRecipe]) -> str:
 
 
 # To accept a change: read the difference, then write in_lines(row) to the file.
-def test_the_command_of_every_run_of_the_paper_is_the_golden_one(paper: Scale) -> None:
+def test_the_command_of_every_run_of_the_paper_is_the_golden_one(paper):
     assert paper.runs_of("open_instruct") == list(RUNS)
     for run in RUNS:
         assert in_lines(paper.row(run)) == (GOLDEN / f"{run}.txt").read_text(encoding="utf-8")
 
 
-def test_batches_are_those_of_appendix_b_and_of_the_ablation(paper: Scale) -> None:
+def test_batches_are_those_of_appendix_b_and_of_the_ablation(paper):
     assert paper.row("dpo").recipe.batch_size == 128
     assert paper.row("dpo_b32").recipe.batch_size == 32
 
 
-def test_a_masked_run_differs_from_its_full_run_by_the_mask_alone(paper: Scale) -> None:
+def test_a_masked_run_differs_from_its_full_run_by_the_mask_alone(paper):
     full, sub = (command(row, places_of(row)) for row in map(paper.row, ("dpo", "dpo_sub")))
     renamed = [word.replace("dpo_sub", "dpo") for word in sub]
     start = renamed.index("--mask")
@@ -73,7 +73,7 @@ def changed(row: Row[OpenInstructRecipe], **recipe: object) -> Row[OpenInstructR
     return row.but(recipe=row.recipe.but(**recipe))
 
 
-def test_another_clip_brings_a_configuration_of_its_own(paper: Scale) -> None:
+def test_another_clip_brings_a_configuration_of_its_own(paper):
     row = changed(paper.row("dpo"), clip=None)
     words = command(row, places_of(row))
     config = words[words.index("--deepspeed_config_file") + 1]
@@ -82,7 +82,7 @@ def test_another_clip_brings_a_configuration_of_its_own(paper: Scale) -> None:
     assert json.loads(words[words.index("--engine") + 1])["clip"] == 0.0
 
 
-def test_several_nodes_share_the_processes_of_the_recipe(paper: Scale) -> None:
+def test_several_nodes_share_the_processes_of_the_recipe(paper):
     row = paper.row("dpo")
     words = command(row, replace(places_of(row), nodes=2))
     assert words[:3] == ["srun", "--nodes=2", "--ntasks=2"]
@@ -91,9 +91,7 @@ def test_several_nodes_share_the_processes_of_the_recipe(paper: Scale) -> None:
     assert json.loads(words[words.index("--engine") + 1])["processes"] == 8
 
 
-def test_the_tokenizer_s_own_template_has_a_name_that_the_script_does_not_know(
-    paper: Scale,
-) -> None:
+def test_the_tokenizer_s_own_template_has_a_name_that_the_script_does_not_know(paper):
     row = paper.row("eurus2_dpo")
     assert "--chat_template_name" not in script_arguments(row, places_of(row))
     own = script_arguments(changed(row, chat_template="own"), places_of(row))
@@ -101,7 +99,7 @@ def test_the_tokenizer_s_own_template_has_a_name_that_the_script_does_not_know(
 
 
 @pytest.mark.parametrize(("mode", "besides"), [("online", []), ("offline", ["offline"])])
-def test_tracking_follows_the_mode(paper: Scale, mode: str, besides: list[str]) -> None:
+def test_tracking_follows_the_mode(paper, mode, besides):
     row = paper.row("dpo").but(wandb={"mode": mode, "project": "p"})
     words = script_arguments(row, places_of(row))
     told = words[words.index("--with_tracking") : words.index("--logging_steps")]
@@ -130,7 +128,7 @@ for line in sys.stdin:
 
 
 @pytest.mark.slow
-def test_open_instruct_s_own_parser_understands_every_command(paper: Scale, checkout: Path) -> None:
+def test_open_instruct_s_own_parser_understands_every_command(paper, checkout):
     python = os.environ.get("OPEN_INSTRUCT_PYTHON", sys.executable)
     found = subprocess.run([python, "-c", "import deepspeed, peft, ray"], capture_output=True)
     if found.returncode:
@@ -161,7 +159,7 @@ def test_open_instruct_s_own_parser_understands_every_command(paper: Scale, chec
 
 
 @pytest.mark.skipif(importlib.util.find_spec("accelerate") is None, reason="no accelerate here")
-def test_accelerate_s_own_parser_understands_the_command(paper: Scale) -> None:
+def test_accelerate_s_own_parser_understands_the_command(paper):
     from accelerate.commands.launch import launch_command_parser
 
     row = paper.row("dpo_sub")

@@ -112,9 +112,7 @@ def metrics(run: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def test_a_masked_run_leaves_every_frozen_weight_and_moves_the_others(
-    bench: Path, full: Path, sub: Path
-) -> None:
+def test_a_masked_run_leaves_every_frozen_weight_and_moves_the_others(bench, full, sub):
     outside, inside = changes(bench, sub)
     outside_full, inside_full = changes(bench, full)
     print(f"changed outside, inside: full {outside_full}, {inside_full}; sub {outside}, {inside}")
@@ -124,7 +122,7 @@ def test_a_masked_run_leaves_every_frozen_weight_and_moves_the_others(
     assert outside_full > 2 * inside_full
 
 
-def test_only_the_weights_differ_from_the_start(bench: Path, sub: Path) -> None:
+def test_only_the_weights_differ_from_the_start(bench, sub):
     for name in COMPANIONS:
         before, after = bench / "init" / name, sub / "final" / name
         assert before.is_file() == after.is_file()
@@ -135,7 +133,7 @@ def test_only_the_weights_differ_from_the_start(bench: Path, sub: Path) -> None:
     assert not (sub / "scratch").exists()
 
 
-def test_every_update_is_recorded(full: Path, sub: Path) -> None:
+def test_every_update_is_recorded(full, sub):
     rows, masked = metrics(full), metrics(sub)
     # 100 pairs in batches of 16, and 4 that make no update. The warm-up starts at 0, so that the
     # first two losses are log 2.
@@ -151,7 +149,7 @@ def test_every_update_is_recorded(full: Path, sub: Path) -> None:
     assert {row["grad_norm_masked"] for row in rows} == {""}
 
 
-def test_the_manifest_names_versions_engine_and_commit(sub: Path) -> None:
+def test_the_manifest_names_versions_engine_and_commit(sub):
     found: dict[str, Any] = json.loads((sub / "final" / "manifest.json").read_text("utf-8"))
     head = ["git", "-C", os.environ["OPEN_INSTRUCT_DIR"], "rev-parse", "HEAD"]
     commit = subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
@@ -214,17 +212,15 @@ class Killed:
 
 
 def test_a_run_that_is_killed_while_it_saves_ends_with_the_bits_of_one_that_is_not(
-    capfd: pytest.CaptureFixture[str], bench: Path, full: Path
-) -> None:
+    capfd, bench, full
+):
     killed = Killed(bench, FULL, save_every=2)
     killed.while_saving(4)
     assert killed.saved() == [2]
     killed.check_goes_on(full, capfd)
 
 
-def test_a_masked_run_that_is_killed_twice_ends_with_the_bits_of_one_that_is_not(
-    capfd: pytest.CaptureFixture[str], bench: Path, sub: Path
-) -> None:
+def test_a_masked_run_that_is_killed_twice_ends_with_the_bits_of_one_that_is_not(capfd, bench, sub):
     killed = Killed(bench, SUB, save_every=2)
     killed.after(2)
     assert killed.saved() == [2]
@@ -234,8 +230,8 @@ def test_a_masked_run_that_is_killed_twice_ends_with_the_bits_of_one_that_is_not
 
 
 def test_a_run_that_is_killed_in_its_second_epoch_ends_with_the_bits_of_one_that_is_not(
-    capfd: pytest.CaptureFixture[str], bench: Path, epochs: Path
-) -> None:
+    capfd, bench, epochs
+):
     # Two updates an epoch: the second of the second epoch and both of the third are still to come.
     killed = Killed(bench, EPOCHS, save_every=3)
     killed.after(3)

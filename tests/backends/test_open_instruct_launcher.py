@@ -153,7 +153,7 @@ def launch(tmp_path: Path, engine: Engine) -> Launch:
     return run
 
 
-def test_each_step_is_noted_with_what_the_update_used(launch: Launch, tmp_path: Path) -> None:
+def test_each_step_is_noted_with_what_the_update_used(launch, tmp_path):
     steps = launch()
     assert [step["step"] for step in steps] == [1, 2]
     # The script logs the learning rate of the next step; these are those of the updates.
@@ -168,7 +168,7 @@ def test_each_step_is_noted_with_what_the_update_used(launch: Launch, tmp_path: 
     assert report["packages"]["torch"] == torch.__version__
 
 
-def test_the_norm_inside_the_mask_is_that_before_the_clip(launch: Launch, engine: Engine) -> None:
+def test_the_norm_inside_the_mask_is_that_before_the_clip(launch, engine):
     steps = launch("--mask", "mask.safetensors")
     # Half of the squared norm lies on each weight: 2 / sqrt(2), 0.5 / sqrt(2).
     assert [step["grad_norm_masked"] for step in steps] == [
@@ -180,15 +180,13 @@ def test_the_norm_inside_the_mask_is_that_before_the_clip(launch: Launch, engine
     assert engine.weight[0] != 0.0
 
 
-def test_masked_before_the_clip_the_whole_norm_is_unknown(launch: Launch) -> None:
+def test_masked_before_the_clip_the_whole_norm_is_unknown(launch):
     steps = launch("--mask", "mask.safetensors", "--mask_at", "pre_clip")
     assert [step["grad_norm"] for step in steps] == [None, None]
     assert [step["grad_norm_masked"] for step in steps] == [2.0, 0.5]
 
 
-def test_processes_but_the_first_write_nothing(
-    launch: Launch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_processes_but_the_first_write_nothing(launch, monkeypatch, tmp_path):
     monkeypatch.setenv("RANK", "1")
     with pytest.raises(FileNotFoundError):
         launch(script=SCRIPT.replace("logger.info", "str"))
@@ -205,7 +203,7 @@ def test_processes_but_the_first_write_nothing(
     ],
     ids=["the group is ended", "pairs fill no batch"],
 )
-def test_a_script_may_go_on_after_the_last_step(launch: Launch, tmp_path: Path, more: str) -> None:
+def test_a_script_may_go_on_after_the_last_step(launch, tmp_path, more):
     assert [step["step"] for step in launch(script=f"{SCRIPT}    {more}\n")] == [1, 2]
     assert (tmp_path / "records" / "report.json").exists()
 
@@ -227,15 +225,13 @@ RESIZE = "transformers.PreTrainedModel().resize_token_embeddings(9)"
         ("get_cache_ref_logprobs = ", "", "no get_cache_ref_logprobs; another script"),
     ],
 )
-def test_a_run_that_is_not_what_was_asked_for_fails(
-    launch: Launch, tmp_path: Path, old: str, new: str, message: str
-) -> None:
+def test_a_run_that_is_not_what_was_asked_for_fails(launch, tmp_path, old, new, message):
     with pytest.raises(launcher.LauncherError, match=message):
         launch(script=SCRIPT.replace(old, new))
     assert not (tmp_path / "records" / "report.json").exists()
 
 
-def test_a_mask_that_never_acts_fails(launch: Launch, tmp_path: Path) -> None:
+def test_a_mask_that_never_acts_fails(launch, tmp_path):
     module: Any = sys.modules["rlsubnet.training.engines"]
     module.works = False
     with pytest.raises(ValueError, match="the mask was applied in 0 of 2 updates"):
@@ -243,9 +239,7 @@ def test_a_mask_that_never_acts_fails(launch: Launch, tmp_path: Path) -> None:
     assert not (tmp_path / "records" / "report.json").exists()
 
 
-def test_an_engine_with_another_clip_fails_before_the_first_step(
-    launch: Launch, engine: Engine
-) -> None:
+def test_an_engine_with_another_clip_fails_before_the_first_step(launch, engine):
     engine.clip = 0.5
     with pytest.raises(launcher.LauncherError, match="'clip': 1.0"):
         launch()

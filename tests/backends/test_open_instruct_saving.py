@@ -108,7 +108,7 @@ def numbers(reference: Any) -> list[list[list[float]]]:
     return [[batch.tolist() for batch in epoch] for epoch in reference]
 
 
-def test_a_save_lists_its_files_and_the_steps_until_then(tmp_path: Path, saved: Path) -> None:
+def test_a_save_lists_its_files_and_the_steps_until_then(tmp_path, saved):
     assert saved == tmp_path / "dpo__42" / "step_2"  # without the time of the start
     told = read_marker(saved)
     assert sorted(told["bytes"]) == ["reference_0.pt", "state.pt"]
@@ -116,7 +116,7 @@ def test_a_save_lists_its_files_and_the_steps_until_then(tmp_path: Path, saved: 
     assert told["environment"]["packages"]["torch"] == torch.__version__
 
 
-def test_a_start_takes_steps_and_reference_from_its_save(tmp_path: Path, saved: Path) -> None:
+def test_a_start_takes_steps_and_reference_from_its_save(tmp_path, saved):
     assert len(read_jsonl(tmp_path / "steps.jsonl")) == 3
     process = Process(tmp_path)
     process.load(saved)
@@ -137,7 +137,7 @@ def test_a_start_takes_steps_and_reference_from_its_save(tmp_path: Path, saved: 
     assert numbers(chosen) == numbers(CHOSEN)
 
 
-def test_batches_are_left_out_in_the_first_epoch_alone(tmp_path: Path) -> None:
+def test_batches_are_left_out_in_the_first_epoch_alone(tmp_path):
     saver = Process(tmp_path).saver
 
     def leave_out(accelerator: Any, loader: list[int], count: int) -> list[int]:
@@ -148,8 +148,8 @@ def test_batches_are_left_out_in_the_first_epoch_alone(tmp_path: Path) -> None:
 
 
 def test_all_saves_but_the_newest_are_removed_by_the_first_process_and_none_at_the_end(
-    tmp_path: Path, saved: Path
-) -> None:
+    tmp_path, saved
+):
     process = Process(tmp_path)
     process.load(saved)
     process.reference("step_2", 2, range(2))
@@ -169,9 +169,7 @@ def test_all_saves_but_the_newest_are_removed_by_the_first_process_and_none_at_t
         assert not saved.exists()
 
 
-def test_a_save_of_another_environment_is_refused(
-    tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_save_of_another_environment_is_refused(tmp_path, saved, monkeypatch):
     monkeypatch.setattr(saving, "describe_environment", lambda packages: {"device": "other"})
     with pytest.raises(LauncherError, match=r"saved in another environment, .*'other'.*; delete"):
         Process(tmp_path).load(saved)
@@ -181,23 +179,19 @@ def test_a_save_of_another_environment_is_refused(
     ("loaded", "found"),
     [({"moments": False}, r"found \(2, set\(\)\)"), ({"steps": False}, r"found \(0, \{2\}\)")],
 )
-def test_a_state_that_was_not_loaded_whole_is_refused(
-    tmp_path: Path, saved: Path, loaded: dict[str, bool], found: str
-) -> None:
+def test_a_state_that_was_not_loaded_whole_is_refused(tmp_path, saved, loaded, found):
     with pytest.raises(LauncherError, match=f"engine and moments after step 2, {found}"):
         Process(tmp_path).load(saved, **loaded)
 
 
-def test_a_start_that_passes_its_save_over_is_refused(tmp_path: Path, saved: Path) -> None:
+def test_a_start_that_passes_its_save_over_is_refused(tmp_path, saved):
     with pytest.raises(LauncherError, match="step_2: the script did not go on from it"):
         Process(tmp_path).reference(None, None, range(2))
     with pytest.raises(LauncherError, match="found a save and loaded none"):
         Process(tmp_path).reference("step_2", 2, range(2))
 
 
-def test_an_epoch_that_ends_within_an_update_is_refused_before_the_first_step(
-    tmp_path: Path,
-) -> None:
+def test_an_epoch_that_ends_within_an_update_is_refused_before_the_first_step(tmp_path):
     process = Process(tmp_path)
     message = "2 epochs of 4 batches a process, of which 3 make an update: expected a multiple of 3"
     with pytest.raises(LauncherError, match=message):

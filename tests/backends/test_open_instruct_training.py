@@ -136,9 +136,7 @@ def refused(bench: Bench, capfd: pytest.CaptureFixture[str]) -> Callable[..., st
     return run
 
 
-def test_a_run_becomes_a_folder_that_differs_from_its_start_in_the_weights_alone(
-    bench: Bench,
-) -> None:
+def test_a_run_becomes_a_folder_that_differs_from_its_start_in_the_weights_alone(bench):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     stale = bench.scratch / "output" / "dpo__42__1"  # of a killed run, and no whole save
@@ -177,9 +175,7 @@ def test_a_run_becomes_a_folder_that_differs_from_its_start_in_the_weights_alone
     assert manifest["inputs_sha256"]["init"] == start.digest()
 
 
-def test_a_checkout_that_is_none_or_another_or_modified_is_refused(
-    bench: Bench, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkout_that_is_none_or_another_or_modified_is_refused(bench, refused, monkeypatch):
     message = refused(commit="c35cd715f75931dc9b8bc5888b9f8f8fc53a144a")
     assert "expected commit c35cd715f75931dc9b8bc5888b9f8f8fc53a144a" in message
     assert f"found {bench.commit}; run git checkout c35cd715" in message
@@ -199,28 +195,20 @@ def test_a_checkout_that_is_none_or_another_or_modified_is_refused(
         ("nan", "1 of the weights 0 to 10559 are NaN or Inf"),
     ],
 )
-def test_a_run_that_is_not_whole_leaves_no_result(
-    bench: Bench,
-    refused: Callable[..., str],
-    monkeypatch: pytest.MonkeyPatch,
-    behaviour: str,
-    expected: str,
-) -> None:
+def test_a_run_that_is_not_whole_leaves_no_result(bench, refused, monkeypatch, behaviour, expected):
     monkeypatch.setenv("STAND_IN", behaviour)
     assert expected in refused()
 
 
-def test_less_than_a_batch_of_pairs_is_refused_before_anything_starts(
-    bench: Bench, refused: Callable[..., str]
-) -> None:
+def test_less_than_a_batch_of_pairs_is_refused_before_anything_starts(bench, refused):
     write_pairs(bench.data, 3)
     assert "3 pairs, expected a batch of 4" in refused()
     assert not bench.scratch.exists()
 
 
 def test_a_run_with_another_clip_has_a_configuration_of_its_own_which_stays_if_it_fails(
-    bench: Bench, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    bench, refused, monkeypatch
+):
     monkeypatch.setenv("STAND_IN", "fail")
     assert "run dpo: open-instruct ended with status 3" in refused(clip=None)
     written = json.loads((bench.scratch / "deepspeed.json").read_text(encoding="utf-8"))
@@ -259,7 +247,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc to 
 
 
 @needs_proc
-def test_a_terminated_run_leaves_no_process(bench: Bench) -> None:
+def test_a_terminated_run_leaves_no_process(bench):
     with sleeping(bench) as (process, trainer):
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 128 + signal.SIGTERM
@@ -267,7 +255,7 @@ def test_a_terminated_run_leaves_no_process(bench: Bench) -> None:
 
 
 @needs_proc
-def test_a_run_does_not_go_on_while_the_trainer_of_the_killed_one_is_at_work(bench: Bench) -> None:
+def test_a_run_does_not_go_on_while_the_trainer_of_the_killed_one_is_at_work(bench):
     busy = pytest.raises(ValueError, match="another process is training here")
     with sleeping(bench) as (process, _):
         process.kill()
@@ -310,7 +298,7 @@ def left(trainer: OpenInstruct) -> set[str]:
     return {str(path.relative_to(scratch)) for path in scratch.rglob("*") if path.is_file()}
 
 
-def test_without_a_save_that_is_whole_nothing_is_kept(trainer: OpenInstruct) -> None:
+def test_without_a_save_that_is_whole_nothing_is_kept(trainer):
     assert trainer.resume_or_start(BELONGS_TO) == 0
     leave(trainer, 2, marked=False)
     (trainer.places.scratch / "tokenized").mkdir()
@@ -319,9 +307,7 @@ def test_without_a_save_that_is_whole_nothing_is_kept(trainer: OpenInstruct) -> 
     assert left(trainer) == {"lock", "belongs_to.json"}
 
 
-def test_the_newest_save_that_is_whole_is_all_that_is_kept_of_the_output(
-    trainer: OpenInstruct,
-) -> None:
+def test_the_newest_save_that_is_whole_is_all_that_is_kept_of_the_output(trainer):
     assert trainer.resume_or_start(BELONGS_TO) == 0
     for step, marked in ((8, True), (10, True), (12, False)):
         leave(trainer, step, marked)

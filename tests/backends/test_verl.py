@@ -115,9 +115,7 @@ def metrics_of(run: Path) -> list[dict[str, float | None]]:
         ]
 
 
-def test_a_full_prime_run_leaves_the_model_and_its_metrics(
-    place: Workplace, prime_full: Path
-) -> None:
+def test_a_full_prime_run_leaves_the_model_and_its_metrics(place, prime_full):
     init, final = Checkpoint(place.init), Checkpoint(prime_full / "final")
     assert final.tensors.keys() == init.tensors.keys()
     for name in ("config.json", "tokenizer.json", "generation_config.json"):
@@ -131,9 +129,7 @@ def test_a_full_prime_run_leaves_the_model_and_its_metrics(
     assert not (prime_full / "verl").exists(), "verl's own saves are deleted"
 
 
-def test_the_mask_holds_what_the_differ_counts_in_the_merged_model(
-    place: Workplace, prime_full: Path, prime_mask: Path
-) -> None:
+def test_the_mask_holds_what_the_differ_counts_in_the_merged_model(place, prime_full, prime_mask):
     out = place.folder / "updates.csv"
     words = ("updates", place.init, prime_full / "final", "--out", out)
     verl_runs.rlsubnet(prime_full / "log", *words)
@@ -151,9 +147,7 @@ def prime_sub(place: Workplace, prime_mask: Path) -> Path:
     return place.train(row, prime_mask, prompts=32)
 
 
-def test_a_masked_prime_run_leaves_the_frozen_weights_bit_by_bit(
-    place: Workplace, prime_mask: Path, prime_sub: Path
-) -> None:
+def test_a_masked_prime_run_leaves_the_frozen_weights_bit_by_bit(place, prime_mask, prime_sub):
     frozen, changed, size = place.frozen(prime_sub, prime_mask)
     print(f"PRIME, FSDP1: frozen changed {frozen}, subnetwork moved {changed} of {size}")
     assert frozen == 0
@@ -190,17 +184,13 @@ def check_masked_grpo(place: Workplace, run: Path, mask: Path) -> list[dict[str,
     return rows
 
 
-def test_masked_grpo_with_kl_leaves_the_frozen_weights_bit_by_bit(
-    place: Workplace, quarter: Path, grpo_kl: Path
-) -> None:
+def test_masked_grpo_with_kl_leaves_the_frozen_weights_bit_by_bit(place, quarter, grpo_kl):
     rows = check_masked_grpo(place, grpo_kl, quarter)
     assert all(row["kl"] is not None for row in rows)
     assert rows[-1]["kl"] is not None and rows[-1]["kl"] > 0
 
 
-def test_masked_grpo_without_kl_and_clipping_leaves_the_frozen_weights_bit_by_bit(
-    place: Workplace, quarter: Path
-) -> None:
+def test_masked_grpo_without_kl_and_clipping_leaves_the_frozen_weights_bit_by_bit(place, quarter):
     row = verl_runs.row("grpo_nokl_noclip", "grpo", mask="quarter", **GRPO_PLAIN)
     rows = check_masked_grpo(place, place.train(row, quarter), quarter)
     assert all(row["kl"] is None for row in rows)
@@ -239,8 +229,8 @@ def check_completed(place: Workplace, row: str, mask: Path, prompts: int, undist
 
 
 def test_a_killed_masked_prime_run_goes_on_to_the_bits_of_an_undisturbed_one(
-    place: Workplace, prime_mask: Path, prime_sub: Path
-) -> None:
+    place, prime_mask, prime_sub
+):
     row = verl_runs.row("prime_killed", "prime", mask="prime", checkpoint_every=3, save_every=1)
     for moment in (while_saving(2), once_packed(3)):
         out = place.train_until_killed(row, prime_mask, 32, moment)
@@ -252,8 +242,8 @@ def test_a_killed_masked_prime_run_goes_on_to_the_bits_of_an_undisturbed_one(
 
 
 def test_a_masked_grpo_run_that_was_killed_and_could_not_write_ends_with_the_same_bits(
-    place: Workplace, quarter: Path, grpo_kl: Path
-) -> None:
+    place, quarter, grpo_kl
+):
     row = verl_runs.row("grpo_killed", "grpo", mask="quarter", save_every=2, **GRPO_KL)
     out = place.train_until_killed(row, quarter, 16, once_logged(2), workers=False)
     (out / "metrics.csv").mkdir()
@@ -266,9 +256,7 @@ def test_a_masked_grpo_run_that_was_killed_and_could_not_write_ends_with_the_sam
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_order_of_the_prompts_is_torch_s_and_is_taken_up_anywhere_in_any_epoch(
-    workers: int,
-) -> None:
+def test_the_order_of_the_prompts_is_torch_s_and_is_taken_up_anywhere_in_any_epoch(workers):
     from torch.utils.data import RandomSampler
     from torchdata.stateful_dataloader import StatefulDataLoader
 

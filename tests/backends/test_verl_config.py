@@ -29,7 +29,7 @@ def composed(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", verl_runs.ROWS)
-def test_verl_takes_every_row_of_the_paper(name: str) -> None:
+def test_verl_takes_every_row_of_the_paper(name):
     from verl.utils.config import omega_conf_to_dataclass
 
     config = composed(name)
@@ -46,7 +46,7 @@ def test_verl_takes_every_row_of_the_paper(name: str) -> None:
     assert (config.actor_rollout_ref.subnetwork.mask is None) == (name != "prime_sub")
 
 
-def test_the_reward_model_has_settings_of_its_own_and_the_policy_keeps_its() -> None:
+def test_the_reward_model_has_settings_of_its_own_and_the_policy_keeps_its():
     from verl.utils.config import omega_conf_to_dataclass
 
     from rlsubnet.backends.verl.trainer.workers import reward_engine
@@ -75,7 +75,7 @@ def score(record: dict[str, Any], response: str) -> float:
     return float(default_compute_score(record["data_source"], response, truth))
 
 
-def test_verl_accepts_the_worked_answer_of_every_gsm8k_problem(shared: Path) -> None:
+def test_verl_accepts_the_worked_answer_of_every_gsm8k_problem(shared):
     from rlsubnet.files import read_jsonl
 
     path = shared / "data" / "gsm8k" / "train.jsonl"
@@ -87,7 +87,7 @@ def test_verl_accepts_the_worked_answer_of_every_gsm8k_problem(shared: Path) -> 
         assert score(record, "#### 123456789") == 0.0
 
 
-def test_verl_accepts_the_worked_answer_of_a_math_problem_and_no_other() -> None:
+def test_verl_accepts_the_worked_answer_of_a_math_problem_and_no_other():
     from verl.utils.reward_score.math_reward import last_boxed_only_string, remove_boxed
 
     solutions = [
@@ -104,7 +104,7 @@ def test_verl_accepts_the_worked_answer_of_a_math_problem_and_no_other() -> None
         assert score(record, r"It is $\boxed{17}$.") == 0.0
 
 
-def test_prompts_survive_the_way_into_parquet_and_verls_own_data_set(tmp_path: Path) -> None:
+def test_prompts_survive_the_way_into_parquet_and_verls_own_data_set(tmp_path):
     from omegaconf import OmegaConf
     from transformers import AutoTokenizer
     from verl.utils.dataset.rl_dataset import RLHFDataset
@@ -137,7 +137,7 @@ def test_prompts_survive_the_way_into_parquet_and_verls_own_data_set(tmp_path: P
         assert list(item["raw_prompt"]) == record["prompt"]
 
 
-def test_prompts_that_are_too_few_once_long_ones_are_left_out_end_the_run_at_once() -> None:
+def test_prompts_that_are_too_few_once_long_ones_are_left_out_end_the_run_at_once():
     from rlsubnet.backends.verl.trainer.task import PrimeTrainer
 
     config = composed("prime")

@@ -48,7 +48,7 @@ def logged(path: Path, *steps: tuple[int, dict[str, float]]) -> Path:
 # What verl logged in a real run (PRIME, two CPU processes, one step of 32 responses).
 
 
-def test_the_metrics_of_a_real_run_are_read_from_what_verl_logged() -> None:
+def test_the_metrics_of_a_real_run_are_read_from_what_verl_logged():
     (row,) = read_metrics(PRIME_LOG, recipe_of())
     assert row["step"] == 1
     assert row["reward"] == 0.40625  # of all 64 responses drawn; 0.25 of those learned from
@@ -61,14 +61,14 @@ def test_the_metrics_of_a_real_run_are_read_from_what_verl_logged() -> None:
     assert row["loss"] == pytest.approx(surrogate - 0.001 * entropy, rel=1e-6)
 
 
-def test_a_kl_term_is_part_of_the_loss(tmp_path: Path) -> None:
+def test_a_kl_term_is_part_of_the_loss(tmp_path):
     data = {"rlsubnet/surrogate": -0.5, "rlsubnet/kl": 0.25, "actor/entropy": 4.0}
     log = logged(tmp_path / "log.jsonl", (1, data))
     (row,) = read_metrics(log, recipe_of(kl_coef=0.1, entropy_coef=0.0))
     assert row["loss"] == pytest.approx(-0.5 + 0.1 * 0.25)
 
 
-def test_a_step_that_was_not_logged_is_an_error(tmp_path: Path) -> None:
+def test_a_step_that_was_not_logged_is_an_error(tmp_path):
     data = {"rlsubnet/surrogate": 0.1}
     log = logged(tmp_path / "log.jsonl", (1, data), (3, data))
     with pytest.raises(ValueError, match=r"expected steps 1 to 2, found 2, the last \[3\]"):
@@ -82,7 +82,7 @@ def test_a_step_that_was_not_logged_is_an_error(tmp_path: Path) -> None:
 # Saves and starts.
 
 
-def test_a_start_is_in_bfloat16_and_the_mask_fits_it(tmp_path: Path) -> None:
+def test_a_start_is_in_bfloat16_and_the_mask_fits_it(tmp_path):
     folder = write_checkpoint(tmp_path / "single", make_weights(dtype=torch.float32))
     with pytest.raises(ValueError, match="is stored in F32; training in bfloat16 changes all"):
         check_start(folder, None)
@@ -94,7 +94,7 @@ def test_a_start_is_in_bfloat16_and_the_mask_fits_it(tmp_path: Path) -> None:
         check_start(folder, mask)
 
 
-def test_a_config_whose_rotary_embeddings_verl_would_not_find_is_refused(tmp_path: Path) -> None:
+def test_a_config_whose_rotary_embeddings_verl_would_not_find_is_refused(tmp_path):
     of_5 = {"rope_parameters": {"rope_theta": 500000.0}}
     folder = write_checkpoint(tmp_path / "init", make_weights(), config=of_5)
     with pytest.raises(ValueError, match=r"rope_theta is 500000.0 in rope_parameters and None"):
@@ -105,9 +105,7 @@ def test_a_config_whose_rotary_embeddings_verl_would_not_find_is_refused(tmp_pat
 # The process.
 
 
-def test_a_folder_is_not_free_before_the_last_process_that_stays_in_it_has_ended(
-    tmp_path: Path,
-) -> None:
+def test_a_folder_is_not_free_before_the_last_process_that_stays_in_it_has_ended(tmp_path):
     script = (
         "import sys, time\n"
         "from pathlib import Path\n"
@@ -130,7 +128,7 @@ def test_a_folder_is_not_free_before_the_last_process_that_stays_in_it_has_ended
 
 
 @pytest.mark.parametrize("other", [False, True], ids=["same file system", "another one"])
-def test_what_is_placed_stays_where_it_was_too(tmp_path: Path, other: bool) -> None:
+def test_what_is_placed_stays_where_it_was_too(tmp_path, other):
     memory = Path("/dev/shm")
     if other and not (memory.is_dir() and memory.stat().st_dev != tmp_path.stat().st_dev):
         pytest.skip("there is no other file system at /dev/shm")
@@ -146,7 +144,7 @@ def test_what_is_placed_stays_where_it_was_too(tmp_path: Path, other: bool) -> N
         assert [path.name for path in target.parent.iterdir()] == ["final"]
 
 
-def test_rays_workers_find_this_package_and_nothing_asks_the_hub(tmp_path: Path) -> None:
+def test_rays_workers_find_this_package_and_nothing_asks_the_hub(tmp_path):
     places = Places(tmp_path / "init", tmp_path / "verl")
     variables = environment(SimpleNamespace(wandb={"mode": "offline"}), places)
     assert variables["PYTHONPATH"].split(os.pathsep)[0] == str(tmp_path / "verl" / "package")
@@ -155,7 +153,7 @@ def test_rays_workers_find_this_package_and_nothing_asks_the_hub(tmp_path: Path)
     assert variables["VERL_FILE_LOGGER_PATH"] == str(places.log)
 
 
-def test_an_environment_without_verl_is_refused(tmp_path: Path) -> None:
+def test_an_environment_without_verl_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"expected verl 0.6.1 \(envs/verl.yaml\), found None"):
         read_report(Path(sys.executable), os.environ)
     with pytest.raises(ValueError, match="asking for versions failed"):
@@ -165,7 +163,7 @@ def test_an_environment_without_verl_is_refused(tmp_path: Path) -> None:
 # Groups and prompts.
 
 
-def test_groups_keep_the_order_they_were_drawn_in_on_either_side_of_the_filter() -> None:
+def test_groups_keep_the_order_they_were_drawn_in_on_either_side_of_the_filter():
     # Twenty groups of four, every third of them half right: the first six of these, in order.
     right = [2.0 if group % 3 == 0 else 0.0 for group in range(20)]
     outcomes = torch.tensor([float(row < count) for count in right for row in range(4)])
@@ -175,7 +173,7 @@ def test_groups_keep_the_order_they_were_drawn_in_on_either_side_of_the_filter()
     assert rows.view(-1, 4).diff(dim=1).eq(1).all(), "the rows of a group stay together"
 
 
-def test_the_filter_refuses_torn_groups_and_parts_of_a_point() -> None:
+def test_the_filter_refuses_torn_groups_and_parts_of_a_point():
     lengths = torch.full((6,), 3)
     with pytest.raises(ValueError, match="6 responses: expected at least 1 whole groups of 4"):
         preferred_rows(torch.ones(6), lengths, 4, 1, (0.2, 0.8), 10)
@@ -197,7 +195,7 @@ def prompts_row(algorithm: str, batch_size: int, steps: int | None) -> Any:
     return SimpleNamespace(algorithm=algorithm, recipe=recipe)
 
 
-def test_prompts_that_end_before_the_run_does_are_found_before_it_starts(tmp_path: Path) -> None:
+def test_prompts_that_end_before_the_run_does_are_found_before_it_starts(tmp_path):
     # Nine prompts: with two a step four steps an epoch, twelve in three; with four a step six.
     write_jsonl(tmp_path / "p.jsonl", [RECORD] * 9)
     for algorithm, steps in (("grpo", 12), ("prime", 6)):
@@ -216,7 +214,7 @@ def as_mapping(lines: list[str]) -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines)
 
 
-def test_every_row_becomes_the_command_line_that_was_read_before() -> None:
+def test_every_row_becomes_the_command_line_that_was_read_before():
     assert tuple(verl_runs.paper().runs_of("verl")) == verl_runs.ROWS
     for name in verl_runs.ROWS:
         golden, found = GOLDEN / f"{name}.txt", verl_runs.overrides_of(name)
@@ -228,7 +226,7 @@ def test_every_row_becomes_the_command_line_that_was_read_before() -> None:
 ACTOR = "actor_rollout_ref.actor"
 
 
-def test_two_rows_differ_by_what_tells_them_apart_alone() -> None:
+def test_two_rows_differ_by_what_tells_them_apart_alone():
     kl, coef, clip = (f"{ACTOR}.{key}" for key in ("use_kl_loss", "kl_loss_coef", "grad_clip"))
     differences: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
         ("prime", "prime_sub"): {"+actor_rollout_ref.subnetwork.mask": ("null", str(MASK))},
@@ -245,7 +243,7 @@ def test_two_rows_differ_by_what_tells_them_apart_alone() -> None:
         assert a["algorithm.use_kl_in_reward"] == b["algorithm.use_kl_in_reward"] == "False"
 
 
-def test_appendix_b_stands_in_the_command_line_of_prime() -> None:
+def test_appendix_b_stands_in_the_command_line_of_prime():
     found = as_mapping(verl_runs.overrides_of("prime"))
     expected = {
         "data.train_batch_size": "64",
@@ -263,14 +261,14 @@ def test_appendix_b_stands_in_the_command_line_of_prime() -> None:
     assert {key: found[key] for key in expected} == expected
 
 
-def test_more_settings_of_verl_come_last_and_so_win(tmp_path: Path) -> None:
+def test_more_settings_of_verl_come_last_and_so_win(tmp_path):
     own = {"batch_size": 64, "samples": 4, "lr": 5e-7}
     own["overrides"] = ["data.truncation=left", "+own.key=1"]
     row = checked_row(tmp_path, verl_runs.own_row("x", "prime", own))
     assert overrides(row, verl_runs.PLACES)[-2:] == ["data.truncation=left", "+own.key=1"]
 
 
-def test_a_resumed_run_differs_in_the_save_that_it_goes_on_from_alone() -> None:
+def test_a_resumed_run_differs_in_the_save_that_it_goes_on_from_alone():
     row, save = verl_runs.paper_row("prime"), Path("/w/saves/global_step_42")
     begun = overrides(row, verl_runs.PLACES)
     resumed = overrides(row, verl_runs.PLACES._replace(resumed=save))
@@ -280,14 +278,14 @@ def test_a_resumed_run_differs_in_the_save_that_it_goes_on_from_alone() -> None:
     ]
 
 
-def test_the_entry_point_is_that_of_the_algorithm() -> None:
+def test_the_entry_point_is_that_of_the_algorithm():
     words = command(verl_runs.paper_row("grpo_kl"), verl_runs.PLACES, "python")
     start = words.index("--")
     assert words[:4] == ["python", "-m", "rlsubnet.backends.launch", "ray"]
     assert words[start + 1 : start + 3] == ["-m", "rlsubnet.backends.verl.grpo"]
 
 
-def test_on_several_nodes_ray_is_the_launcher_s_and_the_processes_are_shared() -> None:
+def test_on_several_nodes_ray_is_the_launcher_s_and_the_processes_are_shared():
     row = verl_runs.paper_row("grpo_kl")
     words = command(row, verl_runs.PLACES._replace(nodes=2), "python", threads=64)
     assert words[:2] == ["srun", "--nodes=2"]
@@ -298,7 +296,7 @@ def test_on_several_nodes_ray_is_the_launcher_s_and_the_processes_are_shared() -
     assert "ray_kwargs.ray_init.num_cpus" not in found
 
 
-def test_a_place_with_blanks_and_signs_is_quoted() -> None:
+def test_a_place_with_blanks_and_signs_is_quoted():
     places = Places(Path("/w/a b=c/init"), Path("/w/verl"))
     lines = overrides(verl_runs.paper_row("prime"), places)
     assert "actor_rollout_ref.model.path='/w/a b=c/init'" in lines
@@ -318,9 +316,7 @@ def test_a_place_with_blanks_and_signs_is_quoted() -> None:
         ("grpo", {"per_process": 5}, "updates: expected 256 responses to be a multiple"),
     ],
 )
-def test_a_bad_row_is_refused_before_anything_starts(
-    tmp_path: Path, algorithm: str, recipe: dict[str, Any], message: str
-) -> None:
+def test_a_bad_row_is_refused_before_anything_starts(tmp_path, algorithm, recipe, message):
     own = {"batch_size": 64, "samples": 4, "lr": 5e-7, **recipe}
     with pytest.raises(ValueError, match=message):
         checked_row(tmp_path, verl_runs.own_row("x", algorithm, own))

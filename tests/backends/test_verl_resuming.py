@@ -30,7 +30,7 @@ def log(scratch: Path, count: int) -> None:
     (scratch / "steps.jsonl").write_text("".join(lines))
 
 
-def test_a_save_counts_once_it_is_marked_and_its_step_is_logged(tmp_path: Path) -> None:
+def test_a_save_counts_once_it_is_marked_and_its_step_is_logged(tmp_path):
     saves = tmp_path / "saves"
     assert finished_saves(saves, 200) == []
     saved(tmp_path, 20, 100, 120, resumable=(100,))
@@ -40,7 +40,7 @@ def test_a_save_counts_once_it_is_marked_and_its_step_is_logged(tmp_path: Path) 
     assert [save.step for save in finished_saves(saves, 119)] == [20, 100]
 
 
-def test_a_line_that_was_cut_off_is_no_step_of_the_log(tmp_path: Path) -> None:
+def test_a_line_that_was_cut_off_is_no_step_of_the_log(tmp_path):
     log(tmp_path, 3)
     path = tmp_path / "steps.jsonl"
     path.write_text(path.read_text()[:-1])
@@ -63,9 +63,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_a_run_goes_on_from_its_newest_whole_save_and_forgets_what_came_later(
-    tmp_path: Path,
-) -> None:
+def test_a_run_goes_on_from_its_newest_whole_save_and_forgets_what_came_later(tmp_path):
     assert begun(tmp_path) is None
     saved(tmp_path, 3, 4, 6, 7, resumable=(4, 7))
     log(tmp_path, 6)  # killed between saving step 7 and logging it
@@ -87,21 +85,21 @@ def test_a_run_goes_on_from_its_newest_whole_save_and_forgets_what_came_later(
     assert names(tmp_path) == {"package", "saves", "steps", "steps.jsonl", "belongs_to.json"}
 
 
-def test_a_run_whose_last_step_is_saved_is_only_to_be_completed(tmp_path: Path) -> None:
+def test_a_run_whose_last_step_is_saved_is_only_to_be_completed(tmp_path):
     begun(tmp_path)
     saved(tmp_path, 4, 8, resumable=(4,), last=8)
     save = begun(tmp_path)
     assert save is not None and (save.step, save.last) == (8, True)
 
 
-def test_weights_alone_are_nothing_to_go_on_from(tmp_path: Path) -> None:
+def test_weights_alone_are_nothing_to_go_on_from(tmp_path):
     begun(tmp_path)
     saved(tmp_path, 3, 6)
     assert begun(tmp_path) is None
     assert names(tmp_path) == {"package", "belongs_to.json"}
 
 
-def test_saves_of_another_run_or_damaged_ones_are_refused(tmp_path: Path) -> None:
+def test_saves_of_another_run_or_damaged_ones_are_refused(tmp_path):
     begun(tmp_path)
     saved(tmp_path, 4, resumable=(4,))
     with pytest.raises(ValueError, match=r"seed was 42 and is 7; delete .* to start from the beg"):
@@ -132,7 +130,7 @@ def keeper_of(tmp_path: Path, every: int) -> tuple[Checkpoint, Keeper]:
     return init, Keeper(Places(init.path, tmp_path), every, merge)
 
 
-def test_saves_become_deltas_and_disappear_while_the_newest_stays(tmp_path: Path) -> None:
+def test_saves_become_deltas_and_disappear_while_the_newest_stays(tmp_path):
     init, keeper = keeper_of(tmp_path, every=2)
     saves, steps = tmp_path / "saves", tmp_path / "steps"
     saved(tmp_path, 2, 4)
@@ -156,7 +154,7 @@ def test_saves_become_deltas_and_disappear_while_the_newest_stays(tmp_path: Path
         keeper.finish(tmp_path / "once more")
 
 
-def test_the_newest_save_to_go_on_from_stays_and_is_packed_if_it_is_wanted(tmp_path: Path) -> None:
+def test_the_newest_save_to_go_on_from_stays_and_is_packed_if_it_is_wanted(tmp_path):
     _, keeper = keeper_of(tmp_path, every=4)
     saves, steps = tmp_path / "saves", tmp_path / "steps"
     saved(tmp_path, 2, 4, 6, resumable=(2, 4))
@@ -169,7 +167,7 @@ def test_the_newest_save_to_go_on_from_stays_and_is_packed_if_it_is_wanted(tmp_p
     assert names(saves) == {"global_step_8"}
 
 
-def test_a_run_that_did_not_save_its_last_step_is_an_error(tmp_path: Path) -> None:
+def test_a_run_that_did_not_save_its_last_step_is_an_error(tmp_path):
     _, keeper = keeper_of(tmp_path, every=0)
     with pytest.raises(ValueError, match="verl ended well and did not save its last step"):
         keeper.finish(tmp_path / "final")

@@ -120,9 +120,7 @@ class OneProcess:
 SHARES = ([*range(8), *range(16, 24)], [*range(8, 16), *range(24, 32)])
 
 
-def test_the_reward_model_learns_what_one_process_learns(
-    init: Path, recorded: tuple[dict[str, Tensor], Path]
-) -> None:
+def test_the_reward_model_learns_what_one_process_learns(init, recorded):
     batch, _ = recorded
     assert 0 < batch["outcomes"].mean() < 1
     one = OneProcess(init, batch)
@@ -138,9 +136,7 @@ def test_the_reward_model_learns_what_one_process_learns(
     torch.testing.assert_close(batch["advantages"], expected, rtol=0, atol=1e-2)
 
 
-def test_updated_afterwards_the_reward_model_rewards_as_it_was_while_it_learned(
-    init: Path,
-) -> None:
+def test_updated_afterwards_the_reward_model_rewards_as_it_was_while_it_learned(init):
     batch, _ = record(init, "after")
     one = OneProcess(init, batch)
     found = batch["reward_logps"]
@@ -153,9 +149,7 @@ def test_updated_afterwards_the_reward_model_rewards_as_it_was_while_it_learned(
     assert (found[second] - expected).abs().max().item() < 1e-3 * moved
 
 
-def test_the_policy_takes_the_step_that_one_process_takes(
-    init: Path, recorded: tuple[dict[str, Tensor], Path]
-) -> None:
+def test_the_policy_takes_the_step_that_one_process_takes(init, recorded):
     from transformers import AutoModelForCausalLM
 
     batch, final = recorded
