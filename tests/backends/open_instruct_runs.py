@@ -5,7 +5,6 @@ interpreter of an environment with its packages; docs/BACKENDS.md says how to ma
 """
 
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.masks import Mask
 from rlsubnet.checkpoints.pair import check_frozen, pair_checkpoints
+from tests.backends.programs import script
 from tests.backends.small_llama import write_model, write_pairs, write_random_mask
 from tests.sheets_of_row import train_command
 
@@ -43,39 +43,25 @@ NUMACTL = '#!/bin/sh\necho "available: 1 nodes (0)"\necho "node 0 cpus: 0 1"\n'
 PYTHON = '#!/bin/sh\nPYTHONPATH="{shims}:$PYTHONPATH" exec {python} "$@"\n'
 
 
-def executable(path: Path, text: str) -> Path:
-    path.write_text(text, encoding="utf-8")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path
-
-
 def make_bench(root: Path) -> Path:
     write_model(root / "init")
     for pairs in (100, 32):
         write_pairs(root / f"{pairs}.jsonl", pairs)
     write_random_mask(root / "mask.safetensors", root / "init")
-    (root / "shims").mkdir()
-    (root / "shims" / "sitecustomize.py").write_text(SITE, encoding="utf-8")
-    executable(root / "shims" / "numactl", NUMACTL)
+    script(root / "shims" / "sitecustomize.py", SITE)
+    script(root / "shims" / "numactl", NUMACTL)
     python = os.environ["OPEN_INSTRUCT_PYTHON"]
-    executable(root / "python", PYTHON.format(shims=root / "shims", python=python))
+    script(root / "python", PYTHON.format(shims=root / "shims", python=python))
     return root
 
 
 @dataclass(frozen=True)
 class Case:
-    """A run of 6 updates of 16 pairs on two processes.
-
-    Attributes:
-        run: its name.
-        mask: name of the run that its mask is of, or "".
-        pairs: 100, of which 4 are left over, or 32.
-        epochs: passes over them.
-    """
+    """A run of 6 updates of 16 pairs on two processes."""
 
     run: str
-    mask: str = ""
-    pairs: int = 100
+    mask: str = ""  # name of the run that its mask is of
+    pairs: int = 100  # of which 4 are left over, or 32
     epochs: int = 1
 
 

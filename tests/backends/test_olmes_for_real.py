@@ -14,6 +14,7 @@ import pytest
 
 from rlsubnet.cli import main
 from rlsubnet.suites import OLMES_SUITES, OlmesSuite, OlmesTask
+from tests.backends.small_llama import write_model
 from tests.sheets_of_row import write_config
 
 # Two levels of invented problems, in the form of MATH-500's test file.
@@ -21,29 +22,7 @@ PROBLEMS = [
     {"problem": f"What is {n} + {n}?", "solution": rf"It is \boxed{{{2 * n}}}.", "level": 1 + n % 2}
     for n in range(6)
 ]
-MODEL = """
-import sys
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-words = {word: i for i, word in enumerate(["<s>", "</s>", *letters])}
-tokenizer = Tokenizer(models.BPE(words, []))
-tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-tokenizer.decoder = decoders.ByteLevel()
-fast = PreTrainedTokenizerFast(
-    tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>"
-)
-fast.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-fast.save_pretrained(sys.argv[1])
-torch.manual_seed(0)
-config = LlamaConfig(
-    vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-    num_attention_heads=2, max_position_embeddings=4096, bos_token_id=0, eos_token_id=1,
-    rope_theta=500000.0,
-)
-LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(sys.argv[1])
-"""
+TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 GRADE = r"""
 import json
 from oe_eval.tasks.oe_eval_tasks import TASK_REGISTRY
@@ -74,10 +53,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(named) if named else tmp_path_factory.mktemp("cache")
 
 
-def python(environment: Path, cache: Path, code: str, *words: object) -> str:
+def python(environment: Path, cache: Path, code: str) -> str:
     variables = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     variables |= {"TIKTOKEN_CACHE_DIR": str(cache / "tiktoken")}
-    command = [str(environment / "bin" / "python"), "-c", code, *map(str, words)]
+    command = [str(environment / "bin" / "python"), "-c", code]
     result = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -92,7 +71,13 @@ def test_a_boxed_answer_is_right_by_exact_match_flex_alone(environment, cache):
 @pytest.mark.slow
 def test_a_real_evaluation_from_requests_to_scores(environment, cache, tmp_path, monkeypatch):
     model, data = tmp_path / "model", tmp_path / "math"
-    python(environment, cache, MODEL, model)
+    write_model(model)
+    for name, key, value in (
+        ("config.json", "max_position_embeddings", 4096),
+        ("tokenizer_config.json", "chat_template", TEMPLATE),
+    ):
+        content = json.loads((model / name).read_text()) | {key: value}
+        (model / name).write_text(json.dumps(content))
     data.mkdir()
     (data / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in PROBLEMS))
     (math,) = OLMES_SUITES["math500"].tasks

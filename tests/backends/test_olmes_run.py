@@ -23,50 +23,36 @@ from rlsubnet.backends.olmes import (
 )
 from rlsubnet.backends.olmes_outputs import Settings
 from rlsubnet.tasks.tokenizer import build_tokenizer
-
-
-def script(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    path.chmod(0o755)
-    return path
-
-
-def git(folder: Path, *words: str) -> str:
-    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-    command = ["git", "-C", str(folder), *identity, *words]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+from tests.backends.programs import checkout, git, script
 
 
 @pytest.fixture
 def installed(tmp_path: Path) -> dict[str, str]:
-    checkout = tmp_path / "checkout"
-    script(checkout / "oe_eval" / "__init__.py", "")
-    for name, version in (("transformers", "4.50.3"), ("vllm", "0.8.2")):
-        metadata = checkout / f"{name}-{version}.dist-info" / "METADATA"
-        script(metadata, f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-    git(checkout, "init", "-q")
-    git(checkout, "add", "-A")
-    git(checkout, "commit", "-q", "-m", "olmes")
+    told = "Metadata-Version: 2.1\nName: {}\nVersion: {}\n"
+    files = {
+        f"{name}-{version}.dist-info/METADATA": told.format(name, version)
+        for name, version in (("transformers", "4.50.3"), ("vllm", "0.8.2"))
+    }
+    checkout(tmp_path / "checkout", {"oe_eval/__init__.py": "", **files})
     bin_folder = tmp_path / "bin"
     script(bin_folder / "olmes", "#!/bin/sh\n")
     script(bin_folder / "python", f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
-    return {"PATH": f"{bin_folder}:{os.environ['PATH']}", "PYTHONPATH": str(checkout)}
+    return {"PATH": f"{bin_folder}:{os.environ['PATH']}", "PYTHONPATH": str(tmp_path / "checkout")}
 
 
 def test_the_program_is_at_its_commit_and_unchanged(installed, tmp_path, monkeypatch):
-    checkout = Path(installed["PYTHONPATH"])
-    head = git(checkout, "rev-parse", "HEAD")
+    folder = Path(installed["PYTHONPATH"])
+    head = git(folder, "rev-parse", "HEAD")
     found = check_program(installed, head)
-    assert found["folder"] == str(checkout / "oe_eval")
+    assert found["folder"] == str(folder / "oe_eval")
     assert (found["versions"]["vllm"], found["versions"]["transformers"]) == ("0.8.2", "4.50.3")
     with pytest.raises(ValueError, match=f"expected commit 4f04, found {head}; install olmes"):
         check_program(installed, "4f04")
-    (checkout / "oe_eval" / "__init__.py").write_text("changed = True\n")
+    (folder / "oe_eval" / "__init__.py").write_text("changed = True\n")
     with pytest.raises(ValueError, match=r"files differ from commit .*oe_eval/__init__\.py"):
         check_program(installed, head)
     check_program(installed, None)
-    (checkout / ".git").rename(tmp_path / "elsewhere")
+    (folder / ".git").rename(tmp_path / "elsewhere")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     with pytest.raises(ValueError, match="expected a git checkout at 4f04, install olmes from a"):
         check_program(installed, "4f04")

@@ -12,14 +12,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from rlsubnet.backends.open_instruct.saving import complete_saves
-from rlsubnet.checkpoints.checkpoint import Checkpoint
-from rlsubnet.checkpoints.sources import COMPANIONS
 from rlsubnet.cli import main
 from rlsubnet.files import sha256
 from tests.backends.open_instruct_runs import (
@@ -65,11 +62,7 @@ def kill_when(
 ) -> None:
     """Start a run and, when it is ready for that, kill its processes at once.
 
-    Args:
-        ready: whether it is.
-        words: the run.
-        environment: beside what is set.
-        workers_too: or only the two that started those which train: these are to end by themselves.
+    Without ``workers_too`` only the two that started those which train: these end by themselves.
     """
     command, deadline = [sys.executable, "-m", "rlsubnet.cli", *words], time.monotonic() + 300
     with subprocess.Popen(command, env={**os.environ, **environment}) as process:
@@ -122,17 +115,6 @@ def test_a_masked_run_leaves_every_frozen_weight_and_moves_the_others(bench, ful
     assert outside_full > 2 * inside_full
 
 
-def test_only_the_weights_differ_from_the_start(bench, sub):
-    for name in COMPANIONS:
-        before, after = bench / "init" / name, sub / "final" / name
-        assert before.is_file() == after.is_file()
-        assert not before.is_file() or before.read_bytes() == after.read_bytes()
-    start, tuned = Checkpoint(bench / "init"), Checkpoint(sub / "final")
-    assert list(tuned.tensors) == list(start.tensors)
-    assert {info.dtype for info in tuned.tensors.values()} == {"BF16"}
-    assert not (sub / "scratch").exists()
-
-
 def test_every_update_is_recorded(full, sub):
     rows, masked = metrics(full), metrics(sub)
     # 100 pairs in batches of 16, and 4 that make no update. The warm-up starts at 0, so that the
@@ -147,27 +129,16 @@ def test_every_update_is_recorded(full, sub):
     assert first_masked["grad_norm"] == first["grad_norm"]
     assert 0 < float(first_masked["grad_norm_masked"]) < float(first["grad_norm"])
     assert {row["grad_norm_masked"] for row in rows} == {""}
-
-
-def test_the_manifest_names_versions_engine_and_commit(sub):
-    found: dict[str, Any] = json.loads((sub / "final" / "manifest.json").read_text("utf-8"))
-    head = ["git", "-C", os.environ["OPEN_INSTRUCT_DIR"], "rev-parse", "HEAD"]
-    commit = subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
-    assert found["row"]["recipe"]["commit"] == commit
+    found = json.loads((sub / "final" / "manifest.json").read_text("utf-8"))
     assert found["engine"]["optimizer"] == "DeepSpeedZeroOptimizer_Stage3"
     assert (found["engine"]["clip"], found["engine"]["processes"]) == (1.0, 2)
     assert found["packages"]["deepspeed"]
     assert found["steps"] == 6
+    assert not (sub / "scratch").exists()
 
 
 class Killed:
-    """A run that is started and killed, and the one that goes on from it.
-
-    Args:
-        root: the bench.
-        case: what is trained.
-        save_every: updates between its saves.
-    """
+    """A run that is started and killed, and the one that goes on from it."""
 
     def __init__(self, root: Path, case: Case, save_every: int) -> None:
         self.root, self.case, self.save_every = root, case, save_every

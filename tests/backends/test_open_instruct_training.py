@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from rlsubnet.backends.processes import alone_in, mark_saved
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.cli import main
 from rlsubnet.config.layout import RunFiles
+from tests.backends.programs import checkout, script
 from tests.backends.small_llama import write_model, write_pairs
 from tests.sheets_of_row import checked_row, train_command
 
@@ -56,10 +56,6 @@ from safetensors.torch import load_file
 out.mkdir(parents=True, exist_ok=True)
 state = load_file(Path(value("--model_name_or_path")) / "model.safetensors")
 state = {{name: 2 * tensor for name, tensor in state.items()}}
-if behave == "resize":
-    state["lm_head.weight"] = torch.zeros(265, 40, dtype=torch.bfloat16)
-if behave == "nan":
-    state["lm_head.weight"][0, 0] = torch.nan
 names, shards = sorted(state), [f"pytorch_model-0000{{i}}-of-00002.bin" for i in (1, 2)]
 for shard, part in zip(shards, (names[:5], names[5:])):
     torch.save({{name: state[name] for name in part}}, out / shard)
@@ -68,12 +64,6 @@ weight_map = {{name: shards[0 if name in names[:5] else 1] for name in names}}
 (out / "config.json").write_text('{{"written by": "another version"}}')
 (out / "tokenizer.json").write_text("{{}}")
 """
-
-
-def git(folder: Path, *arguments: str) -> str:
-    identity = ["-c", "user.name=t", "-c", "user.email=t@t", "-c", "commit.gpgsign=false"]
-    command = ["git", "-C", str(folder), *identity, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 @pytest.fixture(scope="session")
@@ -89,35 +79,25 @@ class Bench:
     def __init__(self, root: Path, model: Path) -> None:
         self.root, self.init = root, model
         self.checkout = root / "open-instruct"
-        (self.checkout / "open_instruct").mkdir(parents=True)
-        (self.checkout / "open_instruct" / "dpo_tune_cache.py").write_text("pass\n")
-        config = self.checkout / "configs/ds_configs/stage3_no_offloading_accelerate.conf"
-        config.parent.mkdir(parents=True)
-        config.write_text('{"gradient_clipping": "auto"}')
-        git(self.checkout, "init", "-q")
-        git(self.checkout, "add", ".")
-        git(self.checkout, "commit", "-qm", "c")
-        self.commit = git(self.checkout, "rev-parse", "HEAD")
-        self.python = root / "python"
-        self.python.write_text(STAND_IN.format(python=sys.executable), encoding="utf-8")
-        self.python.chmod(self.python.stat().st_mode | stat.S_IXUSR)
+        config = "configs/ds_configs/stage3_no_offloading_accelerate.conf"
+        files = {SCRIPT: "pass\n", config: '{"gradient_clipping": "auto"}'}
+        self.commit = checkout(self.checkout, files)
+        self.python = script(root / "python", STAND_IN.format(python=sys.executable))
         self.data = root / "pairs.jsonl"
         write_pairs(self.data, 8)
         self.run = root / "run"
         self.scratch, self.out = self.run / "open_instruct", self.run / "final"
         self.metrics = self.run / "metrics.csv"
 
-    def words(self, mask: Path | None = None, checkout: str = "", **recipe: Any) -> list[str]:
+    def words(self, checkout: str = "", **recipe: Any) -> list[str]:
         settings = {"commit": self.commit, "lr": 1e-3, "beta": 5.0, "processes": 2, "accumulate": 2}
         row = {
             **{"run": "dpo", "backend": "open_instruct", "algorithm": "dpo_norm", "init": "sft"},
             **{"data": "pairs", "recipe": settings | recipe, "seed": 42},
-            "mask": "" if mask is None else "dpo",
         }
         where = {"checkout": checkout or str(self.checkout), "python": str(self.python)}
-        return train_command(
-            self.run, row, self.data, self.init, mask, backends={"open_instruct": where}
-        )
+        backends = {"open_instruct": where}
+        return train_command(self.run, row, self.data, self.init, backends=backends)
 
 
 @pytest.fixture
@@ -155,13 +135,8 @@ def test_a_run_becomes_a_folder_that_differs_from_its_start_in_the_weights_alone
     assert {path.name for path in bench.out.iterdir()} == kept | {"manifest.json"}
     for name in kept - {"model.safetensors"}:
         assert (bench.out / name).read_bytes() == (bench.init / name).read_bytes(), name
-    loaded, init = (
-        AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).lm_head.weight
-        for path in (bench.out, bench.init)
-    )
-    assert torch.equal(loaded, 2 * init)
+    AutoModelForCausalLM.from_pretrained(bench.out)
     assert AutoTokenizer.from_pretrained(bench.out)("ab").input_ids == [64, 65]
-
     with bench.metrics.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["step"] for row in rows] == ["1", "2", "3"]
@@ -187,17 +162,9 @@ def test_a_checkout_that_is_none_or_another_or_modified_is_refused(bench, refuse
         find_checkout("")
 
 
-@pytest.mark.parametrize(
-    ("behaviour", "expected"),
-    [
-        ("lose", "expected steps 1 to 3, found 2"),
-        ("resize", "lm_head.weight [264, 40] against [265, 40]"),
-        ("nan", "1 of the weights 0 to 10559 are NaN or Inf"),
-    ],
-)
-def test_a_run_that_is_not_whole_leaves_no_result(bench, refused, monkeypatch, behaviour, expected):
-    monkeypatch.setenv("STAND_IN", behaviour)
-    assert expected in refused()
+def test_a_run_that_is_not_whole_leaves_no_result(refused, monkeypatch):
+    monkeypatch.setenv("STAND_IN", "lose")
+    assert "expected steps 1 to 3, found 2" in refused()
 
 
 def test_less_than_a_batch_of_pairs_is_refused_before_anything_starts(bench, refused):

@@ -171,23 +171,10 @@ def test_groups_keep_the_order_they_were_drawn_in_on_either_side_of_the_filter()
     groups = (rows.view(-1, 4)[:, 0] // 4).tolist()
     assert groups == [0, 3, 6, 9, 12, 15, 18, 1, 2, 4]
     assert rows.view(-1, 4).diff(dim=1).eq(1).all(), "the rows of a group stay together"
-
-
-def test_the_filter_refuses_torn_groups_and_parts_of_a_point():
-    lengths = torch.full((6,), 3)
     with pytest.raises(ValueError, match="6 responses: expected at least 1 whole groups of 4"):
-        preferred_rows(torch.ones(6), lengths, 4, 1, (0.2, 0.8), 10)
+        preferred_rows(torch.ones(6), torch.full((6,), 3), 4, 1, (0.2, 0.8), 10)
     with pytest.raises(ValueError, match="outcomes: expected 0 or 1"):
-        preferred_rows(torch.full((6,), 0.5), lengths, 2, 1, (0.2, 0.8), 10)
-
-
-RECORD: dict[str, Any] = {
-    "data_source": "openai/gsm8k",
-    "prompt": [{"role": "user", "content": "2+2?"}],
-    "ability": "math",
-    "reward_model": {"style": "rule", "ground_truth": "4"},
-    "extra_info": {"split": "train", "index": 0, "level": None},
-}
+        preferred_rows(torch.full((6,), 0.5), torch.full((6,), 3), 2, 1, (0.2, 0.8), 10)
 
 
 def prompts_row(algorithm: str, batch_size: int, steps: int | None) -> Any:
@@ -197,7 +184,7 @@ def prompts_row(algorithm: str, batch_size: int, steps: int | None) -> Any:
 
 def test_prompts_that_end_before_the_run_does_are_found_before_it_starts(tmp_path):
     # Nine prompts: with two a step four steps an epoch, twelve in three; with four a step six.
-    write_jsonl(tmp_path / "p.jsonl", [RECORD] * 9)
+    write_jsonl(tmp_path / "p.jsonl", [{}] * 9)
     for algorithm, steps in (("grpo", 12), ("prime", 6)):
         check_prompts(tmp_path / "p.jsonl", prompts_row(algorithm, 2, steps))
         with pytest.raises(ValueError, match=f"are {steps} steps in 3 epochs; expected at least"):
@@ -278,15 +265,11 @@ def test_a_resumed_run_differs_in_the_save_that_it_goes_on_from_alone():
     ]
 
 
-def test_the_entry_point_is_that_of_the_algorithm():
-    words = command(verl_runs.paper_row("grpo_kl"), verl_runs.PLACES, "python")
-    start = words.index("--")
-    assert words[:4] == ["python", "-m", "rlsubnet.backends.launch", "ray"]
-    assert words[start + 1 : start + 3] == ["-m", "rlsubnet.backends.verl.grpo"]
-
-
 def test_on_several_nodes_ray_is_the_launcher_s_and_the_processes_are_shared():
     row = verl_runs.paper_row("grpo_kl")
+    words = command(row, verl_runs.PLACES, "python")
+    assert words[:4] == ["python", "-m", "rlsubnet.backends.launch", "ray"]
+    assert words[words.index("--") + 1 :][:2] == ["-m", "rlsubnet.backends.verl.grpo"]
     words = command(row, verl_runs.PLACES._replace(nodes=2), "python", threads=64)
     assert words[:2] == ["srun", "--nodes=2"]
     found = as_mapping([word for word in words if "=" in word and not word.startswith("-")])
@@ -294,12 +277,6 @@ def test_on_several_nodes_ray_is_the_launcher_s_and_the_processes_are_shared():
     assert found["+ray_kwargs.ray_init.address"] == "auto"
     # Of a Ray that runs already verl may not say how many CPUs it has.
     assert "ray_kwargs.ray_init.num_cpus" not in found
-
-
-def test_a_place_with_blanks_and_signs_is_quoted():
-    places = Places(Path("/w/a b=c/init"), Path("/w/verl"))
-    lines = overrides(verl_runs.paper_row("prime"), places)
-    assert "actor_rollout_ref.model.path='/w/a b=c/init'" in lines
 
 
 @pytest.mark.parametrize(

@@ -85,18 +85,14 @@ def test_a_run_goes_on_from_its_newest_whole_save_and_forgets_what_came_later(tm
     assert names(tmp_path) == {"package", "saves", "steps", "steps.jsonl", "belongs_to.json"}
 
 
-def test_a_run_whose_last_step_is_saved_is_only_to_be_completed(tmp_path):
-    begun(tmp_path)
-    saved(tmp_path, 4, 8, resumable=(4,), last=8)
-    save = begun(tmp_path)
-    assert save is not None and (save.step, save.last) == (8, True)
-
-
-def test_weights_alone_are_nothing_to_go_on_from(tmp_path):
+def test_weights_alone_are_nothing_to_go_on_from_but_those_of_the_last_step(tmp_path):
     begun(tmp_path)
     saved(tmp_path, 3, 6)
     assert begun(tmp_path) is None
     assert names(tmp_path) == {"package", "belongs_to.json"}
+    saved(tmp_path, 4, 8, resumable=(4,), last=8)
+    save = begun(tmp_path)
+    assert save is not None and (save.step, save.last) == (8, True)
 
 
 def test_saves_of_another_run_or_damaged_ones_are_refused(tmp_path):

@@ -26,28 +26,20 @@ FROZEN, TRAINED = "model.norm.weight", "model.layers.0.self_attn.o_proj.weight"
 
 @dataclass(frozen=True)
 class Case:
-    """One training run of a few steps in ``WORLD`` processes.
+    """One training run of a few steps in ``WORLD`` processes."""
 
-    Attributes:
-        name: of its result files.
-        engine: ``zero1``, ``zero2``, ``zero3``, ``fsdp1_flat``, ``fsdp1_orig`` or ``fsdp2``.
-        tied: whether the head is the embedding (Qwen2) or a matrix of its own (Llama).
-        mask: ``whole``, ``incomplete`` (a parameter is missing) or ``none``.
-        fault: ``other_optimizer``: not the one with the mask makes the updates; ``no_apply``: the
-            trainer forgets what ``pre_clip`` needs.
-        options: of the engine, JSON.
-    """
-
-    name: str
-    engine: str
+    name: str  # of its result files
+    engine: str  # zero1, zero2, zero3, fsdp1_flat, fsdp1_orig or fsdp2
     compute: str = "float32"
     clip: float = 0.5
     accumulate: int = 2
-    tied: bool = False
-    mask: str = "whole"
+    tied: bool = False  # whether the head is the embedding (Qwen2) or a matrix of its own (Llama)
+    mask: str = "whole"  # or incomplete, where a parameter is missing, or none
     mask_at: str = "post_clip"
+    # other_optimizer: not the one with the mask makes the updates; no_apply: the trainer forgets
+    # what pre_clip needs.
     fault: str = ""
-    options: str = "{}"
+    options: str = "{}"  # of the engine, JSON
 
     @property
     def is_zero(self) -> bool:

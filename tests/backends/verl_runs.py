@@ -1,6 +1,5 @@
 """The paper's rows for verl; and a tiny model, its prompts, and rows for two CPU processes."""
 
-import json
 import os
 import random
 import signal
@@ -18,6 +17,7 @@ from rlsubnet.backends.verl.command import Places, overrides
 from rlsubnet.config import load_config, load_scale
 from rlsubnet.config.model import Row
 from rlsubnet.config.scale import Scale
+from rlsubnet.files import write_jsonl
 
 NEEDS_VERL = [
     pytest.mark.verl,
@@ -114,17 +114,18 @@ def save_model(folder: Path) -> None:
 
 def save_prompts(path: Path, count: int = 64) -> None:
     numbers = random.Random(0)
-    with path.open("w", encoding="utf-8") as stream:
-        for index in range(count):
-            a, b = numbers.randint(0, 9), numbers.randint(0, 9)
-            record = {
-                "data_source": "toy",
-                "prompt": [{"role": "user", "content": f"{a}+{b}"}],
-                "ability": "math",
-                "reward_model": {"style": "rule", "ground_truth": str(a + b)},
-                "extra_info": {"split": "train", "index": index, "level": None},
-            }
-            stream.write(json.dumps(record) + "\n")
+
+    def record(index: int) -> dict[str, Any]:
+        a, b = numbers.randint(0, 9), numbers.randint(0, 9)
+        return {
+            "data_source": "toy",
+            "prompt": [{"role": "user", "content": f"{a}+{b}"}],
+            "ability": "math",
+            "reward_model": {"style": "rule", "ground_truth": str(a + b)},
+            "extra_info": {"split": "train", "index": index, "level": None},
+        }
+
+    write_jsonl(path, map(record, range(count)))
 
 
 def row(run: str, algorithm: str, mask: str = "", **recipe: Any) -> dict[str, Any]:

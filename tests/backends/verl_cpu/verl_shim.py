@@ -42,18 +42,14 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
     return None
 
 
-def _zero(*args: Any, **kwargs: Any) -> int:
-    return 0
-
-
 def change_torch(torch: ModuleType) -> None:
     import torch.distributed as dist
     import torch.distributed.fsdp._init_utils as fsdp
 
     missing = {
         **dict.fromkeys(("empty_cache", "ipc_collect", "reset_peak_memory_stats"), _nothing),
-        **dict.fromkeys(("max_memory_allocated", "max_memory_reserved"), _zero),
-        **dict.fromkeys(("memory_allocated", "memory_reserved"), _zero),
+        **dict.fromkeys(("max_memory_allocated", "max_memory_reserved"), lambda *args: 0),
+        **dict.fromkeys(("memory_allocated", "memory_reserved"), lambda *args: 0),
         "mem_get_info": lambda *args: (1, 1),
         "get_device_name": lambda *args: "CPU",
         "get_rng_state": torch.get_rng_state,
