@@ -1,5 +1,6 @@
 """Small checkpoints on disk, written by torch and safetensors, not by the code under test."""
 
+import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from safetensors.torch import save_file
 from rlsubnet.checkpoints.differ import diff_tensors
 from rlsubnet.checkpoints.formats import CHUNK
 from rlsubnet.checkpoints.pair import Pair, paired_chunks
+from rlsubnet.cli import main
+from rlsubnet.columns import names as columns_of
 from rlsubnet.measure.kernel import Request
 from rlsubnet.measure.sparsity import UpdateCounts, changed
 
@@ -50,28 +53,45 @@ def write_checkpoint(
     weights: Mapping[str, torch.Tensor],
     form: str = "safetensors",
     config: Mapping[str, object] | None = None,
+    shards: Sequence[Sequence[str]] = (),
 ) -> Path:
-    """Write a Hugging Face folder; ``form`` is safetensors, bin, sharded or sharded-bin."""
+    """Write a Hugging Face folder; ``form`` is safetensors, bin, sharded or sharded-bin.
+
+    ``shards`` are the names in each file of a sharded one, every other name by default.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     suffix = ".bin" if form.endswith("bin") else ".safetensors"
     stem = "pytorch_model" if suffix == ".bin" else "model"
-    parts = {f"{stem}{suffix}": dict(weights)}
+    files = {f"{stem}{suffix}": list(weights)}
     if form.startswith("sharded"):
-        names = list(weights)
-        parts = {
-            f"{stem}-0000{number + 1}-of-00002{suffix}": {n: weights[n] for n in names[number::2]}
-            for number in range(2)
-        }
-        weight_map = {name: file for file, part in parts.items() for name in part}
+        shards = shards or [list(weights)[number::2] for number in range(2)]
+        place = f"of-{len(shards):05d}{suffix}"
+        files = {f"{stem}-{n:05d}-{place}": list(names) for n, names in enumerate(shards, 1)}
+        weight_map = {name: file for file, names in files.items() for name in names}
         index = json.dumps({"metadata": {}, "weight_map": weight_map})
         (folder / f"{stem}{suffix}.index.json").write_text(index)
-    for file, part in parts.items():
+    for file, names in files.items():
+        part = {name: weights[name] for name in names}
         if suffix == ".bin":
             torch.save(part, folder / file)
         else:
-            save_file({n: t.contiguous() for n, t in part.items()}, folder / file)
+            save_file({n: t.contiguous() for n, t in part.items()}, folder / file, {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config or {"tie_word_embeddings": False}))
     return folder
+
+
+def run(*arguments: object) -> None:
+    """Run a command, which must succeed."""
+    assert main([str(argument) for argument in arguments]) == 0
+
+
+def read_rows(path: Path, row: type) -> list[dict[str, str]]:
+    """Return the rows of a CSV file, which must have the columns of ``row``."""
+    with path.open(newline="") as stream:
+        reader = csv.DictReader(stream)
+        rows = list(reader)
+    assert reader.fieldnames == [*columns_of(row)]
+    return rows
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -1,13 +1,14 @@
 """Pairs of small checkpoints that differ in about every third weight, on the disk and on a hub."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.checkpoints.checkpoint_files import contents, make_weights, nudge, write_checkpoint
-from tests.checkpoints.hub_pair import INIT, TUNED, in_groups, model, write_shards
-from tests.checkpoints.local_hub import LocalHub, serve
+from tests.checkpoints.local_hub import INIT, TUNED, LocalHub, serve
 
 
 @pytest.fixture
@@ -23,11 +24,25 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
 @pytest.fixture
 def hub_folders(tmp_path: Path) -> tuple[Path, Path]:
     """A pair whose shards are cut at different places, the tuned one in order of name."""
-    before = model()
-    return (
-        write_shards(tmp_path / "local" / "init", before, in_groups(list(before), 4)),
-        write_shards(tmp_path / "local" / "tuned", nudge(before), in_groups(sorted(before), 5)),
-    )
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"model.embed_tokens.weight": (40, 16)}
+    for layer in range(6):
+        for part, shape in (("mlp.up_proj", (64, 16)), ("input_layernorm", (16,))):
+            shapes[f"model.layers.{layer}.{part}.weight"] = shape
+    shapes |= {"model.norm.weight": (16,), "lm_head.weight": (40, 16)}
+    before = {
+        name: (0.02 * torch.randn(shape, generator=generator)).bfloat16()
+        for name, shape in shapes.items()
+    }
+    folders = []
+    for side, weights, names, size in (
+        ("init", before, list(before), 4),
+        ("tuned", nudge(before), sorted(before), 5),
+    ):
+        shards = [names[start : start + size] for start in range(0, len(names), size)]
+        folders.append(write_checkpoint(tmp_path / side, weights, "sharded", shards=shards))
+        (folders[-1] / "tokenizer.json").write_text(json.dumps({"of": side}))
+    return folders[0], folders[1]
 
 
 @pytest.fixture

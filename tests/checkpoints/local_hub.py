@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import save
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-REPOSITORY = "org/tiny"
+REPOSITORY, INIT, TUNED = "org/tiny", "org/init", "org/tuned"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 
 
@@ -178,6 +178,15 @@ def serve(
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+def shard_requests(hub: LocalHub) -> list[str]:
+    """Return which shards were asked for as a whole, in order."""
+    return [
+        name
+        for name, wanted in hub.requests
+        if name.endswith(".safetensors") and not (wanted or "").startswith("bytes=0-")
+    ]
 
 
 def small_model() -> dict[str, bytes]:

@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from safetensors.numpy import load_file, save_file
 
-from rlsubnet.checkpoints.formats import TensorInfo, read_range
 from rlsubnet.checkpoints.masks import Mask, save_mask
 
 METADATA = {"rule": "bitwise", "atol": "0.0", "init_sha256": "a", "tuned_sha256": "b"}
@@ -40,22 +39,6 @@ def test_a_mask_reads_back_as_it_was_saved(tmp_path, masks):
             for count in (0, 1, 8, 9, bits.size - start):
                 piece = mask.read_range(name, start, min(count, bits.size - start))
                 assert (piece == bits.ravel()[start : start + count]).all()
-
-
-def test_a_range_reads_only_the_bytes_that_hold_it(tmp_path, monkeypatch):
-    bits = np.zeros(40, bool)
-    bits[[13, 21]] = True
-    save_mask(tmp_path / "m", {"w": bits}, METADATA)
-    asked: list[tuple[int, int]] = []
-
-    def reading(tensor: TensorInfo, start: int, count: int) -> np.ndarray:
-        asked.append((start, count))
-        return read_range(tensor, start, count)
-
-    monkeypatch.setattr("rlsubnet.checkpoints.masks.read_range", reading)
-    # Bits 13 to 21: the last three of byte 1 and the first six of byte 2.
-    assert Mask(tmp_path / "m").read_range("w", 13, 9).tolist() == [True, *[False] * 7, True]
-    assert asked == [(1, 2)]
 
 
 def test_a_mask_without_weights_is_empty(tmp_path):

@@ -1,4 +1,3 @@
-import csv
 import json
 import os
 import re
@@ -17,34 +16,18 @@ from rlsubnet.cli import main
 from rlsubnet.columns import FrozenRow, RankRow, TrajectoryRow, UpdateRow, names
 from rlsubnet.commands import shared
 from rlsubnet.threads import VARIABLES
-from tests.checkpoints.checkpoint_files import SHAPES, make_weights, nudge, write_checkpoint
+from tests.checkpoints.checkpoint_files import (
+    SHAPES,
+    make_weights,
+    nudge,
+    read_rows,
+    run,
+    write_checkpoint,
+)
 from tests.checkpoints.test_fp8 import CONFIG, make_fp8, unchanged_by_torch
 
 TABLE_ROW = ("1e-05", "official")
 TOLERANCES = ("1e-08", "1e-07", "1e-06", "1e-05", "0.0001")
-
-
-def run(*arguments: object) -> None:
-    assert main([str(argument) for argument in arguments]) == 0
-
-
-def read_rows(path: Path, row: type) -> list[dict[str, str]]:
-    with path.open(newline="") as stream:
-        reader = csv.DictReader(stream)
-        rows = list(reader)
-    assert reader.fieldnames == [*names(row)]
-    return rows
-
-
-def test_rows_carry_layer_matrix_and_types(pair, tmp_path):
-    run("updates", *pair, "--tolerances", "1e-5", "--out", tmp_path / "u.csv")
-    rows = read_rows(tmp_path / "u.csv", UpdateRow)
-    places = {row["tensor"]: (row["layer"], row["matrix"]) for row in rows}
-    assert places["model.layers.0.self_attn.q_proj.bias"] == ("0", "q_proj.bias")
-    assert places["lm_head.weight"] == ("", "lm_head")
-    assert {(r["atol"], r["dtype_init"], r["dtype_tuned"]) for r in rows} == {
-        ("1e-05", "BF16", "BF16")
-    }
 
 
 def test_updates_of_a_real_model_and_a_perturbed_copy(shared, tmp_path, capsys):
@@ -70,8 +53,12 @@ def test_updates_of_a_real_model_and_a_perturbed_copy(shared, tmp_path, capsys):
         expected = unchanged_by_torch(before, after, float(row["atol"]))
         assert int(row["unchanged"]) == expected[row["rule"]]
         assert int(row["numel"]) == before.numel()
+        assert (row["dtype_init"], row["dtype_tuned"]) == ("BF16", "BF16")
         assert int(row["bitwise_changed"]) == int((before != after).sum())
         assert float(row["max_abs_diff"]) == float((after.float() - before.float()).abs().max())
+    places = {row["tensor"]: (row["layer"], row["matrix"]) for row in rows}
+    assert places["model.layers.0.self_attn.q_proj.weight"] == ("0", "q_proj")
+    assert places["model.norm.weight"] == ("", "norm")
     mask = Mask(mask_file)
     for name, weights in init.items():
         assert (mask.read(name) == (weights != tuned[name]).numpy()).all()

@@ -1,6 +1,5 @@
 """Two mask files and the checkpoint that they are about: counts, refusals, and the command."""
 
-import csv
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +13,16 @@ from rlsubnet.checkpoints.formats import read_header
 from rlsubnet.checkpoints.masks import Mask, save_mask
 from rlsubnet.checkpoints.structure import pair_masks, tensor_overlaps, unite_masks
 from rlsubnet.cli import main
-from rlsubnet.columns import OverlapRow, names
+from rlsubnet.columns import OverlapRow
 from rlsubnet.measure.overlap import OverlapCounts, TensorOverlap
-from tests.checkpoints.checkpoint_files import SHAPES, make_weights, nudge, write_checkpoint
+from tests.checkpoints.checkpoint_files import (
+    SHAPES,
+    make_weights,
+    nudge,
+    read_rows,
+    run,
+    write_checkpoint,
+)
 
 Bits = dict[str, np.ndarray]
 
@@ -50,62 +56,30 @@ def test_every_tensor_is_counted_by_magnitude_piece_by_piece(tmp_path, dtype, ch
     init = make_weights(dtype=dtype)
     start = Checkpoint(write_checkpoint(tmp_path / "init", init, "sharded"))
     first, second = random_bits(1), random_bits(2)
-    masks = pair_masks(
+    # The order of the tensors in a file plays no part.
+    files = (
         mask_file(tmp_path / "1", first),
-        # The order of the tensors in a file plays no part.
         mask_file(tmp_path / "2", dict(reversed(second.items()))),
-        start,
     )
-    found = dict(tensor_overlaps(masks, chunk))
-    assert list(found) == list(start.tensors)
+    found = dict(tensor_overlaps(pair_masks(*files, start), chunk))
+    alone = dict(tensor_overlaps(pair_masks(*files), chunk))
+    assert list(found) == list(alone) == list(start.tensors)
     for name, overlap in found.items():
         a, b = first[name], second[name]
         sizes = (a.size, int(a.sum()), int(b.sum()), int((a & b).sum()))
         assert overlap.counts == OverlapCounts(*sizes)
+        assert alone[name] == TensorOverlap(OverlapCounts(*sizes), None)
         expected = expected_by_magnitude(init[name], a, b)
         assert overlap.by_magnitude == pytest.approx(expected)
 
 
-def test_without_the_start_the_sizes_are_the_same_and_no_magnitude_is_known(tmp_path):
-    # One tensor without weights, as some checkpoints hold.
-    shapes = {"a": (30, 41), "b": (7,), "c": (0, 4)}
-    first, second = random_bits(1, shapes), random_bits(2, shapes)
-    masks = pair_masks(mask_file(tmp_path / "1", first), mask_file(tmp_path / "2", second))
-    found = dict(tensor_overlaps(masks, 64))
-    for name in shapes:
-        a, b = first[name], second[name]
-        sizes = (a.size, int(a.sum()), int(b.sum()), int((a & b).sum()))
-        assert found[name] == TensorOverlap(OverlapCounts(*sizes), None)
-
-
-def test_masks_of_different_tensors_are_refused_with_all_that_differs(tmp_path):
-    first = mask_file(tmp_path / "1", {"a": np.ones(3, bool), "b": np.ones(4, bool)})
-    second = mask_file(tmp_path / "2", {"a": np.ones((3, 1), bool), "c": np.ones(4, bool)})
-    with pytest.raises(ValueError) as error:
-        pair_masks(first, second)
-    assert str(error.value) == (
-        f"{tmp_path / '2'}: does not fit {tmp_path / '1'}: c only in the mask; "
-        f"b only in {tmp_path / '1'}; a is [3, 1] in the mask, [3] in {tmp_path / '1'}"
-    )
-
-
-def test_a_start_of_other_tensors_is_refused(tmp_path):
-    start = Checkpoint(write_checkpoint(tmp_path / "init", make_weights()))
-    mask = mask_file(tmp_path / "m", {"w": np.ones(9, bool)})
-    with pytest.raises(ValueError, match=r"w only in the mask; lm_head\.weight only in .*init"):
-        pair_masks(mask, mask, start)
-
-
-@pytest.mark.parametrize("value", [math.nan, -math.inf])
-def test_a_start_with_a_weight_that_is_no_number_is_refused(tmp_path, value):
+def test_a_start_with_a_weight_that_is_no_number_is_refused(tmp_path):
     init = make_weights()
-    init["model.norm.weight"][2] = value
+    init["model.norm.weight"][2] = math.nan
     start = Checkpoint(write_checkpoint(tmp_path / "init", init))
-    masks = pair_masks(
-        mask_file(tmp_path / "1", random_bits(1)), mask_file(tmp_path / "2", random_bits(2)), start
-    )
+    masks = [mask_file(tmp_path / str(seed), random_bits(seed)) for seed in (1, 2)]
     with pytest.raises(ValueError, match=r"model\.safetensors: tensor model\.norm\.weight: 1 of"):
-        list(tensor_overlaps(masks))
+        list(tensor_overlaps(pair_masks(*masks, start)))
 
 
 def test_masks_of_a_resized_vocabulary_need_its_tensors_named(tmp_path):
@@ -148,18 +122,6 @@ def test_what_masks_do_not_tell_is_said(tmp_path):
     )
 
 
-def run_overlap(*arguments: object) -> None:
-    assert main(["overlap", *map(str, arguments)]) == 0
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as stream:
-        reader = csv.DictReader(stream)
-        rows = list(reader)
-    assert reader.fieldnames == [*names(OverlapRow)]
-    return rows
-
-
 def test_the_command_writes_and_prints_three_nulls(tmp_path, capsys):
     generator = torch.Generator().manual_seed(0)
     init = {
@@ -176,7 +138,7 @@ def test_the_command_writes_and_prints_three_nulls(tmp_path, capsys):
         folder = write_checkpoint(tmp_path / f"tuned{seed}", tuned)
         assert main(["mask", str(start), str(folder), "--out", str(tmp_path / f"{seed}.m")]) == 0
     masks = tmp_path / "1.m", tmp_path / "2.m"
-    run_overlap(*masks, "--init", start, "--out", tmp_path / "o.csv")
+    run("overlap", *masks, "--init", start, "--out", tmp_path / "o.csv")
     printed = capsys.readouterr().out
 
     first, second = (sum(int(b.sum()) for b in side.values()) for side in bits)
@@ -186,7 +148,7 @@ def test_the_command_writes_and_prints_three_nulls(tmp_path, capsys):
         sum(bits[0][n].sum() * bits[1][n].sum() / bits[0][n].size for n in init),
         sum(expected_by_magnitude(init[n], bits[0][n], bits[1][n]) for n in init),
     ]
-    rows = read_rows(tmp_path / "o.csv")
+    rows = read_rows(tmp_path / "o.csv", OverlapRow)
     assert [row["null"] for row in rows] == ["uniform", "per_tensor", "per_magnitude"]
     for row, chance in zip(rows, chances, strict=True):
         assert (row["o1"], row["o2"]) == (repr(both / first), repr(both / second))
@@ -202,10 +164,10 @@ def test_the_command_writes_and_prints_three_nulls(tmp_path, capsys):
 
     # The seed moves the intervals alone; the same seed gives the same bits.
     before = (tmp_path / "o.csv").read_bytes()
-    run_overlap(*masks, "--init", start, "--out", tmp_path / "o.csv", "--seed", 0)
+    run("overlap", *masks, "--init", start, "--out", tmp_path / "o.csv", "--seed", 0)
     assert (tmp_path / "o.csv").read_bytes() == before
-    run_overlap(*masks, "--init", start, "--out", tmp_path / "o.csv", "--seed", 1)
-    other = read_rows(tmp_path / "o.csv")
+    run("overlap", *masks, "--init", start, "--out", tmp_path / "o.csv", "--seed", 1)
+    other = read_rows(tmp_path / "o.csv", OverlapRow)
     assert [row["lift"] for row in other] == [row["lift"] for row in rows]
     assert [row["ci_low"] for row in other] != [row["ci_low"] for row in rows]
 
@@ -216,9 +178,9 @@ def test_without_the_start_the_command_prints_two_nulls_and_how_to_get_the_third
     bits[0, :6] = bits[1, 4:7] = True
     for name, mask in zip("12", bits, strict=True):
         mask_file(tmp_path / name, {"w": mask})
-    run_overlap(tmp_path / "1", tmp_path / "2", "--out", tmp_path / "o.csv")
+    run("overlap", tmp_path / "1", tmp_path / "2", "--out", tmp_path / "o.csv")
     numbers = {"o1": repr(2 / 6), "o2": repr(2 / 3), "o1_null": repr(2 / 6), "o2_null": repr(2 / 3)}
-    rows = read_rows(tmp_path / "o.csv")
+    rows = read_rows(tmp_path / "o.csv", OverlapRow)
     assert [row["null"] for row in rows] == ["uniform", "per_tensor"]
     for row in rows:
         # A single tensor gives no interval.

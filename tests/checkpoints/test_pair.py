@@ -108,11 +108,12 @@ def all_masks(value: bool) -> dict[str, np.ndarray]:
 
 def test_a_change_outside_the_mask_is_found_at_its_tensor(tmp_path):
     init = make_weights()
+    init["model.norm.weight"][2] = 0.0
     tuned = {name: tensor.clone() for name, tensor in init.items()}
     masks = all_masks(False)
     masks[EMBEDDING][0] = True
     tuned[EMBEDDING][0, :3] *= 2  # inside
-    tuned["model.norm.weight"][2] *= -1  # outside
+    tuned["model.norm.weight"][2] = -0.0  # outside, another bit
     folders = write_checkpoint(tmp_path / "a", init), write_checkpoint(tmp_path / "b", tuned)
     save_mask(tmp_path / "m", masks, {})
     counts = dict(check_frozen(open_pair(folders), Mask(tmp_path / "m"), chunk=8))
@@ -121,14 +122,6 @@ def test_a_change_outside_the_mask_is_found_at_its_tensor(tmp_path):
     assert rows.pop(EMBEDDING) == (44, 40, 0, 4, 3)
     assert rows.pop("model.norm.weight") == (4, 4, 1, 0, 0)
     assert {(row[2], row[4]) for row in rows.values()} == {(0, 0)}
-
-
-def test_a_zero_that_changes_its_sign_is_not_bit_identical(tmp_path):
-    init, tuned = {"w": torch.tensor([0.0, 1.0])}, {"w": torch.tensor([-0.0, 1.0])}
-    folders = write_checkpoint(tmp_path / "a", init), write_checkpoint(tmp_path / "b", tuned)
-    save_mask(tmp_path / "m", {"w": np.zeros(2, bool)}, {})
-    ((_, counts),) = check_frozen(open_pair(folders), Mask(tmp_path / "m"))
-    assert counts.frozen_changed == 1
 
 
 def test_frozen_refuses_types_that_cannot_be_compared_bit_by_bit(tmp_path):

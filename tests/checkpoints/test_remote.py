@@ -19,9 +19,8 @@ from rlsubnet.checkpoints.remote import RemoteShards, parse_source
 from rlsubnet.checkpoints.sources import fetch_order
 from rlsubnet.cli import main
 from rlsubnet.commands.delta import as_json
-from tests.checkpoints.checkpoint_files import contents
-from tests.checkpoints.hub_pair import INIT, TUNED, shard_requests
-from tests.checkpoints.local_hub import COMMIT, LocalHub
+from tests.checkpoints.checkpoint_files import contents, run
+from tests.checkpoints.local_hub import COMMIT, INIT, TUNED, LocalHub, shard_requests
 
 
 def in_any_order(delta: Delta) -> dict[str, Any]:
@@ -34,10 +33,6 @@ def in_any_order(delta: Delta) -> dict[str, Any]:
 
 
 SHARD, REMOTE = "model-00001-of-00004.safetensors", (f"hf:{INIT}", f"hf:{TUNED}")
-
-
-def run(*arguments: object) -> None:
-    assert main([str(argument) for argument in arguments]) == 0
 
 
 def opened() -> Checkpoint:
@@ -114,16 +109,6 @@ def test_layouts_that_are_the_same_need_one_shard_of_each():
     sizes = dict.fromkeys((*a, *b), 5)
     parts = [(x, y) for x, y in zip(a, b, strict=True)]
     assert fetch_order(parts[::-1], sizes) == list(range(30))
-    # Cut at other places: 20 against 30 shards; a shard and the next one of each side at most.
-    overlapping = sorted(
-        {(a[i // 3], b[i // 2]) for i in range(60)}, key=lambda p: int(p[1].name[1:])
-    )
-    order, held, most = fetch_order(overlapping, sizes), set(), 0
-    for place, number in enumerate(order):
-        needed = {file for i in order[place:] for file in overlapping[i]}
-        held = (held & needed) | set(overlapping[number])
-        most = max(most, len(held))
-    assert most <= 3
 
 
 def test_the_digest_is_that_of_the_folder(pair_hub, hub_folders):
@@ -140,8 +125,7 @@ def test_a_source_that_names_nothing_is_refused(source):
 
 
 @pytest.mark.parametrize(
-    ("fault", "waits"),
-    [(503, 1), (("busy", 3), 1), (("cut", 700), 1), (("cut", 0), 1), ("moved", 0)],
+    ("fault", "waits"), [(503, 1), (("busy", 3), 1), (("cut", 700), 1), ("moved", 0)]
 )
 def test_a_fault_of_the_network_changes_no_number(
     pair_hub, hub_folders, pauses, tmp_path, fault, waits
@@ -164,7 +148,7 @@ def test_a_cut_shard_is_continued_where_it_broke_off(pair_hub, pauses):
     assert asked[1:] == [None, "bytes=1024-"]
 
 
-@pytest.mark.parametrize("fault", [("corrupt", 2000), ("long", 10), ("short", 10)])
+@pytest.mark.parametrize("fault", [("corrupt", 2000), ("short", 10)])
 def test_a_shard_of_wrong_bytes_or_size_is_fetched_again(
     pair_hub, hub_folders, pauses, tmp_path, fault
 ):
@@ -200,7 +184,6 @@ def test_a_header_that_was_corrupted_is_found_with_the_whole_shard(pair_hub, pau
 
 
 REFUSALS: dict[str, tuple[Callable[[LocalHub], Any], str]] = {
-    "no such repository": (lambda hub: setattr(hub, "name", "org/other"), "no such repository"),
     "gated": (lambda hub: hub.faults.update({SHARD: ["gated"]}), "gated; accept its terms"),
     "bin": (
         lambda hub: setattr(hub, "files", {"config.json": b"{}", "pytorch_model.bin": b"x"}),
