@@ -148,7 +148,7 @@ def test_bad_requests_are_refused():
     for prompts in ([[1], []], []):
         with pytest.raises(ValueError, match="at least one token"):
             ask(prompts, 4)
-    with pytest.raises(ValueError, match="temperature 1.0 needs .* a generator"):
+    with pytest.raises(ValueError, match="temperature 1.0: .* with a generator"):
         ask([[1]], 4, 1.0)
 
 

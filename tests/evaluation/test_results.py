@@ -3,7 +3,7 @@
 import csv
 import gzip
 import random
-from math import isnan, sqrt
+from math import sqrt
 
 import numpy as np
 import pytest
@@ -146,9 +146,8 @@ def test_the_error_of_a_crossed_mean_covers_other_items_and_other_seeds():
 
 def test_one_seed_leaves_the_items_error_alone():
     found = crossed_mean([[0.0, 0.5, 1.0]])
-    assert (found.mean, found.seeds) == (0.5, 1)
+    assert found.mean == 0.5
     assert found.error == found.item_error == pytest.approx(mean_and_error([0.0, 0.5, 1.0])[1])
-    assert isnan(found.seed_deviation)
 
 
 def test_numbers_that_no_statistic_has_are_refused():

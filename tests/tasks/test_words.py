@@ -1,6 +1,5 @@
 """Word problems: read rightly, asked in a model's way, graded by math-verify."""
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 
 from rlsubnet.config.schema import WordProblems
 from rlsubnet.evaluation.policy_data import build, read_problems
+from rlsubnet.files import write_jsonl
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from rlsubnet.tasks.words import (
     INSTRUCTION,
@@ -38,6 +38,7 @@ def test_a_response_is_graded_by_the_number_it_states():
     # Numbers that group their digits are the same numbers.
     assert is_correct("#### 1,234", "#### 1234")
     assert not is_correct("#### 234", "#### 1234")
+    assert plain_number("12,345,678,901,234,567,890") == "12345678901234567890"
     with pytest.raises(ValueError, match="expected #### and a number"):
         is_correct("18", "#### ")
 
@@ -56,10 +57,6 @@ def test_a_row_that_is_no_word_problem_is_refused(row, message):
         word_problem(row)
 
 
-def test_large_numbers_keep_all_their_digits():
-    assert plain_number("12,345,678,901,234,567,890") == "12345678901234567890"
-
-
 def test_a_prompt_is_what_the_models_chat_template_makes_of_it():
     tokenizer = build_tokenizer()
     assert asked_by(tokenizer, "1+1?", "plain") == f"Question: 1+1?\n{INSTRUCTION}\nAnswer:"
@@ -73,7 +70,7 @@ def test_a_prompt_is_what_the_models_chat_template_makes_of_it():
 def rows_file(folder: Path) -> Path:
     path = folder / "rows.jsonl"
     rows = [{"question": f"{n} + 1?", "answer": f"<<{n}+1>>\n#### {n + 1}"} for n in range(6)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_jsonl(path, rows)
     return path
 
 

@@ -48,7 +48,7 @@ class SampleRequest:
         if not self.prompts or not all(map(len, self.prompts)):
             raise ValueError("expected prompts of at least one token")
         if self.temperature != 0 and self.generator is None:
-            raise ValueError(f"temperature {self.temperature} needs to be 0, or with a generator")
+            raise ValueError(f"temperature {self.temperature}: expected 0, or one with a generator")
 
     def choose(self, logits: Tensor) -> Tensor:
         """Return one token id per row of float32 ``logits``: the likeliest, or a sample.

@@ -81,21 +81,16 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, flo
 
 
 class CrossedMean(NamedTuple):
-    """Mean of values that are crossed by seed and item, with what either source adds to its error.
+    """Mean of values that are crossed by seed and item, with its standard errors.
 
     Attributes:
-        item_error: standard error from the items, the seeds as they are; NaN for one item.
-        seed_deviation: sample standard deviation of the seeds' means; NaN for one seed.
+        item_error: from the items, the seeds as they are; NaN for one item.
+        error: for other items and other seeds, see :func:`both_errors`.
     """
 
     mean: float
     item_error: float
-    seed_deviation: float
-    seeds: int
-
-    @property
-    def error(self) -> float:
-        return both_errors(self.item_error, self.seed_deviation, self.seeds)
+    error: float
 
 
 def both_errors(item_error: float, seed_deviation: float, seeds: int) -> float:
@@ -114,7 +109,7 @@ def both_errors(item_error: float, seed_deviation: float, seeds: int) -> float:
 
 
 def crossed_mean(table: Sequence[Sequence[float]]) -> CrossedMean:
-    """Return the mean of one value for each seed and item, with its errors.
+    """Return the mean of one value for each seed and item.
 
     An item is averaged over seeds before the spread of the items is taken: what the seeds answer
     to one item resembles each other.
@@ -125,22 +120,18 @@ def crossed_mean(table: Sequence[Sequence[float]]) -> CrossedMean:
     Items' means 0, 0, 3: SE = sqrt(6 / (3 * 2)) = 1. Seeds' means 0 and 2: SD = sqrt(2).
 
     >>> found = crossed_mean([[0.0, 0.0, 0.0], [0.0, 0.0, 6.0]])
-    >>> found.mean, round(found.item_error, 6), round(found.seed_deviation, 4), found.seeds
-    (1.0, 1.0, 1.4142, 2)
-    >>> round(found.error, 4)  # sqrt(1 + 2 / 2)
-    1.4142
+    >>> found.mean, round(found.item_error, 6), round(found.error, 4)  # sqrt(1 + 2 / 2)
+    (1.0, 1.0, 1.4142)
     """
     lengths = {len(row) for row in table}
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError(f"expected as many values for each seed, found {sorted(lengths)}")
     items = [sum(column) / len(table) for column in zip(*table, strict=True)]
     means = [sum(row) / len(row) for row in table]
-    return CrossedMean(
-        mean=sum(items) / len(items),
-        item_error=mean_and_error(items)[1] if len(items) > 1 else nan,
-        seed_deviation=stdev(means) if len(means) > 1 else nan,
-        seeds=len(means),
-    )
+    item_error = mean_and_error(items)[1] if len(items) > 1 else nan
+    deviation = stdev(means) if len(means) > 1 else nan
+    error = both_errors(item_error, deviation, len(means))
+    return CrossedMean(sum(items) / len(items), item_error, error)
 
 
 def clustered_interval(correct: Sequence[int], samples: int, z: float = Z95) -> Interval:

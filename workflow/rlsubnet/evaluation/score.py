@@ -1,7 +1,7 @@
 """Scorers: what a model answers on each kind of test data."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,17 +112,16 @@ def choice_answers(policy: Policy, suite: str, items: Records) -> list[Answer]:
     ``log p(choice | prompt) / tokens(choice)``, without an end token. A tie with the right choice
     counts as wrong, so the order of the choices does not matter.
     """
-    prompts, responses, bounds = [], [], [0]
+    prompts, responses = [], []
     for item in items:
         prompt = encode_prompt(policy.tokenizer, item["prompt"])
         responses += [encode_text(policy.tokenizer, choice) for choice in item["choices"]]
         prompts += [prompt] * len(item["choices"])
-        bounds.append(len(responses))
     sums = response_logprobs(policy.model, prompts, responses, policy.how.batch_size)
-    means = [value / len(tokens) for value, tokens in zip(sums, responses, strict=True)]
+    means = (value / len(tokens) for value, tokens in zip(sums, responses, strict=True))
     answers = []
-    for item, (start, stop) in zip(items, pairwise(bounds), strict=True):
-        correct = picks(means[start:stop], item["label"])
+    for item in items:
+        correct = picks(list(islice(means, len(item["choices"]))), item["label"])
         answers.append(Answer(f"{suite}_{item['task']}", "", item["id"], 1, correct))
     return answers
 

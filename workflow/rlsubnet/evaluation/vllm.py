@@ -137,7 +137,8 @@ class VllmSampler:
         for row in rows:
             if len(row) != wanted.max_new_tokens and row[-1:] != [wanted.eos]:
                 raise ValueError(f"vLLM returned a response without its end: {row}")
-        return pad_sequence(list(map(torch.tensor, rows)), True, wanted.pad)
+        tokens = list(map(torch.tensor, rows))
+        return pad_sequence(tokens, batch_first=True, padding_value=wanted.pad)
 
     def _generate(self, prompt_ids: Sequence[Sequence[int]], wanted: Any) -> list[Any]:
         prompts: Any = [{"prompt_token_ids": list(prompt)} for prompt in prompt_ids]
