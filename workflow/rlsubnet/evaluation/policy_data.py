@@ -32,13 +32,8 @@ def build(name: str, entry: Mapping[str, Any], policy: Path | None = None) -> tu
     """Return the records of data set ``name`` and one line that says what they are.
 
     Args:
-        entry: the one in the config's ``data:``; its ``kind`` picks the generator, and with it the
-            other keys (:data:`rlsubnet.config.schema.DATA`).
+        entry: the one in the config's ``data:``; its ``kind`` picks the generator.
         policy: model folder that ``entry["policy"]`` names, for kinds that have that key.
-
-    Raises:
-        ValueError: unknown kind; a key that is unknown, missing, of the wrong type or out of
-            range; a policy that is missing or not needed; data that come out empty.
 
     >>> build("arith", {"kind": "choices", "per_task": 1, "split": "dev", "seed": 1})[1]
     'arith: 5 records of kind choices'
@@ -65,7 +60,7 @@ def build(name: str, entry: Mapping[str, Any], policy: Path | None = None) -> tu
 
 
 def is_usable(sample: Completion, tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Return whether a sample can be trained on: it ended, and its text gives its tokens again.
+    """Return whether a sample can be trained on: it ended, and has a text without special tokens.
 
     >>> from rlsubnet.tasks.tokenizer import build_tokenizer
     >>> tokenizer = build_tokenizer()

@@ -91,8 +91,7 @@ Records = Sequence[Mapping[str, Any]]
 def generation_answers(policy: Policy, suite: str, problems: Records) -> list[Answer]:
     """Return the answers to problems, sampled (task ``{suite}_sampled``) and ``{suite}_greedy``.
 
-    A response is right if it ends by itself and the strict verifier accepts the whole of it. The
-    samples come from a stream of their own, so that no other suite moves them.
+    A response is right if it ends by itself and the strict verifier accepts the whole of it.
     """
     answers = []
     prompts = [problem["prompt"] for problem in problems]

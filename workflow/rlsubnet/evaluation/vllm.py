@@ -73,13 +73,9 @@ def longest_sequence(config: Any, size: int, memory: int) -> int:
 
 
 class VllmSampler:
-    """Draws what a model would, by vLLM.
+    """Draws by vLLM what :func:`rlsubnet.evaluation.generate.generate` would draw of a model.
 
-    Returns what :func:`rlsubnet.evaluation.generate.generate` returns.
-
-    Args:
-        model: a causal language model on the device that vLLM is to use; its memory is needed
-            again for vLLM's copy of the weights.
+    The model is on the device that vLLM is to use; its memory is needed again for vLLM's copy.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -96,7 +92,6 @@ class VllmSampler:
             self._engine = _new_engine(model, self.longest, memory)
 
     def __call__(self, wanted: SampleRequest) -> Tensor:
-        """Return the generated token ids, one row per prompt and sample."""
         longest = max(map(len, wanted.prompts))
         if longest + wanted.max_new_tokens > self.longest:
             raise ValueError(

@@ -132,8 +132,8 @@ def draw_problem(
 def numerals(totals: tuple[int, ...], width: int = DEMO.digits) -> str:
     """Return the totals as ``width`` digits each.
 
-    >>> numerals((7, 12)), numerals((7, 12), width=3)
-    ('0712', '007012')
+    >>> numerals((7, 12), width=3)
+    '007012'
     """
     return "".join(f"{total:0{width}d}" for total in totals)
 
@@ -306,7 +306,6 @@ def draw_problems(
 
     Args:
         repeats: whether a prompt may come twice (training data, where a level may be small).
-        operands: operands of the real steps.
         suits: which problems may be drawn at all.
     """
     problems: list[Problem] = []

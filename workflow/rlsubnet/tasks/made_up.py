@@ -92,10 +92,11 @@ def demonstrations(
 ) -> list[dict[str, Any]]:
     """Return correct answers to imitate, as records ``{"prompt", "response", "level"}``.
 
+    A prompt may come twice.
+
     Args:
         style: ``terse``, ``worked``, ``reversed`` (the out-of-distribution source), or ``mixed``
             from terse and worked.
-        split: split of the prompts. A prompt may come twice.
         terse_share: probability of a terse answer, for ``mixed`` only.
     """
     if (style == "mixed") != (terse_share is not None):
@@ -179,11 +180,7 @@ def final_total(problem: Problem) -> ChoiceItem:
 
 
 class ChoiceTask(NamedTuple):
-    """How the items of a task are made, and of which problems.
-
-    Attributes:
-        real: slot whose step must not be an idle one.
-    """
+    """How items are made, and of which problems; the step at slot ``real`` is not an idle one."""
 
     item: Callable[[Problem], ChoiceItem]
     levels: tuple[int, ...]
@@ -212,8 +209,7 @@ def choices(
 ) -> list[dict[str, Any]]:
     """Return items as records ``{"task", "id", "prompt", "choices", "label"}``.
 
-    Args:
-        seed: seed of problems, wrong choices and order; each task has its own stream.
+    Each task has a random stream of its own.
     """
     records: list[dict[str, Any]] = []
     for name, facts in MADE_UP_CHOICES.items():

@@ -102,10 +102,8 @@ def _math(row: Mapping[str, Any]) -> tuple[str, str, int | None]:
 def graded_prompts(rows: RowSource, grader: str, split: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of a published data set as verl's, in their order.
 
-    Args:
-        rows: (place, row): of GSM8K with ``question`` and ``answer``, of MATH with ``problem``,
-            ``level`` and ``solution``.
-        split: what the rows are for, kept in ``extra_info``.
+    Those of GSM8K have ``question`` and ``answer``, those of MATH ``problem``, ``level`` and
+    ``solution``.
 
     >>> rows = [("a.jsonl, row 1", {"question": "1 + 1?", "answer": "1 + 1 = 2\\n#### 2"})]
     >>> found = next(graded_prompts(rows, "gsm8k", "train"))
@@ -223,8 +221,8 @@ def rollout_pairs(prompts: Sequence[Answers], seed: int) -> tuple[list[dict[str,
 def preference_pair(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``{"id", "chosen", "rejected"}`` of a row of a preference mixture.
 
-    Order and number of the rows stay those of the published set: with one seed open-instruct then
-    shuffles them as it would have after reading the set by its name.
+    Rows keep their order: with one seed open-instruct then shuffles them as it would have after
+    reading the set by its name.
     """
     sides = {side: check_messages(value_at(row, side), side) for side in ("chosen", "rejected")}
     return {"id": row.get("id"), **sides}
@@ -265,11 +263,7 @@ def adapt(
     """Return the records of data set ``name`` out of its fetched files.
 
     Args:
-        spec: its entry in the config's ``data:``, of a kind that is fetched.
-
-    Raises:
-        ValueError: the kind is not one that is fetched, or the columns do not fit; the message
-            describes the columns that are there.
+        spec: its entry in the config's ``data:``, complete.
     """
     rows = _announced(read_rows(source), report)
     match spec["kind"]:
@@ -330,9 +324,6 @@ def find_overlaps(
     An item matches a prompt of the same words, or one prompt that holds more than ``enough`` of
     its words, counting those in runs of ``n`` words that item and prompt share. Rule and numbers
     are those of Tulu 3 (arXiv 2411.15124, section 3.2).
-
-    Args:
-        items: (name, text) of each evaluation item, in memory.
 
     >>> items = [("a", "add 2 and 2 please"), ("b", "x y z w")]
     >>> found = find_overlaps(["Now add 2 and 2!"], items, n=3)

@@ -204,18 +204,11 @@ def _link_files(source: Path, pattern: str, partial: Path, report: Report) -> di
 def fetch(spec: Mapping[str, Any], out: Path, report: Report = print) -> None:
     """Make the folder ``out`` of a data set's files; do nothing where it is there already.
 
-    A folder under its final name is complete and checked; work in progress lives in
-    ``<out>.partial`` and is taken up again.
+    A folder under its final name is complete and checked, and its ``download.json`` records commit,
+    sizes and digests; work in progress lives in ``<out>.partial`` and is taken up again.
 
     Args:
-        spec: an entry of the config's ``data``: ``source`` (``hf:organization/name``, a folder or a
-            file), ``revision``, and ``files``, a pattern of names.
-        out: the folder to make; its ``download.json`` records commit, sizes and digests.
-
-    Raises:
-        ValueError: the source does not exist, is gated, or the pattern chooses no readable file; a
-            file has the wrong digest; or ``out`` holds something else.
-        OSError: the network fails for too long, or the disk is full.
+        spec: an entry of the config's ``data``, of a kind that is fetched.
     """
     source, pattern = spec["source"], spec.get("files", "*")
     revision = spec.get("revision", "main") if source.startswith(PREFIX) else None

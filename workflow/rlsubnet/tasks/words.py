@@ -180,8 +180,7 @@ def _number(solution: str) -> Any:
 def is_correct(response: str, solution: str) -> bool:
     """Return whether ``response`` is right; the solution tells how it is verified.
 
-    Args:
-        solution: of made-up arithmetic, or ``####`` and a number of a word problem.
+    Behind ``####`` it is the number of a word problem; all others are of made-up arithmetic.
 
     >>> is_correct(";08", "(1212080808"), is_correct("It is 8.", "#### 8")
     (True, True)
