@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from rlsubnet.checkpoints.checkpoint import Checkpoint
-from rlsubnet.checkpoints.differ import Unfinished, diff_tensors, parts_folder
+from rlsubnet.checkpoints.differ import Unfinished, diff_tensors
 from rlsubnet.checkpoints.formats import encode_header
-from rlsubnet.checkpoints.masks import Mask, hidden_file, write_mask
+from rlsubnet.checkpoints.masks import Mask, hidden_beside, write_mask
 from rlsubnet.checkpoints.pair import Pair, pair_checkpoints
 from rlsubnet.cli import main
 from rlsubnet.measure.kernel import Request
@@ -149,7 +149,7 @@ def test_a_killed_pass_goes_on_and_ends_as_if_it_had_never_been_killed(tmp_path,
         files = ["--out", f"{tmp_path}/{name}.csv", "--mask", f"{tmp_path}/{name}.mask"]
         return ["updates", *map(str, shards), *files]
 
-    kill_after_the_first_part(arguments("cut"), parts_folder(tmp_path / "cut.csv"))
+    kill_after_the_first_part(arguments("cut"), hidden_beside(tmp_path / "cut.csv", "parts"))
     assert not list(tmp_path.glob("cut.*"))
     assert main(arguments("cut")) == 0
     assert "1 of 2 tensors: measured before, not read again" in capsys.readouterr().err
@@ -189,14 +189,14 @@ def test_parts_of_other_options_or_files_are_not_used(tmp_path, capsys):
     printed = capsys.readouterr()
     assert printed.err.endswith("of other inputs or options: begun anew\n")
     assert "; 0 (" in printed.out
-    assert not parts_folder(result).exists()
+    assert not hidden_beside(result, "parts").exists()
 
 
 def test_parts_without_the_mask_they_belong_to_are_not_used(tmp_path, capsys):
     pair, mask = large_pair(tmp_path), tmp_path / "m"
     arguments = ["mask", str(pair.init.path), str(pair.tuned.path), "--out", str(mask)]
     interrupt_after_the_first_part(*arguments)
-    hidden_file(mask).unlink()
+    hidden_beside(mask, "unfinished").unlink()
     assert main(arguments) == 0
     assert "measured before" not in capsys.readouterr().err
     expected = dict(masks_of(pair))

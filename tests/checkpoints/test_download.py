@@ -59,6 +59,7 @@ def test_fetches_what_is_needed_records_it_and_asks_the_network_nothing_more(hub
     assert_complete(hub, out)
     assert sorted(hub.fetched()) == sorted(EXPECTED)
     assert sum("was here" in line for line in lines) == 1  # the index, read to choose the shards
+    assert lines[0] == f"hf:org/tiny: revision main is commit {COMMIT}"
     assert lines[-1].startswith(f"[5/5] {SHARDS[1]}: 0.1 MB, fetched at ")
     record = json.loads((out / "download.json").read_text())
     assert record["commit"] == COMMIT
@@ -283,15 +284,6 @@ def environment(hub: LocalHub, tmp_path: Path) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_OFFLINE": "0",
     }
-
-
-def test_command_reads_the_hub_address_from_the_environment(hub, out, tmp_path):
-    command = [sys.executable, "-m", "rlsubnet.cli", "download", "hf:org/tiny", "--out", str(out)]
-    done = subprocess.run(
-        command, env=environment(hub, tmp_path), capture_output=True, text=True, check=True
-    )
-    assert_complete(hub, out)
-    assert done.stdout.splitlines()[0] == f"hf:org/tiny: revision main is commit {COMMIT}"
 
 
 def test_command_ends_with_one_line_for_a_folder_that_is_no_checkpoint(tmp_path, out, capsys):

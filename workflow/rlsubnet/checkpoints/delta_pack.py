@@ -44,17 +44,6 @@ from rlsubnet.threads import default_threads
 _NAMED = 5
 
 
-def blocks(source: FileSource, info: TensorInfo) -> Iterator[Codes]:
-    for start, count in pieces(info.numel, BLOCK):
-        yield as_codes(source.read(info, start, count))
-
-
-def _fits(info: TensorInfo, dtype: str, shape: Shape) -> bool:
-    rounded = dtype == "BF16" and info.dtype in ("F16", "F32")
-    same_rows = len(info.shape) == len(shape) and info.shape[1:] == shape[1:]
-    return (info.dtype == dtype or rounded) and same_rows
-
-
 def find_init(
     name: str, dtype: str, shape: Shape, tensors: Mapping[str, TensorInfo]
 ) -> TensorInfo | None:
@@ -68,8 +57,11 @@ def find_init(
     if name in HEADS and name not in tensors:
         candidates += [other for other in tensors if other.endswith(EMBEDDINGS)]
     for candidate in candidates:
-        if candidate in tensors and _fits(tensors[candidate], dtype, shape):
-            return tensors[candidate]
+        info = tensors.get(candidate)
+        if info is None or (len(info.shape), info.shape[1:]) != (len(shape), shape[1:]):
+            continue
+        if info.dtype == dtype or (dtype == "BF16" and info.dtype in ("F16", "F32")):
+            return info
     return None
 
 
@@ -253,7 +245,8 @@ def pack(init: FileSource, tuned: FileSource, path: Path | str) -> Manifest:
         for number in fetched_parts((init, tuned), list(parts)):
             for name in list(parts.values())[number]:
                 info = tuned.stored[name]
-                packer.add(name, info.dtype, info.shape, blocks(tuned, info))
+                read = (tuned.read(info, *piece) for piece in pieces(info.numel, BLOCK))
+                packer.add(name, info.dtype, info.shape, map(as_codes, read))
         for name, other in copies.items():
             packer.add_copy(name, other)
         files, left_out = _pack_files(writer, pool, init, tuned)

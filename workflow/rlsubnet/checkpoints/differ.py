@@ -6,7 +6,6 @@ an interrupted pass continues after the last shard that it finished.
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ import numpy as np
 
 from rlsubnet.checkpoints.checkpoint import refuse_not_finite
 from rlsubnet.checkpoints.formats import CHUNK, pieces
-from rlsubnet.checkpoints.masks import PLACEHOLDER, MaskFile, hidden_file
+from rlsubnet.checkpoints.masks import PLACEHOLDER, MaskFile, hidden_beside
 from rlsubnet.checkpoints.pair import Pair
 from rlsubnet.checkpoints.sources import fetched_parts
 from rlsubnet.files import write_json
@@ -110,7 +109,7 @@ class Unfinished:
     """
 
     def __init__(self, result: Path | None, inputs: Mapping[str, Any]) -> None:
-        self._folder = parts_folder(result) if result else None
+        self._folder = hidden_beside(result, "parts") if result else None
         # As it comes back from a file: tuples are lists there.
         self._inputs = json.loads(json.dumps(inputs))
         self.restarted = self.any_saved() and self._read("inputs.json") != [self._inputs]
@@ -142,16 +141,6 @@ class Unfinished:
     def discard(self) -> None:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def parts_folder(result: Path) -> Path:
-    """Return where the finished parts of a result wait until it is complete.
-
-    >>> parts_folder(Path("/results/dpo.csv")).as_posix()
-    '/results/.dpo.csv.parts'
-    """
-    target = Path(os.path.realpath(result))
-    return target.with_name(f".{target.name}.parts")
 
 
 class ProgressCallback:
@@ -293,7 +282,7 @@ def measure_update(
     progress = progress or ProgressCallback()
     inputs = _inputs(pair, request, mask)
     unfinished = Unfinished(result or mask, inputs)
-    if mask and unfinished.any_saved() and not hidden_file(mask).exists():
+    if mask and unfinished.any_saved() and not hidden_beside(mask, "unfinished").exists():
         unfinished.discard()
     if unfinished.restarted:
         progress.note("an interrupted pass was of other inputs or options: begun anew")

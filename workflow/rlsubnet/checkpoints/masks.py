@@ -146,7 +146,7 @@ class MaskFile:
         self, path: Path, shapes: Mapping[str, Shape], metadata: Mapping[str, str], keep: bool
     ) -> None:
         self.path = Path(os.path.realpath(path))
-        self.hidden = hidden_file(path)
+        self.hidden = hidden_beside(path, "unfinished")
         self._entries, self._metadata = described(shapes, metadata)
         offset = len(encode_header(self._entries, self._metadata))
         self._offsets = {}
@@ -183,11 +183,11 @@ class MaskFile:
         self.hidden.unlink(missing_ok=True)
 
 
-def hidden_file(path: Path) -> Path:
-    """Return where the bits of a mask wait until it is complete.
+def hidden_beside(path: Path, what: str) -> Path:
+    """Return where parts or bits of a result wait until it is complete.
 
-    >>> hidden_file(Path("/masks/dpo.safetensors")).as_posix()
+    >>> hidden_beside(Path("/masks/dpo.safetensors"), "unfinished").as_posix()
     '/masks/.dpo.safetensors.unfinished'
     """
     target = Path(os.path.realpath(path))
-    return target.with_name(f".{target.name}.unfinished")
+    return target.with_name(f".{target.name}.{what}")
