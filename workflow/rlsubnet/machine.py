@@ -52,12 +52,7 @@ def arithmetic() -> str:
 def describe_environment(
     packages: Iterable[str], device: "torch.device | None" = None
 ) -> dict[str, Any]:
-    """Return device, arithmetic, version of Python, and versions of ``packages``.
-
-    Args:
-        packages: by the names they are installed under.
-        device: what computes; None takes the GPU if there is one.
-    """
+    """Return device (the GPU, if there is one), arithmetic, and versions of what is installed."""
     import torch
 
     kind = device.type if device else "cuda" if torch.cuda.is_available() else "cpu"
@@ -83,11 +78,7 @@ def machine_row(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def machine_rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """Return where each of several runs was made, from the manifests in their model folders.
-
-    Raises:
-        ValueError: a folder holds no ``manifest.json`` of a run.
-    """
+    """Return where each of several runs was made, from the manifests in their model folders."""
     rows = []
     for folder in folders:
         file = folder / "manifest.json"

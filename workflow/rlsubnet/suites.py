@@ -18,7 +18,6 @@ class MadeUpChoice:
 
     @property
     def chance(self) -> float:
-        """Return the accuracy of guessing."""
         return 1 / self.choices
 
 
@@ -69,7 +68,6 @@ class OlmesTask:
 
     @property
     def requests(self) -> int:
-        """Return how many items olmes asks."""
         return self.asked or self.items
 
     @property
@@ -151,9 +149,6 @@ OLMES_SUITES: Mapping[str, OlmesSuite] = {
 
 def tasks_of(suites: Sequence[str]) -> tuple[OlmesTask, ...]:
     """Return the tasks of several suites, in order.
-
-    Raises:
-        ValueError: a name that is no suite.
 
     >>> [task.name for task in tasks_of(["math500", "aime2024"])]
     ['math500', 'aime2024']

@@ -8,11 +8,7 @@ VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def default_threads() -> int:
-    """Return OMP_NUM_THREADS where it is set, as in a job, else the processors this process has.
-
-    Raises:
-        ValueError: OMP_NUM_THREADS is no positive number.
-    """
+    """Return OMP_NUM_THREADS where it is set, as in a job, else the processors this process has."""
     wish = os.environ.get("OMP_NUM_THREADS")
     if wish is None:
         return min(len(os.sched_getaffinity(0)), MOST_THREADS)
@@ -22,11 +18,7 @@ def default_threads() -> int:
 
 
 def checked_threads(wish: int | None) -> int | None:
-    """Return what ``--threads`` asks for, None where it is left to the environment.
-
-    Raises:
-        ValueError: the number is not positive.
-    """
+    """Return what ``--threads`` asks for, None where it is left to the environment."""
     if wish is not None and wish < 1:
         raise ValueError(f"--threads must be 1 or more, found {wish}")
     return wish

@@ -230,7 +230,6 @@ def progress_bar(pair: "Pair", asked: bool) -> "ProgressCallback":
 
 
 def chosen_device(wish: str) -> str:
-    """Return ``cpu`` or ``cuda`` for ``auto``, ``cpu`` or ``cuda``."""
     if wish == "cpu" or (wish == "auto" and not DRIVER.exists()):
         return "cpu"
     import torch

@@ -60,7 +60,6 @@ def trainer_of(
     device: str = "auto",
     threads: int | None = None,
 ) -> "Trainer":
-    """Return what trains a row."""
     if row.backend == "native":
         from rlsubnet.training.run import NativeTrainer
 

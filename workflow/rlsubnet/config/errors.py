@@ -77,15 +77,9 @@ def in_words(schema: Mapping[str, Any]) -> str:
 
 
 def checked(model: type[M], values: Any, where: Callable[[list[str]], str]) -> M:
-    """Return the model of ``values``.
+    """Return the block of keys, or row of a sheet, of plain values.
 
-    Args:
-        model: its class, a block of keys or the row of a sheet.
-        values: plain values.
-        where: says of the path of a key where it stands.
-
-    Raises:
-        SheetError: naming the place of the first fault, what was found and what was expected.
+    A SheetError names the first fault: ``where`` it stands, what was found and what was expected.
     """
     try:
         return TypeAdapter(model).validate_python(values)

@@ -346,11 +346,7 @@ def read_sampling(block: Mapping[str, Any]) -> Sampling:
 
 
 def olmes_settings(block: Mapping[str, Any], *keys: str) -> dict[str, Any]:
-    """Return what olmes is asked, from a config's ``evaluation`` block.
-
-    Args:
-        block: complete, as a config has it.
-        keys: those of the block that name suites.
+    """Return what olmes is asked, from a config's ``evaluation`` block: the suites of some keys.
 
     Where olmes is installed is left out: it changes no answer.
     """
