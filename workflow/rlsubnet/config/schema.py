@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -564,9 +564,10 @@ class JobOnCluster(Model):
     extra: str = key("further options of sbatch", None, omit=True)
 
 
-JobKind = Literal[
-    "download", "data", "train", "measure", "evaluate", "train_open_instruct", "train_verl"
-]
+if TYPE_CHECKING:
+    JobKind = str
+else:
+    JobKind = Literal[tuple(Resources.model_fields)]
 
 
 class Site(Model):
