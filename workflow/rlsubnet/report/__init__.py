@@ -9,3 +9,13 @@ Shares are ratios in [0, 1] until a table or an axis shows them: there, and in t
 tables, they are per cent as the paper prints them, and the column's name ends in `_percent`
 (`_points` for differences). Columns that start with `paper_` hold printed values, never ours.
 """
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def load_yaml(name: str) -> Any:
+    """Return what a YAML file of this folder holds."""
+    return yaml.safe_load((Path(__file__).parent / name).read_text(encoding="utf-8"))

@@ -11,9 +11,9 @@ from html import escape
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from rlsubnet.columns import MachineRow, names
+from rlsubnet.report import load_yaml
 from rlsubnet.report.export import column, notes_of, write_page, write_table
 
 MACHINE, WORDS, NUMBERS = "Where they were made", "Verdicts", "Headline numbers"
@@ -47,12 +47,7 @@ class Headline:
     se: str = ""
 
 
-HEADLINES = [
-    Headline(**entry)
-    for entry in yaml.safe_load(
-        Path(__file__).with_name("headlines.yaml").read_text(encoding="utf-8")
-    )
-]
+HEADLINES = [Headline(**entry) for entry in load_yaml("headlines.yaml")]
 
 
 def read_table(results: Path, item: str) -> pd.DataFrame:
@@ -162,20 +157,16 @@ def _numbers(yours: Path, reference: Path) -> Iterator[tuple[str, ...]]:
 
 def in_print(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the comparison as it is printed: numbers with the decimals of their table."""
-    return pd.DataFrame([_in_print(row) for row in frame.to_dict("records")], columns=list(COLUMNS))
-
-
-def _in_print(row: Mapping[str, str]) -> dict[str, str]:
-    if row["part"] != NUMBERS:
-        return dict(row)
-    item, name = row["where"].split(", ")
-    kind = column(name)
-
-    def rounded(text: str) -> str:
-        return " to ".join(f"{float(x):,.{kind.digits or 0}f}" for x in text.split(" to ") if x)
-
-    cells = {cell: rounded(row[cell]) for cell in ("yours", "reference", "reference_interval")}
-    return {**row, **cells, "where": f"{item}: {kind.header}"}
+    rows = frame.to_dict("records")
+    for row in rows:
+        if row["part"] == NUMBERS:
+            item, name = row["where"].split(", ")
+            kind = column(name)
+            row["where"] = f"{item}: {kind.header}"
+            for cell in ("yours", "reference", "reference_interval"):
+                ends = (f"{float(x):,.{kind.digits or 0}f}" for x in row[cell].split(" to ") if x)
+                row[cell] = " to ".join(ends)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def counted(frame: pd.DataFrame, part: str) -> dict[str, int]:

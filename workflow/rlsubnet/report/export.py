@@ -9,10 +9,10 @@ from pathlib import Path
 
 import jinja2
 import pandas as pd
-import yaml
 from matplotlib.figure import Figure
 
 from rlsubnet.files import replacing
+from rlsubnet.report import load_yaml
 from rlsubnet.report.style import paper_style
 
 
@@ -32,12 +32,7 @@ class Column:
     width: float = 0.0
 
 
-_COLUMNS = {
-    name: Column(**entry)
-    for name, entry in yaml.safe_load(
-        Path(__file__).with_name("columns.yaml").read_text(encoding="utf-8")
-    ).items()
-}
+_COLUMNS = {name: Column(**entry) for name, entry in load_yaml("columns.yaml").items()}
 _AT_TOLERANCE = re.compile(r"(paper_)?sparsity_(1e-\d+)_percent")
 
 

@@ -48,7 +48,7 @@ def layers(scale: Scale, results: Results) -> pd.DataFrame:
     Matrix `average` is the layer as a whole, weighted by parameters.
     """
     atol = tolerance_of(scale)
-    tables = [pd.DataFrame(columns=COLUMNS["layers"])]
+    tables = []
     for pair, label in labeled(pairs_of(scale, "fig3")):
         table = layer_sparsity(results.updates(pair.pair), atol)
         table["sparsity_percent"] = 100 * table.pop("sparsity")
@@ -170,14 +170,11 @@ def labeled(pairs: list[Pair]) -> list[tuple[Pair, str]]:
     Figures tell rows apart by their label: two pairs with the same would be drawn as one.
     """
     labels = [pair.label for pair in pairs]
-    return [
-        (pair, pair.label if pair.label and labels.count(pair.label) == 1 else _named(pair))
-        for pair in pairs
-    ]
-
-
-def _named(pair: Pair) -> str:
-    return f"{pair.label} ({pair.pair})" if pair.label else pair.pair
+    found = []
+    for pair in pairs:
+        name = f"{pair.label} ({pair.pair})" if pair.label else pair.pair
+        found.append((pair, pair.label if labels.count(pair.label) == 1 and pair.label else name))
+    return found
 
 
 def smoothed(values: pd.Series) -> pd.Series:

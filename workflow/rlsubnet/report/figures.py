@@ -231,7 +231,8 @@ def fig1(scale: Scale, results: Results, published: Published) -> Figure:
     panels = {"ours": "Measured here", "paper": "Paper (Table 1, Section 3)"}
     blocks = {origin: _ordered(table[table["origin"] == origin]) for origin in panels}
     places = {origin: _places(block) for origin, block in blocks.items()}
-    rows = max(4.0, *(place.rows for place in places.values()))
+    lowest = (max(labels.values(), default=0.0) for _, labels in places.values())
+    rows = max(3.0, *lowest) + 1.0
     figure = Figure(figsize=(style.TEXT_WIDTH, _FRAME + _ROW * rows))
     for axes, (origin, title) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         axes.set_title(title, fontweight="bold")
@@ -239,7 +240,7 @@ def fig1(scale: Scale, results: Results, published: Published) -> Figure:
             axes.set(xticks=[], yticks=[])
             style.say_not_run(axes, NOT_RUN)
         else:
-            _bars(axes, blocks[origin], places[origin], hatched=origin == "paper", rows=rows)
+            _bars(axes, blocks[origin], *places[origin], hatched=origin == "paper", rows=rows)
     return figure
 
 
@@ -248,53 +249,49 @@ def _ordered(block: pd.DataFrame) -> pd.DataFrame:
     return block.sort_values("stage", key=lambda stages: stages.map(order.index), kind="stable")
 
 
-@dataclass(frozen=True)
-class _Places:
-    """Heights of headings and labels, in rows from the top."""
+def _places(block: pd.DataFrame) -> tuple[dict[str, float], dict[str, float]]:
+    """Return how many rows below the top each heading and each label stands.
 
-    headings: dict[str, float]
-    labels: dict[str, float]
-
-    @property
-    def rows(self) -> float:
-        return max(self.labels.values(), default=0.0) + 1.0
-
-
-def _places(block: pd.DataFrame) -> _Places:
-    """Return where everything stands: a heading takes a row, a label half a row more for each line.
+    A heading takes a row, a label half a row more for each line.
 
     >>> block = pd.DataFrame({"stage": ["SFT", "RL"], "label": ["base to SFT", "SFT to DPO"]})
     >>> _places(block)
-    _Places(headings={'SFT': 0.0, 'RL': 2.3}, labels={'base to SFT': 1.0, 'SFT to DPO': 3.3})
+    ({'SFT': 0.0, 'RL': 2.3}, {'base to SFT': 1.0, 'SFT to DPO': 3.3})
     """
-    places = _Places({}, {})
-    height = 0.0
+    headings, places, height = {}, {}, 0.0
     for stage, heading in _GROUPS.items():
         labels = block[block["stage"] == stage]["label"]
         if labels.empty:
             continue
-        places.headings[heading] = height
+        headings[heading] = height
         height += 1.0
         for label in labels:
             extra = 0.25 * (len(_wrapped(label)) - 1)
-            places.labels[label] = height + extra
+            places[label] = height + extra
             height += 1.0 + 2 * extra
         height += 0.3
-    return places
+    return headings, places
 
 
 def _wrapped(label: str) -> list[str]:
     return textwrap.wrap(label, _LABEL_WIDTH)
 
 
-def _bars(axes: Axes, block: pd.DataFrame, places: _Places, hatched: bool, rows: float) -> None:
+def _bars(
+    axes: Axes,
+    block: pd.DataFrame,
+    headings: Mapping[str, float],
+    places: Mapping[str, float],
+    hatched: bool,
+    rows: float,
+) -> None:
     for bar in block.itertuples():
         color = style.METHODS[bar.method].color
         face = "white" if hatched else color
         # A printed range becomes a bar between its ends; a single value a bar from zero.
         start = bar.low_percent if bar.high_percent > bar.low_percent else 0.0
         axes.barh(
-            places.labels[bar.label],
+            places[bar.label],
             bar.high_percent - start,
             left=start,
             height=_BAR,
@@ -305,17 +302,15 @@ def _bars(axes: Axes, block: pd.DataFrame, places: _Places, hatched: bool, rows:
         )
         axes.annotate(
             _value(bar.low_percent, bar.high_percent),
-            (bar.high_percent, places.labels[bar.label]),
+            (bar.high_percent, places[bar.label]),
             xytext=(2, 0),
             textcoords="offset points",
             va="center",
             fontsize=7,
         )
-    for heading, height in places.headings.items():
+    for heading, height in headings.items():
         axes.text(1.5, height + 0.1, heading, va="center", fontstyle="italic")
-    axes.set_yticks(
-        list(places.labels.values()), ["\n".join(_wrapped(label)) for label in places.labels]
-    )
+    axes.set_yticks(list(places.values()), ["\n".join(_wrapped(label)) for label in places])
     # The same room for each bar in both panels, first row at the top.
     axes.set_ylim(rows - 0.5, -0.5)
     axes.set_xlim(0, 118)

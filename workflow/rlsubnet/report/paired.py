@@ -57,16 +57,8 @@ class Compared:
     def delta(self) -> float:
         return self.sub - self.full
 
-    @property
-    def seeds(self) -> int:
-        return len(self.parts) or 1
-
-    @property
-    def seed_deviation(self) -> float:
-        """Return the sample standard deviation of the seeds' deltas, NaN for one seed."""
-        return self.deviation_of("delta")
-
     def deviation_of(self, name: str) -> float:
+        """Return the sample standard deviation over seeds of `full`, `sub` or `delta`, or NaN."""
         values = [getattr(part, name) for part in self.parts]
         return stdev(values) if len(values) > 1 else math.nan
 
@@ -78,7 +70,7 @@ class Compared:
     @property
     def total_se(self) -> float:
         """Return the standard error of delta for other items and other seeds."""
-        return both_errors(self.se, self.seed_deviation, self.seeds)
+        return both_errors(self.se, self.deviation_of("delta"), len(self.parts) or 1)
 
     @property
     def verdict(self) -> str:
@@ -153,7 +145,7 @@ def compare_items(paired: pd.DataFrame) -> Compared:
 
 
 def compare_seeds(paired: Sequence[pd.DataFrame]) -> Compared:
-    """Return the comparison of full and sub over several seeds, a table as above for each.
+    """Return the comparison of full and sub over one or several seeds, a table as above for each.
 
     Accuracies and delta are means over seeds. The items are averaged over seeds first: their
     intervals and `se` hold for other items and these seeds, `total_se` for other seeds, too.
@@ -163,12 +155,14 @@ def compare_seeds(paired: Sequence[pd.DataFrame]) -> Compared:
 
     >>> one = pd.DataFrame({"samples": [1, 1], "full": [0, 0], "sub": [1, 1]})
     >>> both = compare_seeds([one, one.assign(sub=[0, 0])])
-    >>> both.delta, both.se, round(both.seed_deviation, 4), round(both.total_se, 4)
+    >>> both.delta, both.se, round(both.deviation_of("delta"), 4), round(both.total_se, 4)
     (0.5, 0.0, 0.7071, 0.5)
     >>> both.verdict
     'not distinguishable'
     """
     parts = tuple(compare_items(table) for table in paired)
+    if len(parts) == 1:
+        return parts[0]
     asked = {(len(table), int(table["samples"].iloc[0])) for table in paired}
     if len(asked) != 1:
         raise ValueError(f"seeds differ in their (items, samples of an item): {sorted(asked)}")

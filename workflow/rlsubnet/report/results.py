@@ -260,15 +260,10 @@ def spelling(name: str) -> str:
 def paper_models(published: Published) -> set[str]:
     """Return the names of all models with a published number or stage."""
     figure1 = published["figures"]["fig1"]
-    staged = [name for pair in figure1["sft_pairs"] + figure1["rl_pairs"] for name in pair]
-    names = (
-        [row["rl"] for row in published["table1"]["rows"]]
-        + [row["rl"] for row in published["table6"]["rows"]]
-        + [row["model"] for row in published["table5"]["rows"]]
-        + list(TABLE2_MODELS.values())
-        + staged
-    )
-    return {model_name(name) for name in names}
+    names = [name for pair in figure1["sft_pairs"] + figure1["rl_pairs"] for name in pair]
+    for table, key in (("table1", "rl"), ("table6", "rl"), ("table5", "model")):
+        names += [row[key] for row in published[table]["rows"]]
+    return {model_name(name) for name in (*names, *TABLE2_MODELS.values())}
 
 
 def check_paper_models(models: Iterable[tuple[str, str]], published: Published) -> None:

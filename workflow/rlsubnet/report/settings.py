@@ -197,19 +197,10 @@ class SuiteFacts:
     math500: bool = False
 
     def decoded(self, samples: int) -> str:
-        return self.decoding or decoding_of(samples)
+        return self.decoding or (GREEDY if samples == 1 else f"sampled, {samples} an item")
 
     def sampled(self, samples: int) -> bool:
         return self.decoding not in (GREEDY, LIKELIHOOD) if self.decoding else samples > 1
-
-
-def decoding_of(samples: int) -> str:
-    """Return how a problem was answered, in print.
-
-    >>> decoding_of(1), decoding_of(32)
-    ('greedy', 'sampled, 32 an item')
-    """
-    return GREEDY if samples == 1 else f"sampled, {samples} an item"
 
 
 def suite_facts(config: Mapping[str, Any], suite: str) -> SuiteFacts:

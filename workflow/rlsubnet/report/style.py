@@ -9,6 +9,8 @@ from matplotlib import colors
 from matplotlib import style as mpl_style
 from matplotlib.axes import Axes
 
+from rlsubnet.report import load_yaml
+
 COLUMN_WIDTH = 3.25  # inches
 TEXT_WIDTH = 6.75
 STYLE_FILE = Path(__file__).with_name("paper.mplstyle")
@@ -25,22 +27,7 @@ class Look(NamedTuple):
     marker: str
 
 
-# Okabe and Ito's palette first, then darker and lighter companions of it; the marker tells apart
-# what a printer without color cannot.
-METHODS = {
-    "SFT": Look("SFT", "#E69F00", "s"),
-    "DPO": Look("DPO", "#0072B2", "o"),
-    "DPO_NORM": Look("DPO-norm", "#56B4E9", "D"),
-    "PRIME": Look("PRIME", "#D55E00", "^"),
-    "GRPO": Look("GRPO", "#009E73", "v"),
-    "PPO": Look("PPO", "#CC79A7", "P"),
-    "KTO": Look("KTO", "#5B2A86", "X"),
-    "SimPO": Look("SimPO", "#7A1F3D", "<"),
-    "ORPO": Look("ORPO", "#0B3954", ">"),
-    "RFT": Look("RFT", "#C9B458", "p"),
-    "RAFT++": Look("RAFT++", "#5C4A00", "h"),
-    "PRETRAIN": Look("pretraining", "#BBBBBB", "*"),
-}
+METHODS = {name: Look(*look) for name, look in load_yaml("methods.yaml").items()}
 # Methods that learn from a reward or a preference; the others are controls beside them.
 RL_METHODS = frozenset(METHODS) - {"SFT", "RFT", "RAFT++", "PRETRAIN"}
 
@@ -73,7 +60,6 @@ def lighter(color: str, share: float = 0.45) -> str:
 
 
 def say_not_run(axes: Axes, text: str, height: float = 0.5) -> None:
-    """Write plain text into a panel that has nothing measured to show."""
     axes.set_facecolor(NOT_RUN_GREY)
     axes.grid(False)
     axes.text(0.5, height, text, transform=axes.transAxes, ha="center", va="center")

@@ -5,13 +5,12 @@ Here is what they share: which pairs feed an item, and how rows become a table.
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from rlsubnet.config import Pair, Scale
+from rlsubnet.report import load_yaml
 from rlsubnet.report.export import column
 from rlsubnet.report.paired import Compared
 from rlsubnet.report.results import NOT_RUN, Results, sparsity
@@ -26,9 +25,7 @@ ONE_SEED = "one seed"
 
 Row = dict[str, Any]
 # Table, or what a figure is drawn from -> its columns
-COLUMNS: dict[str, list[str]] = yaml.safe_load(
-    Path(__file__).parents[1].joinpath("tables.yaml").read_text(encoding="utf-8")
-)
+COLUMNS: dict[str, list[str]] = load_yaml("tables.yaml")
 
 
 def pairs_of(scale: Scale, item: str) -> list[Pair]:

@@ -12,15 +12,14 @@ from rlsubnet.report.paired import (
     Compared,
     answers_of_seeds,
     compare_counts,
-    compare_items,
     compare_seeds,
     mean_of_tasks,
 )
 from rlsubnet.report.results import NOT_RUN, Results, sparsity, spelling
 from rlsubnet.report.settings import (
+    GREEDY,
     LIKELIHOOD,
     SuiteFacts,
-    decoding_of,
     seed_groups,
     seed_text,
     suite_facts,
@@ -153,15 +152,13 @@ def _each_seed(
         yield [pair], ONE_OF_THE_SEEDS if len(group) > 1 else ONE_SEED, one
 
 
-def _compare(tables: Sequence[pd.DataFrame]) -> Compared:
-    return compare_items(tables[0]) if len(tables) == 1 else compare_seeds(tables)
-
-
 def _choices(
     suite: str, facts: SuiteFacts, tasks: Mapping[str, list[pd.DataFrame]]
 ) -> Iterator[dict[str, Any]]:
     shared = {"part": CHOICES, "level": "", "decoding": facts.decoding, "sampled": facts.sampled(1)}
-    compared = {task.removeprefix(f"{suite}_"): _compare(tables) for task, tables in tasks.items()}
+    compared = {
+        task.removeprefix(f"{suite}_"): compare_seeds(tables) for task, tables in tasks.items()
+    }
     for name, one in compared.items():
         known = {"chance": facts.chances.get(name), "stands_for": facts.stands_for.get(name, "")}
         yield {**shared, **known, "task": name, "compared": one}
@@ -184,7 +181,7 @@ def _problems(
                 "level": level,
                 "decoding": facts.decoded(samples),
                 "sampled": facts.sampled(samples),
-                "compared": _compare(chosen),
+                "compared": compare_seeds(chosen),
                 # The paper's numbers come from one answer a problem.
                 "as_the_paper": facts.math500 and samples == 1,
             }
@@ -195,7 +192,7 @@ def _preferences(
 ) -> Iterator[dict[str, Any]]:
     shared = {"part": PREFERENCES, "task": suite, "level": "", "decoding": LIKELIHOOD}
     for tables in tasks.values():
-        yield {**shared, "sampled": False, "compared": _compare(tables), "chance": 0.5}
+        yield {**shared, "sampled": False, "compared": compare_seeds(tables), "chance": 0.5}
 
 
 def beside_the_papers(
@@ -304,8 +301,8 @@ def measured_gains(scale: Scale, results: Results) -> list[Gain]:
                 facts = suite_facts(scale.config, suite)
                 if facts.kind == "problems":
                     how = facts.decoded(samples), facts.sampled(samples)
-                    found.append(Gain(pairs, row, suite, *how, _compare(tables)))
-    return sorted(found, key=lambda one: one.decoding == decoding_of(1))
+                    found.append(Gain(pairs, row, suite, *how, compare_seeds(tables)))
+    return sorted(found, key=lambda one: one.decoding == GREEDY)
 
 
 def gains(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
@@ -352,7 +349,7 @@ def _gain_columns(one: Gain) -> Row:
     if compared.seed_interval:
         low, high = compared.seed_interval
         row |= {
-            "gain_sd_points": 100 * compared.seed_deviation,
+            "gain_sd_points": 100 * compared.deviation_of("delta"),
             "gain_total_se_points": 100 * compared.total_se,
             **_interval("gain_seeds", (100 * low, 100 * high)),
         }

@@ -3,13 +3,11 @@
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from rlsubnet.config import Pair
 from rlsubnet.data import Published
+from rlsubnet.report import load_yaml
 from rlsubnet.report.export import tolerance_name
 from rlsubnet.report.results import (
     TABLE2_MODELS,
@@ -36,7 +34,7 @@ from rlsubnet.report.verdicts.rules import (
 )
 
 # Heading of a part -> id of a claim -> its texts.
-_CLAIMS = yaml.safe_load(Path(__file__).with_name("claims.yaml").read_text(encoding="utf-8"))
+_CLAIMS = load_yaml("verdicts/claims.yaml")
 # Axis as the paper prints it -> its name in ids
 _AXES = {"Seed": "seed", "Data": "data", "Seed + Data + Algo.": "algorithm"}
 _TULU = {size: f"Llama-3.1-Tulu-3-{size}-DPO" for size in ("8B", "70B")}
