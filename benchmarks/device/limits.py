@@ -131,10 +131,10 @@ def measures(place: Place) -> Iterator[Finding]:
     """Counting and rank, at the shapes of half a billion weights."""
     size = MINIATURE if place.miniature else HALF_BILLION
     model = make_bench(size, place.device).model
-    init = {name: weight.detach() for name, weight in model.named_parameters()}
-    tuned = {name: weight + 2e-5 * torch.randn_like(weight) for name, weight in init.items()}
-    numel = sum(weight.numel() for weight in init.values())
-    yield beside_floor(place, "count", lambda: count_changed(init, tuned).changed, 4.0 * numel)
+    init = [weight.detach() for weight in model.parameters()]
+    pairs = [(weight, weight + 2e-5 * torch.randn_like(weight)) for weight in init]
+    numel = sum(weight.numel() for weight in init)
+    yield beside_floor(place, "count", lambda: count_changed(pairs), 4.0 * numel)
     rows, columns = size.matrix
     before = torch.randn(size.matrix, device=place.device).bfloat16()
     after = before + 0.01 * torch.randn_like(before)

@@ -8,25 +8,21 @@ sent from pinned memory, sizes are known on the host, and metrics are read many 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module
 
-from rlsubnet.measure.sparsity import TABLE_TOLERANCE, exact_threshold, official_threshold
+from rlsubnet.measure.sparsity import TABLE_TOLERANCE, official_threshold
 
 # Steps whose metrics a GPU run reads together; also the most that are lost when it is killed.
 READ_EVERY = 20
 
 
 def read_every(device: torch.device) -> int:
-    """Return how many steps' metrics are read together.
-
-    >>> read_every(torch.device("cpu")), read_every(torch.device("cuda"))
-    (1, 20)
-    """
+    """Return how many steps' metrics are read together."""
     return READ_EVERY if device.type == "cuda" else 1
 
 
@@ -100,84 +96,31 @@ def read(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+# Bits of the largest difference of two weights that the tables do not count as a change.
+UNCHANGED = official_threshold(TABLE_TOLERANCE)
 # Weights that one program of the kernel counts.
 CHUNK = 1 << 16
 
 
-def _threshold(rule: str, atol: float) -> int:
-    if rule not in ("official", "exact"):
-        raise ValueError(f"unknown rule {rule!r}; expected bitwise, official or exact")
-    return official_threshold(atol) if rule == "official" else exact_threshold(atol)
-
-
-def changed_weights(
-    init: Tensor, tuned: Tensor, rule: str = "official", atol: float = TABLE_TOLERANCE
-) -> Tensor:
-    """Return where an update changed a weight, bool, as :func:`rlsubnet.measure.sparsity.changed`.
-
-    Args:
-        init: weights before finetuning, bfloat16, or float32 that hold bfloat16 values.
-        tuned: weights after finetuning, of the same shape.
-        rule: ``bitwise``, ``official`` or ``exact``.
-        atol: tolerance in weight units; plays no part under ``bitwise``.
-
-    >>> init = torch.tensor([1.0, 2.0], dtype=torch.bfloat16)
-    >>> changed_weights(init, torch.tensor([1.5, 2.0], dtype=torch.bfloat16))
-    tensor([ True, False])
-    """
-    if rule == "bitwise":
-        return init.bfloat16().view(torch.int16) != tuned.bfloat16().view(torch.int16)
-    threshold = _threshold(rule, atol)
-    # Numbers that are not negative are ordered like their bits, NaN above all.
-    bits = (tuned.float() - init.float()).abs().view(torch.int32)
-    return bits > threshold
-
-
-class ChangedCount(NamedTuple):
-    """How many weights of a model changed, int64 on the device, and of how many."""
-
-    changed: Tensor
-    numel: int
-
-    def sparsity(self) -> Tensor:
-        return 1 - self.changed.double() / self.numel
-
-
-def count_changed(
-    init: Mapping[str, Tensor],
-    tuned: Mapping[str, Tensor],
-    rule: str = "official",
-    atol: float = TABLE_TOLERANCE,
-) -> ChangedCount:
-    """Return how many weights of all tensors changed.
+def count_changed(pairs: Sequence[tuple[Tensor, Tensor]], threshold: int = UNCHANGED) -> Tensor:
+    """Return how many weights an update changed, int64 on the device.
 
     Of bfloat16 weights on a GPU by one kernel, which reads both models once
     (:mod:`rlsubnet.training.count_kernel`), where torch brought triton along.
 
-    Raises:
-        ValueError: the two do not have the same names and shapes; names one that differs.
+    Args:
+        pairs: tensors before and after, bfloat16, or float32 that hold bfloat16 values.
+        threshold: bits of the largest float32 difference that is no change.
 
-    >>> init = {"w": torch.zeros(4), "v": torch.ones(4)}
-    >>> count = count_changed(init, {**init, "w": torch.tensor([0.0, 0.0, 0.0, 1.0])})
-    >>> count.changed.item(), count.sparsity().item()
-    (1, 0.875)
+    >>> count_changed([(torch.zeros(4), torch.tensor([0.0, 0.0, 0.0, 1.0]))]).item()
+    1
     """
-    if differing := sorted(set(init) ^ set(tuned)):
-        raise ValueError(f"tensor {differing[0]}: in one of the two models only")
-    if not init:
-        raise ValueError("no tensor to count in")
-    pairs = {name: (before, tuned[name]) for name, before in init.items()}
-    for name, (before, after) in pairs.items():
-        if before.shape != after.shape:
-            shapes = f"{list(before.shape)} and {list(after.shape)}"
-            raise ValueError(f"tensor {name}: shapes differ: {shapes}")
-    alike = all(_kernel_fits(one) for pair in pairs.values() for one in pair)
-    if rule != "bitwise" and alike and find_spec("triton"):
-        changed = _count_by_kernel(list(pairs.values()), _threshold(rule, atol))
-    else:
-        counts = [changed_weights(*pair, rule, atol).count_nonzero() for pair in pairs.values()]
-        changed = torch.stack(counts).sum()
-    return ChangedCount(changed, sum(part.numel() for part in init.values()))
+    if find_spec("triton") and all(_kernel_fits(one) for pair in pairs for one in pair):
+        return _count_by_kernel(pairs, threshold)
+    # Numbers that are not negative are ordered like their bits, NaN above all.
+    differences = ((after.float() - before.float()).abs() for before, after in pairs)
+    counts = [(size.view(torch.int32) > threshold).count_nonzero() for size in differences]
+    return torch.stack(counts).sum()
 
 
 def _kernel_fits(tensor: Tensor) -> bool:
@@ -208,28 +151,21 @@ def chunks(places: Sequence[tuple[int, int, int]]) -> np.ndarray:
 def _count_by_kernel(pairs: Sequence[tuple[Tensor, Tensor]], threshold: int) -> Tensor:
     from rlsubnet.training.count_kernel import chunk_counts
 
-    device = pairs[0][0].device
-    table = torch.from_numpy(chunks([(a.data_ptr(), b.data_ptr(), a.numel()) for a, b in pairs]))
-    if device.type == "cuda":
-        table = table.pin_memory().to(device, non_blocking=True)
-    return chunk_counts(table, threshold).sum(dtype=torch.int64)
+    table = chunks([(a.data_ptr(), b.data_ptr(), a.numel()) for a, b in pairs])
+    counts = chunk_counts(to_device(table, pairs[0][0].device), threshold)
+    return counts.sum(dtype=torch.int64)
 
 
 class ChangedWeights:
-    """Counts how many weights differ from where a run started, where the weights are.
-
-    Keeps the start, 2 bytes a weight; a count reads both models once.
-    """
+    """Counts how many weights differ from where a run started; keeps the start, 2 bytes each."""
 
     def __init__(self, model: Module) -> None:
-        self._parameters = dict(model.named_parameters())
-        self._start = {
-            name: parameter.detach().to(torch.bfloat16, copy=True)
-            for name, parameter in self._parameters.items()
-        }
+        self._pairs: list[tuple[Tensor, Tensor]] = [
+            (weight.detach().to(torch.bfloat16, copy=True), weight) for weight in model.parameters()
+        ]
+        self._numel = sum(start.numel() for start, _ in self._pairs)
 
     @torch.no_grad()
     def sparsity(self) -> Reading:
         """Return the share of weights that are as they were, by the tables' rule and tolerance."""
-        now: dict[str, Tensor] = dict(self._parameters)
-        return Reading((count_changed(self._start, now).sparsity(),))
+        return Reading((count_changed(self._pairs),), lambda changed: 1 - changed / self._numel)
