@@ -29,7 +29,7 @@ from rlsubnet.tasks.tokenizer import build_tokenizer
 from rlsubnet.training.batches import collate
 from rlsubnet.training.credit import Question
 from rlsubnet.training.journal import Journal
-from rlsubnet.training.loop import find_algorithm, reference_logps, train_step
+from rlsubnet.training.loop import ALGORITHMS, reference_logps, train_step
 from rlsubnet.training.model import bytes_per_logit, bytes_per_sequence, prepare_training
 from rlsubnet.training.online import gather, new_learner, policy_step
 from rlsubnet.training.optimizer import MasterOptimizer
@@ -105,10 +105,10 @@ def killed_at(step: int) -> Iterator[None]:
     """Let a run end with KeyboardInterrupt once it has taken so many steps."""
     note = Journal.note
 
-    def noting(self: Journal, metrics: dict[str, Any]) -> None:
+    def noting(self: Journal, metrics: dict[str, Any], state: Any) -> None:
         if metrics["step"] == step:
             raise KeyboardInterrupt
-        note(self, metrics)
+        note(self, metrics, state)
 
     with mock.patch.object(Journal, "note", noting):
         yield
@@ -204,7 +204,7 @@ class Steps:
         self.recipe = Recipe(steps=99, batch_size=rows, lr=1e-5, compute="bfloat16", **changes)
         prepare_training(self.model, self.recipe)
         self._optimizer = MasterOptimizer(dict(self.model.named_parameters()), self.recipe)
-        self._algorithm = find_algorithm(name)
+        self._algorithm = ALGORITHMS[name]
         self._examples = examples(rows, 57, 25, members)
         self._reference = None
         if self._algorithm.reference:

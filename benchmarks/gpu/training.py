@@ -17,7 +17,7 @@ from rlsubnet.checkpoints.masks import Mask, save_mask
 from rlsubnet.config.model import Recipe
 from rlsubnet.training.batches import Example, Sample, collate, split_batch
 from rlsubnet.training.credit import Credit, CreditAssigner, Question, Rollouts
-from rlsubnet.training.loop import find_algorithm, reference_logps, train_step
+from rlsubnet.training.loop import ALGORITHMS, reference_logps, train_step
 from rlsubnet.training.masking import attach_mask
 from rlsubnet.training.model import (
     bytes_per_logit,
@@ -93,7 +93,7 @@ def offline_step(
     bench: Bench, name: str, examples: list[Example], mask: Path | None = None
 ) -> Callable[[], object]:
     """Return a step of an algorithm on one batch; making the batch is part of it."""
-    size, algorithm = bench.size, find_algorithm(name)
+    size, algorithm = bench.size, ALGORITHMS[name]
     recipe = bench.recipe(len(examples), len(examples) * len(examples[0]))
     optimizer = MasterOptimizer(dict(bench.model.named_parameters()), recipe)
     if mask is not None:

@@ -9,7 +9,7 @@ from rlsubnet.config.model import Recipe, Row
 from rlsubnet.evaluation.loading import load_model
 from rlsubnet.files import read_jsonl, write_jsonl
 from rlsubnet.tasks.tokenizer import load_tokenizer
-from rlsubnet.training.credit import Question, make_questions
+from rlsubnet.training.credit import Question, make_question
 from rlsubnet.training.online import Learner, new_learner
 from rlsubnet.training.optimizer import MasterOptimizer
 from tests.training.training_runs import row, run_training
@@ -57,7 +57,8 @@ def learner(algorithm: str, policy: Path, settings: Recipe) -> Learner:
 
 
 def questions(problems: Path, policy: Path, count: int) -> list[Question]:
-    return make_questions(read_jsonl(problems)[:count], load_tokenizer(policy))
+    tokenizer = load_tokenizer(policy)
+    return [make_question(record, tokenizer) for record in read_jsonl(problems)[:count]]
 
 
 def masters(found: Learner) -> dict[str, torch.Tensor]:

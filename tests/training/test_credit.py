@@ -3,20 +3,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlsubnet.config.model import Recipe
 from rlsubnet.evaluation.loading import load_model
 from rlsubnet.evaluation.sampler import make_sampler
 from rlsubnet.objectives.policy_gradient import whitened
 from rlsubnet.objectives.prime import prime_advantages
-from rlsubnet.tasks.tokenizer import build_tokenizer, load_tokenizer
+from rlsubnet.tasks.tokenizer import load_tokenizer
 from rlsubnet.training.batches import Sample, row_parts, take_rows
 from rlsubnet.training.credit import (
     Group,
     ProcessCredit,
     ValueHead,
     draw_groups,
-    keep_preferred,
-    make_questions,
     make_rollouts,
     noise_seed,
 )
@@ -61,21 +58,6 @@ def test_the_first_credit_of_ppo_is_the_outcome_discounted_by_lambda(policy, pro
     torch.testing.assert_close(found.credit.advantages, whitened(expected, mask))
 
 
-def test_the_coefficient_scales_what_the_policy_feels_of_the_value_loss():
-    gradients = []
-    for coefficient in (1.0, 0.25, 0.0):
-        head = ValueHead(3, coefficient, torch.device("cpu"))
-        torch.nn.init.ones_(head.linear.weight)
-        hidden = torch.ones(2, 1, 3, requires_grad=True)
-        # The hook sits on what the head is given, not on a leaf of the model.
-        head(hidden * 1.0).sum().backward()
-        assert hidden.grad is not None
-        assert head.linear.weight.grad is not None
-        assert head.linear.weight.grad.tolist() == [[2.0, 2.0, 2.0]]
-        gradients.append(hidden.grad[0, 0, 0].item())
-    assert gradients == [1.0, 0.25, 0.0]
-
-
 def test_the_head_learns_from_the_mean_over_tokens(policy):
     # Summed gradients of 1 over 1 token and of 4 over 4 are both 1: AdamW moves by its rate twice.
     credit = learner("ppo", policy, recipe(value_lr=0.25)).credit
@@ -87,36 +69,14 @@ def test_the_head_learns_from_the_mean_over_tokens(policy):
     assert bias.item() == pytest.approx(-0.5)
 
 
-def test_prime_learns_the_outcomes_first_and_then_gives_credit(policy, problems):
-    settings = recipe(lr=1e-3)
-    found = learner("prime", policy, settings)
-    assert isinstance(found.credit, ProcessCredit)
-    start = {name: weight.clone() for name, weight in found.policy.named_parameters()}
-    seen = gather(found, questions(problems, policy, 8), seed=1)
-    rewarding, batch = found.credit._model, seen.rollouts.batch
-    for name, weight in found.policy.named_parameters():
-        assert torch.equal(weight, start[name])  # the policy has not learned yet
-    assert any(
-        not torch.equal(weight, start[name]) for name, weight in rewarding.named_parameters()
-    )
-    with torch.no_grad():
-        updated = score_batch(rewarding, batch)
-    outcomes = seen.rollouts.outcomes
-    torch.testing.assert_close(
-        seen.credit.advantages,
-        prime_advantages(updated, seen.reference, outcomes, batch.mask, 4, beta=0.05),
-    )
-    # What it learned: right responses gained more than wrong ones.
-    gained = (updated - seen.reference).sum(1)
-    assert gained[outcomes == 1].mean() > gained[outcomes == 0].mean()
-
-
 # At eps 1 AdamW is not blind to the scale of the gradient, and clipping shows.
 @pytest.mark.parametrize(
     "changes",
     [{}, {"reward_updates": 4}, {"eps": 1.0, "reward_clip": 1e-3, "reward_lr": 1.0}],
 )
-def test_one_update_of_the_reward_model_is_adamw_at_twice_the_rate(policy, problems, changes):
+def test_prime_learns_the_outcomes_at_twice_the_rate_and_then_gives_credit(
+    policy, problems, changes
+):
     settings = recipe(lr=1e-3, **changes)
     found = learner("prime", policy, settings)
     seen = gather(found, questions(problems, policy, 8), seed=1)
@@ -144,26 +104,21 @@ def test_one_update_of_the_reward_model_is_adamw_at_twice_the_rate(policy, probl
     for name, master in expected.items():
         torch.testing.assert_close(found_masters[name], master.detach(), rtol=1e-4, atol=1e-6)
 
-
-TOKENIZER = build_tokenizer()
+    start = load_model(policy).state_dict()
+    for name, weight in found.policy.named_parameters():
+        assert torch.equal(weight, start[name])  # the policy has not learned yet
+    assert isinstance(found.credit, ProcessCredit)
+    with torch.no_grad():
+        updated = score_batch(found.credit._model, batch)
+    wanted = prime_advantages(updated, seen.reference, outcomes, batch.mask, 4, beta=0.05)
+    torch.testing.assert_close(seen.credit.advantages, wanted)
+    # What it learned: right responses gained more than wrong ones.
+    gained = (updated - seen.reference).sum(1)
+    assert gained[outcomes == 1].mean() > gained[outcomes == 0].mean()
 
 
 def group(*correct: bool, finished: bool = True) -> Group:
     return Group([Sample([1, 5, 2], 1) for _ in correct], list(correct), finished)
-
-
-@pytest.mark.parametrize(
-    ("record", "message"),
-    [
-        ({"prompt": "1="}, r"line 2: no key 'solution'; found \['prompt'\]"),
-        ({"prompt": "one", "solution": ";07"}, "line 2: the tokenizer has no tokens for a part of"),
-        ({"prompt": "1=", "solution": "7"}, "line 2: solution '7': expected a worked answer"),
-        ({"prompt": 1, "solution": ";07"}, "line 2: "),
-    ],
-)
-def test_a_bad_problem_is_named_by_its_line(record, message):
-    with pytest.raises(ValueError, match=message):
-        make_questions([{"prompt": "1=", "solution": ";07"}, record], TOKENIZER)
 
 
 def test_every_batch_of_every_seed_has_its_own_noise():
@@ -179,38 +134,27 @@ def test_groups_that_pass_come_first_in_the_order_they_were_drawn():
         group(True, True, True, False),
         group(False, False, False, False),
     ]
-    kept = keep_preferred(drawn, 3, low=0.2, high=0.8)
-    assert kept == [drawn[1], drawn[3], drawn[0]]
-    # The bounds belong to what passes.
-    assert keep_preferred(drawn, 2, low=0.75, high=1.0) == [drawn[0], drawn[3]]
+    for low, high, numbers in (
+        (0.2, 0.8, [1, 3, 0]),
+        (0.75, 1.0, [0, 3, 1]),
+    ):  # bounds belong to it
+        # The bounds belong to what passes.
+        settings = recipe(batch_size=3, accuracy_low=low, accuracy_high=high)
+        rollouts = make_rollouts(drawn, settings, pad=0, device=torch.device("cpu"))
+        kept = [correct for number in numbers for correct in drawn[number].correct]
+        assert rollouts.outcomes.tolist() == kept
+        # Of all that was drawn: 10 of 20 are right, 2 tokens each.
+        assert (rollouts.reward, rollouts.response_length) == (0.5, 2.0)
+        assert rollouts.batch.targets.tolist() == [[5, 2]] * 12
 
 
-def test_means_are_over_all_that_was_drawn_and_the_batch_holds_what_is_kept():
-    drawn = [group(False, False), group(True, False)]
-    settings = recipe(batch_size=1, samples=2, accuracy_low=0.2, accuracy_high=0.8)
-    rollouts = make_rollouts(drawn, settings, pad=0, device=torch.device("cpu"))
-    assert (rollouts.reward, rollouts.response_length) == (0.25, 2.0)
-    assert rollouts.outcomes.tolist() == [1.0, 0.0]
-    assert rollouts.batch.targets.tolist() == [[5, 2], [5, 2]]
-
-
-@pytest.fixture
-def draw(policy, problems):
-    """Return a function that asks the policy the first problems."""
+def test_responses_are_verified_and_end_with_their_end_token_or_are_cut_off(policy, problems):
     model, tokenizer = load_model(policy), load_tokenizer(policy)
-
-    def groups(count: int, settings: Recipe, seed: int = 1) -> list[Group]:
-        asked = questions(problems, policy, count)
-        return draw_groups(model, tokenizer, asked, settings, seed, make_sampler("own", model))
-
-    return groups
-
-
-def test_responses_are_verified_and_end_with_their_end_token(draw, policy, problems):
-    right = [*load_tokenizer(policy).convert_tokens_to_ids([";", "0", "7"]), 2]
+    asked, own = questions(problems, policy, 20), make_sampler("own", model)
+    right = [*tokenizer.convert_tokens_to_ids([";", "0", "7"]), 2]
     outcomes = []
-    asked = questions(problems, policy, 20)
-    for question, found in zip(asked, draw(20, recipe(samples=8)), strict=True):
+    groups = draw_groups(model, tokenizer, asked, recipe(samples=8), 1, own)
+    for question, found in zip(asked, groups, strict=True):
         for sample, correct in zip(found.samples, found.correct, strict=True):
             assert sample.tokens[: sample.given] == question.prompt
             response = sample.tokens[sample.given :]
@@ -218,14 +162,6 @@ def test_responses_are_verified_and_end_with_their_end_token(draw, policy, probl
             assert correct == (response == right)
             outcomes.append(correct)
     assert 0 < sum(outcomes) < len(outcomes)
-
-
-def test_a_response_that_is_cut_off_is_wrong_and_its_group_not_finished(draw):
-    for found in draw(10, recipe(max_new_tokens=3)):
+    for found in draw_groups(model, tokenizer, asked, recipe(max_new_tokens=3), 1, own):
         assert not any(found.correct)
         assert not found.finished or all(s.tokens[-1] == 2 for s in found.samples)
-
-
-def test_the_seed_decides_what_is_drawn(draw):
-    one, same, other = (draw(10, recipe(), seed) for seed in (1, 1, 2))
-    assert one == same != other

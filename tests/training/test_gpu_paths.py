@@ -1,7 +1,7 @@
 """What a GPU run does differently, on a CPU: the same numbers, read later, in other parts."""
 
 import math
-from functools import partialmethod
+from typing import Any
 
 import pytest
 import torch
@@ -12,13 +12,12 @@ from rlsubnet.measure.sparsity import total_counts
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from rlsubnet.training import model, optimizer, run
 from rlsubnet.training.batches import Sample, collate
-from rlsubnet.training.credit import ProcessCredit
 from rlsubnet.training.model import prepare_training, score_batch
-from rlsubnet.training.online import new_learner
-from rlsubnet.training.optimizer import MasterOptimizer
 from tests.evaluation.tiny_models import tiny_model
 from tests.measure.plain import plain_counts
 from tests.training.training_runs import ARCHITECTURE, bits, column, metrics, row, weights
+
+GRPO = row("grpo", samples=4, max_new_tokens=4)
 
 
 @pytest.fixture
@@ -55,28 +54,32 @@ def test_a_gradient_that_was_not_finite_is_refused_when_it_is_read(train, monkey
     assert not (tmp_path / "run" / "resume" / "state.pt").exists()
 
 
-@pytest.mark.parametrize("algorithm", ["sft", "dpo"])
-def test_computing_activations_twice_changes_no_bit(train, algorithm):
-    once = train(row(algorithm), "once")
-    assert bits(train(row(algorithm, recompute=True), "twice")) == bits(once)
-
-
-def test_activations_are_computed_twice_where_one_example_does_not_fit(train, monkeypatch, capsys):
-    eight = train(row("sft", accumulate=8), "eight")
-    room = 0.9 * longest_of_sums()
-    monkeypatch.setattr(run, "device_memory", lambda device: int(room / model.SHARE))
-    found = train(row("sft", accumulate=8, recompute=None), "by_memory")
-    assert bits(found) == bits(eight)
-    assert "in 8 part(s), activations twice" in capsys.readouterr().err
-    monkeypatch.setattr(run, "device_memory", lambda device: int(2 * room / model.SHARE))
-    train(row("sft", accumulate=8, recompute=None), "with_room")
-    assert "twice" not in capsys.readouterr().err
-
-
-def test_an_online_run_that_computes_activations_twice_still_decodes(train):
-    what = row("grpo", samples=4, max_new_tokens=4)
+@pytest.mark.parametrize("what", [row("sft"), row("dpo"), GRPO], ids=lambda what: what.run)
+def test_computing_activations_twice_changes_no_bit(train, what):
     twice = what.but(recipe=what.recipe.but(recompute=True))
     assert bits(train(twice, "twice")) == bits(train(what, "once"))
+
+
+@pytest.mark.parametrize(
+    ("room", "parts", "keys", "said"),
+    [
+        (None, 1, {}, "in 1 part(s)\n"),
+        (8 / 4, 4, {}, "in 4 part(s)\n"),
+        (1.0, 8, {"recompute": None}, "in 8 part(s)\n"),
+        (0.9, 8, {"recompute": None}, "in 8 part(s), activations twice\n"),
+    ],
+)
+def test_memory_divides_a_batch_and_computes_activations_twice_where_one_does_not_fit(
+    train, monkeypatch, capsys, room, parts, keys, said
+):
+    config = model.new_model(ARCHITECTURE, build_tokenizer(), seed=0).config
+    # The longest example is `<s>8+8=(016)</s>`, of whose 11 tokens 6 are scored.
+    longest = model.bytes_per_sequence(config, recompute=False, tokens=11, scored=6, logit=12)
+    memory = room and int(room * longest / model.SHARE) + 1
+    monkeypatch.setattr(run, "device_memory", lambda device: memory)
+    found = train(row("sft", accumulate=None, **keys), "by_memory")
+    assert f"sft: a batch is computed {said}" in capsys.readouterr().err
+    assert bits(found) == bits(train(row("sft", accumulate=parts), "by_hand"))
 
 
 def test_dropout_forbids_computing_activations_twice():
@@ -88,8 +91,13 @@ def test_dropout_forbids_computing_activations_twice():
 
 def test_compiled_layers_train_to_nearly_the_same_weights(train, monkeypatch):
     # All of torch.compile but its code generator, which takes half a minute.
-    compiling = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(compiling, backend="aot_eager"))
+    compiling, layers = torch.nn.Module.compile, []
+
+    def eagerly(layer: torch.nn.Module, **keys: Any) -> None:
+        layers.append(layer)
+        compiling(layer, backend="aot_eager", **keys)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", eagerly)
     what = row("prime", samples=4, max_new_tokens=4, steps=3, lr=1e-2)
     plain = train(what, "plain")
     compiled = train(what.but(recipe=what.recipe.but(compile=True)), "compiled")
@@ -99,32 +107,7 @@ def test_compiled_layers_train_to_nearly_the_same_weights(train, monkeypatch):
         for name, found in weights(compiled / "final").items()
     ]
     assert sum(same) / len(same) > 0.9
-
-
-def test_the_models_beside_the_policy_are_compiled_as_it_is(monkeypatch):
-    recipe = row("prime", samples=4, max_new_tokens=4).recipe.but(compile=True)
-    policy = tiny_model()
-    prepare_training(policy, recipe)
-    optimizer = MasterOptimizer(dict(policy.named_parameters()), recipe)
-    learner = new_learner("prime", policy, optimizer, build_tokenizer(), recipe)
-    assert isinstance(learner.credit, ProcessCredit)
-    for one in (policy, learner.reference, learner.credit._model):
-        layers = one.get_submodule("model.layers").children()
-        assert all(layer._compiled_call_impl is not None for layer in layers)
-
-
-def test_without_a_gpu_a_batch_that_memory_may_divide_is_whole(train, capsys):
-    whole = train(row("sft"), "whole")
-    assert bits(train(row("sft", accumulate=None), "by_memory")) == bits(whole)
-    assert "sft: a batch is computed in 1 part(s)" in capsys.readouterr().err
-
-
-def test_a_small_memory_divides_a_batch_as_accumulate_does(train, monkeypatch, capsys):
-    four = train(row("sft", accumulate=4), "four")
-    room = 8 * longest_of_sums()
-    monkeypatch.setattr(run, "device_memory", lambda device: int(room / 4 / model.SHARE) + 1)
-    assert bits(train(row("sft", accumulate=None), "by_memory")) == bits(four)
-    assert "in 4 part(s)" in capsys.readouterr().err
+    assert len(layers) == 3  # the policy's, the reference's and the reward model's
 
 
 @pytest.mark.parametrize("family", ["qwen2", "llama"])
@@ -154,19 +137,10 @@ def test_losses_in_bfloat16_are_near_those_in_float32(train, algorithm):
     assert column(half, "grad_norm") == pytest.approx(column(full, "grad_norm"), rel=1e-1)
 
 
-def longest_of_sums() -> int:
-    """Return the bytes of the longest example: `<s>8+8=(016)</s>`, 6 of 11 tokens scored."""
-    config = model.new_model(ARCHITECTURE, build_tokenizer(), seed=0).config
-    return model.bytes_per_sequence(config, recompute=False, tokens=11, scored=6, logit=12)
-
-
-@pytest.mark.parametrize("online", [False, True])
-def test_the_sparsity_on_the_way_is_that_of_the_saved_model(train, base, policy, online):
-    if online:
-        what = row("grpo", samples=4, max_new_tokens=4, sparsity_every=4)
-        init, folder = policy, train(what)
-    else:
-        init, folder = base, train(row("dpo", sparsity_every=4))
+@pytest.mark.parametrize("what", [row("dpo"), GRPO], ids=lambda what: what.run)
+def test_the_sparsity_on_the_way_is_that_of_the_saved_model(train, base, policy, what):
+    init = policy if what == GRPO else base
+    folder = train(what.but(recipe=what.recipe.but(sparsity_every=4)))
     cells = [line["sparsity"] for line in metrics(folder)]
     assert [bool(cell) for cell in cells] == [False, False, False, True, False, True]
     tuned = weights(folder / "final")

@@ -15,13 +15,14 @@ from rlsubnet.training.optimizer import MasterOptimizer
 from tests.training.training_runs import ARCHITECTURE
 
 TOKENIZER = build_tokenizer()
+RECIPE = Recipe(steps=1, batch_size=1, lr=1.0)
 IDS = torch.tensor([[1, 4, 13, 5, 16]])
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_saved_folder_loads_with_the_same_logits(tmp_path, tied):
     model = new_model({**ARCHITECTURE, "tie_word_embeddings": tied}, TOKENIZER, seed=1)
-    MasterOptimizer(dict(model.named_parameters()), Recipe(steps=1, batch_size=1, lr=1.0))  # rounds
+    MasterOptimizer(dict(model.named_parameters()), RECIPE)  # rounds
     with torch.no_grad():
         before = model(IDS).logits
     save_model(model, TOKENIZER, tmp_path)
@@ -62,20 +63,13 @@ def test_first_weights_depend_on_the_seed_alone():
     assert torch.equal(torch.rand(1), following)  # global random numbers are left alone
 
 
-def test_an_unknown_key_of_the_architecture_is_refused():
-    with pytest.raises(ValueError, match=r"Qwen2Config has no keys \['num_layers'\]"):
-        new_model({**ARCHITECTURE, "num_layers": 3}, TOKENIZER, seed=1)
-
-
 def test_what_stands_beside_the_weights_is_copied_from_init_byte_by_byte(base, tmp_path):
-    init = tmp_path / "init"
+    init, out = tmp_path / "init", tmp_path / "out"
     shutil.copytree(base, init)
+    out.mkdir()
     config = json.loads((init / "config.json").read_text())
     (init / "config.json").write_text(json.dumps({**config, "a_key_of_another_version": 1}))
-    (init / "generation_config.json").write_text('{"temperature": 0.7, "do_sample": true}')
     (init / "chat_template.jinja").write_text("{{ messages }}")
-    out = tmp_path / "out"
-    out.mkdir()
     save_model(load_model(init), TOKENIZER, out, init)
     copied = [name for name in COMPANIONS if (init / name).exists()]
     assert {"config.json", "chat_template.jinja", "tokenizer.json"} < set(copied)
@@ -88,8 +82,6 @@ def test_weights_in_another_precision_start_the_masters_unrounded(tmp_path):
     weight = model.lm_head.weight.detach().clone()
     model.save_pretrained(tmp_path)  # float32
     loaded = load_model(tmp_path)
-    optimizer = MasterOptimizer(
-        dict(loaded.named_parameters()), Recipe(steps=1, batch_size=1, lr=1.0)
-    )
+    optimizer = MasterOptimizer(dict(loaded.named_parameters()), RECIPE)
     assert torch.equal(optimizer.masters["lm_head.weight"].detach(), weight)
     assert torch.equal(loaded.lm_head.weight.detach(), weight.bfloat16().float())

@@ -72,19 +72,20 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimizer_module, "read_every", lambda device: 20)
+    # The AdamW of PPO's head counts its steps on the CPU, whatever the device: no reading.
+    monkeypatch.setattr(ValueCredit, "update", lambda self, divisor: None)
 
 
-def begin(base: Path, recipe: Recipe, mask: Path | None = None) -> tuple[Any, MasterOptimizer]:
+def begin(base: Path, recipe: Recipe) -> tuple[Any, MasterOptimizer]:
     model = load_model(base)
-    optimizer = MasterOptimizer(dict(model.named_parameters()), recipe)
-    if mask is not None:
-        optimizer.mask = attach_mask(optimizer.inner, optimizer.masters, Mask(mask))
-    return model, optimizer
+    return model, MasterOptimizer(dict(model.named_parameters()), recipe)
 
 
 def offline(base: Path, name: str, mask: Path | None = None, **keys: Any) -> Callable[[], object]:
     recipe = Recipe(**RECIPE, **keys)
-    model, optimizer = begin(base, recipe, mask)
+    model, optimizer = begin(base, recipe)
+    if mask is not None:
+        optimizer.mask = attach_mask(optimizer.inner, optimizer.masters, Mask(mask))
     algorithm = ALGORITHMS[name]
     pairs = [(Sample([1, 5, 6, n, 2], 3), Sample([1, 5, 6, n, 9, 9, 2], 3)) for n in (7, 8, 9, 10)]
     examples = pairs if algorithm.reference or name in ("simpo", "orpo") else [p[:1] for p in pairs]
@@ -119,8 +120,6 @@ def online(base: Path, name: str) -> Callable[[], object]:
 @pytest.mark.usefixtures("as_on_a_gpu")
 @pytest.mark.parametrize("name", [*ALGORITHMS, *ASSIGNERS])
 def test_a_step_reads_nothing(base, name, monkeypatch):
-    # The AdamW of PPO's head counts its steps on the CPU, whatever the device: no reading.
-    monkeypatch.setattr(ValueCredit, "update", lambda self, divisor: None)
     step = (online if name in ASSIGNERS else offline)(base, name)
     with watched(monkeypatch):
         step()

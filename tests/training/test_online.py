@@ -1,6 +1,5 @@
 """Whole online runs, and single steps of them against formulas written down a second time."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.evaluation.loading import load_model
-from rlsubnet.files import write_jsonl
-from rlsubnet.training import online
-from rlsubnet.training.credit import ValueHead, noise_seed
+from rlsubnet.training.credit import ValueHead
 from rlsubnet.training.device import read
-from rlsubnet.training.journal import STATE
 from rlsubnet.training.online import Experience, gather, policy_step
 from tests.training.online_runs import (
     ALGORITHMS,
@@ -25,9 +20,7 @@ from tests.training.online_runs import (
     questions,
     recipe,
 )
-from tests.training.training_runs import bits, column, interrupted, metrics, run_training
-
-Train = Callable[..., Path]
+from tests.training.training_runs import bits, column, interrupted
 
 
 def one_by_one(
@@ -152,59 +145,7 @@ def test_reward_improves(train, algorithm):
     assert column(folder, "entropy")[-1] < column(folder, "entropy")[0]
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "prime"])
-def test_a_second_model_or_head_is_saved_to_resume_and_not_in_the_result(
-    monkeypatch, train, policy, algorithm
-):
-    what = online_row(algorithm, steps=3, save_every=1)
-    interrupted(train, what, after=2)
-    folder = train(what, "undisturbed")
-    assert Checkpoint(folder / "final").tensors.keys() == Checkpoint(policy).tensors.keys()
-    state = torch.load(folder.parent / "run" / "resume" / STATE, weights_only=True)
-    assert set(state["optimizer"]) == {"policy", "credit"}
-    assert set(state["optimizer"]["credit"]) == (
-        {"head", "adamw"} if algorithm == "ppo" else {"masters", "inner"}
-    )
-
-
-def test_metrics_of_an_online_run_have_two_more_columns(train):
-    lines = metrics(train(online_row("grpo", steps=3)))
-    assert list(lines[0]) == [
-        *("step", "loss", "reward", "kl", "grad_norm", "grad_norm_masked", "lr", "tokens"),
-        *("entropy", "response_length"),
-    ]
-    for line in lines:
-        # 32 responses; the filter leaves none out, so that both count the same tokens.
-        assert float(line["response_length"]) == int(line["tokens"]) / 32
-        assert line["grad_norm_masked"] == ""
-
-
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_resumed_run_ends_with_the_bits_of_an_undisturbed_one(
-    monkeypatch, train, tmp_path, algorithm
-):
-    what = online_row(algorithm, steps=6, save_every=2, reward_updates=2)
-    interrupted(train, what, after=5)
-    assert not (tmp_path / "run" / "final").exists()
-    assert bits(train(what, "run")) == bits(train(what, "undisturbed"))
-    assert not (tmp_path / "run" / "resume").exists()
-
-
-def test_prompts_and_noise_of_a_batch_follow_from_seed_and_number(monkeypatch, train):
-    drawn = []
-
-    def recording(learner: Any, asked: Any, seed: int) -> Experience:
-        drawn.append((tuple(tuple(question.prompt) for question in asked), seed))
-        return gather(learner, asked, seed)
-
-    monkeypatch.setattr(online, "gather", recording)
-    train(online_row("grpo", steps=5, seed=9))
-    assert [seed for _, seed in drawn] == [noise_seed(9, number) for number in range(1, 6)]
-    # 50 problems in batches of 8: no prompt comes twice in the first six.
-    assert len({prompt for asked, _ in drawn for prompt in asked}) == 40
-
-
-def test_several_updates_for_a_batch_resume_where_a_batch_ends(monkeypatch, train):
+def test_several_updates_for_a_batch_resume_where_a_batch_ends(train):
     what = online_row("ppo", steps=7, updates=2, save_every=1, lr=1e-2)
     interrupted(train, what, after=2)
     resumed = train(what, "run")
@@ -234,19 +175,3 @@ def test_the_accuracy_filter_chooses_among_more_prompts(train):
     # The same 24 prompts are drawn at first, the 8 that are learned from differ.
     assert column(plain, "reward")[0] == column(mixed, "reward")[0]
     assert column(plain, "loss")[0] != column(mixed, "loss")[0]
-
-
-def test_bad_data_are_refused_by_line(policy, problems, tmp_path):
-    def run(path: Path, **changes: Any) -> None:
-        folder = tmp_path / "run"
-        run_training(
-            online_row("grpo", **changes), path, folder / "r", folder / "f", folder / "m", policy
-        )
-
-    write_jsonl(tmp_path / "pairs.jsonl", [{"prompt": "1=", "chosen": "1", "rejected": "2"}])
-    with pytest.raises(ValueError, match=r"pairs\.jsonl, line 1: no key 'solution'"):
-        run(tmp_path / "pairs.jsonl")
-    with pytest.raises(ValueError, match=r"line 1: 55 tokens; the model has 32 positions"):
-        run(problems, max_new_tokens=50)
-    with pytest.raises(ValueError, match="found 50 examples, expected at least one batch of 56"):
-        run(problems, oversample=7)

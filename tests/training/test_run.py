@@ -1,26 +1,26 @@
 """Whole runs, from files to files."""
 
-import json
+import filecmp
 import os
 import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from operator import le
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from rlsubnet.backends.processes import LOCK
 from rlsubnet.checkpoints.masks import Mask, save_mask
 from rlsubnet.cli import main
 from rlsubnet.config.model import ONLINE, Row
+from rlsubnet.files import write_jsonl
 from rlsubnet.training.journal import STATE
 from rlsubnet.training.loop import ALGORITHMS
-from rlsubnet.training.run import start_model
 from tests.sheets_of_row import train_command
 from tests.training.online_runs import online_row
 from tests.training.training_runs import (
@@ -33,8 +33,6 @@ from tests.training.training_runs import (
     weights,
 )
 
-Train = Callable[..., Path]
-
 
 def short(algorithm: str, **changes: Any) -> Row:
     """Return a row of any algorithm."""
@@ -45,25 +43,26 @@ def short(algorithm: str, **changes: Any) -> Row:
 def test_a_row_trained_twice_gives_the_same_bits_and_another_seed_others(train, algorithm):
     one, two = (train(short(algorithm, steps=3), name) for name in ("one", "two"))
     assert bits(one) == bits(two)
-    manifests = [(folder / "final" / "manifest.json").read_text() for folder in (one, two)]
-    assert manifests[0] == manifests[1]
+    names = {path.name for path in (one / "final").iterdir()}
+    assert filecmp.cmpfiles(one / "final", two / "final", names, shallow=False)[1:] == ([], [])
     assert bits(one) != bits(train(short(algorithm, steps=3, seed=4), "three"))
 
 
 def test_metrics_hold_every_step_and_empty_cells_where_nothing_is_defined(train):
+    columns = ["step", "loss", "reward", "kl", "grad_norm", "grad_norm_masked", "lr", "tokens"]
     lines = metrics(train(row("sft", steps=3)))
-    assert list(lines[0]) == [
-        *("step", "loss", "reward", "kl"),
-        *("grad_norm", "grad_norm_masked", "lr", "tokens"),
-    ]
+    assert list(lines[0]) == columns
     assert [line["step"] for line in lines] == ["1", "2", "3"]
-    assert {(line["reward"], line["kl"], line["grad_norm_masked"]) for line in lines} == {
-        ("", "", "")
-    }
+    for line in lines:
+        assert line["reward"] == line["kl"] == line["grad_norm_masked"] == ""
+        # 8 responses of 2 to 5 tokens, end token included.
+        assert 8 * 2 <= int(line["tokens"]) <= 8 * 5
     # Three steps without room for a warm-up: the peak, then 2/2 and 1/2 of it.
     assert [float(line["lr"]) for line in lines] == [1e-3, 1e-3, 5e-4]
-    # 8 responses of 2 to 5 tokens, end token included.
-    assert all(8 * 2 <= int(line["tokens"]) <= 8 * 5 for line in lines)
+    (line,) = metrics(train(online_row("grpo", steps=1), "online"))
+    assert list(line) == [*columns, "entropy", "response_length"]
+    # 32 responses; the filter leaves none out, so that both count the same tokens.
+    assert float(line["response_length"]) == int(line["tokens"]) / 32
 
 
 @pytest.mark.parametrize("algorithm", ["sft", "dpo", "kto"])
@@ -99,12 +98,7 @@ def test_a_masked_run_moves_the_subnetwork_and_no_other_bit(
         assert not changed[~inside.read(name)].any()
         moved += changed.sum()
     assert moved > 0.5 * sum(inside.read(name).sum() for name in before)
-    assert all(
-        masked <= full
-        for masked, full in zip(
-            column(folder, "grad_norm_masked"), column(folder, "grad_norm"), strict=True
-        )
-    )
+    assert all(map(le, column(folder, "grad_norm_masked"), column(folder, "grad_norm")))
 
 
 def test_a_mask_of_ones_gives_the_same_bits_as_no_mask(train, base, tmp_path):
@@ -114,15 +108,6 @@ def test_a_mask_of_ones_gives_the_same_bits_as_no_mask(train, base, tmp_path):
     masked = train(row("dpo", mask="ones"), "masked", tmp_path / "ones.safetensors")
     assert bits(full)[0] == bits(masked)[0]
     assert column(masked, "grad_norm_masked") == pytest.approx(column(full, "grad_norm"), rel=1e-5)
-
-
-def test_where_the_mask_meets_the_gradient_changes_what_is_clipped(train, mask):
-    runs = [
-        train(row("sft", mask="quarter", mask_at=mask_at, clip=0.01, eps=1.0), mask_at, mask)
-        for mask_at in ("post_clip", "pre_clip")
-    ]
-    assert column(runs[0], "grad_norm")[0] == column(runs[1], "grad_norm")[0]
-    assert bits(runs[0])[0] != bits(runs[1])[0]
 
 
 @pytest.mark.slow
@@ -174,17 +159,28 @@ def test_a_killed_run_resumes_and_ends_with_the_bits_of_an_undisturbed_one(
     assert not (killed / "resume").exists()
 
 
-@pytest.mark.parametrize("algorithm", ["sft", "kto"])
-def test_a_run_resumes_from_its_newest_state_alone(monkeypatch, train, tmp_path, algorithm):
-    interrupted(train, row(algorithm), after=5)
-    assert {file.name for file in (tmp_path / "run" / "resume").iterdir()} == {STATE, LOCK}
+# A second model or a head is saved to resume, and no part of the result.
+LEARNS = {"ppo": {"head", "adamw"}, "prime": {"masters", "inner"}}
+
+
+@pytest.mark.parametrize("algorithm", ["sft", "kto", *ONLINE])
+def test_a_run_resumes_from_its_newest_state_alone(train, policy, tmp_path, algorithm):
+    what = short(algorithm, save_every=2, reward_updates=2)
+    interrupted(train, what, after=5)
+    resume = tmp_path / "run" / "resume"
+    assert {file.name for file in resume.iterdir()} == {STATE, LOCK}
     assert not (tmp_path / "run" / "final").exists()
-    resumed = train(row(algorithm), "run")
-    assert bits(resumed) == bits(train(row(algorithm), "undisturbed"))
-    assert not (tmp_path / "run" / "resume").exists()
+    state = torch.load(resume / STATE, weights_only=True)["optimizer"]
+    if algorithm in ONLINE:
+        assert set(state) == {"policy", "credit"}
+        assert set(state["credit"]) == LEARNS.get(algorithm, set())
+    resumed = train(what, "run")
+    assert bits(resumed) == bits(train(what, "undisturbed"))
+    assert weights(resumed / "final").keys() == weights(policy).keys()
+    assert not resume.exists()
 
 
-def test_a_state_of_another_row_is_refused_with_what_differs(monkeypatch, train, tmp_path):
+def test_a_state_of_another_row_is_refused_with_what_differs(train, tmp_path):
     interrupted(train, row("sft"), after=5)
     other = row("sft", lr=0.5)
     with pytest.raises(ValueError, match=r"saved by another run: .*lr.*delete .*resume"):
@@ -194,16 +190,15 @@ def test_a_state_of_another_row_is_refused_with_what_differs(monkeypatch, train,
     train(row("sft", save_every=1), "run")
 
 
-@pytest.mark.parametrize("kept", [None, 0.0, 0.2, 0.5, 0.9, 0.999])
-def test_a_state_that_is_damaged_or_was_cut_short_is_refused(monkeypatch, train, tmp_path, kept):
+def test_a_state_that_is_damaged_or_was_cut_short_is_refused(train, tmp_path):
     interrupted(train, row("sft"), after=5)
     file = tmp_path / "run" / "resume" / STATE
-    if kept is None:
-        file.write_bytes(b"not a state")
-    else:
-        os.truncate(file, int(kept * file.stat().st_size))
-    with pytest.raises(ValueError, match=r"state\.pt: damaged, or .*; delete .*resume to start"):
-        train(row("sft"), "run")
+    whole = file.read_bytes()
+    shares = (0.0, 0.2, 0.5, 0.9, 0.999)
+    for damaged in (b"not a state", *(whole[: int(share * len(whole))] for share in shares)):
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"state\.pt: damaged, or .*; delete .*resume "):
+            train(row("sft"), "run")
 
 
 @pytest.mark.parametrize(
@@ -231,31 +226,33 @@ def test_a_run_that_diverges_names_its_step_and_leaves_nothing(train, tmp_path):
     assert not (tmp_path / "run" / "metrics.csv").exists()
 
 
-def test_combinations_that_make_no_sense_are_refused(train, mask):
-    with pytest.raises(ValueError, match="weight_decay: expected 0 in a run with a mask"):
-        train(row("sft", mask="quarter", weight_decay=0.1), mask=mask)
-    with pytest.raises(ValueError, match="a folder .* or an architecture, found both"):
-        train(row("pretrain").but(architecture={}))
-    with pytest.raises(ValueError, match="a folder .* or an architecture, found neither"):
-        start_model(row("sft"), init=None)
-    with pytest.raises(ValueError, match="algorithm: expected one of .*, found 'reinforce'"):
-        train(row("sft").but(algorithm="reinforce", data="sft"))
+PAIR = {"prompt": "1=", "chosen": "1", "rejected": "2"}
+PROBLEM = {"prompt": "1=", "solution": ";07"}
+PRETRAIN, GRPO = row("pretrain", batch_size=1), online_row("grpo")
 
 
-def test_data_that_a_run_cannot_learn_from_are_refused_by_file_and_line(data, base, tmp_path):
-    def refuse(what: Row, lines: list[str], message: str, init: Path | None) -> None:
-        (tmp_path / "few.jsonl").write_text("".join(lines))
-        places = (tmp_path / "resume", tmp_path / "final", tmp_path / "metrics.csv")
-        with pytest.raises(ValueError, match=rf"few\.jsonl{message}"):
-            run_training(what, tmp_path / "few.jsonl", *places, init)
-
-    pairs = data["dpo"].read_text().splitlines(keepends=True)
-    for count in (0, 7):
-        message = f": {count} examples, expected a batch of 8"
-        refuse(row("dpo"), pairs[:count], message, base)
-    long = ['{"text": "1"}\n', json.dumps({"text": "1" * 40}) + "\n"]
-    message = ", line 2: 41 tokens; the model has 32"
-    refuse(row("pretrain", batch_size=1), long, message, None)
+@pytest.mark.parametrize(
+    ("what", "records", "message"),
+    [
+        (row("dpo"), [PAIR] * 7, ": 7 examples, expected a batch of 8"),
+        (online_row("grpo", oversample=7), [PROBLEM] * 50, ": 50 examples, expected a batch of 56"),
+        (PRETRAIN, [{"text": "1" * n} for n in (1, 40)], ", line 2: 41 tokens; the model has 32"),
+        (online_row("grpo", max_new_tokens=50), [PROBLEM] * 8, ", line 1: 53 tokens; the model"),
+        (row("dpo"), [PAIR, {"prompt": "1="}], r", line 2: no key 'chosen'; found \['prompt'\]"),
+        (row("dpo"), [PAIR, {**PAIR, "prompt": "one"}], ", line 2: the tokenizer has no"),
+        (row("dpo"), [PAIR, {**PAIR, "chosen": 5}], ", line 2: "),
+        (GRPO, [PROBLEM, PAIR], ", line 2: no key 'solution'; found"),
+        (GRPO, [PROBLEM, {**PROBLEM, "solution": "7"}], ", line 2: solution '7': expected"),
+    ],
+)
+def test_data_that_a_run_cannot_learn_from_are_refused_by_file_and_line(
+    base, tmp_path, what, records, message
+):
+    write_jsonl(tmp_path / "few.jsonl", records)
+    places = (tmp_path / "resume", tmp_path / "final", tmp_path / "metrics.csv")
+    init = None if what.architecture else base
+    with pytest.raises(ValueError, match=rf"few\.jsonl{message}"):
+        run_training(what, tmp_path / "few.jsonl", *places, init)
 
 
 def test_progress_shows_step_loss_rate_and_time_left(train, capsys):
@@ -267,20 +264,8 @@ def test_progress_shows_step_loss_rate_and_time_left(train, capsys):
     assert len(lines) <= 22  # every 5 %, and the first
 
 
-@pytest.mark.parametrize(
-    ("run", "recipe", "expected"),
-    [
-        ("dqo", {}, "unknown run 'dqo' (did you mean 'dpo'?); known: dpo"),
-        ("dpo", {"lr": 0.0}, "key recipes.its.lr: "),
-    ],
-)
-def test_the_command_ends_with_one_line_for_a_fault_in_the_sheets(
-    tmp_path, capsys, run, recipe, expected
-):
-    what = row("dpo").as_dict()
-    what["recipe"] |= recipe
-    words = train_command(tmp_path, what, tmp_path / "data", tmp_path / "init")
-    assert main([words[0], run, *words[2:]]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("rlsubnet train: error: ") and expected in error
-    assert error.count("\n") == 1
+def test_the_command_names_a_run_that_there_is_not(tmp_path, capsys):
+    words = train_command(tmp_path, row("dpo").as_dict(), tmp_path / "data", tmp_path / "init")
+    assert main([words[0], "dqo", *words[2:]]) == 1
+    known = "unknown run 'dqo' (did you mean 'dpo'?); known: dpo"
+    assert capsys.readouterr().err == f"rlsubnet train: error: {known}\n"

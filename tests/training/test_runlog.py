@@ -28,31 +28,23 @@ def test_the_manifest_names_everything_a_run_follows_from(train, base, data, mas
     assert socket.gethostname() not in text.split('"')
 
 
-def test_the_commit_is_that_of_the_checkout(repository):
-    if not (repository / ".git").exists():
-        pytest.skip("not a git checkout")
-    head = subprocess.run(
-        ["git", "-C", str(repository), "rev-parse", "HEAD"], capture_output=True, text=True
-    )
-    assert git_commit() in (head.stdout.strip(), None)  # None until this file is tracked
-
-
-def test_without_a_checkout_the_commit_is_what_a_variable_says(repository, tmp_path):
-    copy = tmp_path / "rlsubnet"
-    shutil.copytree(repository / "workflow" / "rlsubnet", copy)
+def test_the_commit_is_that_of_the_checkout_or_what_a_variable_says(repository, tmp_path):
+    head = None
+    if (repository / ".git").exists():
+        command = ["git", "-C", str(repository), "rev-parse", "HEAD"]
+        head = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    assert git_commit() in (head, None)  # None until this file is tracked
+    shutil.copytree(repository / "workflow" / "rlsubnet", tmp_path / "rlsubnet")
     code = "from rlsubnet.training.runlog import git_commit; print(git_commit())"
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    told = []
-    for said in ({}, {"RLSUBNET_COMMIT": "4f04122"}):
+    for said, expected in (({}, "None"), ({"RLSUBNET_COMMIT": "4f04122"}, "4f04122")):
         done = subprocess.run(
             [sys.executable, "-c", code],
             cwd=tmp_path,
-            env={**environment, **said},
+            env={**os.environ, "PYTHONPATH": str(tmp_path), **said},
             capture_output=True,
             text=True,
         )
-        told.append(done.stdout.strip())
-    assert told == ["None", "4f04122"]
+        assert done.stdout.strip() == expected, done.stderr
 
 
 def test_without_wandb_it_is_not_imported(train, monkeypatch):

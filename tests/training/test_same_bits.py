@@ -25,14 +25,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def asked(repository: Path) -> dict[str, str]:
-    """Return the variables that the Makefile sets for SAME_BITS=1."""
-    text = (repository / "Makefile").read_text(encoding="utf-8")
-    block = text.split("ifdef SAME_BITS\n")[1].split("endif")[0]
-    return dict(re.findall(r"export (\w+) := (\w+)", block))
-
-
 def train(folder: Path, data: Path, variables: dict[str, str], *emulator: str) -> tuple[bytes, str]:
     """Pretrain a small model in a process of its own and return its bits."""
     what = row("pretrain", steps=4).but(architecture=WIDE)
@@ -44,7 +36,10 @@ def train(folder: Path, data: Path, variables: dict[str, str], *emulator: str) -
     return bits(folder)
 
 
-def test_a_cpu_of_another_make_gives_the_same_bits(tmp_path, data, asked):
+def test_a_cpu_of_another_make_gives_the_same_bits(tmp_path, data, repository):
+    makefile = (repository / "Makefile").read_text(encoding="utf-8")
+    block = makefile.split("ifdef SAME_BITS\n")[1].split("endif")[0]
+    asked = dict(re.findall(r"export (\w+) := (\w+)", block))
     assert {"ATEN_CPU_CAPABILITY", "MKL_CBWR"} < set(asked)
     emulated = (str(EMULATOR), "-cpu", OTHER_CPU)
     here = train(tmp_path / "here", data["pretrain"], asked)

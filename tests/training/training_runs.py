@@ -70,10 +70,10 @@ def interrupted(train: Callable[..., Path], what: Row, after: int, *mask: Path) 
     """Train into ``run`` and fail after so many steps, as a full disk would."""
     note = Journal.note
 
-    def failing(journal: Journal, values: dict[str, Any]) -> None:
+    def failing(journal: Journal, values: dict[str, Any], state: Any) -> None:
         if values["step"] > after:
             raise OSError("no space left")
-        note(journal, values)
+        note(journal, values, state)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Journal, "note", failing)

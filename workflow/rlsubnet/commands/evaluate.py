@@ -4,6 +4,7 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +68,6 @@ def run_evaluate_steps(options: argparse.Namespace) -> None:
     from rlsubnet.checkpoints.delta import find_steps
     from rlsubnet.evaluation.sampler import open_policy
     from rlsubnet.evaluation.score import answer_suites, load_steps, load_suites
-    from rlsubnet.training.runlog import time_left
 
     suites, steps = load_suites(files), find_steps(options.saved)
     dtype = getattr(torch, options.dtype)
@@ -77,7 +77,8 @@ def run_evaluate_steps(options: argparse.Namespace) -> None:
     for number, step in enumerate(load_steps(policy.model, options.init, steps), start=1):
         _, scores = answer_suites(policy, suites)
         rows += [{"step": step, **row} for row in scores]
-        left = time_left((time.monotonic() - started) / number * (count - number))
+        seconds = (time.monotonic() - started) / number * (count - number)
+        left = timedelta(seconds=round(seconds))
         shown = ", ".join(summary(scores, {}).splitlines())
         print(f"step {step} ({number}/{count}): {shown}; {left} left", file=sys.stderr, flush=True)
     write_csv(options.out, rows, names(StepScoreRow))

@@ -1,13 +1,15 @@
 """Examples as token ids, their seeded order, and padded batches."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rlsubnet.files import iterate_jsonl
 from rlsubnet.training.device import to_device
 
 T = TypeVar("T")
@@ -47,21 +49,23 @@ def mismatched_examples(examples: Sequence[Example]) -> list[Example]:
     ]
 
 
-def from_records(records: Sequence[Mapping[str, Any]], make: Callable[[Any], T]) -> list[T]:
-    """Return ``make`` of every record of a data set.
+def read_records(data: Path, make: Callable[[dict[str, Any]], T], count: int) -> list[T]:
+    """Return ``make`` of every record of a data file, of which a batch takes ``count``.
 
-    >>> from_records([{"text": "1+1"}, {"txt": "2"}], lambda record: record["text"])
-    Traceback (most recent call last):
-    ValueError: line 2: no key 'text'; found ['txt']
+    Raises:
+        ValueError: naming the line of the file; or there are too few.
     """
     made = []
-    for number, record in enumerate(records, start=1):
+    for number, record in enumerate(iterate_jsonl(data), start=1):
         try:
             made.append(make(record))
         except KeyError as error:
-            raise ValueError(f"line {number}: no key {error}; found {sorted(record)}") from error
+            found = sorted(record)
+            raise ValueError(f"{data}, line {number}: no key {error}; found {found}") from error
         except (TypeError, ValueError) as error:
-            raise ValueError(f"line {number}: {error}") from error
+            raise ValueError(f"{data}, line {number}: {error}") from error
+    if len(made) < count:
+        raise ValueError(f"{data}: {len(made)} examples, expected a batch of {count}")
     return made
 
 
@@ -110,8 +114,6 @@ def example_order(
     >>> len(set(whole[0] + whole[1])), len(set(whole[2] + whole[3]))
     (4, 4)
     """
-    if count < batch_size:
-        raise ValueError(f"found {count} examples, expected at least one batch of {batch_size}")
     batches_per_epoch = count // batch_size
     epoch, order = -1, np.empty(0, dtype=np.int64)
     for step in range(first - 1, last):

@@ -1,7 +1,4 @@
-"""Responses that a policy draws itself, and which of their tokens earned how much.
-
-The second is what GRPO, RAFT++, PPO and PRIME differ in.
-"""
+"""Responses that a policy draws itself, and the credit of their tokens: how algorithms differ."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +23,7 @@ from rlsubnet.objectives.policy_gradient import (
 from rlsubnet.objectives.prime import outcome_loss, preferred_groups, prime_advantages
 from rlsubnet.tasks.tokenizer import encode_prompt, end_token, padding_token
 from rlsubnet.tasks.words import is_correct
-from rlsubnet.training.batches import Batch, Sample, collate, from_records, row_parts, take_rows
+from rlsubnet.training.batches import Batch, Sample, collate, row_parts, take_rows
 from rlsubnet.training.device import to_device
 from rlsubnet.training.model import copied, score_batch, score_tokens
 from rlsubnet.training.optimizer import MasterOptimizer
@@ -68,19 +65,13 @@ class Rollouts:
         return slice(0, len(self.outcomes))
 
 
-def make_questions(
-    records: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase
-) -> list[Question]:
-    """Return the records ``{"prompt", "solution"}`` of a data set, tokenized once."""
-
-    def make(record: Mapping[str, Any]) -> Question:
-        question = Question(encode_prompt(tokenizer, record["prompt"]), record["solution"])
-        is_correct("", question.solution)  # refuses a solution that the verifier cannot read
-        if not question.prompt:
-            raise ValueError("an empty prompt, and the tokenizer has no start token")
-        return question
-
-    return from_records(records, make)
+def make_question(record: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Question:
+    """Return a record ``{"prompt", "solution"}`` of a data set, tokenized once."""
+    question = Question(encode_prompt(tokenizer, record["prompt"]), record["solution"])
+    is_correct("", question.solution)  # refuses a solution that the verifier cannot read
+    if not question.prompt:
+        raise ValueError("an empty prompt, and the tokenizer has no start token")
+    return question
 
 
 def noise_seed(seed: int, number: int) -> int:
@@ -132,21 +123,19 @@ def draw_groups(
     return groups
 
 
-def keep_preferred(groups: Sequence[Group], count: int, low: float, high: float) -> list[Group]:
-    # Differs from the paper: verl fails a group whose longest response has max_response_length - 1
-    # tokens, ended or not; here what was cut off fails.
-    accuracies = [sum(group.correct) / len(group.correct) for group in groups]
-    ended = [group.finished for group in groups]
-    return [groups[number] for number in preferred_groups(accuracies, ended, count, low, high)]
-
-
 def make_rollouts(
     groups: Sequence[Group], recipe: Recipe, pad: int, device: torch.device
 ) -> Rollouts:
     """Return the groups that pass the filter as one batch, with means over all of them."""
     drawn = [sample for group in groups for sample in group.samples]
     right = [correct for group in groups for correct in group.correct]
-    kept = keep_preferred(groups, recipe.batch_size, recipe.accuracy_low, recipe.accuracy_high)
+    # Differs from the paper: verl fails a group whose longest response has max_response_length - 1
+    # tokens, ended or not; here what was cut off fails.
+    accuracies = [sum(group.correct) / len(group.correct) for group in groups]
+    ended = [group.finished for group in groups]
+    low, high = recipe.accuracy_low, recipe.accuracy_high
+    numbers = preferred_groups(accuracies, ended, recipe.batch_size, low, high)
+    kept = [groups[number] for number in numbers]
     examples = [(sample,) for group in kept for sample in group.samples]
     outcomes = [float(correct) for group in kept for correct in group.correct]
     return Rollouts(

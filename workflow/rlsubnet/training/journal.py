@@ -4,6 +4,7 @@ import errno
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,8 @@ import torch
 from transformers import PreTrainedModel
 
 from rlsubnet.checkpoints.checkpoint import Checkpoint
-from rlsubnet.checkpoints.delta import step_file
-from rlsubnet.checkpoints.delta_file import Delta
-from rlsubnet.checkpoints.delta_pack import InitDigests, write_delta
-from rlsubnet.checkpoints.sources import FileSource
+from rlsubnet.checkpoints.delta import PatchedCheckpoint, step_file
+from rlsubnet.checkpoints.delta_pack import write_delta
 from rlsubnet.config.model import Recipe, Row
 from rlsubnet.files import replacing
 from rlsubnet.training.device import ChangedWeights, read
@@ -23,29 +22,6 @@ from rlsubnet.training.optimizer import check_norm
 from rlsubnet.training.runlog import Progress, metrics_row
 
 STATE = "state.pt"
-
-
-def save_state(
-    folder: Path, belongs_to: Mapping[str, Any], step: int, optimizer: dict[str, Any], rows: list
-) -> None:
-    """Replace the state in ``folder`` by the one after optimizer step ``step``.
-
-    Args:
-        belongs_to: what the run follows from (row, digests of inputs, machine); the run that
-            resumes must have the same.
-
-    Raises:
-        OSError: the state cannot be written; the one before it is untouched.
-    """
-    state = {"belongs_to": dict(belongs_to), "step": step, "optimizer": optimizer, "rows": rows}
-    with replacing(folder / STATE) as temporary:
-        try:
-            torch.save(state, temporary)
-        except RuntimeError as error:  # torch says so of a full disk, in words of its own
-            first_line, free = str(error).partition("\n")[0], shutil.disk_usage(folder).free
-            raise OSError(
-                f"{folder / STATE}: cannot be written, {free:,} bytes are free: {first_line}"
-            ) from error
 
 
 def load_state(folder: Path, belongs_to: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -124,12 +100,9 @@ class StepSaver:
     def start(self, done: int) -> None:
         """Keep the files of the ``done`` steps that are not done again, and no others."""
         kept = {step_file(step) for step in self._due if step <= done}
-        found = set()
-        for path in self._folder.glob("*") if self._folder.is_dir() else ():
-            if path.name in kept:
-                found.add(path.name)
-            else:  # of steps after the saved state, or of a run that was given up
-                path.unlink()
+        found = {path.name for path in self._folder.glob("*")}
+        for name in found - kept:  # of steps after the saved state, or of a run that was given up
+            (self._folder / name).unlink()
         if missing := sorted(kept - found):
             raise ValueError(
                 f"{self._folder}: the saved state is of step {done}, but saved steps are missing: "
@@ -140,8 +113,7 @@ class StepSaver:
         return step in self._due
 
     def save(self, step: int) -> None:
-        if self.is_due(step):
-            write_delta(self._folder / step_file(step), self._init, self._stored_bits)
+        write_delta(self._folder / step_file(step), self._init, self._stored_bits)
 
     def _stored_bits(self, name: str) -> np.ndarray:
         """Return a weight as a saved model stores it: the codes of bfloat16 numbers."""
@@ -150,21 +122,9 @@ class StepSaver:
         return bits
 
     def check_final(self, final: Checkpoint) -> None:
-        last = Delta(self._folder / step_file(self._due[-1]))
-        digests = InitDigests(FileSource(final.path))
-        saved = last.manifest.tensors
-        differing = [
-            name
-            for name in sorted({*saved, *digests.tensors})
-            if name not in saved
-            or name not in digests.tensors
-            or saved[name].sha256 != digests.sha256(name)
-        ]
-        if differing:
-            raise ValueError(
-                f"{last.path}: expected the weights of the final model, these tensors differ: "
-                f"{', '.join(differing)}"
-            )
+        last = self._folder / step_file(self._due[-1])
+        if PatchedCheckpoint(self._init, last).digest() != final.digest():
+            raise ValueError(f"{last}: expected the weights of the final model, found others")
 
 
 def save_is_due(recipe: Recipe, step: int) -> bool:
@@ -192,70 +152,78 @@ def errors_of(run: str, step: int) -> Iterator[None]:
         raise ValueError(f"run {run}, step {step}: {error}") from error
 
 
+@dataclass
 class Journal:
     """Takes note of every step of a run, from the beginning or from its saved state on.
 
-    Args:
-        belongs_to: what the state must belong to, see :mod:`rlsubnet.training.journal`.
+    Attributes:
+        resume: folder of the saved state.
+        belongs_to: what the run follows from (row, digests of inputs, machine); the run that
+            resumes must have the same.
         log: takes every row of the metrics, resumed ones too.
         every: steps whose metrics are read from the device together.
         changed: counts what differs from the start, where the recipe asks for counts.
-
-    Attributes:
         done: steps done before this process; they are not done again.
     """
 
-    def __init__(
-        self,
-        row: Row,
-        resume: Path,
-        belongs_to: Mapping[str, Any],
-        log: Callable[[Mapping[str, Any]], None],
-        saver: StepSaver | None,
-        columns: Sequence[str],
-        every: int,
-        changed: ChangedWeights | None,
-    ) -> None:
-        self._row, self._resume, self._belongs_to = row, resume, belongs_to
-        self._log, self._saver = log, saver
-        self._columns, self._every, self._changed = columns, every, changed
-        self._unread: list[dict[str, Any]] = []
-        saved = load_state(resume, belongs_to)
+    row: Row
+    resume: Path
+    belongs_to: Mapping[str, Any]
+    log: Callable[[Mapping[str, Any]], None]
+    saver: StepSaver | None
+    columns: Sequence[str]
+    every: int
+    changed: ChangedWeights | None
+
+    def __post_init__(self) -> None:
+        saved = load_state(self.resume, self.belongs_to)
         self.state: dict[str, Any] | None = saved and saved["optimizer"]
         self.done: int = saved["step"] if saved else 0
         self.rows: list[dict[str, Any]] = saved["rows"] if saved else []
+        self._unread: list[dict[str, Any]] = []
 
     def start(self) -> None:
         """Log the steps that are not done again, and start the clock."""
-        if self._saver is not None:
-            self._saver.start(self.done)
+        if self.saver:
+            self.saver.start(self.done)
         for metrics in self.rows:
-            self._log(metrics)
-        self._progress = Progress(self._row.run, self._row.recipe.steps, self.done)
+            self.log(metrics)
+        self._progress = Progress(self.row.run, self.row.recipe.steps, self.done)
 
-    def note(self, metrics: dict[str, Any]) -> None:
-        """Take note of a finished step; its model is saved where that is due."""
-        step, recipe = metrics["step"], self._row.recipe
-        if self._changed and (step % recipe.sparsity_every == 0 or step == recipe.steps):
-            metrics = {**metrics, "sparsity": self._changed.sparsity()}
+    def note(self, metrics: dict[str, Any], state: Callable[[], dict[str, Any]]) -> None:
+        """Take note of a finished step; its model and the state after it are saved where due."""
+        step, recipe = metrics["step"], self.row.recipe
+        if self.changed and (step % recipe.sparsity_every == 0 or step == recipe.steps):
+            metrics = {**metrics, "sparsity": self.changed.sparsity()}
         self._unread.append(metrics)
-        saves = self._saver is not None and self._saver.is_due(step)
-        if len(self._unread) >= self._every or step == recipe.steps or saves:
+        saver = self.saver if self.saver and self.saver.is_due(step) else None
+        if len(self._unread) >= self.every or step == recipe.steps or saver:
             self.read()
-        if self._saver is not None:
-            self._saver.save(step)
+        if saver:
+            saver.save(step)
+        if save_is_due(recipe, step):
+            self.read()  # a state after a gradient that was not finite is not worth saving
+            self._save(step, state())
 
     def read(self) -> None:
         """Read the metrics of all steps noted since, log them and report progress."""
         unread, self._unread = read(self._unread), []
         for values in unread:
-            with errors_of(self._row.run, values["step"]):
+            with errors_of(self.row.run, values["step"]):
                 check_norm(values["grad_norm"])
-            metrics = metrics_row(self._columns, **values)
+            metrics = metrics_row(self.columns, **values)
             self.rows.append(metrics)
-            self._log(metrics)
+            self.log(metrics)
             self._progress.report(metrics)
 
-    def save(self, state: dict[str, Any]) -> None:
-        self.read()  # a state after a gradient that was not finite is not worth saving
-        save_state(self._resume, self._belongs_to, self.rows[-1]["step"], state, self.rows)
+    def _save(self, step: int, optimizer: dict[str, Any]) -> None:
+        belongs_to = dict(self.belongs_to)
+        state = {"belongs_to": belongs_to, "step": step, "optimizer": optimizer, "rows": self.rows}
+        with replacing(self.resume / STATE) as temporary:
+            try:
+                torch.save(state, temporary)
+            except RuntimeError as error:  # torch says so of a full disk, in words of its own
+                first, free = str(error).partition("\n")[0], shutil.disk_usage(self.resume).free
+                raise OSError(
+                    f"{self.resume / STATE}: cannot be written, {free:,} bytes are free: {first}"
+                ) from error

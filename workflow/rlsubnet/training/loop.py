@@ -6,13 +6,13 @@ A new one is an entry of :data:`ALGORITHMS`; the loop, the optimizer and the mas
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlsubnet.config.model import ONLINE, Recipe, Row, learning_rate
+from rlsubnet.config.model import Recipe, Row, learning_rate
 from rlsubnet.objectives.logps import cross_entropy, response_logps
 from rlsubnet.objectives.preference import (
     PreferenceLoss,
@@ -30,17 +30,13 @@ from rlsubnet.training.batches import (
     Sample,
     collate,
     example_order,
-    from_records,
     mismatched_examples,
     split_batch,
 )
 from rlsubnet.training.device import mean
-from rlsubnet.training.journal import Journal, errors_of, save_is_due
+from rlsubnet.training.journal import Journal, errors_of
 from rlsubnet.training.model import score_batch
 from rlsubnet.training.optimizer import MasterOptimizer
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 Record = Mapping[str, Any]
 
@@ -63,6 +59,24 @@ class Scores:
     tokens: int
     reference: Tensor | None = None
     reference_point: Tensor | None = None
+
+    def policy(self) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities of the chosen and the rejected responses, each ``[pairs]``."""
+        return _halves(response_logps(self.logps))
+
+    def both(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return those of the policy, then those of the reference."""
+        assert self.reference is not None, "this preference loss needs the reference"
+        return *self.policy(), *_halves(self.reference)
+
+    def lengths(self) -> tuple[Tensor, Tensor]:
+        """Return the numbers of tokens of the chosen and of the rejected responses."""
+        return _halves(self.mask.sum(dim=1))
+
+
+def _halves(rows: Tensor) -> tuple[Tensor, Tensor]:
+    chosen, rejected = rows.chunk(2)
+    return chosen, rejected
 
 
 @dataclass(frozen=True)
@@ -91,13 +105,13 @@ class Objective:
         mismatched: whether each step compares policy and reference on responses to other prompts.
     """
 
-    example: Callable[[Record, "PreTrainedTokenizerBase"], Example]
+    example: Callable[[Record, PreTrainedTokenizerBase], Example]
     terms: Callable[[Scores, Recipe], Terms]
     reference: bool = False
     mismatched: bool = False
 
 
-def text_example(record: Record, tokenizer: "PreTrainedTokenizerBase") -> Example:
+def text_example(record: Record, tokenizer: PreTrainedTokenizerBase) -> Example:
     """Return a text to learn from its second token on: ``{"text"}``.
 
     Without a start token the first character has nothing to be predicted from.
@@ -106,21 +120,19 @@ def text_example(record: Record, tokenizer: "PreTrainedTokenizerBase") -> Exampl
     return (Sample([*start, *encode_text(tokenizer, record["text"])], given=1),)
 
 
-def response_example(record: Record, tokenizer: "PreTrainedTokenizerBase") -> Example:
-    return (_sample(record["prompt"], record["response"], tokenizer),)
+def response_example(record: Record, tokenizer: PreTrainedTokenizerBase) -> Example:
+    return (_sample(record, "response", tokenizer),)
 
 
-def pair_example(record: Record, tokenizer: "PreTrainedTokenizerBase") -> Example:
-    chosen = _sample(record["prompt"], record["chosen"], tokenizer)
-    rejected = _sample(record["prompt"], record["rejected"], tokenizer)
-    return chosen, rejected
+def pair_example(record: Record, tokenizer: PreTrainedTokenizerBase) -> Example:
+    return _sample(record, "chosen", tokenizer), _sample(record, "rejected", tokenizer)
 
 
-def _sample(prompt: str, response: str, tokenizer: "PreTrainedTokenizerBase") -> Sample:
-    tokens = encode_prompt(tokenizer, prompt)
+def _sample(record: Record, response: str, tokenizer: PreTrainedTokenizerBase) -> Sample:
+    tokens = encode_prompt(tokenizer, record["prompt"])
     if not tokens:
         raise ValueError("an empty prompt, and the tokenizer has no start token")
-    return Sample(tokens + encode_response(tokenizer, response), given=len(tokens))
+    return Sample(tokens + encode_response(tokenizer, record[response]), given=len(tokens))
 
 
 def likelihood_terms(scores: Scores, recipe: Recipe) -> Terms:
@@ -128,52 +140,23 @@ def likelihood_terms(scores: Scores, recipe: Recipe) -> Terms:
     return Terms(cross_entropy(scores.logps), scores.tokens)
 
 
-def _responses(scores: Scores) -> tuple[Tensor, Tensor]:
-    chosen, rejected = response_logps(scores.logps).chunk(2)
-    return chosen, rejected
-
-
-def _pairs(scores: Scores) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    assert scores.reference is not None, "this preference loss needs the reference"
-    reference_chosen, reference_rejected = scores.reference.chunk(2)
-    return *_responses(scores), reference_chosen, reference_rejected
-
-
-def _lengths(scores: Scores) -> tuple[Tensor, Tensor]:
-    chosen, rejected = scores.mask.sum(dim=1).chunk(2)
-    return chosen, rejected
-
-
 def _sums(loss: PreferenceLoss) -> Terms:
     return Terms(loss.losses.sum(), len(loss.losses), {"reward": loss.margins.sum()})
-
-
-def dpo_terms(scores: Scores, recipe: Recipe) -> Terms:
-    """Return DPO's loss; ``reward`` is the margin between chosen and rejected."""
-    return _sums(dpo_loss(*_pairs(scores), recipe.beta))
-
-
-def dpo_norm_terms(scores: Scores, recipe: Recipe) -> Terms:
-    """Return the length-normalized DPO loss; ``reward`` is the margin per token."""
-    return _sums(dpo_norm_loss(*_pairs(scores), *_lengths(scores), recipe.beta))
-
-
-def simpo_terms(scores: Scores, recipe: Recipe) -> Terms:
-    """Return SimPO's loss; ``reward`` is the margin per token, before gamma is taken off."""
-    return _sums(simpo_loss(*_responses(scores), *_lengths(scores), recipe.beta, recipe.gamma))
 
 
 def kto_terms(scores: Scores, recipe: Recipe) -> Terms:
     """Return KTO's loss; ``reward`` is the margin as in DPO, ``kl`` the reference point z_0."""
     assert scores.reference_point is not None, "KTO needs the reference point"
-    terms = _sums(kto_loss(*_pairs(scores), scores.reference_point, recipe.beta))
+    terms = _sums(kto_loss(*scores.both(), scores.reference_point, recipe.beta))
     # One value for the whole batch: weighted like a sum, so that the mean gives it back.
     return replace(terms, logged={**terms.logged, "kl": scores.reference_point * terms.weight})
 
 
-def orpo_terms(scores: Scores, recipe: Recipe) -> Terms:
-    """Return ORPO's loss; ``reward`` is the log odds ratio between chosen and rejected."""
-    return _sums(orpo_loss(*_responses(scores), *_lengths(scores), recipe.odds_weight))
+def preference(
+    loss: Callable[[Scores, Recipe], PreferenceLoss], reference: bool = False
+) -> Objective:
+    """Return how pairs are learned from; ``reward`` is the loss's margin."""
+    return Objective(pair_example, lambda scores, r: _sums(loss(scores, r)), reference)
 
 
 ALGORITHMS: dict[str, Objective] = {
@@ -181,25 +164,14 @@ ALGORITHMS: dict[str, Objective] = {
     "sft": Objective(response_example, likelihood_terms),
     # Rejection-sampling finetuning: SFT whose data are the policy's own correct answers.
     "rft": Objective(response_example, likelihood_terms),
-    "dpo": Objective(pair_example, dpo_terms, reference=True),
-    "dpo_norm": Objective(pair_example, dpo_norm_terms, reference=True),
-    "simpo": Objective(pair_example, simpo_terms),
+    "dpo": preference(lambda s, r: dpo_loss(*s.both(), r.beta), reference=True),
+    "dpo_norm": preference(
+        lambda s, r: dpo_norm_loss(*s.both(), *s.lengths(), r.beta), reference=True
+    ),
+    "simpo": preference(lambda s, r: simpo_loss(*s.policy(), *s.lengths(), r.beta, r.gamma)),
     "kto": Objective(pair_example, kto_terms, reference=True, mismatched=True),
-    "orpo": Objective(pair_example, orpo_terms),
+    "orpo": preference(lambda s, r: orpo_loss(*s.policy(), *s.lengths(), r.odds_weight)),
 }
-
-
-def find_algorithm(name: str) -> Objective:
-    if name not in ALGORITHMS:
-        known = ", ".join((*ALGORITHMS, *ONLINE))
-        raise ValueError(f"algorithm: expected one of {known}, found {name!r}")
-    return ALGORITHMS[name]
-
-
-def make_examples(
-    records: list[dict[str, Any]], algorithm: Objective, tokenizer: "PreTrainedTokenizerBase"
-) -> list[Example]:
-    return from_records(records, lambda record: algorithm.example(record, tokenizer))
 
 
 @torch.no_grad()
@@ -220,12 +192,7 @@ def reference_logps(
 def reference_point(
     model: PreTrainedModel, mismatched: Sequence[Batch], reference: Tensor
 ) -> Tensor:
-    """Return KTO's z_0 of a batch that comes in parts: one value for all of them.
-
-    Args:
-        mismatched: the parts, of :func:`rlsubnet.training.batches.mismatched_examples`.
-        reference: from :func:`reference_logps`, of all mismatched examples.
-    """
+    """Return KTO's z_0 of a batch of mismatched examples in parts: one value for all of them."""
     policy = torch.cat([response_logps(score_batch(model, batch)) for batch in mismatched])
     indices = torch.cat([batch.indices for batch in mismatched])
     return kto_reference_point(policy, reference[indices])
@@ -278,13 +245,13 @@ def train(
     examples: Sequence[Example],
     pad: int,
     journal: Journal,
-) -> list[dict[str, Any]]:
-    """Train for ``row.recipe.steps`` steps and return the metrics of all of them.
+) -> None:
+    """Train for ``row.recipe.steps`` steps, from the state in the journal if there is one.
 
-    Starts from the state in the journal if there is one; its steps are not done again, and what
-    follows has the same bits as in a run that was never interrupted.
+    Its steps are not done again, and what follows has the same bits as in a run that was never
+    interrupted.
     """
-    recipe, done, algorithm = row.recipe, journal.done, find_algorithm(row.algorithm)
+    recipe, done, algorithm = row.recipe, journal.done, ALGORITHMS[row.algorithm]
     reference = mismatched_reference = None
     mismatched = mismatched_examples(examples) if algorithm.mismatched else []
     # As many at a time as are trained on at a time: that many fit into memory.
@@ -308,9 +275,4 @@ def train(
             metrics = train_step(
                 model, optimizer, algorithm, batches, reference, point, recipe, step
             )
-        journal.note(metrics)
-        if save_is_due(recipe, step):
-            journal.save(optimizer.state())
-    if optimizer.mask is not None:
-        optimizer.mask.check_updates(recipe.steps - done)
-    return journal.rows
+        journal.note(metrics, optimizer.state)

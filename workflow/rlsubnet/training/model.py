@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,30 +32,19 @@ def new_model(
     """Return a Qwen2 model with random float32 weights that depend on ``seed`` alone.
 
     Args:
-        architecture: keys of ``Qwen2Config``, ``hidden_size`` and so on; the vocabulary and the
-            special tokens are the tokenizer's.
-
-    Raises:
-        ValueError: a key is unknown to ``Qwen2Config`` (which would ignore it in silence), or it
-            refuses the values.
+        architecture: keys of ``Qwen2Config``; its vocabulary is the tokenizer's.
     """
-    known = {item.name for item in fields(Qwen2Config)} - {"vocab_size"}
-    if unknown := sorted(set(architecture) - known):
-        raise ValueError(f"architecture: Qwen2Config has no keys {unknown}")
     settings: dict[str, Any] = {**architecture, "attn_implementation": "sdpa"}
-    try:
-        config = Qwen2Config(
-            **settings,
-            vocab_size=len(tokenizer),
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model: PreTrainedModel = Qwen2ForCausalLM(config)
-    except (TypeError, AttributeError, ZeroDivisionError) as error:
-        raise ValueError(f"architecture {dict(architecture)}: {error}") from error
+    config = Qwen2Config(
+        **settings,
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: PreTrainedModel = Qwen2ForCausalLM(config)
     return model.eval()
 
 
@@ -192,14 +180,10 @@ def score_batch(model: PreTrainedModel, batch: Batch, temperature: float = 1.0) 
         temperature: probabilities are those of the softmax of ``logits / temperature``.
     """
 
-    def score(inputs: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-        logits = model(
-            input_ids=inputs, use_cache=False, logits_to_keep=targets.shape[1], **_causal(model)
-        ).logits
-        return token_logps(_at(temperature, logits), targets, mask)[None]
+    def score(output: Any, targets: Tensor, mask: Tensor) -> Tensor:
+        return token_logps(_at(temperature, output.logits), targets, mask)[None]
 
-    with _recomputing(model):
-        return _in_blocks(batch, score)[0]
+    return _in_blocks(model, batch, score)[0]
 
 
 def score_tokens(
@@ -216,25 +200,16 @@ def score_tokens(
         entropy_gradient: whether the entropies are to be differentiated; it costs memory.
     """
 
-    def score(inputs: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-        kept = targets.shape[1]
-        output = model(
-            input_ids=inputs,
-            use_cache=False,
-            logits_to_keep=kept,
-            output_hidden_states=head is not None,
-            **_causal(model),
-        )
+    def score(output: Any, targets: Tensor, mask: Tensor) -> Tensor:
         logits = _at(temperature, output.logits)
         entropies = token_entropies(logits if entropy_gradient else logits.detach(), mask)
         channels = [token_logps(logits, targets, mask), entropies]
         if head is not None:
-            values = head(output.hidden_states[-1][:, -kept:].float())
+            values = head(output.hidden_states[-1][:, -targets.shape[1] :].float())
             channels.append(values.masked_fill(~mask, 0.0))
         return torch.stack(channels)
 
-    with _recomputing(model):
-        scores = _in_blocks(batch, score)
+    scores = _in_blocks(model, batch, score, output_hidden_states=head is not None)
     return TokenScores(scores[0], scores[1], None if head is None else scores[2])
 
 
@@ -243,20 +218,26 @@ def _at(temperature: float, logits: Tensor) -> Tensor:
     return logits if temperature == 1 else logits.float() / temperature
 
 
-def _in_blocks(batch: Batch, score: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
-    """Return ``score`` (inputs, targets, mask) of all rows, ``[channels, rows, K]``.
+def _in_blocks(
+    model: PreTrainedModel,
+    batch: Batch,
+    score: Callable[[Any, Tensor, Tensor], Tensor],
+    **asked: Any,
+) -> Tensor:
+    """Return ``score`` (the model's output, targets, mask) of all rows, ``[channels, rows, K]``.
 
     Each block of the batch is scored at its own width and padded with 0.
     """
     columns = batch.targets.shape[1]
     given = batch.inputs.shape[1] - columns
     pieces = []
-    for rows, width in batch.blocks:
-        kept = width - given
-        piece = score(
-            batch.inputs[rows, :width], batch.targets[rows, :kept], batch.mask[rows, :kept]
-        )
-        pieces.append(functional.pad(piece, (0, columns - kept)))
+    with _recomputing(model):
+        for rows, width in batch.blocks:
+            inputs, kept = batch.inputs[rows, :width], width - given
+            asked |= {"use_cache": False, "logits_to_keep": kept, **_causal(model)}
+            targets, mask = batch.targets[rows, :kept], batch.mask[rows, :kept]
+            piece = score(model(input_ids=inputs, **asked), targets, mask)
+            pieces.append(functional.pad(piece, (0, columns - kept)))
     # Back to the order of the batch: row r of the batch is row argsort(rows)[r] of the pieces.
     order = torch.argsort(torch.cat([rows for rows, _ in batch.blocks]))
     return torch.cat(pieces, dim=1)[:, order]
@@ -304,7 +285,6 @@ def bytes_per_sequence(
     input alone. Gradients within one layer are three more tensors of that width.
 
     Args:
-        recompute: whether activations are computed twice.
         scored: tokens whose logits are computed.
         logit: from :func:`bytes_per_logit`.
 

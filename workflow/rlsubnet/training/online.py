@@ -27,7 +27,7 @@ from rlsubnet.training.credit import (
     without_gradient,
 )
 from rlsubnet.training.device import mean
-from rlsubnet.training.journal import Journal, errors_of, save_is_due
+from rlsubnet.training.journal import Journal, errors_of
 from rlsubnet.training.model import copied, score_batch, score_tokens
 from rlsubnet.training.optimizer import MasterOptimizer
 
@@ -43,6 +43,9 @@ class Learner:
     tokenizer: PreTrainedTokenizerBase
     recipe: Recipe
     draw: Sampler
+
+    def state(self) -> dict[str, Any]:
+        return {"policy": self.optimizer.state(), "credit": self.credit.state()}
 
 
 @dataclass(frozen=True)
@@ -152,20 +155,16 @@ def policy_step(learner: Learner, experience: Experience, step: int) -> dict[str
 
 
 def train_online(
-    row: Row,
-    learner: Learner,
-    questions: Sequence[Question],
-    journal: Journal,
-) -> list[dict[str, Any]]:
-    """Train for ``row.recipe.steps`` steps and return the metrics of all of them.
+    row: Row, learner: Learner, questions: Sequence[Question], journal: Journal
+) -> None:
+    """Train for ``row.recipe.steps`` steps, from the state in the journal if there is one.
 
-    Starts from the state in the journal if there is one. Prompts and noise are functions of the
-    seed and the number of the batch, so that what follows has the same bits as in a run that was
-    never interrupted.
+    Prompts and noise are functions of the seed and the number of the batch, so that what follows
+    has the same bits as in a run that was never interrupted.
     """
-    recipe, optimizer, done = row.recipe, learner.optimizer, journal.done
+    recipe, done = row.recipe, journal.done
     if journal.state is not None:
-        optimizer.load_state(journal.state["policy"])
+        learner.optimizer.load_state(journal.state["policy"])
         learner.credit.load_state(journal.state["credit"])
     journal.start()
     batches = -(-recipe.steps // recipe.updates)
@@ -180,9 +179,4 @@ def train_online(
         for step in range(first, last + 1):
             with errors_of(row.run, step):
                 metrics = policy_step(learner, experience, step)
-            journal.note(metrics)
-        if save_is_due(recipe, last):
-            journal.save({"policy": optimizer.state(), "credit": learner.credit.state()})
-    if optimizer.mask is not None:
-        optimizer.mask.check_updates(recipe.steps - done)
-    return journal.rows
+            journal.note(metrics, learner.state)

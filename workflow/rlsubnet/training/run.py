@@ -8,18 +8,19 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlsubnet import machine
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.masks import Mask
 from rlsubnet.config.layout import RunFiles
 from rlsubnet.config.model import ONLINE, Row
 from rlsubnet.evaluation.loading import deterministic, load_model, pick_device
-from rlsubnet.files import read_jsonl
+from rlsubnet.evaluation.vllm import vllm_version
 from rlsubnet.tasks.tokenizer import build_tokenizer, load_tokenizer, padding_token
-from rlsubnet.training.batches import Example, mismatched_examples
-from rlsubnet.training.credit import Question, make_questions
+from rlsubnet.training.batches import Example, mismatched_examples, read_records
+from rlsubnet.training.credit import Question, make_question
 from rlsubnet.training.device import ChangedWeights, read_every
 from rlsubnet.training.journal import Journal, StepSaver
-from rlsubnet.training.loop import find_algorithm, make_examples, train
+from rlsubnet.training.loop import ALGORITHMS, train
 from rlsubnet.training.masking import attach_mask
 from rlsubnet.training.model import (
     bytes_per_logit,
@@ -34,32 +35,20 @@ from rlsubnet.training.model import (
 )
 from rlsubnet.training.online import new_learner, train_online
 from rlsubnet.training.optimizer import MasterOptimizer
-from rlsubnet.training.runlog import METRICS, ONLINE_METRICS, environment, wandb_logging
+from rlsubnet.training.runlog import METRICS, ONLINE_METRICS, wandb_logging
 
 
 def start_model(row: Row, init: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the model a run starts from, and its tokenizer."""
-    if (init is None) == (row.architecture is None):
-        given = "both" if init is not None else "neither"
-        raise ValueError(
-            f"run {row.run}: expected a folder to start from or an architecture, found {given}"
-        )
-    if init is None:
-        assert row.architecture is not None, "checked above"
+    if row.architecture is not None:
         tokenizer = build_tokenizer()
         return new_model(row.architecture, tokenizer, row.seed), tokenizer
+    assert init is not None, "the sheets give a run one of the two"
     return load_model(init, getattr(torch, row.recipe.compute)), load_tokenizer(init)
 
 
 def check_lengths(lengths: Iterable[int], model: PreTrainedModel, data: Path) -> None:
-    """Check that every sequence fits into the model.
-
-    Args:
-        lengths: tokens of the longest sequence of each line of the data file.
-
-    Raises:
-        ValueError: naming the line of the data file and the lengths.
-    """
+    """Check that the longest sequence of each line of a data file fits into the model."""
     limit = getattr(model.config, "max_position_embeddings", None)
     for number, length in enumerate(lengths, start=1):
         if limit is not None and length > limit:
@@ -98,13 +87,9 @@ def fitted(row: Row, model: PreTrainedModel, longest: int, given: int, members: 
 def read_examples(
     row: Row, data: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> list[Example]:
-    algorithm = find_algorithm(row.algorithm)
-    try:
-        examples = make_examples(read_jsonl(data), algorithm, tokenizer)
-    except ValueError as error:
-        raise ValueError(f"{data}, {error}") from error
-    if len(examples) < (size := row.recipe.batch_size):
-        raise ValueError(f"{data}: {len(examples)} examples, expected a batch of {size}")
+    algorithm = ALGORITHMS[row.algorithm]
+    count = row.recipe.batch_size
+    examples = read_records(data, lambda record: algorithm.example(record, tokenizer), count)
     for checked in [examples, *([mismatched_examples(examples)] if algorithm.mismatched else [])]:
         check_lengths((max(len(s.tokens) for s in example) for example in checked), model, data)
     return examples
@@ -113,12 +98,10 @@ def read_examples(
 def read_questions(
     row: Row, data: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> list[Question]:
-    try:
-        questions = make_questions(read_jsonl(data), tokenizer)
-    except ValueError as error:
-        raise ValueError(f"{data}, {error}") from error
-    room = row.recipe.max_new_tokens
-    check_lengths((len(question.prompt) + room for question in questions), model, data)
+    recipe = row.recipe
+    count = recipe.batch_size * recipe.oversample
+    questions = read_records(data, lambda record: make_question(record, tokenizer), count)
+    check_lengths((len(q.prompt) + recipe.max_new_tokens for q in questions), model, data)
     return questions
 
 
@@ -135,11 +118,14 @@ class NativeTrainer:
             self.columns = (*self.columns, "sparsity")
 
     def check(self) -> None:
-        if not self._online:
-            find_algorithm(self._row.algorithm)
+        """Nothing: the row's model has checked all that this trainer asks."""
 
     def environment(self) -> dict[str, Any]:
-        return environment(self._device, self._row.recipe.sampler if self._online else "own")
+        packages = (*machine.PACKAGES, "tokenizers", "safetensors")
+        found = machine.describe_environment(packages, self._device)
+        if self._online and self._row.recipe.sampler == "vllm":
+            found["packages"]["vllm"] = vllm_version()
+        return {"threads": torch.get_num_threads(), **found}
 
     def train(self, belongs_to: Mapping[str, Any], lock: int) -> list[dict[str, Any]]:
         row, files = self._row, self._files
@@ -160,28 +146,25 @@ class NativeTrainer:
             optimizer = MasterOptimizer(dict(model.named_parameters()), row.recipe)
             changed = ChangedWeights(model) if row.recipe.sparsity_every else None
             if files.mask is not None:
-                masked = attach_mask(optimizer.inner, optimizer.masters, Mask(files.mask))
-                optimizer.mask = masked
+                mask = Mask(files.mask)
+                optimizer.mask = attach_mask(optimizer.inner, optimizer.masters, mask)
             if files.init is not None and row.recipe.checkpoint_every:
                 init = Checkpoint(files.init)
                 self._saver = StepSaver(files.scratch / "steps", row.recipe, init, model)
             prepare_training(model, row.recipe)
             with wandb_logging(self._row, files.scratch.parent / "wandb") as log:
+                every = read_every(model.device)
                 journal = Journal(
-                    row,
-                    files.scratch,
-                    belongs_to,
-                    log,
-                    self._saver,
-                    self.columns,
-                    read_every(model.device),
-                    changed,
+                    row, files.scratch, belongs_to, log, self._saver, self.columns, every, changed
                 )
                 if self._online:
                     learner = new_learner(row.algorithm, model, optimizer, tokenizer, row.recipe)
-                    return train_online(row, learner, questions, journal)
-                pad = padding_token(tokenizer)
-                return train(row, model, optimizer, examples, pad, journal)
+                    train_online(row, learner, questions, journal)
+                else:
+                    train(row, model, optimizer, examples, padding_token(tokenizer), journal)
+            if optimizer.mask is not None:
+                optimizer.mask.check_updates(row.recipe.steps - journal.done)
+            return journal.rows
 
     def collect(self, folder: Path) -> dict[str, Any]:
         folder.mkdir()

@@ -6,25 +6,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from rlsubnet import machine
 from rlsubnet.columns import MetricsRow, OnlineMetricsRow, names
 from rlsubnet.config.model import Row
-from rlsubnet.evaluation.vllm import vllm_version
 
 # A cell is empty where it is not defined.
 METRICS, ONLINE_METRICS = names(MetricsRow), names(OnlineMetricsRow)
-PACKAGES = (*machine.PACKAGES, "tokenizers", "safetensors")
 
 
 def metrics_row(columns: Sequence[str] = METRICS, /, **values: float | None) -> dict[str, Any]:
     """Return one row of the metrics, floats with 7 significant digits, None as an empty cell."""
-    if unknown := sorted(set(values) - set(columns)):
-        raise ValueError(f"metrics: unknown columns {unknown}; known: {', '.join(columns)}")
     row: dict[str, Any] = dict.fromkeys(columns, "")
     for column, value in values.items():
         if value is not None:
@@ -34,7 +28,7 @@ def metrics_row(columns: Sequence[str] = METRICS, /, **values: float | None) -> 
 
 @contextmanager
 def wandb_logging(row: Row, folder: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Yield a function that logs one row of the metrics to Weights & Biases."""
+    """Yield what logs one row of the metrics to Weights & Biases."""
     mode: Any = row.wandb.get("mode", "disabled")
     if mode == "disabled":
         yield lambda metrics: None
@@ -63,13 +57,9 @@ def git_commit() -> str | None:
     here = Path(__file__).resolve()
 
     def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(here.parent), *arguments]
         try:
-            done = subprocess.run(
-                ["git", "-C", str(here.parent), *arguments],
-                capture_output=True,
-                text=True,
-                check=True,
-            )
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError):
             return None
         return done.stdout.strip()
@@ -80,31 +70,14 @@ def git_commit() -> str | None:
     return git("rev-parse", "HEAD")
 
 
-def environment(device: torch.device, sampler: str = "own") -> dict[str, Any]:
-    """Return what the bits of a run depend on besides its row and inputs."""
-    found = machine.describe_environment(PACKAGES, device)
-    if sampler == "vllm":
-        found["packages"]["vllm"] = vllm_version()
-    return {"threads": torch.get_num_threads(), **found}
-
-
-def time_left(seconds: float) -> str:
-    """Return a duration as hours, minutes and seconds.
-
-    >>> time_left(3725.4), time_left(59.6)
-    ('1:02:05', '0:01:00')
-    """
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
-
-
 def progress_line(run: str, row: Mapping[str, Any], steps: int, rate: float) -> str:
     """Return one line: step, loss (online: reward), steps per second and time left.
 
     >>> progress_line("dpo", {"step": 50, "loss": 0.69317}, steps=200, rate=7.5)
     'dpo: step 50/200, loss 0.6932, 7.50 steps/s, 0:00:20 left'
     """
-    step, left = row["step"], time_left((steps - row["step"]) / rate)
+    step = row["step"]
+    left = timedelta(seconds=round((steps - step) / rate))
     # Of an online run the loss says nothing: it is near 0 in each step.
     online = "response_length" in row
     shown = f"reward {row['reward']:.3f}" if online else f"loss {row['loss']:.4f}"
