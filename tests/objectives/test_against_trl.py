@@ -89,28 +89,21 @@ def model_of(logps: Tensor) -> Any:
     return lambda **inputs: SimpleNamespace(log_probs=logps, **logged)
 
 
-def test_simpo_is_trl_s():
+def test_simpo_and_the_odds_ratio_of_orpo_are_trl_s():
     from trl.experimental.cpo import CPOTrainer
-
-    responses = Responses()
-    settings = {"alpha": 0.0, "loss_type": "simpo", "label_smoothing": 0.0}
-    trainer = Trainer(beta=2.5, simpo_gamma=0.7, **settings)
-    tokens = responses.tokens.chunk(2)
-    sums = responses.pairs(responses.policy)
-    means = [total / count for total, count in zip(sums, tokens, strict=True)]
-    expected, chosen, rejected = CPOTrainer.cpo_loss(trainer, *means)
-    losses, margins = simpo_loss(*sums, *tokens, beta=2.5, gamma=0.7)
-    torch.testing.assert_close(losses, expected)
-    torch.testing.assert_close(margins, chosen - rejected)
-
-
-def test_the_odds_ratio_of_orpo_is_trl_s():
     from trl.experimental.orpo import ORPOTrainer
 
     responses = Responses()
     tokens = responses.tokens.chunk(2)
     sums = responses.pairs(responses.policy)
     means = [total / count for total, count in zip(sums, tokens, strict=True)]
+    settings = {"alpha": 0.0, "loss_type": "simpo", "label_smoothing": 0.0}
+    trainer = Trainer(beta=2.5, simpo_gamma=0.7, **settings)
+    expected, chosen, rejected = CPOTrainer.cpo_loss(trainer, *means)
+    losses, margins = simpo_loss(*sums, *tokens, beta=2.5, gamma=0.7)
+    torch.testing.assert_close(losses, expected)
+    torch.testing.assert_close(margins, chosen - rejected)
+
     # TRL calls lambda beta, and computes in float32.
     ratio, *_, mean_log_odds = ORPOTrainer.odds_ratio_loss(Trainer(beta=0.3), *means)
     losses, margins = orpo_loss(*sums, *tokens, odds_weight=0.3)

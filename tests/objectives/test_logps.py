@@ -1,16 +1,7 @@
 import pytest
 import torch
 
-from rlsubnet.objectives.logps import response_logps, token_logps
-
-
-def test_token_logps_agree_with_log_softmax():
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(3, 4, 7, generator=generator)
-    targets = torch.randint(7, (3, 4), generator=generator)
-    expected = logits.log_softmax(-1).gather(-1, targets[..., None]).squeeze(-1)
-    found = token_logps(logits, targets, torch.ones(3, 4, dtype=torch.bool))
-    torch.testing.assert_close(found, expected)
+from rlsubnet.objectives.logps import response_logps, token_entropies, token_logps
 
 
 def test_bfloat16_logits_are_scored_in_float32():
@@ -29,6 +20,14 @@ def test_an_impossible_token_outside_the_mask_gives_no_nan():
     assert total.item() == pytest.approx(-0.693147, abs=1e-6)
     assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
+
+
+def test_entropies_agree_with_torch_and_an_impossible_token_adds_nothing():
+    logits = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
+    logits[0, 0, 4] = -torch.inf
+    expected = torch.distributions.Categorical(logits=logits.double()).entropy().float()
+    found = token_entropies(logits, torch.ones(2, 3, dtype=torch.bool))
+    torch.testing.assert_close(found, expected)
 
 
 def test_shapes_that_do_not_fit_are_refused():

@@ -4,13 +4,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlsubnet.objectives.logps import token_entropies
 from rlsubnet.objectives.policy_gradient import (
     generalized_advantages,
     group_advantages,
     policy_loss,
     reference_kl,
-    returns_to_go,
     value_loss,
     whitened,
 )
@@ -126,26 +124,9 @@ def test_advantages_agree_with_the_sum_that_defines_them(lam):
     assert not returns[~MASK].any()
 
 
-def test_returns_to_go_end_with_the_last_reward_of_each_response():
-    rewards = numbers(6)
-    found = returns_to_go(rewards, MASK)
-    assert found[0, 0].item() == pytest.approx(rewards[0, :3].sum().item())
-    assert found[2, 4].item() == rewards[2, 4].item()
-
-
 def test_whitened_values_have_mean_0_and_variance_1():
     found = whitened(3 + 5 * numbers(7), MASK)[MASK]
     assert found.mean().item() == pytest.approx(0.0, abs=1e-12)
     assert found.var().item() == pytest.approx(1.0, abs=1e-6)
     with pytest.raises(ValueError, match="found 1 response tokens, expected at least 2"):
         whitened(torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool))
-
-
-def test_entropies_agree_with_torch_and_an_impossible_token_adds_nothing():
-    logits = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
-    everything = torch.ones(2, 3, dtype=torch.bool)
-    expected = torch.distributions.Categorical(logits=logits).entropy()
-    torch.testing.assert_close(token_entropies(logits, everything), expected)
-    logits = torch.tensor([[[0.0, 0.0, -torch.inf]]], requires_grad=True)
-    found = token_entropies(logits, everything[:1, :1])
-    assert found.item() == pytest.approx(0.693147, abs=1e-6)

@@ -12,7 +12,6 @@ from torch import Tensor
 from rlsubnet.objectives.prime import (
     outcome_loss,
     prime_advantages,
-    process_rewards,
     rloo_rewards,
 )
 
@@ -69,31 +68,6 @@ def test_advantages_agree_with_the_formulas_worked_in_loops(seed, groups, sample
     for row, own in enumerate(expected):
         assert found[row][mask[row]].tolist() == pytest.approx(own, abs=1e-9)
     assert not found[~mask].any()
-
-
-def test_the_scale_of_the_implicit_reward_cancels():
-    logps, reference, outcomes, mask = batch(3, groups=3, samples=4)
-    small = prime_advantages(logps, reference, outcomes, mask, 4, beta=0.05)
-    large = prime_advantages(logps, reference, outcomes, mask, 4, beta=5.0)
-    torch.testing.assert_close(small, large, rtol=1e-4, atol=1e-4)
-
-
-def test_no_return_of_process_rewards_exceeds_1_and_the_last_token_has_none():
-    logps, reference, _, mask = batch(4, groups=3, samples=4)
-    rewards = process_rewards(logps, reference, mask, beta=0.05)
-    sums = [abs(rewards[row, t:].sum().item()) for row in range(12) for t in range(8)]
-    assert max(sums) == pytest.approx(1.0, abs=1e-4)
-    for row in range(12):
-        (places,) = torch.where(mask[row])
-        assert rewards[row, places[-1]] == 0
-
-
-def test_a_right_response_among_wrong_ones_gains_at_its_end():
-    # No process rewards: o - mean of the others is 1 for it and -1/3 for each other, times 5.
-    mask = torch.tensor([[True, True], [True, False], [True, True], [True, False]])
-    outcomes = torch.tensor([1.0, 0.0, 0.0, 0.0])
-    found = rloo_rewards(torch.zeros(4, 2), outcomes, mask, samples=4)
-    torch.testing.assert_close(found, torch.tensor([[0, 5], [-5 / 3, 0], [0, -5 / 3], [-5 / 3, 0]]))
 
 
 def test_groups_that_are_not_whole_are_refused():
