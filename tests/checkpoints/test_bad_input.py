@@ -49,7 +49,8 @@ def set_entry(name: str, **values: Any) -> Callable[[Path], None]:
 
 def shift(header: dict[str, Any]) -> None:
     """Let one tensor begin in the middle of the one before it."""
-    first, second = sorted((e for e in header.values()), key=lambda e: e["data_offsets"])[:2]
+    tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+    first, second = sorted(tensors, key=lambda entry: entry["data_offsets"])[:2]
     length = second["data_offsets"][1] - second["data_offsets"][0]
     start = first["data_offsets"][1] - 2
     second["data_offsets"] = [start, start + length]
