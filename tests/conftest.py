@@ -28,7 +28,7 @@ LONGEST = (
     SLURM,
     "tests/workflow/test_day.py",
     "tests/workflow/test_gpu_scale.py",
-    "tests/running/test_resume.py",
+    "tests/running/test_status.py",
     "tests/backends/",
     "tests/workflow/",
 )

@@ -8,15 +8,18 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 # A server without torch, whose `rlsubnet` does what these tests ask.
 SERVER = """
-import os, sys, time
+import os, signal, sys, time
+from pathlib import Path
 from benchmarks.device import warm
 import rlsubnet.cli
 
 def main(arguments):
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     what, *rest = arguments
     if what == "say":
         print(os.getcwd(), os.environ.get("SAID"), *rest)
@@ -26,8 +29,7 @@ def main(arguments):
     if what == "raise":
         raise KeyError(rest[0])
     if what == "sleep":
-        with open(rest[0], "w") as begun:
-            begun.write(str(os.getpid()))
+        Path(rest[0]).write_text(str(os.getpid()))
         try:
             while True:
                 try:
@@ -36,16 +38,10 @@ def main(arguments):
                     if not rest[2:]:
                         raise
         finally:
-            with open(rest[1], "w") as ended:
-                ended.write("ended")
+            Path(rest[1]).write_text("ended")
     return 0
 
-def stopping(arguments):
-    import signal
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    return main(arguments)
-
-rlsubnet.cli.main = stopping
+rlsubnet.cli.main = main
 warm.HEAVY, warm.PATIENCE = (), 0.5
 warm.serve(sys.argv[1])
 """
@@ -116,13 +112,10 @@ def test_a_killed_caller_takes_its_command_along(call: Call, tmp_path: Path, how
 def test_a_command_that_will_not_stop_is_killed(call: Call, tmp_path: Path):
     process = call("sleep", tmp_path / "begun", tmp_path / "ended", "whatever is asked")
     assert appears(tmp_path / "begun")
+    running = psutil.Process(int((tmp_path / "begun").read_text()))
     process.kill()
     process.communicate(timeout=60)
-    running = Path("/proc", (tmp_path / "begun").read_text())
-    end = time.monotonic() + 60
-    while running.exists() and time.monotonic() < end:
-        time.sleep(0.01)
-    assert not running.exists()
+    running.wait(timeout=60)
     assert not (tmp_path / "ended").exists()
 
 

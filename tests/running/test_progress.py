@@ -8,14 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlsubnet.config import load_config, load_scale
-from rlsubnet.running.progress import (
-    RULE_SECONDS,
-    Expected,
-    JobLines,
-    TimeLeft,
-    expected_trainings,
-    training,
-)
+from rlsubnet.running.progress import Expected, JobLines, TimeLeft, expected_trainings, training
 
 RECORDED = Path(__file__).with_name("recorded_demo.jsonl")
 # What was expected of the eight runs of the recorded demo.
@@ -111,18 +104,17 @@ def test_a_run_that_saves_steps_is_a_training_too() -> None:
     assert TimeLeft(runs, waiting=Counter(train=1)).seconds(0.0) == 40.0
 
 
-def test_what_is_measured_outweighs_the_usual(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(RULE_SECONDS, "evaluate", 10.0)
+def test_what_is_measured_outweighs_the_usual() -> None:
     runs = {name: Expected(20.0) for name in ("a", "b")}
     left = TimeLeft(runs, waiting=Counter(train=2, evaluate=2))
     left.start(1, "train", "a", 0.0)
     left.finish(1, 40.0)
-    # Planned are 2 * 20 + 2 * 10 = 60 s. A training took 40 s instead of 20: beside 6 usual seconds
-    # the machine takes (40 + 6) / (20 + 6) = 1.7692 times as long.
-    assert left.seconds(40.0) == pytest.approx(1.7692 * (20 + 2 * 10), abs=0.01)
+    # Planned are 2 * 20 + 2 * 7.5 = 55 s. A training took 40 s instead of 20: beside 5.5 usual
+    # seconds the machine takes (40 + 5.5) / (20 + 5.5) = 1.7843 times as long.
+    assert left.seconds(40.0) == pytest.approx(1.7843 * (20 + 2 * 7.5), abs=0.01)
     left.start(2, "evaluate", "a", 40.0)
     left.finish(2, 44.0)
-    assert left.seconds(44.0) == pytest.approx((44 + 6) / (30 + 6) * (20 + 10), abs=0.01)
+    assert left.seconds(44.0) == pytest.approx(49.5 / (27.5 + 5.5) * (20 + 7.5), abs=0.01)
 
 
 def test_runs_of_the_demo_that_are_there_are_not_expected(repository: Path) -> None:

@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -33,24 +34,13 @@ def job(number: int, rule: str, pair: str, **more: object) -> Event:
     return {"event": "job_info", **names, **files, **more}
 
 
-def submitted(number: object, slurm: int, folder: str) -> Event:
-    words = (
-        f"Job {number} has been submitted with SLURM jobid {slurm} (log: /p/{folder}/{slurm}.log)."
-    )
+def said(words: str) -> Event:
     return {"event": "message", "msg": words}
 
 
-GROUP = {"event": "group_info", "group_id": "measure"}
-# Two groups of one name, told from each other by the folder of their logs.
-GROUPS = (
-    *(GROUP, job(14, "rank", "dpo", indent=True), job(11, "updates", "dpo", indent=True)),
-    *(GROUP, job(10, "updates", "base_sft", indent=True)),
-    submitted("9f2d", 15, "group_measure_rank_updates"),
-    submitted("654a", 16, "group_measure_updates"),
-)
-TRAIN = (job(5, "train", "dpo"), submitted(5, 21, "rule_train/dpo"))
-FAILURE = {"event": "job_error", "jobid": 5}
-AGAIN = {"event": "message", "msg": "Trying to restart job 5."}
+def submitted(number: object, slurm: int, folder: str) -> Event:
+    log = f"/p/{folder}/{slurm}.log"
+    return said(f"Job {number} has been submitted with SLURM jobid {slurm} (log: {log}).")
 
 
 def read(*events: Event) -> Run:
@@ -61,7 +51,15 @@ def read(*events: Event) -> Run:
 
 
 def test_members_of_a_group_share_its_slurm_job_and_its_new_start_with_no_group_like_it() -> None:
-    jobs = read(*GROUPS, {"event": "message", "msg": "Trying to restart job 9f2d."}).jobs
+    group = {"event": "group_info", "group_id": "measure"}
+    jobs = read(
+        *(group, job(14, "rank", "dpo", indent=True), job(11, "updates", "dpo", indent=True)),
+        *(group, job(10, "updates", "base_sft", indent=True)),
+        # Two groups of one name, told from each other by the folder of their logs.
+        submitted("9f2d", 15, "group_measure_rank_updates"),
+        submitted("654a", 16, "group_measure_updates"),
+        said("Trying to restart job 9f2d."),
+    ).jobs
     assert [(job.number, job.slurm, job.state, job.attempt) for job in jobs.values()] == [
         ("14", "15", WAITING, 2),
         ("11", "15", WAITING, 2),
@@ -72,8 +70,12 @@ def test_members_of_a_group_share_its_slurm_job_and_its_new_start_with_no_group_
 
 
 def test_a_job_fails_is_started_again_and_ends_well() -> None:
-    again = (job(5, "train", "dpo"), submitted(5, 22, "rule_train/dpo"))
-    events = [*TRAIN, FAILURE, AGAIN, *again, {"event": "job_finished", "job_id": 5}]
+    events = [
+        *(job(5, "train", "dpo"), submitted(5, 21, "rule_train/dpo")),
+        *({"event": "job_error", "jobid": 5}, said("Trying to restart job 5.")),
+        *(job(5, "train", "dpo"), submitted(5, 22, "rule_train/dpo")),
+        {"event": "job_finished", "job_id": 5},
+    ]
     found = [read(*events[:end]).jobs["5"] for end in (2, 3, 4, 6, 7)]
     assert [(job.state, job.attempt, job.slurm) for job in found] == [
         *((RUNNING, 1, "21"), (FAILED, 1, "21"), (WAITING, 2, "21")),
@@ -112,7 +114,9 @@ def snakemake(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def test_a_plain_call_of_snakemake_leaves_what_status_and_resume_read(folder: Path) -> None:
+def test_a_plain_call_of_snakemake_leaves_what_status_and_resume_read(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert snakemake("--dry-run").returncode == 0
     assert runs_here() == []
     assert snakemake("--quiet", "all", "--config", "words=two words").returncode == 1
@@ -124,12 +128,7 @@ def test_a_plain_call_of_snakemake_leaves_what_status_and_resume_read(folder: Pa
     assert run.ended
     assert run.file.is_file()
     assert run.arguments[-2:] == ["--config", "words=two words"]
-
-
-def test_a_run_without_the_logger_is_not_taken_for_one_without_jobs(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    snakemake("good.txt")
+    # A run without the logger is not taken for one without jobs.
     assert unknown_run() is None
     snakemake("--workflow-profile", "none", "--force", "good.txt")
     assert main(["resume"]) == 1
@@ -148,38 +147,26 @@ def test_who_follows_the_jobs_sees_each_start_and_end_and_every_error(folder: Pa
     assert "outptu" in broken.stdout + broken.stderr
 
 
-Start = Callable[[str, str], "subprocess.Popen[bytes]"]
-
-
-@pytest.fixture
-def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """Return a function that starts a process in this folder, of a program and a Slurm job."""
-    monkeypatch.chdir(tmp_path)
-    started = []
-
-    def begin(program: str, job: str) -> "subprocess.Popen[bytes]":
-        words = [sys.executable, "-c", "print(flush=True); input()", program]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        environment = {**os.environ, **({"SLURM_JOB_ID": job} if job else {})}
-        process = subprocess.Popen(words, env=environment, **pipes)
-        started.append(process)
-        assert process.stdout is not None
-        process.stdout.readline()
-        return process
-
-    yield begin
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
 def test_only_what_slurm_left_of_this_folders_jobs_is_killed(
-    start: Start, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = Run(Path("log"), jobs={"1": Job("train", slurm="35"), "2": Job("train")})
-    stray = start("bin/rlsubnet", "35")
-    beside = [start("bin/rlsubnet", "36"), start("bin/rlsubnet", ""), start("bin/vim", "35")]
-    kill_strays([run])
-    assert stray.poll() is not None
-    assert [process.poll() for process in beside] == [None, None, None]
+    monkeypatch.chdir(tmp_path)
+    waiting = [sys.executable, "-c", "print(flush=True); input()"]
+    with ExitStack() as stack:
+
+        def start(program: str, job: str) -> "subprocess.Popen[bytes]":
+            environment = {**os.environ, **({"SLURM_JOB_ID": job} if job else {})}
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            process = subprocess.Popen([*waiting, program], env=environment, **pipes)
+            stack.callback(process.communicate)
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            process.stdout.readline()
+            return process
+
+        stray = start("bin/rlsubnet", "35")
+        beside = [start("bin/rlsubnet", "36"), start("bin/rlsubnet", ""), start("bin/vim", "35")]
+        kill_strays([Run(Path("log"), jobs={"1": Job("train", slurm="35"), "2": Job("train")})])
+        assert stray.poll() is not None
+        assert [process.poll() for process in beside] == [None, None, None]
     assert f"killed process {stray.pid}, which Slurm left of job 35" in capsys.readouterr().out

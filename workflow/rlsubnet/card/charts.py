@@ -290,7 +290,6 @@ def bar_panels(title: str, bars: Sequence[Bar], names: tuple[str, str], x_title:
 def share_bar(title: str, share: float, label: str) -> str:
     """Return a bar that is filled as far as a share in [0, 1] says."""
     filled = max(WIDTH * min(share, 1.0), 2.0)
-    inside = share > 0.3
-    place, *look = (filled - 8, "inside", "end") if inside else (filled + 8, "label", "start")
+    place, *look = (filled - 8, "inside", "end") if share > 0.3 else (filled + 8, "label", "start")
     bars = [rectangle(0, 0, WIDTH, 30, "bar"), rectangle(0, 0, filled, 30, "bar accent", label)]
     return drawing(WIDTH, 30, title, [*bars, text(place, 20, label, *look)])

@@ -90,8 +90,7 @@ def run_status(options: argparse.Namespace) -> None:
     from rlsubnet.running.status import Report, all_items, as_json, correct_states, status_lines
 
     wanted = [str(file) for file in options.config] if options.config else None
-    runs = [run for run in runs_here() if run.jobs]
-    runs = [run for run in runs if wanted in (None, config_files(run.arguments))]
+    runs = [run for run in runs_here() if wanted in (None, config_files(run.arguments))]
     run = runs[-1] if runs else None
     scale = load_scale(load_config(wanted or config_files(run.arguments if run else [])))
     alive = run is not None and not run.ended and bool(directors_here())

@@ -13,24 +13,9 @@ from typing import Any, NamedTuple
 
 from rlsubnet.config import Scale, SheetError, load_config, load_scale
 from rlsubnet.config.model import Recipe
+from rlsubnet.config.read import read_yaml
 
-# Seconds of a job, side by side with another one on two cores: means of work/demo/benchmarks after
-# `make demo` there, rounded. Only their proportions matter once some jobs have ended.
-RULE_SECONDS = {
-    **dict.fromkeys(("data", "data_sampled"), 2.5),
-    **{"evaluate": 7.5, "evaluate_steps": 20.0, "trajectory": 2.0},
-    **dict.fromkeys(("mask", "updates", "frozen", "overlap", "rank"), 0.3),
-    **dict.fromkeys(("all", "tables", "figures"), 0.0),
-}
-# Tables take 1 s, figures 1.5; so is any rule that is not named here taken for a table.
-TABLE_SECONDS, FIGURE_SECONDS = 1.0, 1.5
-# A training: start-up and end, then each step by algorithm; docs/LOG.md has the same for most.
-TRAIN_START = 3.0
-STEP_SECONDS = {
-    **{"pretrain": 0.095, "sft": 0.045, "rft": 0.045},
-    **{"dpo": 0.1, "dpo_norm": 0.1, "simpo": 0.1, "kto": 0.13, "orpo": 0.08},
-    **{"grpo": 0.3, "raft": 0.3, "ppo": 0.35, "prime": 0.48},
-}
+SECONDS = read_yaml(Path(__file__).with_name("seconds.yaml"))
 # Rules that train: with saved steps, a run has one output more.
 TRAIN = ("train", "train_with_steps")
 # What is measured counts beside usual seconds, so that the first short jobs say little and a long
@@ -45,7 +30,7 @@ class Expected(NamedTuple):
     serial: bool = False
 
 
-UNKNOWN = Expected(25.0)  # a training of no known run
+UNKNOWN = Expected(SECONDS["unknown"])
 
 
 def training(algorithm: str, steps: int, serial: bool = False) -> Expected:
@@ -54,17 +39,17 @@ def training(algorithm: str, steps: int, serial: bool = False) -> Expected:
     >>> training("dpo", 200)
     Expected(seconds=23.0, serial=False)
     """
-    return Expected(TRAIN_START + steps * STEP_SECONDS.get(algorithm, 0.1), serial)
+    return Expected(SECONDS["start"] + steps * SECONDS["steps"].get(algorithm, 0.1), serial)
 
 
 def usual(rule: str) -> Expected:
     """Return what is expected of a job that trains nothing.
 
     >>> [usual(rule).seconds for rule in ("evaluate", "fig1", "no_such_rule")]
-    [7.5, 1.5, 1.0]
+    [7.5, 1.5, 1]
     """
-    drawn = FIGURE_SECONDS if rule.startswith("fig") else TABLE_SECONDS
-    return Expected(RULE_SECONDS.get(rule, drawn))
+    drawn = SECONDS["figure" if rule.startswith("fig") else "table"]
+    return Expected(SECONDS["rules"].get(rule, drawn))
 
 
 @dataclass
@@ -81,9 +66,11 @@ class TimeLeft:
 
     def start(self, job: int, rule: str, name: str, now: float) -> None:
         """Note that a job of a rule starts; ``name`` is its wildcards' value."""
-        trains = rule in TRAIN
-        self._running[job] = self.trainings.get(name, UNKNOWN) if trains else usual(rule), now
-        self._begun |= {name} if trains else set()
+        if rule in TRAIN:
+            self._running[job] = self.trainings.get(name, UNKNOWN), now
+            self._begun.add(name)
+        else:
+            self._running[job] = usual(rule), now
         self.waiting[rule] = max(0, self.waiting[rule] - 1)
 
     def finish(self, job: int, now: float) -> float:

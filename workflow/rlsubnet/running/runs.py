@@ -138,8 +138,9 @@ def read_run(file: Path) -> Run:
 
 
 def runs_here(folder: Path = Path()) -> list[Run]:
-    """Return all runs whose logs are in a folder, the last one last; those without jobs too."""
-    return [read_run(file) for file in sorted((folder / LOGS).glob("*.snakemake.jsonl"))]
+    """Return the runs with jobs whose logs are in a folder, the last one last."""
+    runs = map(read_run, sorted((folder / LOGS).glob("*.snakemake.jsonl")))
+    return [run for run in runs if run.jobs]
 
 
 def unknown_run(folder: Path = Path()) -> Path | None:
@@ -335,7 +336,7 @@ def resume(arguments: Sequence[str], ended_elsewhere: bool = False) -> int:
     Its arguments, where there are none, are those of the last run. ``ended_elsewhere`` says that
     this was started on another machine and has ended there.
     """
-    runs = [run for run in runs_here() if run.jobs]
+    runs = runs_here()
     words = list(arguments) or (runs[-1].arguments if runs else [])
     if not words:
         raise ValueError("no run to resume in this folder; name the arguments of Snakemake")
