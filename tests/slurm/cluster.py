@@ -32,11 +32,6 @@ SEARCH_PATH = os.pathsep.join(
 )
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
-# Jobs find the package and these tests; Snakemake looks after its jobs often.
-MODULES = (
-    *map(str, (HERE / "often", REPOSITORY / "workflow", REPOSITORY)),
-    os.environ.get("PYTHONPATH", ""),
-)
 
 
 def missing_programs() -> list[str]:
@@ -52,8 +47,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def _die_with_parent() -> None:
-    set_parent_death_signal = 1
-    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 is PR_SET_PDEATHSIG
 
 
 class Cluster:
@@ -67,6 +61,9 @@ class Cluster:
         # A short path: the path of a socket has at most 107 characters.
         self.root = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        # Jobs find the package and these tests; Python reads ``sitecustomize`` when it starts.
+        modules = map(str, (self.root / "python", REPOSITORY / "workflow", REPOSITORY))
+        before = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         self.environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("SLURM_")},
             "SLURM_CONF": str(self.root / "slurm.conf"),
@@ -74,7 +71,7 @@ class Cluster:
             "OMP_NUM_THREADS": "1",
             "OMP_WAIT_POLICY": "PASSIVE",
             "PATH": f"{self.root / 'bin'}{os.pathsep}{SEARCH_PATH}",
-            "PYTHONPATH": os.pathsep.join(filter(None, MODULES)),
+            "PYTHONPATH": os.pathsep.join(filter(None, [*modules, *before])),
         }
 
     def start(self) -> None:
@@ -157,8 +154,10 @@ class Cluster:
         return [p for p in found if any(str(self.root) in path for path in _open_files(p))]
 
     def _write_files(self) -> None:
-        for name in ("state", "log", "run", "bin", "dev", *(f"spool.{node}" for node in NODES)):
+        spools = (f"spool.{node}" for node in NODES)
+        for name in ("state", "log", "run", "bin", "dev", "python", *spools):
             (self.root / name).mkdir()
+        shutil.copy(HERE / "often.py", self.root / "python" / "sitecustomize.py")
         (self.root / "munge").mkdir(mode=0o711)
         self.root.chmod(0o755)
         key = self.root / "munge" / "key"

@@ -41,9 +41,6 @@ class Drill(ClusterProject):
                 raise AssertionError(f"never held: {', '.join(waiting)}\n{running.said}")
             time.sleep(0.2)
 
-    def kill(self, process: psutil.Process) -> None:
-        process.kill()
-
     def cancel(self, process: psutil.Process) -> None:
         self.cluster.ask("scancel", job_of(process))
 
@@ -56,13 +53,10 @@ class Drill(ClusterProject):
         # A time that is past when the controller reads it, be it by a millisecond, is refused.
         self.cluster.ask("scontrol", "update", f"JobId={job_of(process)}", "EndTime=now+5")
 
-    def tear(self, run: str) -> Fault:
-        def fault(process: psutil.Process) -> None:
-            file = self.state(run)
-            os.truncate(file, file.stat().st_size // 2)
-            process.kill()
-
-        return fault
+    def tear(self, process: psutil.Process) -> None:
+        file = self.state(process.cmdline()[3])
+        os.truncate(file, file.stat().st_size // 2)
+        process.kill()
 
     def jobs(self, rule: str, run: str) -> list[str]:
         logs = (self.root / "logs/slurm").glob(f"rule_{rule}/{run}/*.log")
@@ -101,7 +95,7 @@ class SmallDisk:
     """A file system of its own with little room, mounted on a folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self._filler = folder, folder / "of somebody else"
 
     def mount(self) -> bool:
         """Mount it with 4 MB; return whether that is allowed here."""
@@ -110,10 +104,6 @@ class SmallDisk:
             return False
         words = ["mount", "-t", "tmpfs", "-o", "size=4M", "tmpfs", str(self.folder)]
         return subprocess.run(words, capture_output=True).returncode == 0
-
-    @property
-    def _filler(self) -> Path:
-        return self.folder / "of somebody else"
 
     def fill(self, process: psutil.Process) -> None:
         """Let somebody else take all room that is left, and the training go on."""

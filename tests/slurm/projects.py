@@ -45,6 +45,9 @@ class Under:
             self.end()
             raise AssertionError(f"did not end within {PATIENCE} s:\n{self.said}") from None
 
+    def end_and_words(self) -> str:
+        return f"{self.wait()}\n{self.said}"
+
     def end(self) -> None:
         if self.process.poll() is None:
             self.process.kill()

@@ -4,7 +4,6 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -85,9 +84,7 @@ def test_slurm_logs_lie_where_the_site_file_says(log: Run) -> None:
 
 
 def test_two_nodes_train_one_subnetwork_on_their_own_gpus(roots: tuple[Path, Path]) -> None:
-    trained: list[dict[str, Any]] = [
-        torch.load(roots[1] / f"trained/{rank}.pt") for rank in range(2)
-    ]
+    trained = [torch.load(roots[1] / f"trained/{rank}.pt") for rank in range(2)]
     assert [result["world"] for result in trained] == [2, 2]
     assert {result["node"] for result in trained} == {"n1", "n2"}
     assert [result["gpus"] for result in trained] == ["0,1", "0,1"]

@@ -35,25 +35,13 @@ def final(run: str) -> str:
 
 @dataclass
 class Outcome:
-    """What happened.
-
-    Attributes:
-        drill: the project with all faults.
-        scores: of an evaluation with memory enough.
-        jobs: of the run in which the faults happened, as it was killed, by name.
-        seen: what was seen on the way, by name.
-        has_small_disk: whether a disk could be filled.
-    """
+    """What happened to the project of a drill."""
 
     drill: Drill
-    scores: bytes
-    jobs: dict[str, Job] = field(default_factory=dict)
-    seen: dict[str, str] = field(default_factory=dict)
-    has_small_disk: bool = False
-
-    @property
-    def failed(self) -> set[str]:
-        return set(STOPPING if self.has_small_disk else STOPPING[:1])
+    scores: bytes  # of an evaluation with memory enough
+    jobs: dict[str, Job] = field(default_factory=dict)  # by name, as their Snakemake was killed
+    seen: dict[str, str] = field(default_factory=dict)  # on the way
+    has_small_disk: bool = False  # whether a disk could be filled
 
 
 def jobs_of(project: Drill) -> dict[str, Job]:
@@ -64,11 +52,11 @@ def disturb_and_kill(outcome: Outcome, small: SmallDisk) -> None:
     drill, seen = outcome.drill, outcome.seen
     held: list[psutil.Process] = []
     faults: dict[str, Fault] = {
-        "killed": drill.kill,
+        "killed": psutil.Process.kill,
         "cancelled": drill.cancel,
         "requeued": drill.requeue,
         "late": drill.run_out_of_time,
-        "torn": drill.tear("torn"),
+        "torn": drill.tear,
         LOST: held.append,
     }
     if outcome.has_small_disk:
@@ -89,10 +77,8 @@ def disturb_and_kill(outcome: Outcome, small: SmallDisk) -> None:
         # Held, so that it does not end before Snakemake does: what ends unseen is done again.
         drill.inject({LOST: held.append}, running)
         outcome.jobs, seen["goes on on"] = jobs_of(drill), node_of(held[-1])
-        beside = [drill.snakemake(final(LOST)), drill.start("rlsubnet.cli", "resume")]
-        seen["second snakemake"], seen["second resume"] = (
-            f"{under.wait()}\n{under.said}" for under in beside
-        )
+        beside = drill.snakemake(final(LOST)), drill.start("rlsubnet.cli", "resume")
+        seen["second snakemake"], seen["second resume"] = (u.end_and_words() for u in beside)
         seen["pid"] = str(running.process.pid)
     finally:
         running.end()  # kill -9
@@ -101,16 +87,7 @@ def disturb_and_kill(outcome: Outcome, small: SmallDisk) -> None:
                 drill.cluster.return_node(node)
     seen["orphan"] = job_of(held[-1])
     seen["orphan's state"] = drill.fact(seen["orphan"], "JobState")
-    status = drill.start("rlsubnet.cli", "status")
-    seen["status"] = f"{status.wait()}\n{status.said}"
-
-
-def resume(outcome: Outcome, small: SmallDisk) -> None:
-    shutil.rmtree(outcome.drill.folder("torn") / "resume")
-    if outcome.has_small_disk:
-        small.make_room()
-    resumed = outcome.drill.start("rlsubnet.cli", "resume")
-    outcome.seen["resumed"] = f"{resumed.wait()}\n{resumed.said}"
+    seen["status"] = drill.start("rlsubnet.cli", "status").end_and_words()
 
 
 @pytest.fixture(scope="module")
@@ -129,30 +106,29 @@ def outcome(
     try:
         outcome.has_small_disk = small.mount()
         disturb_and_kill(outcome, small)
-        resume(outcome, small)
+        shutil.rmtree(outcome.drill.folder("torn") / "resume")
+        if outcome.has_small_disk:
+            small.make_room()
+        outcome.seen["resumed"] = outcome.drill.start("rlsubnet.cli", "resume").end_and_words()
         yield outcome
     finally:
         small.unmount()
 
 
-def check(outcome: Outcome, run: str) -> None:
-    assert outcome.drill.resumed_after(run) >= 20
-    check_bits(outcome, run)
-
-
-def check_bits(outcome: Outcome, run: str) -> None:
+def check(outcome: Outcome, run: str, from_the_start: bool = False) -> None:
+    assert (outcome.drill.resumed_after(run) >= 20) is not from_the_start
     assert outcome.drill.result(run) == outcome.drill.result(CALM)
     assert not (outcome.drill.folder(run) / "resume").exists()
 
 
-def test_a_killed_training_goes_on_from_its_last_state(outcome: Outcome) -> None:
-    assert outcome.drill.ends("train", "killed") == ["FAILED", "COMPLETED"]
-    check(outcome, "killed")
-
-
-def test_a_cancelled_job_is_submitted_again(outcome: Outcome) -> None:
-    assert outcome.drill.ends("train", "cancelled") == ["CANCELLED", "COMPLETED"]
-    check(outcome, "cancelled")
+@pytest.mark.parametrize(
+    ("run", "end"), [("killed", "FAILED"), ("cancelled", "CANCELLED"), ("late", "TIMEOUT")]
+)
+def test_a_training_goes_on_from_its_last_state_in_another_job(
+    outcome: Outcome, run: str, end: str
+) -> None:
+    assert outcome.drill.ends("train", run) == [end, "COMPLETED"]
+    check(outcome, run)
 
 
 def test_a_requeued_job_is_not_submitted_again_and_goes_on(outcome: Outcome) -> None:
@@ -160,11 +136,6 @@ def test_a_requeued_job_is_not_submitted_again_and_goes_on(outcome: Outcome) -> 
     assert outcome.drill.fact(job, "JobState") == "COMPLETED"
     assert outcome.drill.fact(job, "Restarts") == "1"
     check(outcome, "requeued")
-
-
-def test_a_training_that_meets_its_time_limit_goes_on_in_another_job(outcome: Outcome) -> None:
-    assert outcome.drill.ends("train", "late") == ["TIMEOUT", "COMPLETED"]
-    check(outcome, "late")
 
 
 def test_a_training_whose_node_is_lost_goes_on_on_another(outcome: Outcome) -> None:
@@ -196,14 +167,13 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_loses_nothing(outcome: 
 def test_a_torn_state_is_an_error_that_says_what_to_delete(outcome: Outcome) -> None:
     words = "state.pt: damaged, or not a saved state; delete work/micro/runs/torn/resume"
     assert words in outcome.seen["status"]
-    # As it was told, it then started from the beginning.
-    assert outcome.drill.resumed_after("torn") == 0
-    check_bits(outcome, "torn")
+    # Its user did so.
+    check(outcome, "torn", from_the_start=True)
 
 
 def test_what_failed_for_good_stops_nothing_else_and_is_shown(outcome: Outcome) -> None:
     failed = {name for name, job in outcome.jobs.items() if job.state == FAILED}
-    assert failed == outcome.failed
+    assert failed == set(STOPPING if outcome.has_small_disk else STOPPING[:1])
     assert all(outcome.jobs[run].state == DONE for run in (*RECOVERING, CALM, "dpo"))
     assert (outcome.jobs["torn"].attempt, outcome.jobs["killed"].attempt) == (2, 2)
     status = outcome.seen["status"]

@@ -21,20 +21,14 @@ from tests.backends.open_instruct_runs import (
     make_bench,
     variables,
 )
-from tests.slurm.cluster import Cluster
+from tests.slurm.cluster import REPOSITORY, Cluster
 
 pytestmark = [pytest.mark.slow, WHERE_IT_IS]
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-
 
 def submit(cluster: Cluster, root: Path, folder: str, save_every: int) -> str:
-    words = [
-        sys.executable,
-        "-m",
-        "rlsubnet.cli",
-        *arguments(root, SUB, folder, save_every, nodes=2),
-    ]
+    words = [sys.executable, "-m", "rlsubnet.cli"]
+    words += arguments(root, SUB, folder, save_every, nodes=2)
     path = f"{root / 'shims'}{os.pathsep}{cluster.environment['PATH']}"
     exported = variables(root) | {
         "PATH": path,

@@ -2,7 +2,7 @@
 import sys
 
 from rlsubnet.backends.launch import launched
-from rlsubnet.config import job_resources, load_site
+from rlsubnet.config.read import job_resources, load_site
 
 WANTED = {"runtime": 10, "gpus": 2, "nodes": 2}
 
