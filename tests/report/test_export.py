@@ -34,6 +34,14 @@ def test_csv_keeps_counts_whole_and_leaves_missing_cells_empty(frame, tmp_path: 
     assert rows[0]["numel"] == "8030261248"
     assert rows[0]["p_value"] == "0.21875"
     assert rows[1] == dict.fromkeys(frame.columns, "") | {"part": "measured", "tuned": "dpo"}
+    # Print may show less, and a failed write leaves no file.
+    csv_file, md, tex = write_table(frame, tmp_path / "t", "T", printed=frame.iloc[:1])
+    assert len(pd.read_csv(csv_file)) == 3
+    for path in (md, tex):
+        assert "8,030,261,248" in path.read_text() and "Tulu" not in path.read_text()
+    with pytest.raises(ValueError, match="no heading declared for column 'no_such_column'"):
+        write_table(pd.DataFrame({"no_such_column": [1]}), tmp_path / "bad" / "t", "T")
+    assert not (tmp_path / "bad").exists()
 
 
 def test_print_leaves_out_empty_columns_and_escapes_bars(frame):
@@ -61,13 +69,6 @@ def test_print_leaves_out_empty_columns_and_escapes_bars(frame):
 def test_numbers_in_print(name, values, cells):
     text = markdown(make_frame([{name: value} for value in values], [name]), "T")
     assert [line.strip("| ") for line in text.splitlines()[-len(cells) :]] == cells
-
-
-def test_print_may_show_less_than_the_csv_holds(frame, tmp_path: Path):
-    csv_file, md, tex = write_table(frame, tmp_path / "t", "T", printed=frame.iloc[:1])
-    assert len(pd.read_csv(csv_file)) == 3
-    for path in (md, tex):
-        assert "8,030,261,248" in path.read_text() and "Tulu" not in path.read_text()
 
 
 def test_latex_escapes_numbers_a_table_and_keeps_an_empty_one(frame):
@@ -130,10 +131,3 @@ def test_latex_compiles_and_every_part_fits_a_page(scale, results, published, tm
         pytest.skip(f"LaTeX lacks {missing[1]}")
     assert done.returncode == 0, done.stdout[-2000:]
     assert "too large" not in done.stdout
-
-
-def test_a_failed_write_leaves_no_file(tmp_path: Path):
-    bad = pd.DataFrame({"no_such_column": [1]})
-    with pytest.raises(ValueError, match="no heading declared for column 'no_such_column'"):
-        write_table(bad, tmp_path / "t", "T")
-    assert list(tmp_path.iterdir()) == []

@@ -19,7 +19,7 @@ from matplotlib.text import Text
 from rlsubnet.config import Pair
 from rlsubnet.report import figure_data, style
 from rlsubnet.report.figures import draw_fig3, draw_fig4
-from rlsubnet.report.results import NOT_RUN
+from rlsubnet.report.results import NOT_RUN, Results
 from rlsubnet.report.tables import COLUMNS
 from rlsubnet.report.write import make_item, write_item
 from tests.report.small_results import (
@@ -47,6 +47,10 @@ def words(figure: Figure) -> list[str]:
     return [text.get_text() for text in found if text.get_text()]
 
 
+def legend(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
 def test_fig1_bars_are_densities_and_the_papers_are_hatched(everything, results, published):
     figure = make_item("fig1", everything, results, published)
     # SFT left 2 of 10 weights unchanged, DPO 6 of 10.
@@ -68,11 +72,8 @@ def test_fig3_average_is_black_and_weighted(everything, results, published):
     assert lines["#000000"].get_ydata().tolist() == [60.0]
     assert sorted(line.get_ydata()[0] for line in axes.get_lines()) == [50.0, 60.0, 100.0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("Layer", "Sparsity (%)")
-    legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == ["average of the layer", "q_proj", "input_layernorm"]
-
-
-def test_fig3_shows_every_panels_lowest_point_and_four_as_a_square(everything, results, published):
+    assert legend(figure) == ["average of the layer", "q_proj", "input_layernorm"]
+    # All panels share an axis, which shows the lowest point of each; four stand as a square.
     rows = [("a", "DPO", 0, "average", 90.0), ("b", "DPO", 0, "average", 10.0)]
     figure = draw_fig3(pd.DataFrame(rows, columns=COLUMNS["layers"]))
     assert all(axes.get_ylim()[0] < 10 < 90 < axes.get_ylim()[1] for axes in figure.axes)
@@ -95,12 +96,13 @@ def test_fig4_shows_the_difference_and_how_often_sub_is_lower(everything, result
     assert table["difference"].round(12).tolist() == [0.0, -0.2, 0.0]
     figure = draw_fig4(table)
     top, bottom = figure.axes
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "full finetuning",
-        "subnetwork only",
-    ]
+    assert legend(figure) == ["full finetuning", "subnetwork only"]
     assert (top.get_ylabel(), bottom.get_xlabel()) == ("Training loss", "Optimizer step")
     assert "mean -0.067; sub lower in 33 % of steps" in words(figure)
+    shorter = METRICS.replace("3,0.5,,,1.0,,0.001,64\n", "")
+    results = Results(write_results(results.folder, {"metrics/dpo_sub.csv": shorter}))
+    with pytest.raises(ValueError, match=r"dpo_sub\.csv: 2 steps, expected the 3 steps"):
+        figure_data.losses(everything, results)
 
 
 def test_fig4_draws_the_mean_of_the_seeds_over_each_seed(seeded, results, published):
@@ -167,13 +169,6 @@ def test_fig1_keeps_controls_apart_and_labels_from_overlapping(everything, resul
         assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
 
 
-def test_fig4_refuses_runs_of_different_length(everything, results, published):
-    shorter = METRICS.replace("3,0.5,,,1.0,,0.001,64\n", "")
-    write_results(results.folder, {"metrics/dpo_sub.csv": shorter})
-    with pytest.raises(ValueError, match=r"dpo_sub\.csv: 2 steps, expected the 3 steps"):
-        figure_data.losses(everything, results)
-
-
 def test_fig2_takes_the_last_saved_step(everything, results, published):
     figure = make_item("fig2", everything, results, published)
     ours = [bar for bar in figure.axes[0].patches if bar.get_y() > 0.5]
@@ -213,10 +208,7 @@ def test_fig7_draws_accuracy_below_sparsity(everything, results, published):
     assert first.get_ydata().tolist() == [25.0, 30.0, 50.0]
     assert second.get_ydata().tolist() == [10.0, 50.0, 90.0]
     assert first.get_color() == style.METHODS["DPO"].color
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "arith, sampled (95 % interval)",
-        "arith, greedy",
-    ]
+    assert legend(figure) == ["arith, sampled (95 % interval)", "arith, greedy"]
     [band] = axes.collections
     corners = band.get_paths()[0].vertices
     assert {(0.0, 20.0), (0.0, 30.0), (10.0, 55.0)} <= {(x, round(y, 6)) for x, y in corners}
@@ -225,10 +217,8 @@ def test_fig7_draws_accuracy_below_sparsity(everything, results, published):
 def test_fig7_takes_no_suites_and_refuses_one_that_no_step_has(everything, results, published):
     config = {**everything.config, "evaluation": {"step_suites": []}}
     figure = make_item("fig7", dataclasses.replace(everything, config=config), results, published)
-    assert [axes.get_title(loc="left") for axes in figure.axes] == [
-        "(a) against the start",
-        "(b) consecutive saved steps",
-    ]
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["(a) against the start", "(b) consecutive saved steps"]
     evaluation = {"backend": "native", "step_suites": ["other"]}
     config = {**everything.config, "evaluation": evaluation}
     with pytest.raises(ValueError, match=r"step_scores/dpo\.csv: no task other_sampled; found"):

@@ -8,7 +8,7 @@ import pytest
 
 from rlsubnet.config.layout import item_files
 from rlsubnet.measure.overlap import NULLS
-from rlsubnet.report.results import NOT_RUN
+from rlsubnet.report.results import NOT_RUN, Results
 from rlsubnet.report.tables import CONTROL, MEAN_OF_SEEDS, MEASURED, ONE_OF_THE_SEEDS
 from rlsubnet.report.tables.weights import (
     COURSE,
@@ -28,6 +28,7 @@ from rlsubnet.report.write import make_item
 from tests.report.small_results import (
     DPO_UPDATES,
     METRICS,
+    OVERLAP,
     SFT_UPDATES,
     TABLES,
     csv_of,
@@ -64,14 +65,12 @@ def test_table1_holds_ours_beside_the_papers_and_each_published_row_once(scale, 
 
 
 def test_the_papers_sft_range_stands_beside_sft_stages_alone(scale, results, published):
-    dpo = dataclasses.replace(scale.runs["dpo"], init="base")
-    runs = {**scale.runs, **dict.fromkeys(("dpo", "dpo_sub", "dpo_seed"), dpo)}
-    changed = dataclasses.replace(scale, runs=runs)
-    assert row_of(table1(changed, results, published), part=CONTROL)["source"] == ""
+    leads_nowhere = {name: make_run(name, init="base") for name in ("dpo", "dpo_sub", "dpo_seed")}
     # The pair base_sft, if its start were itself the result of SFT.
-    start = dataclasses.replace(make_run("base"), algorithm="sft")
-    changed = dataclasses.replace(scale, runs={**scale.runs, "base": start})
-    assert row_of(table1(changed, results, published), part=CONTROL)["source"] == ""
+    second_stage = {"base": make_run("base", algorithm="sft")}
+    for runs in (leads_nowhere, second_stage):
+        changed = dataclasses.replace(scale, runs={**scale.runs, **runs})
+        assert row_of(table1(changed, results, published), part=CONTROL)["source"] == ""
 
 
 def test_mean_rank_weighs_matrices_equally(scale, results, published):
@@ -99,6 +98,10 @@ def test_the_papers_overlap_stands_beside_its_own_null_alone(scale, results, pub
     assert rows["source"].tolist() == ["Table 4, Sec 5", "", ""]
     assert rows["paper_o1_percent"].isna().tolist() == [False, True, True]
     assert table[table["part"] == NOT_RUN]["axis"].tolist() == ["Data", "Seed + Data + Algo."]
+    unknown = {"overlap/seed.csv": OVERLAP.replace("per_tensor", "per_row")}
+    results = Results(write_results(results.folder, unknown))
+    with pytest.raises(ValueError, match=r"seed\.csv, column null: unknown \['per_row'\]"):
+        table4(scale, results, published)
 
 
 def test_an_axis_may_have_several_comparisons_and_need_not_be_the_paper_s(
@@ -109,9 +112,7 @@ def test_an_axis_may_have_several_comparisons_and_need_not_be_the_paper_s(
         name: dataclasses.replace(seed, comparison=name, axis=axis, label=name)
         for name, axis in (("seed7", "seed"), ("algo", "Seed + data + algo"), ("sft", "RL / SFT"))
     }
-    for name in added:
-        text = (results.folder / "overlap" / "seed.csv").read_text()
-        (results.folder / "overlap" / f"{name}.csv").write_text(text)
+    write_results(results.folder, {f"overlap/{name}.csv": OVERLAP for name in added})
     more = dataclasses.replace(scale, comparisons={**scale.comparisons, **added})
     table = table4(more, results, published)
     uniform = table[table["null"] == "uniform (the paper's)"]
@@ -119,13 +120,6 @@ def test_an_axis_may_have_several_comparisons_and_need_not_be_the_paper_s(
     assert uniform["paper_setting1"].tolist() == ["42", "42", "DPO", ""]
     assert (table["part"] == MEASURED).sum() == 4 * 3
     assert table[table["part"] == NOT_RUN]["axis"].tolist() == ["Data"]
-
-
-def test_a_null_that_nothing_is_known_of_is_refused(scale, results, published):
-    path = results.folder / "overlap" / "seed.csv"
-    path.write_text(path.read_text().replace("per_tensor", "per_row"))
-    with pytest.raises(ValueError, match=r"seed\.csv, column null: unknown \['per_row'\]"):
-        table4(scale, results, published)
 
 
 def test_table6_gives_every_tolerance_and_rule(scale, results, published):
@@ -151,14 +145,11 @@ def test_table5_matches_method_and_model_by_its_short_name_too(scale, results, p
 
 
 def test_table5_marks_data_in_distribution_and_prints_them_first(scale, results, published):
-    pairs = dict(scale.pairs)
-    pairs["cold"] = dataclasses.replace(
-        pairs["dpo_seed"], pair="cold", init="base", tuned="cold", items=("table5",)
-    )
-    for name in ("base_sft", "dpo"):
-        pairs[name] = dataclasses.replace(pairs[name], items=("table5",))
+    pairs = [make_pair("cold", "base", "cold", "DPO", "table5")]
+    pairs += [dataclasses.replace(scale.pairs[p], items=("table5",)) for p in ("base_sft", "dpo")]
     runs = {**scale.runs, "cold": make_run("cold", init="base")}
     write_results(results.folder, {"updates/cold.csv": SFT_UPDATES})
+    pairs = {pair.pair: pair for pair in pairs}
     table = table5(dataclasses.replace(scale, pairs=pairs, runs=runs), results, published)
     ours = table[table["part"] == MEASURED]
     # Answers of sft teach dpo, which starts from it, in distribution, and `cold` out of it.
