@@ -1,16 +1,11 @@
-"""The installed olmes: its checks, its command line, and that a stopped job leaves nothing."""
+"""The installed olmes: its checks, its command line and environment, and the models it can read."""
 
 import json
 import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlsubnet.backends.olmes import (
     check_model,
@@ -18,12 +13,11 @@ from rlsubnet.backends.olmes import (
     olmes_arguments,
     olmes_environment,
     remove_outputs,
-    run_program,
     visible_devices,
 )
 from rlsubnet.backends.olmes_outputs import Settings
-from rlsubnet.tasks.tokenizer import build_tokenizer
 from tests.backends.programs import checkout, git, script
+from tests.evaluation.tiny_models import save_folder, tiny_model
 
 
 @pytest.fixture
@@ -83,39 +77,6 @@ def test_old_outputs_are_removed_and_nothing_else(tmp_path):
     assert len(list(raw.iterdir())) == 2
 
 
-def test_a_failure_is_told_by_its_status(tmp_path):
-    fail = script(tmp_path / "fail", "#!/bin/sh\nexit 3\n")
-    with pytest.raises(ValueError, match="olmes ended with status 3"):
-        run_program([str(fail)], dict(os.environ))
-
-
-def test_a_stopped_job_ends_what_the_program_had_started(tmp_path):
-    # olmes is a Python that starts a shell that starts a Python: the last must not be left behind.
-    inner = (
-        f"{sys.executable} -S -c 'import time; time.sleep(60)' & echo $! > {tmp_path}/inner; wait"
-    )
-    outer = script(tmp_path / "olmes", f"#!/bin/sh\n{inner}\n")
-    code = (
-        "import os, signal, sys; from rlsubnet.backends.olmes import run_program; "
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); "
-        f"run_program(['{outer}'], dict(os.environ))"
-    )
-    job = subprocess.Popen([sys.executable, "-c", code])
-    wait_for(lambda: (tmp_path / "inner").exists() and (tmp_path / "inner").read_text().strip())
-    inner_id = int((tmp_path / "inner").read_text())
-    os.kill(inner_id, 0)
-    job.send_signal(signal.SIGTERM)
-    assert job.wait(30) == 143
-    wait_for(lambda: not Path(f"/proc/{inner_id}").exists())
-
-
-def wait_for(condition) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen within 20 seconds"
-        time.sleep(0.05)
-
-
 MODEL, OUT, CACHE = Path("/work/runs/dpo/final"), Path("/work/olmes/dpo"), Path("/work/cache")
 
 
@@ -172,14 +133,9 @@ TOKENIZER = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": "{{ 
 @pytest.fixture(scope="module")
 def saved_by_5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a Llama of a few weights as transformers 5 saves it, with Llama 3.1's rotations."""
-    folder = tmp_path_factory.mktemp("olmes") / "saved"
-    sizes = {"vocab_size": 24, "hidden_size": 16, "intermediate_size": 16}
-    heads = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    folder = save_folder(tiny_model("llama"), tmp_path_factory.mktemp("olmes") / "saved")
     rope = {**SCALING, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_theta": 500000.0}
-    rope["original_max_position_embeddings"] = 4096
-    config = LlamaConfig(**sizes, **heads, max_position_embeddings=8192, rope_parameters=rope)
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    build_tokenizer().save_pretrained(folder)
+    edit(folder / "config.json", rope_parameters=rope, max_position_embeddings=8192)
     return folder
 
 

@@ -54,11 +54,6 @@ def test_the_command_of_every_run_of_the_paper_is_the_golden_one(paper):
         assert in_lines(paper.row(run)) == (GOLDEN / f"{run}.txt").read_text(encoding="utf-8")
 
 
-def test_batches_are_those_of_appendix_b_and_of_the_ablation(paper):
-    assert paper.row("dpo").recipe.batch_size == 128
-    assert paper.row("dpo_b32").recipe.batch_size == 32
-
-
 def test_a_masked_run_differs_from_its_full_run_by_the_mask_alone(paper):
     full, sub = (command(row, places_of(row)) for row in map(paper.row, ("dpo", "dpo_sub")))
     renamed = [word.replace("dpo_sub", "dpo") for word in sub]

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import torch
 
 from rlsubnet.backends.open_instruct import launcher
 from rlsubnet.training.masking import clip_factor
+
+pytestmark = pytest.mark.usefixtures("one_process")
 
 EXPECTED = {"zero_stage": 3, "bf16": True, "clip": 1.0, "accumulate": 2, "processes": 1}
 
@@ -87,15 +89,6 @@ class Attached:
             raise ValueError(f"the mask was applied in {self.updates} of {steps} updates")
 
 
-@pytest.fixture(autouse=True)
-def one_process(tmp_path: Path) -> Iterator[None]:
-    store = f"file://{tmp_path / 'store'}"
-    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
-    yield
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
 class Ended(Exception):
     """Raised in place of the end of the process."""
 
@@ -135,11 +128,8 @@ def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Engine:
     return engine
 
 
-Launch = Callable[..., list[dict[str, Any]]]
-
-
 @pytest.fixture
-def launch(tmp_path: Path, engine: Engine) -> Launch:
+def launch(tmp_path: Path, engine: Engine) -> Callable[..., list[dict[str, Any]]]:
     """Return a function that runs the script to its good end and returns the steps noted."""
 
     def run(*options: str, script: str = SCRIPT) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """The script's saves around stand-ins for script, engine and accelerate."""
 
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,11 @@ from rlsubnet.backends.open_instruct.saving import LauncherError, Saver, complet
 from rlsubnet.backends.processes import is_marked, read_marker
 from rlsubnet.files import read_jsonl, write_jsonl
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 # Two epochs of three batches; the last batch of each has one pair less.
 CHOSEN = [[torch.tensor([-1.0, -2.0]), torch.tensor([-3.0, -4.0]), torch.tensor([-5.0])]] * 2
 REJECTED = [[10 * batch for batch in epoch] for epoch in CHOSEN]
-
-
-@pytest.fixture(autouse=True)
-def one_process(tmp_path: Path) -> Iterator[None]:
-    store = f"file://{tmp_path / 'store'}"
-    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
 
 
 class Process:

@@ -230,24 +230,6 @@ def test_two_rows_differ_by_what_tells_them_apart_alone():
         assert a["algorithm.use_kl_in_reward"] == b["algorithm.use_kl_in_reward"] == "False"
 
 
-def test_appendix_b_stands_in_the_command_line_of_prime():
-    found = as_mapping(verl_runs.overrides_of("prime"))
-    expected = {
-        "data.train_batch_size": "64",
-        "+data.gen_batch_size": "256",
-        "actor_rollout_ref.actor.optim.lr": "5e-07",
-        "actor_rollout_ref.actor.optim.weight_decay": "0.0",  # in verl it is not 0
-        # One update for each batch: 64 prompts, all of them in one mini-batch.
-        "actor_rollout_ref.actor.ppo_mini_batch_size": "64",
-        "actor_rollout_ref.rollout.n": "4",
-        "+prime.reward.lr": "1e-06",
-        "+prime.reward.clip": "10.0",
-        "+prime.reward.beta": "0.05",
-        "trainer.total_epochs": "15",
-    }
-    assert {key: found[key] for key in expected} == expected
-
-
 def test_more_settings_of_verl_come_last_and_so_win(tmp_path):
     own = {"batch_size": 64, "samples": 4, "lr": 5e-7}
     own["overrides"] = ["data.truncation=left", "+own.key=1"]

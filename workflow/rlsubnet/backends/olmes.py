@@ -38,11 +38,7 @@ print(json.dumps({"folder": folders[0] if folders else None, "versions": version
 
 
 def check_program(environment: Mapping[str, str], commit: str | None) -> dict[str, Any]:
-    """Return where olmes lies and the versions it would run with, having checked them.
-
-    Raises:
-        ValueError: no olmes, transformers 5 or later, or another commit than asked for.
-    """
+    """Return where olmes lies and the versions it would run with, of transformers below 5."""
     search = environment.get("PATH", os.defpath)
     if not (shutil.which("olmes", path=search) and shutil.which("python", path=search)):
         raise ValueError(
@@ -67,10 +63,9 @@ def check_program(environment: Mapping[str, str], commit: str | None) -> dict[st
 
 
 def remove_outputs(folder: Path) -> None:
-    """Remove the folder of an earlier evaluation: olmes skips the tasks that it finds done.
+    """Remove the folder of an earlier evaluation, in which olmes skips the tasks it finds done.
 
-    Raises:
-        ValueError: it holds something that olmes does not write; nothing is removed then.
+    A folder with something that olmes does not write is refused.
     """
     if not folder.exists():
         return
@@ -162,10 +157,7 @@ def visible_devices(given: str | None, gpus: int) -> str:
     """Return the devices that olmes may see, which are the ones that it uses.
 
     It ignores ``--gpus`` where one engine runs: the engine spreads over all it sees. A single GPU
-    it calls 0, whichever was given.
-
-    Raises:
-        ValueError: other than ``gpus`` devices were given, or a single one that is not 0.
+    it calls 0, whichever was given. Where other devices were given, that is refused.
 
     >>> visible_devices(None, 2), visible_devices("4,5", 2), visible_devices("0", 1)
     ('0,1', '4,5', '0')

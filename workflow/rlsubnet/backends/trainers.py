@@ -40,10 +40,9 @@ class Trainer(Protocol):
     def train(self, belongs_to: Mapping[str, Any], lock: int) -> list[dict[str, Any]]:
         """Train, or go on from what a killed run left, and return the metrics of every step.
 
-        Args:
-            belongs_to: row, digests of inputs, environment: those of a killed run must be these.
-            lock: descriptor that a program which is started here inherits, so that the run's own
-                folder is its for as long as it lives.
+        ``belongs_to`` is row, digests of inputs and environment: those of a killed run must be
+        these. A program that is started here inherits the descriptor ``lock``, so that the run's
+        own folder is its for as long as it lives.
         """
 
     def collect(self, folder: Path) -> dict[str, Any]:

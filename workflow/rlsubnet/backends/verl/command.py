@@ -202,11 +202,7 @@ def command(
 
 
 def check_prompts(records: Path, row: "Row[VerlRecipe]") -> None:
-    """Check that the prompts are enough for the run's steps.
-
-    Raises:
-        ValueError: verl, which drops what is left of an epoch after whole batches, would run out.
-    """
+    """Check that prompts are enough: verl drops what is left of an epoch after whole batches."""
     count = sum(1 for _ in iterate_jsonl(records))
     recipe = row.recipe
     drawn = recipe.batch_size * (recipe.oversample if row.algorithm == "prime" else 1)

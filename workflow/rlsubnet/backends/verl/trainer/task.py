@@ -39,11 +39,7 @@ class PrimeTrainer(SavingTrainer):
     """
 
     def fit(self) -> None:
-        """Train until the last step, from the first or from a save, and save on the way.
-
-        Raises:
-            ValueError: the prompts end before; verl has left out those that are too long.
-        """
+        """Train until the last step, from the first or from a save, and save on the way."""
         epochs = self.config.trainer.total_epochs
         steps = len(self.train_dataloader) * epochs
         if steps < self.total_training_steps:
