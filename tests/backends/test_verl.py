@@ -17,7 +17,7 @@ from rlsubnet.backends.verl.command import Places
 from rlsubnet.backends.verl.saves import logged_steps, save_folder
 from rlsubnet.checkpoints.checkpoint import Checkpoint
 from rlsubnet.checkpoints.delta import step_file
-from rlsubnet.checkpoints.masks import Mask, save_mask
+from rlsubnet.checkpoints.masks import save_mask
 from rlsubnet.files import sha256
 from tests.backends import verl_runs
 from tests.sheets_of_row import train_command
@@ -25,8 +25,6 @@ from tests.sheets_of_row import train_command
 pytestmark = verl_runs.NEEDS_VERL
 
 Moment = Callable[[Places], bool]
-# One of the rows that the differ writes for each tensor.
-EXACT = ("exact", "1e-05")
 
 
 class Workplace:
@@ -127,17 +125,6 @@ def test_a_full_prime_run_leaves_the_model_and_its_metrics(place, prime_full):
     assert all(row["grad_norm"] and row["tokens"] for row in rows)
     assert rows[0]["grad_norm_masked"] is None
     assert not (prime_full / "verl").exists(), "verl's own saves are deleted"
-
-
-def test_the_mask_holds_what_the_differ_counts_in_the_merged_model(place, prime_full, prime_mask):
-    out = place.folder / "updates.csv"
-    words = ("updates", place.init, prime_full / "final", "--out", out)
-    verl_runs.rlsubnet(prime_full / "log", *words)
-    rows = [row for row in csv.DictReader(out.open()) if (row["rule"], row["atol"]) == EXACT]
-    changed = {row["tensor"]: int(row["bitwise_changed"]) for row in rows}
-    mask = Mask(prime_mask)
-    assert changed == {name: int(mask.read(name).sum()) for name in mask.shapes}
-    print(f"PRIME: {sum(changed.values())} of 23584 weights changed")
 
 
 @pytest.fixture(scope="module")
