@@ -22,6 +22,7 @@ from rlsubnet.tasks.made_up import choices, demonstration_pairs
 from rlsubnet.tasks.tokenizer import build_tokenizer
 from tests.evaluation.oracle import Oracle
 from tests.evaluation.tiny_models import tiny_model
+from tests.tasks.independent_arithmetic import totals_of
 
 SETTINGS = Sampling(samples=3, temperature=1.0, batch_size=16, max_new_tokens=12, seed=1)
 TOKENIZER = build_tokenizer()
@@ -41,12 +42,7 @@ def uniform_model() -> torch.nn.Module:
 
 
 def worked_answer(prompt: str) -> str:
-    """Return the worked answer, computed here."""
-    total, answer = prompt[:2], "("
-    for place in range(2, len(prompt) - 1, 2):
-        total = f"{eval(f'{int(total)}{prompt[place : place + 2]}') % 100:02d}"
-        answer += total
-    return answer
+    return "(" + "".join(totals_of(prompt))
 
 
 def terse_answer(prompt: str) -> str:
@@ -197,13 +193,6 @@ def test_a_large_vocabulary_is_scored_fewer_rows_at_a_time(monkeypatch):
 def test_uniform_model_gives_log_of_the_vocabulary_per_token():
     found = response_logprobs(uniform_model(), [[1], [1, 3]], [[4, 5, 6], [7]])
     assert found == pytest.approx([-3 * math.log(24), -math.log(24)])
-
-
-def test_probabilities_of_all_two_token_responses_add_up_to_one():
-    model = tiny_model()
-    pairs = [[a, b] for a in range(24) for b in range(24)]
-    total = sum(map(math.exp, response_logprobs(model, [[1, 8]] * len(pairs), pairs)))
-    assert total == pytest.approx(1, abs=1e-5)
 
 
 def test_bad_input_is_refused():

@@ -12,6 +12,7 @@ from rlsubnet.tasks.arithmetic import (
     IDLE,
     LEVELS,
     SHARES,
+    STYLES,
     Problem,
     ProblemShape,
     Step,
@@ -21,28 +22,14 @@ from rlsubnet.tasks.arithmetic import (
     numerals,
     possible_slips,
     problems,
-    reversed_digits,
     slips,
     solution_of,
     split_of,
-    terse,
     worked,
 )
 from rlsubnet.tasks.made_up import demonstrations
 from rlsubnet.tasks.tokenizer import CHARACTERS
 from tests.tasks.independent_arithmetic import level_of, totals_of
-
-# 07 + 5 = 12, + 0 = 12, * 9 = 108 = 08, - 9 = -1 = 99, + 0 = 99
-EXAMPLE = Problem(7, (Step("+", 5), IDLE, Step("*", 9), Step("-", 9), IDLE))
-
-
-def test_example_is_worked_by_hand():
-    assert EXAMPLE.prompt == "07+5+0*9-9+0="
-    assert EXAMPLE.totals == (12, 12, 8, 99, 99)
-    assert EXAMPLE.level == 3
-    assert terse(EXAMPLE.totals) == ";99"
-    assert worked(EXAMPLE.totals) == "(1212089999"
-    assert reversed_digits(EXAMPLE.totals) == ",2121809999"
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -113,11 +100,16 @@ def test_a_chain_with_one_slip_is_right_before_and_consistent_after_it():
                 )
 
 
-def test_a_larger_problem_is_worked_by_hand():
+def test_problems_are_worked_by_hand():
+    # 07 + 5 = 12, + 0 = 12, * 9 = 108 = 08, - 9 = -1 = 99, + 0 = 99
+    problem = Problem(7, (Step("+", 5), IDLE, Step("*", 9), Step("-", 9), IDLE))
+    assert (problem.prompt, problem.level) == ("07+5+0*9-9+0=", 3)
+    answers = [style(problem.totals, problem.digits) for style in STYLES.values()]
+    assert answers == [";99", "(1212089999", ",2121809999"]
+    assert solution_of(problem) == "(1212089999"
     # 098 + 5 = 103, * 9 = 927, * 2 = 1854 = 854
     problem = Problem(98, (Step("+", 5), Step("*", 9), Step("*", 2), IDLE, IDLE), digits=3)
     assert problem.prompt == "098+5*9*2+0+0="
-    assert problem.totals == (103, 927, 854, 854, 854)
     assert solution_of(problem) == "(103927854854854;854"
 
 

@@ -255,6 +255,7 @@ def _made_up(generate: Callable[..., Records]) -> Generator:
     return _plain(of_keys)
 
 
+# A task is a module that makes its questions, and its kinds here; config.schema has their keys.
 GENERATORS: dict[str, Generator] = {
     "base_text": _made_up(made_up.base_text),
     "demonstrations": _made_up(made_up.demonstrations),
