@@ -98,7 +98,7 @@ def test_vllm_draws_what_is_sampled_where_its_file_is_laid_over(
 @pytest.mark.slow
 def test_ones_own_model_learns_word_problems_by_every_rule(project: Project, shared: Path) -> None:
     pytest.importorskip("math_verify", reason="the extra `words` is not installed")
-    runs = ("sft", "dpo", "dpo_random", "grpo", "prime", "prime_sub")
+    runs = ("sft", "dpo", "dpo_sub", "dpo_random", "grpo", "prime")
     root = project.root
     own, smaller = root / "config/gpu/own-model.yaml", HERE / "gpu/own.yaml"
     settings = merged(read_yaml(own), read_yaml(smaller))
@@ -114,7 +114,7 @@ def test_ones_own_model_learns_word_problems_by_every_rule(project: Project, sha
     }.items():
         (root / "own" / name).symlink_to(shared / "data" / file)
     results = "results/own-model"
-    masked = [f"{results}/frozen/{run}.csv" for run in ("dpo_random", "prime_sub")]
+    masked = [f"{results}/frozen/{run}.csv" for run in ("dpo_random", "dpo_sub")]
     result = project.snakemake("table1", "table3", "fig7", *masked, scale="gpu/own-model.yaml")
     assert result.returncode == 0, result.stdout + result.stderr
     pairs = read_jsonl(root / "work/own-model/data/preferences.jsonl")
@@ -131,7 +131,7 @@ def test_ones_own_model_learns_word_problems_by_every_rule(project: Project, sha
         assert sum(int(row["frozen"]) for row in rows) > 0
         assert [row["tensor"] for row in rows if int(row["frozen_changed"])] == []
     assert len(rows_of(root / results / "metrics/grpo.csv")) == 2
-    scores = rows_of(root / results / "scores/prime_sub.csv")
+    scores = rows_of(root / results / "scores/dpo_sub.csv")
     assert {row["task"] for row in scores} == {"gsm8k_sampled", "gsm8k_greedy", "prefacc"}
     (whole,) = (r for r in scores if (r["task"], r["level"]) == ("gsm8k_sampled", "all"))
     assert int(whole["n"]) == 6 * 2
