@@ -12,7 +12,6 @@ from rlsubnet.report.tables import COLUMNS, pairs_of, tolerance_of
 SFT_STAGE, RL_STAGE, CONTROL_STAGE = "SFT", "RL", "controls"
 LOSS, REWARD = "Training loss", "Training reward"
 MEAN = "mean"
-DECODINGS = ("sampled", "greedy")
 
 
 def densities(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
@@ -161,7 +160,7 @@ def tasks_of_step_suite(scale: Scale, suite: str) -> dict[str, str]:
     """Return decoding -> task of a suite of problems; olmes answers each problem once."""
     if scale.config["evaluation"]["backend"] == "olmes":
         return {"greedy": suite}
-    return {decoding: f"{suite}_{decoding}" for decoding in DECODINGS}
+    return {decoding: f"{suite}_{decoding}" for decoding in ("sampled", "greedy")}
 
 
 def labeled(pairs: list[Pair]) -> list[tuple[Pair, str]]:

@@ -197,10 +197,10 @@ def _accuracies(axes: Axes, table: pd.DataFrame) -> list[Line2D]:
             band = (run["low_percent"], run["high_percent"])
             axes.fill_between(run["step"], *band, color=color, alpha=0.15, linewidth=0)
         look = {"linestyle": lines.get(suite, "-."), "linewidth": 1.2 if sampled else 0.9}
-        shade = color if sampled else style.lighter(color)
+        shade = color if sampled else style.mixed(color, "white")
         axes.plot(run["step"], run["accuracy_percent"], color=shade, **look)
         words = f"{suite}, {decoding}" + (" (95 % interval)" if sampled else "")
-        black = "black" if sampled else style.lighter("black")
+        black = "black" if sampled else style.mixed("black", "white")
         one = table["method"].nunique() == 1
         handles[words] = Line2D([], [], color=shade if one else black, label=words, **look)
     axes.set_xlim(left=0)
@@ -289,10 +289,11 @@ def _bars(
         color = style.METHODS[bar.method].color
         face = "white" if hatched else color
         # A printed range becomes a bar between its ends; a single value a bar from zero.
-        start = bar.low_percent if bar.high_percent > bar.low_percent else 0.0
+        low, high = bar.low_percent, bar.high_percent
+        start = low if high > low else 0.0
         axes.barh(
             places[bar.label],
-            bar.high_percent - start,
+            high - start,
             left=start,
             height=_BAR,
             facecolor=face,
@@ -301,8 +302,8 @@ def _bars(
             linewidth=0.8,
         )
         axes.annotate(
-            _value(bar.low_percent, bar.high_percent),
-            (bar.high_percent, places[bar.label]),
+            f"{low:.1f}" if low == high else f"{low:.0f}-{high:.0f}",
+            (high, places[bar.label]),
             xytext=(2, 0),
             textcoords="offset points",
             va="center",
@@ -318,10 +319,6 @@ def _bars(
     axes.set_xlabel("Updated weights (%)")
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
-
-
-def _value(low: float, high: float) -> str:
-    return f"{low:.1f}" if low == high else f"{low:.0f}-{high:.0f}"
 
 
 AVERAGE = "average"
@@ -479,7 +476,10 @@ def draw_fig4(table: pd.DataFrame) -> Figure:
             continue
         _column(top, bottom, table[table["label"] == labels[place]], columns)
     figure.align_ylabels()
-    figure.legend(handles=_fig4_legend(), loc="outside lower center", ncols=2)
+    full = Line2D([], [], color="#8a8a8a", linewidth=2.2, label="full finetuning")
+    dashes: Any = _SUB_DASHES
+    sub = Line2D([], [], color="#202020", linewidth=1.0, linestyle=dashes, label="subnetwork only")
+    figure.legend(handles=[full, sub], loc="outside lower center", ncols=2)
     return figure
 
 
@@ -488,7 +488,7 @@ def _column(top: Axes, bottom: Axes, setting: pd.DataFrame, columns: int) -> Non
     seeds = [seed for seed in dict.fromkeys(setting["seed"]) if seed != MEAN]
     color = style.METHODS[setting["method"].iloc[0]].color
     _lines(top, setting, "full", color, 2.2, "-")
-    _lines(top, setting, "sub", style.darker(color, 0.6), 1.0, _SUB_DASHES)
+    _lines(top, setting, "sub", style.mixed(color, "black", 0.6), 1.0, _SUB_DASHES)
     top.set_ylabel(setting["quantity"].iloc[0])
     top.sharex(bottom)
     top.tick_params(labelbottom=False)
@@ -496,7 +496,7 @@ def _column(top: Axes, bottom: Axes, setting: pd.DataFrame, columns: int) -> Non
     top.set_title("\n".join([*title, f"mean of {len(seeds)} seeds"] if len(seeds) > 1 else title))
 
     bottom.axhline(0, color="black", linewidth=0.6)
-    _lines(bottom, setting, "difference", style.darker(color, 0.6), 1.2, "-")
+    _lines(bottom, setting, "difference", style.mixed(color, "black", 0.6), 1.2, "-")
     mean, better = setting["mean_difference"].iloc[0], setting["share_better_percent"].iloc[0]
     word = "lower" if setting["quantity"].iloc[0] == LOSS else "higher"
     apart = "\n" if columns == _COLUMNS else "; "
@@ -517,10 +517,3 @@ def _lines(
     axes.plot(
         strong["step"], strong[f"{name}_smooth"], color=color, linewidth=width, linestyle=line
     )
-
-
-def _fig4_legend() -> list[Line2D]:
-    full = Line2D([], [], color="#8a8a8a", linewidth=2.2, label="full finetuning")
-    dashes: Any = _SUB_DASHES
-    sub = Line2D([], [], color="#202020", linewidth=1.0, linestyle=dashes, label="subnetwork only")
-    return [full, sub]

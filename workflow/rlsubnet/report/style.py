@@ -34,28 +34,18 @@ RL_METHODS = frozenset(METHODS) - {"SFT", "RFT", "RAFT++", "PRETRAIN"}
 
 @contextmanager
 def paper_style() -> Iterator[None]:
-    """Apply `paper.mplstyle` inside the block, on top of matplotlib's defaults."""
     with mpl_style.context(["default", STYLE_FILE]):
         yield
 
 
-def darker(color: str, share: float = 0.45) -> str:
-    """Return `color` mixed with black; tells the subnetwork's run from the full one.
+def mixed(color: str, other: str, share: float = 0.45) -> str:
+    """Return a color mixed with another: dark tells sub from full, light greedy from sampled.
 
-    >>> darker("#ffffff", 0.5)
-    '#808080'
+    >>> mixed("#ffffff", "black", 0.5), mixed("#000000", "white", 0.5)
+    ('#808080', '#808080')
     """
-    red, green, blue = (part * (1 - share) for part in colors.to_rgb(color))
-    return colors.to_hex((red, green, blue))
-
-
-def lighter(color: str, share: float = 0.45) -> str:
-    """Return `color` mixed with white; tells greedy from sampled accuracy.
-
-    >>> lighter("#000000", 0.5)
-    '#808080'
-    """
-    red, green, blue = (part + (1 - part) * share for part in colors.to_rgb(color))
+    both = zip(colors.to_rgb(color), colors.to_rgb(other), strict=True)
+    red, green, blue = (one + (two - one) * share for one, two in both)
     return colors.to_hex((red, green, blue))
 
 

@@ -271,7 +271,6 @@ REGULARIZATION = "(a) KL regularization and gradient clipping"
 COURSE = "(b) course of training"
 _SPARSITIES = ("sparsity_percent", "sparsity_exact_percent")
 _PARTS = ("never", "cancelled", "subnetwork")
-_KL = {"yes": "with", "no": "without"}
 
 
 def section6(scale: Scale, results: Results, published: Published) -> pd.DataFrame:
@@ -344,7 +343,7 @@ def _one_run(scale: Scale, results: Results, pair: Pair) -> Row:
 
 
 def _with_and_without_kl(published: Published) -> dict[Any, Row]:
-    runs = {kl: published["section6"][f"grpo_{word}_kl"] for kl, word in _KL.items()}
+    runs = {"yes": "grpo_with_kl", "no": "grpo_without_kl"}
     return {
         kl: paper_row(
             run["source"],
@@ -353,7 +352,7 @@ def _with_and_without_kl(published: Published) -> dict[Any, Row]:
             kl=kl,
             sparsity_percent=run["sparsity"],
         )
-        for kl, run in runs.items()
+        for kl, run in ((kl, published["section6"][name]) for kl, name in runs.items())
     }
 
 

@@ -4,7 +4,7 @@
 here they become a table and a page of the HTML report.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -29,11 +29,6 @@ def verdicts(scale: Scale, results: Results, published: Published) -> pd.DataFra
     return pd.DataFrame(found, columns=Line._fields).astype(object)
 
 
-def counted(frame: pd.DataFrame) -> Iterator[tuple[str, int]]:
-    for word in WORDS:
-        yield word, int((frame["verdict"] == word).sum())
-
-
 # Okabe and Ito's green and vermilion, and greys; the word itself stands beside its color.
 _COLORS = {AGREES: "#009E73", DIFFERS: "#D55E00", NOT_COMPARABLE: "#6e6e6e", NOT_RUN: "#b8b8b8"}
 _STYLE = """
@@ -47,7 +42,7 @@ _HEADERS = ("Verdict", "Claim", "Paper", "Here", "Decided by")
 def write_verdicts(frame: pd.DataFrame, paths: dict[str, Path]) -> list[Path]:
     """Write the verdicts as a table, as a page of the report, and as CSV at the top of results."""
     title, notes = ITEMS[VERDICTS].title, notes_of(VERDICTS)
-    words = ", ".join(f"{word} {count}" for word, count in counted(frame))
+    words = ", ".join(f"{word} {(frame['verdict'] == word).sum()}" for word in WORDS)
     counts = f"{len(frame)} claims and rows: {words}."
     written = write_table(frame, paths["csv"].with_suffix(""), title, [counts, *notes])
     parts = [
