@@ -45,6 +45,13 @@ def scale() -> Scale:
         small.make_pair("dpo_vs_sub", "dpo", "dpo_sub", "DPO", "table3,section4,fig4"),
     ]
     seeds = Comparison("seed", "dpo", "dpo_seed", "Seed", ("table4",), "42", "123", "")
+    runs = [
+        small.make_run("sft", algorithm="sft", init="base", data="demonstrations"),
+        small.make_run("dpo", label="DPO"),
+        small.make_run("dpo_sub", mask="dpo", label="DPO, sub"),
+        small.make_run("dpo_seed", seed=123),
+    ]
+    evaluation = {"backend": "native", "suites": ["arith", "choices"], "samples": 4}
     return Scale(
         config={
             "measure": {"tolerances": [1e-5, 1e-4], "table_tolerance": 1e-5},
@@ -55,22 +62,9 @@ def scale() -> Scale:
                 "arith": {"kind": "problems"},
                 "choices": {"kind": "choices"},
             },
-            "evaluation": {
-                "backend": "native",
-                "suites": ["arith", "choices"],
-                "samples": 4,
-                "step_suites": ["arith"],
-            },
+            "evaluation": {**evaluation, "step_suites": ["arith"]},
         },
-        runs={
-            run.run: run
-            for run in (
-                small.make_run("sft", algorithm="sft", init="base", data="demonstrations"),
-                small.make_run("dpo", label="DPO"),
-                small.make_run("dpo_sub", mask="dpo", label="DPO, sub"),
-                small.make_run("dpo_seed", seed=123),
-            )
-        },
+        runs={run.run: run for run in runs},
         pairs={pair.pair: pair for pair in pairs},
         comparisons={"seed": seeds},
     )
@@ -79,15 +73,11 @@ def scale() -> Scale:
 @pytest.fixture
 def seeded(scale: Scale) -> Scale:
     """Return the scale with a masked run of the second seed: two pairs of full and sub."""
-    runs = [
+    return small.with_rows(
+        scale,
         small.make_run("dpo_seed", seed=123, label="DPO, seed 123"),
         small.make_run("dpo_seed_sub", seed=123, mask="dpo_seed"),
-    ]
-    pair = small.make_pair("dpo_seed_vs_sub", "dpo_seed", "dpo_seed_sub", "DPO", "table3,fig4")
-    return dataclasses.replace(
-        scale,
-        runs={**scale.runs, **{run.run: run for run in runs}},
-        pairs={**scale.pairs, pair.pair: pair},
+        small.make_pair("dpo_seed_vs_sub", "dpo_seed", "dpo_seed_sub", "DPO", "table3,fig4"),
     )
 
 

@@ -98,10 +98,17 @@ def make_pair(pair: str, init: str, tuned: str, method: str, items: str, model: 
     return Pair(pair, init, tuned, method, listed, model, (), f"label of {pair}")
 
 
+def with_rows(scale: Scale, *rows: Run | Pair) -> Scale:
+    """Return a scale with these runs and pairs, too, or in place of those of the same name."""
+    runs = {row.run: row for row in rows if isinstance(row, Run)}
+    pairs = {row.pair: row for row in rows if isinstance(row, Pair)}
+    return dataclasses.replace(scale, runs={**scale.runs, **runs}, pairs={**scale.pairs, **pairs})
+
+
 def with_pairs(scale: Scale, **changes: dict[str, Any]) -> Scale:
     """Return a scale whose pairs of these names have other values."""
-    pairs = {name: dataclasses.replace(scale.pairs[name], **new) for name, new in changes.items()}
-    return dataclasses.replace(scale, pairs={**scale.pairs, **pairs})
+    pairs = [dataclasses.replace(scale.pairs[name], **new) for name, new in changes.items()]
+    return with_rows(scale, *pairs)
 
 
 def row_of(frame: pd.DataFrame, **values: str) -> dict:

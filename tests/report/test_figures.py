@@ -30,6 +30,7 @@ from tests.report.small_results import (
     make_pair,
     make_run,
     with_pairs,
+    with_rows,
     write_results,
 )
 
@@ -126,8 +127,7 @@ def test_fig4_draws_the_mean_of_the_seeds_over_each_seed(seeded, results, publis
 
 
 def test_fig4_shows_the_reward_where_responses_are_drawn(everything, results, published):
-    changed = dataclasses.replace(everything.runs["dpo"], algorithm="prime")
-    online = dataclasses.replace(everything, runs={**everything.runs, "dpo": changed})
+    online = with_rows(everything, make_run("dpo", algorithm="prime"))
     for run, reward in (("dpo", 0.5), ("dpo_sub", 0.75)):
         text = csv_of("metrics", f"1,0,{reward},0,1,,1e-3,64")
         write_results(results.folder, {f"metrics/{run}.csv": text})
@@ -150,13 +150,11 @@ def test_fig4_keeps_several_settings_apart(settings, everything, results, publis
 
 def test_fig1_keeps_controls_apart_and_labels_from_overlapping(everything, results, published):
     long = "from the start to SFT at RL's learning rate, out of distribution"
-    pairs, runs = dict(everything.pairs), dict(everything.runs)
-    for name, method, label in (("rft", "RFT", "to RFT"), ("again", "SFT", long)):
-        pair = make_pair(name, "sft", name, method, "fig1")
-        pairs[name] = dataclasses.replace(pair, label=label)
-        runs[name] = make_run(name, algorithm="sft")
-        write_results(results.folder, {f"updates/{name}.csv": DPO_UPDATES})
-    changed = dataclasses.replace(everything, pairs=pairs, runs=runs)
+    again = dataclasses.replace(make_pair("again", "sft", "again", "SFT", "fig1"), label=long)
+    rft = make_pair("rft", "sft", "rft", "RFT", "fig1")
+    runs = [make_run(name, algorithm="sft") for name in ("again", "rft")]
+    write_results(results.folder, {f"updates/{run.run}.csv": DPO_UPDATES for run in runs})
+    changed = with_rows(everything, rft, again, *runs)
     table = figure_data.densities(changed, results, published)
     ours = table[table["origin"] == "ours"].set_index("method")["stage"]
     assert ours["RFT"] == figure_data.CONTROL_STAGE and ours["DPO"] == figure_data.RL_STAGE

@@ -22,24 +22,20 @@ from rlsubnet.report.settings import (
     steps_columns,
 )
 from rlsubnet.report.verdicts.numbers import pace_of
-from tests.report.small_results import make_pair, make_run
-
-
-def with_runs(scale, *runs):
-    return dataclasses.replace(scale, runs={**scale.runs, **{run.run: run for run in runs}})
+from tests.report.small_results import make_pair, make_run, with_rows
 
 
 def test_rates_of_runs_in_a_row_add_up_and_a_linear_decay_halves_them(scale):
     first = make_run("raft_1", set="lr=2e-3")
     second = make_run("raft_2", init="raft_1", set="steps=5")
-    rounds, pair = with_runs(scale, first, second), make_pair("raft", "sft", "raft_2", "RAFT++", "")
+    rounds, pair = with_rows(scale, first, second), make_pair("raft", "sft", "raft_2", "RAFT++", "")
     assert runs_between(rounds, pair) == [first, second]
     assert runs_between(rounds, make_pair("other", "dpo", "raft_2", "RAFT++", "")) == []
     columns = steps_columns(rounds, pair)
     # 10 steps at 2e-3 and 5 at 1e-3, both constant: 0.02 + 0.005.
     assert (columns["lr"], columns["steps"]) == ("2e-3, 1e-3", 15)
     assert columns["lr_sum"] == pytest.approx(0.025)
-    decay = with_runs(scale, make_run("dpo", set="schedule=linear"))
+    decay = with_rows(scale, make_run("dpo", set="schedule=linear"))
     # One step of warm-up, at the peak, then 1e-3 (9 + 8 + ... + 1) / 9.
     pair = make_pair("dpo", "sft", "dpo", "DPO", "")
     assert steps_columns(decay, pair)["lr_sum"] == pytest.approx(6e-3)
@@ -74,7 +70,7 @@ def test_data_are_in_distribution_when_drawn_by_the_policy_or_taught_to_its_star
 
 def test_one_round_on_other_data_takes_a_run_out_of_distribution(scale):
     second = make_run("round_2", init="round_1", algorithm="sft", data="demonstrations")
-    rounds = with_runs(scale, make_run("round_1"), second)
+    rounds = with_rows(scale, make_run("round_1"), second)
     first = distribution_columns(rounds, make_pair("a", "sft", "round_1", "RFT", ""))
     both = distribution_columns(rounds, make_pair("b", "sft", "round_2", "SFT", ""))
     assert first == {"data_origin": ANSWERS_OF_THE_START, "in_distribution": "yes"}
@@ -92,7 +88,7 @@ def test_only_the_seed_may_differ_and_what_changes_no_bit(scale):
     assert groups(scale, *pairs) == [["dpo", "dpo_seed"]]
     assert seed_text(scale, pairs, "tuned") == "mean of 42, 123"
     other = make_run("dpo_seed", seed=123, set="save_every=7 lr=1e-3")
-    assert groups(with_runs(scale, other), *pairs) == [["dpo", "dpo_seed"]]
+    assert groups(with_rows(scale, other), *pairs) == [["dpo", "dpo_seed"]]
 
 
 @pytest.mark.parametrize(
@@ -102,20 +98,20 @@ def test_only_the_seed_may_differ_and_what_changes_no_bit(scale):
 def test_any_other_difference_keeps_runs_apart(scale, change):
     other = dataclasses.replace(scale.runs["dpo_seed"], **change)
     pairs = [make_pair(name, "sft", name, "DPO", "") for name in ("dpo", "dpo_seed")]
-    assert groups(with_runs(scale, other), *pairs) == [["dpo"], ["dpo_seed"]]
+    assert groups(with_rows(scale, other), *pairs) == [["dpo"], ["dpo_seed"]]
 
 
 def test_full_runs_of_several_seeds_meet_their_own_subs(seeded):
     pairs = [seeded.pairs["dpo_vs_sub"], seeded.pairs["dpo_seed_vs_sub"]]
     assert groups(seeded, *pairs, side="init") == [["dpo_vs_sub", "dpo_seed_vs_sub"]]
     # Both in the subnetwork of seed 42: for seed 123 that is another run's.
-    foreign = with_runs(seeded, make_run("dpo_seed_sub", seed=123, mask="dpo"))
+    foreign = with_rows(seeded, make_run("dpo_seed_sub", seed=123, mask="dpo"))
     assert groups(foreign, *pairs, side="init") == [["dpo_vs_sub"], ["dpo_seed_vs_sub"]]
 
 
 def test_a_random_subnetwork_is_no_seed_of_the_one_that_full_changed(seeded):
     random = [make_run("r", mask="dpo:random"), make_run("r2", seed=123, mask="dpo_seed:random")]
-    scale = with_runs(seeded, *random)
+    scale = with_rows(seeded, *random)
     pairs = [
         make_pair(f"{full}_vs_{sub}", full, sub, "DPO", "")
         for full, sub in (("dpo", "dpo_sub"), ("dpo", "r"), ("dpo_seed", "r2"))
@@ -124,7 +120,7 @@ def test_a_random_subnetwork_is_no_seed_of_the_one_that_full_changed(seeded):
 
 
 def test_the_sft_stage_is_what_other_training_starts_from(scale):
-    scale = with_runs(scale, make_run("control", algorithm="sft", data="demonstrations"))
+    scale = with_rows(scale, make_run("control", algorithm="sft", data="demonstrations"))
     stages = [scale.pairs["base_sft"], make_pair("x", "base", "Llama-3.1-8B-SFT", "SFT", "")]
     controls = [make_pair("x", init, "control", "SFT", "") for init in ("sft", "base")]
     found = [is_sft_stage(scale, pair) for pair in (*stages, *controls, scale.pairs["dpo"])]

@@ -37,6 +37,7 @@ from tests.report.small_results import (
     make_run,
     row_of,
     with_pairs,
+    with_rows,
     write_results,
 )
 
@@ -65,11 +66,11 @@ def test_table1_holds_ours_beside_the_papers_and_each_published_row_once(scale, 
 
 
 def test_the_papers_sft_range_stands_beside_sft_stages_alone(scale, results, published):
-    leads_nowhere = {name: make_run(name, init="base") for name in ("dpo", "dpo_sub", "dpo_seed")}
+    leads_nowhere = [make_run(name, init="base") for name in ("dpo", "dpo_sub", "dpo_seed")]
     # The pair base_sft, if its start were itself the result of SFT.
-    second_stage = {"base": make_run("base", algorithm="sft")}
+    second_stage = [make_run("base", algorithm="sft")]
     for runs in (leads_nowhere, second_stage):
-        changed = dataclasses.replace(scale, runs={**scale.runs, **runs})
+        changed = with_rows(scale, *runs)
         assert row_of(table1(changed, results, published), part=CONTROL)["source"] == ""
 
 
@@ -147,10 +148,9 @@ def test_table5_matches_method_and_model_by_its_short_name_too(scale, results, p
 def test_table5_marks_data_in_distribution_and_prints_them_first(scale, results, published):
     pairs = [make_pair("cold", "base", "cold", "DPO", "table5")]
     pairs += [dataclasses.replace(scale.pairs[p], items=("table5",)) for p in ("base_sft", "dpo")]
-    runs = {**scale.runs, "cold": make_run("cold", init="base")}
     write_results(results.folder, {"updates/cold.csv": SFT_UPDATES})
-    pairs = {pair.pair: pair for pair in pairs}
-    table = table5(dataclasses.replace(scale, pairs=pairs, runs=runs), results, published)
+    cold = with_rows(scale, *pairs, make_run("cold", init="base"))
+    table = table5(cold, results, published)
     ours = table[table["part"] == MEASURED]
     # Answers of sft teach dpo, which starts from it, in distribution, and `cold` out of it.
     assert ours["tuned"].tolist() == ["dpo", "cold", "sft"]
@@ -235,12 +235,8 @@ def online(scale, results):
     write_results(results.folder, files)
     config = {**scale.config, "results": "results"}
     config["recipes"] = {**config["recipes"], "saved": {**make_recipe(), "checkpoint_every": 5}}
-    return dataclasses.replace(
-        scale,
-        config=config,
-        runs={**scale.runs, **{run.run: run for run in runs}},
-        pairs={pair.pair: pair for pair in pairs},
-    )
+    empty = dataclasses.replace(scale, config=config, pairs={})
+    return with_rows(empty, *runs, *pairs)
 
 
 @pytest.fixture
@@ -293,8 +289,8 @@ def test_clipping_after_the_mask_sees_the_masked_gradient(online, results, publi
     masked = METRICS.replace("1.0,,", "1.0,3.0,")
     write_results(results.folder, {"metrics/grpo_noclip.csv": masked})
     names = {"algorithm": "grpo", "mask": "grpo", "set": "mask_at=pre_clip"}
-    runs = {**online.runs, "grpo_noclip": make_run("grpo_noclip", **names)}
-    table = section6(dataclasses.replace(online, runs=runs), results, published)
+    masked = with_rows(online, make_run("grpo_noclip", **names))
+    table = section6(masked, results, published)
     row = row_of(table, part=REGULARIZATION, tuned="grpo_noclip")
     assert (row["grad_norm_mean"], row["clipped_percent"]) == (3.0, 100.0)
 

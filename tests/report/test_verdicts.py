@@ -14,6 +14,7 @@ from rlsubnet.report.verdicts.numbers import Pace, pace_of
 from rlsubnet.report.verdicts.rules import AGREES, DIFFERS, NOT_COMPARABLE, NOT_RUN, WORDS
 from rlsubnet.report.write import write_item
 from tests.report import small_results as small
+from tests.report.small_results import with_rows
 
 ANSWERS = [("arith_sampled", "1", f"p{item}", 4, 2) for item in range(4)]
 SCORES = small.csv_of("scores", "arith_sampled,all,16,8,0.0,1.0,clustered,native,ab")
@@ -43,15 +44,7 @@ def full(scale, results, repository: Path):
     config = {**scale.config, "recipes": {**recipes, "sft": {**recipes["rl"], "lr": 1e-3}}}
     base = small.make_run("base", algorithm="pretrain", init="tiny", data="text")
     sft = small.make_run("sft", algorithm="sft", init="base", recipe="sft")
-    return dataclasses.replace(scale, config=config, runs={**scale.runs, "base": base, "sft": sft})
-
-
-def with_pair(scale, pair, *runs):
-    return dataclasses.replace(
-        scale,
-        pairs={**scale.pairs, pair.pair: pair},
-        runs={**scale.runs, **{run.run: run for run in runs}},
-    )
+    return with_rows(dataclasses.replace(scale, config=config), base, sft)
 
 
 def judged(scale, results, published) -> dict[str, dict[str, str]]:
@@ -112,11 +105,11 @@ def test_sft_at_rls_rate_and_steps_decides_whether_rl_is_the_reason(full, result
     for updates, verdict in ((small.DPO_UPDATES, DIFFERS), (small.SFT_UPDATES, AGREES)):
         small.write_results(results.folder, {"updates/again.csv": updates})
         fresh = Results(results.folder)
-        found = judged(with_pair(full, pair, control), fresh, published)
+        found = judged(with_rows(full, pair, control), fresh, published)
         assert word(found, "takeaway1/because_rl") == verdict
         assert word(found, "takeaway1/sft_dense") == AGREES  # the control is no SFT stage
     other = dataclasses.replace(control, set="steps=400")
-    found = judged(with_pair(full, pair, other), results, published)
+    found = judged(with_rows(full, pair, other), results, published)
     assert word(found, "takeaway1/because_rl") == NOT_RUN
 
 
@@ -133,14 +126,14 @@ def test_overlap_and_equal_accuracy_are_judged_by_what_else_explains_them(full, 
     # Equal accuracy says nothing where full gained nothing.
     assert word(found, "conjecture1/accuracy") == AGREES
     gains = dataclasses.replace(full.pairs["dpo"], items=("gains",))
-    found = judged(with_pair(full, gains), results, published)
+    found = judged(with_rows(full, gains), results, published)
     assert word(found, "conjecture1/accuracy") == NOT_COMPARABLE
     assert "full - start: 0.0 points (dpo)" in found["conjecture1/accuracy"]["here"]
 
 
 def test_the_course_of_a_run_is_judged_by_its_saved_steps(full, results, published):
     items = tuple(f"fig{number}" for number in (2, 5, 6, 7))
-    shown = with_pair(full, dataclasses.replace(full.pairs["dpo"], items=items))
+    shown = with_rows(full, dataclasses.replace(full.pairs["dpo"], items=items))
     found = judged(shown, results, published)
     # Never 5, subnetwork 4, cancelled 1 of ten.
     assert word(found, "fig2") == AGREES
@@ -148,8 +141,7 @@ def test_the_course_of_a_run_is_judged_by_its_saved_steps(full, results, publish
     assert word(found, "fig5/decay") == word(found, "fig7/all_steps_sparse") == AGREES
     # The recipe's rate falls linearly to 0: no convergence could be told from it.
     assert word(found, "fig5/convergence") == NOT_COMPARABLE
-    run = dataclasses.replace(full.runs["dpo"], set="schedule=constant")
-    constant = dataclasses.replace(shown, runs={**shown.runs, "dpo": run})
+    constant = with_rows(shown, small.make_run("dpo", set="schedule=constant"))
     # The last quarter takes 10 of 40 points, more than an eighth.
     assert word(judged(constant, results, published), "fig5/convergence") == DIFFERS
     # 0, 10, 5, 0: a peak in the middle.
@@ -163,17 +155,17 @@ def test_released_checkpoints_of_the_paper_are_compared_number_by_number(full, r
     small.write_results(results.folder, {"updates/released.csv": text})
     items = "table1,table5"
     pair = small.make_pair("released", f"{tulu}-SFT", f"{tulu}-DPO", "DPO", items, f"{tulu}-DPO")
-    found = judged(with_pair(full, pair), results, published)
+    found = judged(with_rows(full, pair), results, published)
     assert word(found, f"table1/{tulu}-DPO") == DIFFERS
     assert found[f"table1/{tulu}-DPO"]["here"] == f"80.0 % ({tulu}-DPO)"
     # Table 5 shortens its name.
     assert word(found, "table5/Llama-3.1-8B-DPO/DPO") == DIFFERS
     rows = [{**row, "sparsity": 80.4} for row in published["table1"]["rows"]]
     near = {**published, "table1": {**published["table1"], "rows": rows}}
-    assert word(judged(with_pair(full, pair), results, near), f"table1/{tulu}-DPO") == AGREES
+    assert word(judged(with_rows(full, pair), results, near), f"table1/{tulu}-DPO") == AGREES
     # Another start is another pair.
     other = dataclasses.replace(pair, init="Llama-3.1-8B")
-    found = judged(with_pair(full, other), results, near)
+    found = judged(with_rows(full, other), results, near)
     assert word(found, f"table1/{tulu}-DPO") == NOT_COMPARABLE
 
 
@@ -183,18 +175,17 @@ def test_in_and_out_of_distribution_are_compared_at_equal_rate_and_steps(full, r
     rft, ood = small.make_run("rft", algorithm="rft"), small.make_run("ood", init="base")
     inside = small.make_pair("rft", "sft", "rft", "RFT", "table5", "Qwen2.5-Math-7B")
     outside = small.make_pair("ood", "base", "ood", "DPO", "table1,table5", "Llama-3.1-8B-SFT")
-    both = with_pair(with_pair(full, inside, rft), outside, ood)
+    both = with_rows(full, inside, rft, outside, ood)
     found = judged(both, results, published)
     for claim in ("sft_in_distribution", "rl_out_of_distribution", "data_decides"):
         assert word(found, f"takeaway4/{claim}") == AGREES
     # DPO on other data is a control of Table 5, whatever table shows it.
     assert "ood" not in found["takeaway1/sparse"]["here"]
     # No more are runs of another optimizer than the paper's.
-    sgd = dataclasses.replace(both.runs["dpo"], set="optimizer=sgd")
-    other = dataclasses.replace(both, runs={**both.runs, "dpo": sgd})
+    other = with_rows(both, small.make_run("dpo", set="optimizer=sgd"))
     assert word(judged(other, results, published), "takeaway1/sparse") == NOT_RUN
     faster = dataclasses.replace(ood, set="lr=1e-3")
-    found = judged(with_pair(both, outside, faster), results, published)
+    found = judged(with_rows(both, faster), results, published)
     assert word(found, "takeaway4/data_decides") == NOT_RUN
 
 
@@ -203,7 +194,7 @@ def with_grpo(scale, results, run: str, metrics: str, updates=small.DPO_UPDATES,
     files = {f"updates/{run}.csv": updates, f"metrics/{run}.csv": metrics}
     small.write_results(results.folder, files)
     pair = small.make_pair(run, "sft", run, "GRPO", "section6")
-    return with_pair(scale, pair, small.make_run(run, algorithm="grpo", **more))
+    return with_rows(scale, pair, small.make_run(run, algorithm="grpo", **more))
 
 
 def test_leaving_out_clipping_says_something_only_if_clipping_acted(full, results, published):
@@ -227,9 +218,8 @@ def test_leaving_out_clipping_says_something_only_if_clipping_acted(full, result
 def test_a_random_subnetwork_decides_whether_it_takes_this_one(full, results, published):
     control = small.make_run("random", mask="dpo:random")
     pair = small.make_pair("dpo_vs_random", "dpo", "random", "DPO", "section4")
-    shown = with_pair(full, pair, control)
-    for run in ("dpo", "random"):
-        shown = with_pair(shown, small.make_pair(run, "sft", run, "DPO", "gains"))
+    gained = [small.make_pair(run, "sft", run, "DPO", "gains") for run in ("dpo", "random")]
+    shown = with_rows(full, pair, control, *gained)
     # Of 16 answers the start has 8 right, full 12 and the control 9: four items, control - full
     # 0, -1/4, -1/4, -1/4; their mean -3/16, its standard error 1/8 / sqrt(4) = 1/16, z = -3.
     better, half = (small.answers_csv([(*row[:4], right) for row in ANSWERS]) for right in (3, 2))
@@ -274,9 +264,9 @@ def test_the_pace_of_a_chain_of_runs_sums_their_steps(full):
     first = small.make_run("first")
     second = small.make_run("second", init="first", set="steps=50")
     pair = small.make_pair("chain", "sft", "second", "RAFT++", "")
-    chain = with_pair(full, pair, first, second)
+    chain = with_rows(full, pair, first, second)
     assert pace_of(chain, pair) == Pace(3e-6, 250, "linear", "adamw")
-    other_rate = with_pair(chain, pair, dataclasses.replace(second, set="lr=1e-3"))
+    other_rate = with_rows(chain, pair, dataclasses.replace(second, set="lr=1e-3"))
     assert pace_of(other_rate, pair) is None
     assert pace_of(chain, dataclasses.replace(pair, init="somewhere")) is None
 
