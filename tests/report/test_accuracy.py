@@ -107,9 +107,7 @@ def test_greedy_counts_are_tested_exactly_and_samples_of_an_item_as_one_cluster(
     assert (row["full_percent"], row["sub_percent"]) == (50.0, 75.0)
     assert row["delta_se_points"] == pytest.approx(14.434, abs=1e-3)
     assert row["test"] == CLUSTERED
-
-
-def test_choice_task_shows_chance_and_the_task_it_stands_for(table):
+    # A choice task shows chance, and the task it stands for.
     row = row_of(table, task="last_step")
     assert (row["full_percent"], row["sub_percent"], row["chance_percent"]) == (50.0, 100.0, 20.0)
     assert (row["paper_task"], row["paper_full_percent"]) == ("AGIEval LSAT-LR", 53.1)
@@ -126,17 +124,6 @@ def test_prime_stands_beside_math500_by_level_and_dpo_does_not(scale, answered, 
 
     assert beside("PRIME") == ("MATH500 level 2", "paper, Table 3(b)")
     assert beside("DPO") == ("", f"paper, Table 3(b), {NOT_RUN}")
-
-
-def test_the_same_answers_are_called_so_and_equal_sums_are_not():
-    for answers, delta, verdict in (
-        (asked_twice([1, 3], [1, 3], 4), 0.0, NO_ITEM_DIFFERS),
-        (asked_twice([1, 3], [3, 1], 4), 0.0, NOT_DISTINGUISHABLE),
-        # One item has no spread.
-        (asked_twice([0], [1]), 1.0, NOT_DISTINGUISHABLE),
-    ):
-        compared = compare_items(answers)
-        assert (compared.delta, compared.verdict) == (delta, verdict)
 
 
 def test_no_gain_of_the_paper_is_distinguishable_by_its_decoded_counts(table, published):
@@ -231,11 +218,16 @@ def test_the_mean_lists_each_seeds_p_and_averages_tasks_within_each_seed(seeds):
 
 
 def test_no_item_differs_only_where_none_does_in_any_seed(seeds):
+    assert compare_items(asked_twice([1, 3], [1, 3], 4)).verdict == NO_ITEM_DIFFERS
+    # 3 - 1 and 1 - 3: equal sums, other items.
+    exchanged = compare_items(asked_twice([1, 3], [3, 1], 4))
+    assert (exchanged.delta, exchanged.verdict) == (0.0, NOT_DISTINGUISHABLE)
     assert row_of(seeds, task="first_step", row=MEAN_OF_SEEDS)["verdict"] == NO_ITEM_DIFFERS
     # Every item and every seed has a mean difference of zero, and yet all answers differ.
     both = compare_seeds([asked_twice([0, 1], [1, 0]), asked_twice([1, 0], [0, 1])])
     assert (both.delta, both.total_se, both.verdict) == (0.0, 0.0, NOT_DISTINGUISHABLE)
     # One item has no spread.
+    assert compare_items(asked_twice([0], [1])).verdict == NOT_DISTINGUISHABLE
     single = compare_seeds([asked_twice([0], [1])] * 2)
     assert math.isnan(single.total_se)
     assert single.verdict == mean_of_tasks([single, single]).verdict == NOT_DISTINGUISHABLE
@@ -254,7 +246,7 @@ def test_seeds_that_were_not_asked_the_same_are_refused(seeded, of_two, publishe
         compare_seeds([asked_twice([0, 0], [1, 1], samples) for samples in (1, 4)])
 
 
-def test_print_opens_with_a_summary_and_hides_what_it_repeats(seeds):
+def test_print_opens_with_a_summary_and_hides_what_it_repeats(seeds, seeded, of_two, published):
     printed = table3_in_print(seeds)
     summary = printed[printed["part"] == SUMMARY]
     assert summary["task"].tolist() == ["mean of the choice tasks", "arith, sampled, 4 an item"]
@@ -270,9 +262,7 @@ def test_print_opens_with_a_summary_and_hides_what_it_repeats(seeds):
     shown = printed[printed["part"].str.startswith("paper")].reset_index(drop=True)
     numbers = [name for name in paper.columns if column(name).digits is not None]
     assert shown[numbers].astype(float).equals(paper[numbers].astype(float))
-
-
-def test_print_names_the_runs_where_a_method_stands_twice(seeded, of_two, published):
+    # Where a method stands twice, its runs are named.
     for run in ("dpo_seed", "dpo_seed_sub"):
         seeded.runs[run] = dataclasses.replace(seeded.runs[run], seed=42, set="lr=5e-4")
     printed = table3_in_print(table3(seeded, of_two, published))

@@ -66,9 +66,7 @@ def test_data_are_in_distribution_when_drawn_by_the_policy_or_taught_to_its_star
     asked = dataclasses.replace(scale, config={**scale.config, "data": data})
     assert data_of(asked, make_run("sft", init="own", data="people")) == OTHER_DATA
     assert data_of(asked, make_run("dpo", init="own", data="answers")) == ANSWERS_OF_THE_START
-
-
-def test_one_round_on_other_data_takes_a_run_out_of_distribution(scale):
+    # One round on other data takes a run out of distribution.
     second = make_run("round_2", init="round_1", algorithm="sft", data="demonstrations")
     rounds = with_rows(scale, make_run("round_1"), second)
     first = distribution_columns(rounds, make_pair("a", "sft", "round_1", "RFT", ""))

@@ -74,13 +74,20 @@ def test_the_papers_sft_range_stands_beside_sft_stages_alone(scale, results, pub
         assert row_of(table1(changed, results, published), part=CONTROL)["source"] == ""
 
 
-def test_mean_rank_weighs_matrices_equally(scale, results, published):
+def test_table2_weighs_matrices_equally_and_table6_gives_every_rule(scale, results, published):
     row = row_of(table2(scale, results, published), tuned="dpo")
     # 2 of 2 and 3 of 4: (100 + 75) / 2; control 2 of 2 and 4 of 4; stable (1.5 + 2.5) / 2.
     assert row["update_rank_percent"] == 87.5
     assert row["control_rank_percent"] == 100.0
     assert (row["stable_rank"], row["effective_rank"], row["matrices"]) == (2.0, 2.0, 2)
     assert (row["paper_model"], row["paper_update_rank_percent"]) == ("Tulu 8B", 99.8)
+    table = table6(scale, results, published)
+    official = row_of(table, tuned="dpo", rule="official")
+    exact = row_of(table, tuned="dpo", rule="exact")
+    assert [official[f"sparsity_{atol}_percent"] for atol in ("1e-5", "1e-4")] == [60.0, 80.0]
+    assert [exact[f"sparsity_{atol}_percent"] for atol in ("1e-5", "1e-4")] == [50.0, 80.0]
+    assert official["paper_sparsity_1e-5_percent"] == 81.38
+    assert pd.isna(exact["paper_sparsity_1e-5_percent"])
 
 
 def test_the_papers_overlap_stands_beside_its_own_null_alone(scale, results, published):
@@ -123,16 +130,6 @@ def test_an_axis_may_have_several_comparisons_and_need_not_be_the_paper_s(
     assert table[table["part"] == NOT_RUN]["axis"].tolist() == ["Data"]
 
 
-def test_table6_gives_every_tolerance_and_rule(scale, results, published):
-    table = table6(scale, results, published)
-    official = row_of(table, tuned="dpo", rule="official")
-    exact = row_of(table, tuned="dpo", rule="exact")
-    assert [official[f"sparsity_{atol}_percent"] for atol in ("1e-5", "1e-4")] == [60.0, 80.0]
-    assert [exact[f"sparsity_{atol}_percent"] for atol in ("1e-5", "1e-4")] == [50.0, 80.0]
-    assert official["paper_sparsity_1e-5_percent"] == 81.38
-    assert pd.isna(exact["paper_sparsity_1e-5_percent"])
-
-
 def test_table5_matches_method_and_model_by_its_short_name_too(scale, results, published):
     named = {"items": ("table5",), "paper_model": "Llama-3.1-8B-SFT"}
     table = table5(with_pairs(scale, dpo=named), results, published)
@@ -172,9 +169,7 @@ def test_section4_prints_the_null_below_full_against_sub(scale, results, publish
     assert (first["subnetwork_weights"], first["subnetwork_changed"]) == (4, 3)
     assert (first["paper_same_1e-5_percent"], first["paper_same_1e-4_percent"]) == (94.0, 100.0)
     assert row_of(table, part=NOT_RUN)["paper_same_1e-5_percent"] == 90.5
-
-
-def test_section4_refuses_a_sub_whose_mask_comes_from_another_run(scale, results, published):
+    # A sub whose mask comes from another run is refused.
     other = with_pairs(scale, dpo_vs_sub={"init": "dpo_seed"})
     with pytest.raises(ValueError, match="init is 'dpo_seed', expected 'dpo'"):
         section4(other, results, published)

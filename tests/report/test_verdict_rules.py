@@ -80,9 +80,9 @@ def test_the_papers_own_numbers_pass_the_rules_that_stand_for_its_claims(publish
     section6, fig2 = published["section6"], published["figures"]["fig2"]
     kl = [section6[f"grpo_{kind}_kl"]["sparsity"] for kind in ("with", "without")]
     lifts = [
-        (row[side][observed] / row[side][random], math.nan)
+        (row[f"i{n}"][f"o{n}"] / row[f"i{n}"][f"random_o{n}"], math.nan)
         for row in published["table4"]["rows"]
-        for side, observed, random in (("i1", "o1", "random_o1"), ("i2", "o2", "random_o2"))
+        for n in (1, 2)
     ]
     same = published["conjecture1"]
     counts = published["table3_counts"]

@@ -51,7 +51,6 @@ HEADLINES = [Headline(**entry) for entry in load_yaml("headlines.yaml")]
 
 
 def read_table(results: Path, item: str) -> pd.DataFrame:
-    """Return a table of a results folder, every cell as the text it is."""
     path = results / "tables" / f"{item}.csv"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; {item} is made by: snakemake {item}")

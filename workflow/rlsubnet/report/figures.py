@@ -138,7 +138,6 @@ def fig7(scale: Scale, results: Results, published: Published) -> Figure:
 def _trajectories(
     item: str, scale: Scale, results: Results, published: Published
 ) -> tuple[pd.DataFrame, Mapping[str, Any]]:
-    """Return the saved steps that a figure shows, and what the paper says of them."""
     return figure_data.trajectories(item, scale, results), published["figures"][item]
 
 

@@ -258,7 +258,6 @@ def spelling(name: str) -> str:
 
 
 def paper_models(published: Published) -> set[str]:
-    """Return the names of all models with a published number or stage."""
     figure1 = published["figures"]["fig1"]
     names = [name for pair in figure1["sft_pairs"] + figure1["rl_pairs"] for name in pair]
     for table, key in (("table1", "rl"), ("table6", "rl"), ("table5", "model")):

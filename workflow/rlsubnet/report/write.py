@@ -18,7 +18,6 @@ def make_item(item: str, scale: Scale, results: Results, published: Published) -
 
 
 def write_item(name: str, scale: Scale, results: Results, published: Published) -> list[Path]:
-    """Write one table or figure below the results folder and return its files."""
     check_paper_models(((p.pair, p.paper_model) for p in scale.pairs.values()), published)
     item = ITEMS[name]
     made = make_item(name, scale, results, published)

@@ -408,7 +408,6 @@ class Course(NamedTuple):
 
 
 def courses_of(source: Source, item: str) -> Iterator[Course]:
-    """Yield the course of every run that feeds Figure 2, 5, 6 or 7."""
     for pair in pairs_of(source.scale, item):
         steps = saved_steps(source.results, pair.tuned)
         never, subnetwork, cancelled = (
