@@ -263,41 +263,37 @@ def test_files_repeat_bit_by_bit_in_another_process(everything, results, publish
             assert b"/Type3" not in content and b"CreationDate" not in content
 
 
-def simulated(color: str, kind: str) -> np.ndarray:
-    """Return linear RGB as seen with a color vision deficiency (Machado et al. 2009)."""
-    matrices = {
-        "normal": np.eye(3),
-        "protan": [
-            [0.152286, 1.052583, -0.204868],
-            [0.114503, 0.786281, 0.099216],
-            [-0.003882, -0.048116, 1.051998],
-        ],
-        "deutan": [
-            [0.367322, 0.860646, -0.227968],
-            [0.280085, 0.672501, 0.047413],
-            [-0.011820, 0.042940, 0.968881],
-        ],
-    }
+# How linear RGB is seen with a color vision deficiency (Machado et al. 2009)
+VISION = {
+    "normal": np.eye(3),
+    "protan": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deutan": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+}
+XYZ = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+
+
+def lab(color: str, vision: str) -> np.ndarray:
+    """Return a color as it is seen, in CIELAB."""
     rgb = np.array(colors.to_rgb(color))
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    return np.clip(np.asarray(matrices[kind]) @ linear, 0, 1)
+    xyz = XYZ @ np.clip(VISION[vision] @ linear, 0, 1) / [0.9505, 1.0, 1.089]
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
-def lab(linear: np.ndarray) -> np.ndarray:
-    xyz = (
-        np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
-        @ linear
-        / np.array([0.9505, 1.0, 1.089])
-    )
-    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
-    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
-
-
-@pytest.mark.parametrize("kind", ["normal", "protan", "deutan"])
-def test_algorithms_can_be_told_apart_without_full_color_vision(kind):
-    seen = {name: lab(simulated(color, kind)) for name, (_, color, _) in style.METHODS.items()}
+@pytest.mark.parametrize("vision", VISION)
+def test_algorithms_can_be_told_apart_without_full_color_vision(vision):
+    seen = {name: lab(look.color, vision) for name, look in style.METHODS.items()}
     for first, second in itertools.combinations(seen, 2):
-        # Distance in CIELAB; 2.3 is just noticeable.
+        # 2.3 is just noticeable.
         distance = np.linalg.norm(seen[first] - seen[second])
         assert distance > 12, (first, second, round(float(distance), 1))
 
