@@ -143,7 +143,7 @@ class Killed:
     def __init__(self, root: Path, case: Case, save_every: int) -> None:
         self.root, self.case, self.save_every = root, case, save_every
         self.folder = f"{case.run}_killed"
-        self.scratch = root / self.folder / "open_instruct"
+        self.scratch = root / self.folder / "work" / "runs" / case.run / "open_instruct"
         self.output = self.scratch / "output" / f"{case.run}__42"
         self.words = arguments(root, case, self.folder, save_every)
 
