@@ -50,8 +50,9 @@ def lines(source: Source) -> Iterator[Line]:
     for part, claims in _CLAIMS.items():
         for id, texts in claims.items():
             said = {name: text.format(**printed) for name, text in texts.items()}
-            here, ruling = found[id]
+            here, ruling = found.pop(id)
             yield Line(part, id, here=here, verdict=ruling.verdict, decided_by=ruling.rule, **said)
+    assert not found, f"claims without a text in claims.yaml: {', '.join(found)}"
     for rows in (_table1, _table2, _table3, _table4, _table5, _table6):
         yield from rows(source)
 
