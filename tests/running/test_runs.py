@@ -17,7 +17,6 @@ from rlsubnet.running.runs import (
     FAILED,
     RUNNING,
     WAITING,
-    Job,
     Run,
     kill_strays,
     read_run,
@@ -82,6 +81,7 @@ def test_a_job_fails_is_started_again_and_ends_well() -> None:
         *((RUNNING, 2, "22"), (DONE, 2, "22")),
     ]
     assert (found[0].name, found[0].outputs) == ("dpo", ("train/dpo.csv",))
+    assert read(*events).submitted == {"21", "22"}
 
 
 def test_the_last_line_of_a_killed_run_may_be_cut_off(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_only_what_slurm_left_of_this_folders_jobs_is_killed(
 
         stray = start("bin/rlsubnet", "35")
         beside = [start("bin/rlsubnet", "36"), start("bin/rlsubnet", ""), start("bin/vim", "35")]
-        kill_strays([Run(Path("log"), jobs={"1": Job("train", slurm="35"), "2": Job("train")})])
+        kill_strays([Run(Path("log"), submitted={"35"}), Run(Path("other"))])
         assert stray.poll() is not None
         assert [process.poll() for process in beside] == [None, None, None]
     assert f"killed process {stray.pid}, which Slurm left of job 35" in capsys.readouterr().out

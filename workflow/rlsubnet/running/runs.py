@@ -62,6 +62,9 @@ class Run:
     arguments: list[str] = field(default_factory=list)
     slurm_id: str = ""  # the name of all its Slurm jobs
     jobs: dict[str, Job] = field(default_factory=dict)
+    submitted: set[str] = field(
+        default_factory=set
+    )  # all Slurm jobs, those of earlier attempts too
     ended: bool = False  # by itself
     # Groups that were announced and not yet submitted: their name and members.
     announced: list[tuple[str, list[Job]]] = field(default_factory=list, repr=False)
@@ -102,6 +105,7 @@ class Run:
         if match := RUN_ID.match(words):
             self.slurm_id = match[1]
         elif match := SUBMITTED.match(words):
+            self.submitted.add(match[2])
             for job in self._submitted(match[1], match[3]):
                 job.slurm, job.slurm_log = match[2], match[3]
         elif match := AGAIN.match(words):
@@ -280,9 +284,10 @@ def kill_strays(runs: Sequence[Run]) -> None:
     """Kill processes on this machine whose Slurm jobs, of these runs, have left the queue.
 
     Where Slurm follows processes by their parents (``proctrack/linuxproc``), it loses those whose
-    parent ended first, and a job's Snakemake then waits for ever for what Slurm has killed.
+    parent ended first, and a job's Snakemake then waits for ever for what Slurm has killed. One
+    that is told to end while it changes its list of jobs waits for itself.
     """
-    ended = {job.slurm for run in runs for job in run.jobs.values() if job.slurm}
+    ended = set[str]().union(*(run.submitted for run in runs))
     for process, words in workers_here():
         with suppress(psutil.Error):
             job = process.environ().get("SLURM_JOB_ID")
