@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -60,7 +61,8 @@ def look(tmp_path: Path) -> Iterator[Look]:
             str(BROWSER),
             *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
             *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-            f"--user-data-dir={tmp_path / 'profile'}",
+            # A new one each time, with an empty cache.
+            f"--user-data-dir={tempfile.mkdtemp(dir=tmp_path)}",
             # Whatever the name: nothing leaves this machine.
             f"--host-resolver-rules=MAP * 127.0.0.1:{server.server_address[1]}",
             f"--log-net-log={log}",
