@@ -77,6 +77,7 @@ MODEL_PATH = ("model_config", "model_path")
     [
         (SUMMARY, ALIAS, "gpqa::llama3", r"tasks missing: choice:0shot_cot::tulu3"),
         (SUMMARY, MODEL_PATH, "/sft", "evaluated /sft, expected /work/runs/dpo/final"),
+        (SUMMARY, ["num_instances"], 2, "num_instances is 2, .* are 3"),
         (SUMMARY, EXACT, 0.67, r"exact_match is 0.67, its predictions give 0.666"),
         (SUMMARY, ["metrics"], ABSENT, "metrics-all.jsonl: no key metrics"),
         (PREDICTED, EXACT, 0.5, "doc_id 2: exact_match is 0.5, expected 0 or 1"),
@@ -140,6 +141,7 @@ def test_a_limit_asks_for_that_many_items_and_no_level_counts(folder):
     for kind in ("requests", "predictions"):
         path = folder / f"{MATH}-{kind}.jsonl"
         edit_lines(path, lambda lines: [line for line in lines if line["doc_id"] != 0])
+    edit_lines(folder / SUMMARY, lambda lines: lines[1].update(num_instances=3))
     edit_lines(folder / SUMMARY, lambda lines: lines[1]["metrics"].update(exact_match_flex=2 / 3))
     answers, _ = read_outputs(folder, Settings(suites=("small",), limit=3), MODEL)
     assert Counter(answer.task for answer in answers) == {

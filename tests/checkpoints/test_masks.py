@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from safetensors.numpy import load_file, save_file
 
-from rlsubnet.checkpoints.masks import Mask, save_mask
+from rlsubnet.checkpoints.masks import Mask, save_mask, write_mask
 
 METADATA = {"rule": "bitwise", "atol": "0.0", "init_sha256": "a", "tuned_sha256": "b"}
 
@@ -48,6 +48,26 @@ def test_a_mask_without_weights_is_empty(tmp_path):
     masks["b"][1, 2] = True
     save_mask(tmp_path / "m", masks, METADATA)
     assert not Mask(tmp_path / "m").is_empty()
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        [("a", (2, 5), bool)],
+        [("b", (3,), bool), ("a", (2, 5), bool)],
+        [("a", (2, 5), bool), ("b", (4,), bool)],
+        [("a", (2, 5), bool), ("b", (3,), bool), ("b", (3,), bool)],
+        [("a", (2, 5), bool), ("c", (3,), bool)],
+        [("a", (2, 5), bool), ("b", (3,), np.uint8)],
+    ],
+)
+def test_masks_that_do_not_fit_their_shapes_leave_the_old_file(tmp_path, masks):
+    save_mask(tmp_path / "m", {"a": np.zeros(16, bool)}, METADATA)
+    before = (tmp_path / "m").read_bytes()
+    arrays = [(name, np.ones(shape, kind)) for name, shape, kind in masks]
+    with pytest.raises(ValueError, match="expected a bool mask of|argument 2 is"):
+        write_mask(tmp_path / "m", {"a": (2, 5), "b": (3,)}, arrays, METADATA)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
 
 
 def test_what_is_no_mask_is_refused(tmp_path):

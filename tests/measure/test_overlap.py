@@ -273,3 +273,10 @@ def test_one_tensor_has_no_interval_and_neither_has_a_subnetwork_that_lies_in_on
     for overlap in overlap_beside_nulls(tensors, np.random.default_rng(0)):
         assert overlap.lift > 1.0
         assert np.isnan([overlap.ci_low, overlap.ci_high]).all()
+
+
+def test_exponents_are_counted_of_two_masks_and_their_weights_alone():
+    mask, init = np.zeros(3, bool), np.ones(3, np.float32)
+    for first, weights in ((mask.astype(np.uint8), init), (mask[:1], init), (mask, init[:1])):
+        with pytest.raises(ValueError, match="expected two bool masks of the weights' shape"):
+            exponent_counts(first, mask, weights)

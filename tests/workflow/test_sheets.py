@@ -278,6 +278,12 @@ def test_a_process_needs_a_gpu(large):
     assert large.load().runs["big"].set == "processes=4"
 
 
+def test_every_node_has_as_many_processes(large):
+    large.edit("config.yaml", lambda text: text + "resources: {train_open_instruct: {nodes: 3}}\n")
+    expected = "processes: expected a multiple of resources.train_open_instruct.nodes = 3, found 8"
+    assert expected in large.refusal()
+
+
 @pytest.fixture
 def olmes(large):
     large.replace("config.yaml", *OLMES)

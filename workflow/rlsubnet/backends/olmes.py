@@ -181,6 +181,9 @@ def visible_devices(given: str | None, gpus: int) -> str:
 def check_model(folder: Path, settings: Settings) -> None:
     """Check that olmes can evaluate a Hugging Face folder; the error names all faults."""
     read_tensors(folder)
+    for name in ("config.json", "tokenizer_config.json"):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder / name}: no such file; olmes needs it")
     config = read_config(folder)
     faults = [*rotary_faults(config), *tokenizer_faults(folder, settings.chat_template)]
     longest = config.get("max_position_embeddings")

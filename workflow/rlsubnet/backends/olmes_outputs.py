@@ -165,8 +165,12 @@ def _check_share(
     folder: Path, task: OlmesTask, line: Mapping[str, Any], found: Mapping[int, tuple[str, int]]
 ) -> None:
     path = folder / SUMMARY
-    stated = _get(line, "metrics", path).get(task.metric)
-    share = sum(right for _, right in found.values()) / len(found)
+    stated, n = _get(line, "metrics", path).get(task.metric), _get(line, "num_instances", path)
+    if n != len(found):
+        raise ValueError(
+            f"{path}, task {task.olmes}: num_instances is {n}, its predictions are {len(found)}"
+        )
+    share = sum(right for _, right in found.values()) / n
     if not isinstance(stated, int | float) or abs(stated - share) > 1e-9:
         raise ValueError(
             f"{path}, task {task.olmes}: {task.metric} is {stated}, its predictions give {share}"

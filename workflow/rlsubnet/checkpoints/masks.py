@@ -43,11 +43,17 @@ def write_mask(
 ) -> None:
     """Write a mask from (name, bool array), in the order of ``shapes``, one in memory at a time.
 
-    ``metadata`` says what the mask came from.
+    ``metadata`` says what the mask came from. Masks that do not fit the shapes, or come in another
+    order, are refused.
     """
     with replacing(path) as temporary, temporary.open("wb") as stream:
         stream.write(encode_header(*described(shapes, metadata)))
-        for _, mask in masks:
+        for (name, shape), (found, mask) in zip(shapes.items(), masks, strict=True):
+            if (found, mask.dtype, mask.size) != (name, np.bool_, math.prod(shape)):
+                raise ValueError(
+                    f"{path}: expected a bool mask of {name} {list(shape)}, found {mask.dtype} "
+                    f"{list(mask.shape)} of {found}"
+                )
             stream.write(np.packbits(mask.reshape(-1), bitorder="little").tobytes())
 
 

@@ -265,11 +265,14 @@ def _check_mask(row: SheetRow[Run], pairs: Pairs) -> None:
 
 
 def _check_gpus(recipe: AnyRecipe, config: Mapping[str, Any]) -> None:
-    """Raise ValueError where a job would get another number of GPUs than its processes need."""
+    """Raise ValueError where a job's nodes or GPUs do not go into its processes."""
     if (processes := getattr(recipe, "processes", None)) is None:
         return
     kind = f"train_{recipe.backend}"
     wanted = config["resources"][kind]
+    if processes % wanted["nodes"]:
+        expected = f"a multiple of resources.{kind}.nodes = {wanted['nodes']}"
+        raise unfit("processes", expected, processes)
     gpus = wanted["gpus"] * wanted["nodes"]
     if gpus and processes != gpus:
         expected = f"one per GPU, resources.{kind}.gpus x nodes = {gpus}"

@@ -203,6 +203,10 @@ def read_problems(spec: WordData) -> list[WordProblem]:
 
 
 def word_questions(spec: WordData, policy: Path) -> Records:
+    return ask_words(read_problems(spec), spec, policy)
+
+
+def ask_words(problems: Sequence[WordProblem], spec: WordData, policy: Path) -> Records:
     tokenizer = load_tokenizer(policy)
     return [
         {
@@ -211,12 +215,13 @@ def word_questions(spec: WordData, policy: Path) -> Records:
             "solution": problem.solution,
             "level": problem.level,
         }
-        for number, problem in enumerate(read_problems(spec))
+        for number, problem in enumerate(problems)
     ]
 
 
 def word_demonstrations(spec: WordData, policy: Path) -> Records:
-    pairs = zip(word_questions(spec, policy), read_problems(spec), strict=True)
+    problems = read_problems(spec)
+    pairs = zip(ask_words(problems, spec, policy), problems, strict=True)
     return [_record(question, response=problem.response) for question, problem in pairs]
 
 

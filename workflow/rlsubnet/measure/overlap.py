@@ -75,6 +75,9 @@ def exponent_counts(first: np.ndarray, second: np.ndarray, init: np.ndarray) -> 
     array([[2, 1, 1, 1],
            [2, 0, 1, 0]])
     """
+    if not first.dtype == second.dtype == np.bool_ or not first.shape == second.shape == init.shape:
+        found = [f"{array.dtype} {list(array.shape)}" for array in (first, second, init)]
+        raise ValueError(f"expected two bool masks of the weights' shape, found {found}")
     exponents = (to_bfloat16(init) >> np.uint16(7)) & np.uint16(0xFF)
     # One number for all that is to be told apart: exponent, run 1, run 2.
     keys = (exponents << np.uint16(2)) | (first.astype(np.uint16) << np.uint16(1)) | second

@@ -62,9 +62,8 @@ class Run:
     arguments: list[str] = field(default_factory=list)
     slurm_id: str = ""  # the name of all its Slurm jobs
     jobs: dict[str, Job] = field(default_factory=dict)
-    submitted: set[str] = field(
-        default_factory=set
-    )  # all Slurm jobs, those of earlier attempts too
+    # Its Slurm jobs, those of earlier attempts too.
+    submitted: set[str] = field(default_factory=set)
     ended: bool = False  # by itself
     # Groups that were announced and not yet submitted: their name and members.
     announced: list[tuple[str, list[Job]]] = field(default_factory=list, repr=False)

@@ -19,6 +19,8 @@ METRICS, ONLINE_METRICS = names(MetricsRow), names(OnlineMetricsRow)
 
 def metrics_row(columns: Sequence[str] = METRICS, /, **values: float | None) -> dict[str, Any]:
     """Return one row of the metrics, floats with 7 significant digits, None as an empty cell."""
+    if unknown := sorted(set(values) - set(columns)):
+        raise ValueError(f"metrics: unknown columns {unknown}; known: {', '.join(columns)}")
     row: dict[str, Any] = dict.fromkeys(columns, "")
     for column, value in values.items():
         if value is not None:
